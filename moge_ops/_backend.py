@@ -1,0 +1,102 @@
+"""Registers operators with the dispatcher and loads kernel modules by name.
+
+PyTorch's dispatcher picks the kernel by device. On CPU tensors one more choice exists, for tests
+and debugging: :func:`moge_ops.testing.backend` and ``MOGE_OPS_BACKEND``.
+"""
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.library import CustomOpDef
+
+BACKENDS = ("torch", "reference", "triton", "ascend")
+
+
+def _checked(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    return name
+
+
+_cpu_backend = _checked(os.environ.get("MOGE_OPS_BACKEND", "torch"))
+
+
+def cpu_backend() -> str:
+    """Name of the backend that serves CPU tensors now."""
+    return _cpu_backend
+
+
+def use_reference(x: torch.Tensor) -> bool:
+    """Whether a public function hands its call to the oracle, past the dispatcher."""
+    return _cpu_backend == "reference" and x.device.type == "cpu"
+
+
+@contextmanager
+def override(name: str) -> Iterator[None]:
+    """Reroutes CPU tensors to backend ``name``; process-wide, so that backward threads see it."""
+    global _cpu_backend
+    before, _cpu_backend = _cpu_backend, _checked(name)
+    try:
+        if name == "triton":
+            _interpreted_triton()
+        elif name == "ascend":
+            load("ascend", "swiglu")
+        yield
+    finally:
+        _cpu_backend = before
+
+
+def _interpreted_triton() -> None:
+    """Loads Triton's kernels for the interpreter; they are decorated once, when first imported."""
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    if not load("triton", "_common").INTERPRETED:
+        raise RuntimeError(
+            "the triton backend on CPU tensors needs Triton's interpreter, but the kernels were "
+            "already loaded for a GPU in this process: set TRITON_INTERPRET=1 before the start"
+        )
+
+
+def load(backend: str, op: str) -> ModuleType:
+    """The kernel module of ``op`` in ``backend``.
+
+    Raises:
+        ImportError: The backend is not installed. Nothing falls back in silence.
+    """
+    try:
+        return importlib.import_module(f"moge_ops.{backend}_kernels.{op}")
+    except ImportError as error:
+        hint = {
+            "triton": "pip install 'moge-ops[triton]'",
+            "ascend": "this version has no Ascend C kernels",
+        }.get(backend, "the installation is incomplete")
+        raise ImportError(f"backend {backend!r} cannot be loaded: {error} ({hint})") from error
+
+
+def define(schema: str, op: str, launcher: str) -> CustomOpDef:
+    """Defines ``moge_ops::<schema>`` with one kernel per device, all of one signature.
+
+    Args:
+        schema: Name and schema of the operator, ``"swiglu(Tensor gate_up) -> Tensor"``.
+        op: Stem of the files that hold its kernels.
+        launcher: Name of the function there.
+    """
+
+    def kernel(backend: Callable[[], str]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            return getattr(load(backend(), op), launcher)(*args)
+
+        return call
+
+    name, _, signature = schema.partition("(")
+    # the first kernel also serves every device that has none of its own
+    definition = torch.library.custom_op(
+        f"moge_ops::{name}", kernel(lambda: "torch"), mutates_args=(), schema=f"({signature}"
+    )
+    definition.register_kernel("cpu")(kernel(cpu_backend))
+    definition.register_kernel("cuda")(kernel(lambda: "triton"))
+    return definition

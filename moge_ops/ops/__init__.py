@@ -1,0 +1,1 @@
+"""Public operators: argument checks, registration with torch.library, autograd."""

@@ -1,0 +1,44 @@
+"""Oracle of :func:`moge_ops.grouped_gate`."""
+
+import torch
+from torch import Tensor
+
+
+def scores_of(logits: Tensor, score: str) -> Tensor:
+    """Router scores ``[T, E]`` in float32, or float64 for float64 logits."""
+    logits = logits if logits.dtype is torch.float64 else logits.float()
+    return logits.softmax(-1) if score == "softmax" else logits.sigmoid()
+
+
+def grouped_gate(
+    logits: Tensor,
+    num_groups: int,
+    k: int = 1,
+    *,
+    score: str = "softmax",
+    bias: Tensor | None = None,
+    router_scale: Tensor | None = None,
+    renormalize: bool = False,
+    scaling: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
+    T, E = logits.shape
+    scores = scores_of(logits, score)  # [T, E]
+
+    keys = scores.detach() if bias is None else scores.detach() + bias.to(scores.dtype)
+    keys = keys.view(T, num_groups, E // num_groups)  # [T, G, E/G]
+    # best first, equal ones by id; then, keeping that order, every NaN behind every number
+    order = keys.nan_to_num(0.0, float("inf"), float("-inf")).sort(-1, descending=True, stable=True)
+    nan_last = keys.isnan().gather(-1, order.indices).int().sort(-1, stable=True).indices
+    chosen = order.indices.gather(-1, nan_last)[..., :k]  # [T, G, k]
+    first = torch.arange(0, E, E // num_groups, device=logits.device).view(1, num_groups, 1)
+    experts = (chosen + first).reshape(T, num_groups * k)  # [T, K]
+
+    weights = scores.gather(-1, experts)  # [T, K]
+    if renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    weights = weights * scaling
+    if router_scale is not None:
+        weights = weights * router_scale.to(weights.dtype)[experts]
+    counts = torch.bincount(experts.flatten(), minlength=E)  # [E]
+    return weights, experts.int(), counts.int()

@@ -1,0 +1,1 @@
+"""The CPU path: fast plain torch; also serves devices without kernels of their own."""
