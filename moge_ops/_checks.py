@@ -81,3 +81,18 @@ def groups(num_experts: int, num_groups: Any, k: Any = 1) -> None:
             f"k must be at most the experts per group, {num_experts} / {num_groups} = "
             f"{num_experts // num_groups}, got {k}"
         )
+
+
+def autocast(*tensors: Any) -> Any:
+    """Casts float tensors to the autocast dtype of their device, where autocast is on."""
+
+    def cast(x: Any) -> Any:
+        if (
+            isinstance(x, Tensor)
+            and x.dtype in (torch.float16, torch.bfloat16, torch.float32)
+            and torch.is_autocast_enabled(x.device.type)
+        ):
+            return x.to(torch.get_autocast_dtype(x.device.type))
+        return x
+
+    return tuple(map(cast, tensors))

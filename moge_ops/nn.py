@@ -1,0 +1,177 @@
+"""Modules that own parameters."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moge_ops import _checks
+from moge_ops.ops.grouped_gate import Gating, grouped_gate
+from moge_ops.ops.grouped_mlp import grouped_mlp
+from moge_ops.ops.route import route
+from moge_ops.ops.swiglu import swiglu
+
+__all__ = ["MoGE", "MoGEOutput"]
+
+
+class MoGEOutput(NamedTuple):
+    """What :class:`MoGE` returns when asked for its routing."""
+
+    y: Tensor  # [..., H]
+    logits: Tensor  # [T, E]
+    gating: Gating
+
+
+class MoGE(nn.Module):
+    r"""A Mixture of Grouped Experts layer: router, grouped gate, routed and shared experts.
+
+    .. math:: y = \mathrm{shared}(x) + \sum_{c=1}^{K} w_c\,\mathrm{expert}_{e_c}(x)
+
+    with the experts :math:`e_c` and weights :math:`w_c` of :func:`moge_ops.grouped_gate` on
+    ``x @ gate.T``. Every token has exactly k experts in each of the G groups of E/G neighbours.
+
+    Parameters:
+        gate: ``[E, H]``, the router.
+        router_scale: ``[E]``, ones at first; absent if ``router_scale=False``.
+        w_gate_up: ``[E, 2F, H]``, gate half first; w_down: ``[E, H, F]``.
+        shared_gate_up: ``[2S, H]``; shared_down: ``[H, S]``; absent if ``shared_size`` is 0.
+        bias: Buffer ``[E]``, zeros at first, added to the scores for selection only; absent
+            unless ``selection_bias``.
+
+    Args:
+        hidden_size: H.
+        expert_size: F, width of one routed expert.
+        num_experts: E.
+        num_groups: G, must divide E.
+        k: Experts per group and token, at most E/G.
+        shared_size: S, width of the shared expert; 0 for none.
+        score, renormalize, scaling: As in :func:`moge_ops.grouped_gate`.
+        router_scale: Whether the layer learns a factor per expert, as Pangu Pro MoE does.
+        selection_bias: Whether the layer has ``bias``.
+        weight_on: As in :func:`moge_ops.grouped_mlp`.
+        device, dtype: Of the parameters; ``router_scale`` and ``bias`` too.
+
+    Raises:
+        TypeError, ValueError: A size is not a positive int, or G, k and E do not fit.
+
+    Source:
+        Tang et al. 2025, "Pangu Pro MoE", section 2.1 (arXiv:2505.21411).
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        expert_size: int,
+        num_experts: int,
+        num_groups: int,
+        k: int = 1,
+        *,
+        shared_size: int = 0,
+        score: str = "softmax",
+        renormalize: bool = False,
+        scaling: float = 1.0,
+        router_scale: bool = True,
+        selection_bias: bool = False,
+        weight_on: str = "output",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"hidden_size": hidden_size, "expert_size": expert_size, "num_experts": num_experts}
+        for name, size in {**sizes, "shared_size": shared_size}.items():
+            least = 0 if name == "shared_size" else 1
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise TypeError(f"{name} must be an int, got {type(size).__name__}")
+            if size < least:
+                raise ValueError(f"{name} must be at least {least}, got {size}")
+        _checks.groups(num_experts, num_groups, k)
+        _checks.choice("score", score, ("softmax", "sigmoid"))
+        _checks.choice("weight_on", weight_on, ("output", "activation"))
+        self.num_groups, self.k = num_groups, k
+        self.score, self.renormalize, self.scaling = score, renormalize, scaling
+        self.weight_on = weight_on
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        H, E, F_ = hidden_size, num_experts, expert_size
+        self.gate = parameter(E, H)
+        self.router_scale = parameter(E) if router_scale else None
+        self.w_gate_up = parameter(E, 2 * F_, H)
+        self.w_down = parameter(E, H, F_)
+        self.shared_gate_up = parameter(2 * shared_size, H) if shared_size else None
+        self.shared_down = parameter(H, shared_size) if shared_size else None
+        bias = torch.empty(E, device=device, dtype=dtype) if selection_bias else None
+        self.register_buffer("bias", bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights as ``nn.Linear`` does: uniform within 1/sqrt(inputs)."""
+        weights = (self.gate, self.w_gate_up, self.w_down, self.shared_gate_up, self.shared_down)
+        for weight in weights:
+            if weight is not None:
+                bound = 1.0 / math.sqrt(weight.shape[-1])
+                nn.init.uniform_(weight, -bound, bound)
+        if self.router_scale is not None:
+            nn.init.ones_(self.router_scale)
+        if isinstance(self.bias, Tensor):
+            nn.init.zeros_(self.bias)
+
+    def extra_repr(self) -> str:
+        """Sizes and options, for ``print``."""
+        E, H, F_ = self.w_down.shape
+        shared = 0 if self.shared_down is None else self.shared_down.shape[1]
+        return (
+            f"hidden_size={H}, expert_size={F_}, num_experts={E}, num_groups={self.num_groups}, "
+            f"k={self.k}, shared_size={shared}, score={self.score!r}, "
+            f"renormalize={self.renormalize}, weight_on={self.weight_on!r}"
+        )
+
+    def router(self, x: Tensor) -> tuple[Tensor, Gating]:
+        """Logits ``[T, E]`` and gating of tokens ``x [T, H]``."""
+        logits = F.linear(x, self.gate)
+        gating = grouped_gate(
+            logits,
+            self.num_groups,
+            self.k,
+            score=self.score,
+            bias=self.bias if isinstance(self.bias, Tensor) else None,
+            router_scale=self.router_scale,
+            renormalize=self.renormalize,
+            scaling=self.scaling,
+        )
+        return logits, gating
+
+    def forward(self, x: Tensor, *, return_routing: bool = False) -> Tensor | MoGEOutput:
+        """Applies the layer to every token.
+
+        Args:
+            x: ``[..., H]``, dtype of the parameters (or any, under autocast).
+            return_routing: Also return the router's logits and the gating, for a balance loss.
+
+        Returns:
+            ``[..., H]``, or a :class:`MoGEOutput`.
+
+        Raises:
+            ValueError: The last dimension of ``x`` is not H.
+        """
+        H, E = self.gate.shape[1], self.gate.shape[0]
+        if x.ndim < 1 or x.shape[-1] != H:
+            raise ValueError(f"x must be [..., H={H}], got {list(x.shape)}")
+        tokens = x.reshape(-1, H)  # [T, H]
+        logits, gating = self.router(tokens)
+        routing = route(gating.experts, E, num_groups=self.num_groups)
+        y = grouped_mlp(
+            tokens,
+            self.w_gate_up,
+            self.w_down,
+            gating.weights,
+            routing,
+            weight_on=self.weight_on,
+        )
+        if self.shared_gate_up is not None and self.shared_down is not None:
+            y = y + F.linear(swiglu(F.linear(tokens, self.shared_gate_up)), self.shared_down)
+        y = y.reshape(x.shape)
+        return MoGEOutput(y, logits, gating) if return_routing else y

@@ -1,0 +1,166 @@
+"""The fused expert layer: gather, two grouped products with SwiGLU between, weighted sum."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moge_ops import _backend, _checks
+from moge_ops.ops.route import Routing, check_routing
+from moge_ops.reference.grouped_mlp import grouped_mlp as _reference
+
+_fwd = _backend.define(
+    "grouped_mlp(Tensor x, Tensor w_gate_up, Tensor w_down, Tensor weights, Tensor row_to_slot, "
+    "Tensor slot_to_row, Tensor offsets, str weight_on, bool save) -> (Tensor, Tensor)",
+    "grouped_mlp",
+    "grouped_mlp_fwd",
+)
+_bwd = _backend.define(
+    "grouped_mlp_bwd(Tensor d_y, Tensor x, Tensor w_gate_up, Tensor w_down, Tensor weights, "
+    "Tensor row_to_slot, Tensor slot_to_row, Tensor offsets, Tensor pre, bool need_d_x, "
+    "bool need_d_w) -> (Tensor, Tensor, Tensor, Tensor)",
+    "grouped_mlp",
+    "grouped_mlp_bwd",
+)
+
+
+@_fwd.register_fake
+def _(
+    x: Tensor,
+    w_gate_up: Tensor,
+    w_down: Tensor,
+    weights: Tensor,
+    row_to_slot: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    weight_on: str,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    N = row_to_slot.shape[0] if save else 0
+    return x.new_empty(x.shape), x.new_empty(N, w_gate_up.shape[1])
+
+
+@_bwd.register_fake
+def _(
+    d_y: Tensor,
+    x: Tensor,
+    w_gate_up: Tensor,
+    w_down: Tensor,
+    weights: Tensor,
+    row_to_slot: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    pre: Tensor,
+    need_d_x: bool,
+    need_d_w: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape if need_d_x else (0, x.shape[1])),
+        w_gate_up.new_empty(w_gate_up.shape if need_d_w else 0),
+        w_down.new_empty(w_down.shape if need_d_w else 0),
+        weights.new_empty(weights.shape),
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, _, _ = inputs
+    pre = output[1]
+    ctx.mark_non_differentiable(pre)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, pre)
+
+
+def _backward(ctx: Any, d_y: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    nothing = (None,) * 5  # row_to_slot, slot_to_row, offsets, weight_on, save
+    if d_y is None:
+        return (None,) * 4 + nothing
+    needs = ctx.needs_input_grad
+    d_x, d_w_gate_up, d_w_down, d_weights = _bwd(
+        d_y, *ctx.saved_tensors, needs[0], needs[1] or needs[2]
+    )
+    return (
+        d_x if needs[0] else None,
+        d_w_gate_up if needs[1] else None,
+        d_w_down if needs[2] else None,
+        d_weights if needs[3] else None,
+        *nothing,
+    )
+
+
+_fwd.register_autograd(_backward, setup_context=_setup)
+
+
+def grouped_mlp(
+    x: Tensor,
+    w_gate_up: Tensor,
+    w_down: Tensor,
+    weights: Tensor,
+    routing: Routing,
+    *,
+    weight_on: str = "output",
+) -> Tensor:
+    r"""Applies each token's experts, SwiGLU MLPs, and sums their weighted outputs.
+
+    .. math:: y_t = \sum_{c=1}^{K} w_{tc}\, D_e\,\bigl(\mathrm{silu}(A_e x_t) \odot B_e x_t\bigr),
+        \qquad e = \mathrm{experts}_{tc}
+
+    with :math:`A_e, B_e` the gate and up halves of ``w_gate_up[e]`` and :math:`D_e` =
+    ``w_down[e]``. On a GPU: rows are gathered while the first product loads them, SwiGLU is its
+    epilogue, and a gather-sum ends the second product. For the backward pass only ``x``, the
+    pre-activation ``[N, 2F]`` and the routing are saved (nothing where no gradient is needed).
+
+    Args:
+        x: ``[T, H]``, float16 | bfloat16 | float32 | float64, any strides.
+        w_gate_up: ``[E, 2F, H]``, dtype of ``x``, gate half first.
+        w_down: ``[E, H, F]``, dtype of ``x``.
+        weights: ``[T, K]``, any float dtype, as from :func:`moge_ops.grouped_gate`.
+        routing: From :func:`moge_ops.route`. Dropped slots add nothing.
+        weight_on: ``"output"`` multiplies by the weight after the down projection (the released
+            Pangu Pro MoE code), ``"activation"`` before it (vLLM-Ascend): equal in exact
+            arithmetic, not in rounding.
+
+    Returns:
+        ``[T, H]``, dtype of ``x``; products and the sum over experts accumulate in float32
+        (float64 for float64), the sum in column order. Deterministic, forward and backward; the
+        host does not wait for the device. Alignment, float32 precision and autocast as in
+        :func:`moge_ops.grouped_gemm`.
+
+    Raises:
+        TypeError: A dtype is not one of the above, those of ``x`` and the expert weights differ,
+            or ``routing`` is not a :class:`moge_ops.Routing`.
+        ValueError: Shapes or devices do not fit, or ``weight_on`` is unknown.
+
+    Source:
+        Tang et al. 2025, "Pangu Pro MoE", section 2.1 (arXiv:2505.21411); what is saved follows
+        Guo et al. 2025, "SonicMoE" (arXiv:2512.14080).
+    """
+    x, w_gate_up, w_down = _checks.autocast(x, w_gate_up, w_down)
+    _checks.tensor("x", x, "[T, H]", _checks.FLOATS)
+    _checks.tensor("w_gate_up", w_gate_up, "[E, 2F, H]", _checks.FLOATS)
+    _checks.tensor("w_down", w_down, "[E, H, F]", _checks.FLOATS)
+    _checks.tensor("weights", weights, "[T, K]", _checks.FLOATS)
+    _checks.same_dtype("w_gate_up", w_gate_up, "x", x)
+    _checks.same_dtype("w_down", w_down, "x", x)
+    check_routing(routing)
+    (T, H), (E, _, F) = x.shape, w_down.shape
+    _checks.shape("w_gate_up", w_gate_up, "[E, 2F, H]", (E, 2 * F, H))
+    _checks.shape("w_down", w_down, "[E, H, F]", (E, H, F))
+    _checks.shape("weights", weights, "[T, K]", (T, routing.slot_to_row.shape[1]))
+    _checks.shape("routing.slot_to_row", routing.slot_to_row, "[T, K]", tuple(weights.shape))
+    _checks.shape("routing.offsets", routing.offsets, "[E + 1]", (E + 1,))
+    for name, other in (
+        ("w_gate_up", w_gate_up),
+        ("w_down", w_down),
+        ("weights", weights),
+        ("routing", routing.offsets),
+    ):
+        _checks.same_device(name, other, "x", x)
+    _checks.choice("weight_on", weight_on, ("output", "activation"))
+    if _backend.use_reference(x):
+        return _reference(x, w_gate_up, w_down, weights, *routing, weight_on=weight_on)
+    save = torch.is_grad_enabled() and any(
+        t.requires_grad for t in (x, w_gate_up, w_down, weights)
+    )
+    y, _ = _fwd(x, w_gate_up, w_down, weights, *routing, weight_on, save)
+    out: Tensor = y
+    return out

@@ -1,0 +1,66 @@
+"""Products of each expert's rows with its weight, one expert after the other."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+def spans(offsets: Tensor, N: int) -> list[tuple[int, int]]:
+    """First and last row of each expert, read from ``offsets [E + 1]``.
+
+    Raises:
+        ValueError: The offsets do not rise from 0 to at most N.
+    """
+    starts: list[int] = offsets.tolist()
+    found = list(pairwise(starts))
+    if starts[0] != 0 or starts[-1] > N or any(a > b for a, b in found):
+        raise ValueError(f"offsets must rise from 0 to at most N={N}, got {starts}")
+    return found
+
+
+def matmul(x: Tensor, w: Tensor, out: Tensor) -> None:
+    """``out [n, O] = x [n, I] @ w [O, I].T``."""
+    O = w.shape[0]
+    parts = min(torch.get_num_threads(), O // 128)
+    if x.dtype is torch.float32 and parts > 1 and O % parts == 0:
+        # MKL gives a thin float32 product to one thread, but spreads a batch over all: two halves
+        # of the columns take 6.7 ms against 12.7 at [2, 1024] x [512, 1024], 64 experts, 2 cores
+        halves = torch.bmm(x.expand(parts, *x.shape), w.unflatten(0, (parts, -1)).mT)
+        out.unflatten(1, (parts, -1)).copy_(halves.transpose(0, 1))
+    else:
+        torch.mm(x, w.T, out=out)
+
+
+def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    """``[N, in], [E, out, in], [E + 1] -> [N, out]``."""
+    out = rows.new_empty(rows.shape[0], weight.shape[1])
+    found = spans(offsets, rows.shape[0])
+    for e, (a, b) in enumerate(found):
+        if a < b:
+            matmul(rows[a:b], weight[e], out[a:b])
+    out[found[-1][1] :].zero_()
+    return out
+
+
+def grouped_gemm_dx(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    """``[N, out], [E, out, in], [E + 1] -> [N, in]``."""
+    d_rows = d_out.new_empty(d_out.shape[0], weight.shape[2])
+    found = spans(offsets, d_out.shape[0])
+    for e, (a, b) in enumerate(found):
+        if a < b:
+            torch.mm(d_out[a:b], weight[e], out=d_rows[a:b])
+    d_rows[found[-1][1] :].zero_()
+    return d_rows
+
+
+def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
+    """``[N, out], [N, in], [E + 1] -> [E, out, in]``."""
+    found = spans(offsets, rows.shape[0])
+    d_weight = rows.new_empty(len(found), d_out.shape[1], rows.shape[1])
+    for e, (a, b) in enumerate(found):
+        if a < b:
+            torch.mm(d_out[a:b].T, rows[a:b], out=d_weight[e])
+        else:
+            d_weight[e].zero_()
+    return d_weight
