@@ -1,6 +1,27 @@
 """Fused operators for Mixture of Grouped Experts (MoGE), forward and backward."""
 
+from moge_ops import nn, testing
+from moge_ops.ops.grouped_gate import Gating, grouped_gate
+from moge_ops.ops.grouped_gemm import grouped_gemm
+from moge_ops.ops.grouped_mlp import grouped_mlp
+from moge_ops.ops.load_balance_loss import load_balance_loss
+from moge_ops.ops.permute import permute
+from moge_ops.ops.route import Routing, route
 from moge_ops.ops.swiglu import swiglu
+from moge_ops.ops.unpermute import unpermute
 
 __version__ = "0.1.0"
-__all__ = ["swiglu"]
+__all__ = [
+    "Gating",
+    "Routing",
+    "grouped_gate",
+    "grouped_gemm",
+    "grouped_mlp",
+    "load_balance_loss",
+    "nn",
+    "permute",
+    "route",
+    "swiglu",
+    "testing",
+    "unpermute",
+]

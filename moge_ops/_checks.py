@@ -90,6 +90,7 @@ def autocast(*tensors: Any) -> Any:
         if (
             isinstance(x, Tensor)
             and x.dtype in (torch.float16, torch.bfloat16, torch.float32)
+            and torch.amp.is_autocast_available(x.device.type)
             and torch.is_autocast_enabled(x.device.type)
         ):
             return x.to(torch.get_autocast_dtype(x.device.type))

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from moge_ops import _backend
 
-__all__ = ["TOLERANCES", "Tolerance", "assert_matches", "backend", "group_ids", "spaced_logits"]
+__all__ = [
+    "TOLERANCES",
+    "Tolerance",
+    "assert_matches",
+    "backend",
+    "group_ids",
+    "rms_error",
+    "spaced_logits",
+]
 
 
 def backend(name: str) -> AbstractContextManager[None]:
@@ -50,10 +58,19 @@ def rms_error(actual: Tensor, oracle: Tensor) -> float:
     return (error.square().mean().sqrt() / scale.clamp_min(1e-300)).item()
 
 
-def assert_matches(actual: Tensor, oracle: Tensor, what: str) -> None:
+def assert_matches(
+    actual: Tensor, oracle: Tensor, what: str, *, scale: float | None = None
+) -> None:
     """Asserts that ``actual`` is ``oracle`` (float64) within its dtype's row of the table.
 
     Shape, and NaN in the same places, are asserted too; the message names the worst coordinates.
+
+    Args:
+        actual: Result under test.
+        oracle: The same in float64.
+        what: Name for the message.
+        scale: Unit of the absolute limits; the oracle's root mean square unless given. A few dot
+            products that nearly cancel need the size of what was summed.
     """
     assert actual.shape == oracle.shape, f"{what}: {list(actual.shape)} != {list(oracle.shape)}"
     if not actual.numel():
@@ -62,9 +79,9 @@ def assert_matches(actual: Tensor, oracle: Tensor, what: str) -> None:
     got, want = actual.detach().double().cpu(), oracle.detach().double().cpu()
     assert torch.equal(got.isnan(), want.isnan()), f"{what}: NaN in other places than the oracle"
     got, want = got.nan_to_num(0.0), want.nan_to_num(0.0)
-    scale = want.square().mean().sqrt()
+    unit = want.square().mean().sqrt().item() if scale is None else scale
     error = (got - want).abs()
-    bad = error > limit.rtol * want.abs() + limit.atol * scale
+    bad = error > limit.rtol * want.abs() + limit.atol * unit
     if bad.any():
         worst = error.flatten().topk(min(4, error.numel())).indices
         places = [
@@ -75,7 +92,7 @@ def assert_matches(actual: Tensor, oracle: Tensor, what: str) -> None:
         raise AssertionError(
             f"{what}: {int(bad.sum())} of {bad.numel()} elements off; " + "; ".join(places)
         )
-    rms = rms_error(got, want)
+    rms = error.square().mean().sqrt().item() / max(unit, 1e-300)
     assert rms <= limit.rms, f"{what}: RMS error {rms:.3g} above {limit.rms:g}"
 
 

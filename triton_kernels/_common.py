@@ -3,6 +3,7 @@
 import torch
 import triton
 import triton.language as tl
+from triton.language import target_info
 
 # whether the kernels of this process were decorated for the interpreter
 INTERPRETED: bool = triton.knobs.runtime.interpret
@@ -11,3 +12,69 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 def acc_dtype(dtype: torch.dtype) -> tl.constexpr:
     """The accumulator: float32; float64 for float64, which serves gradcheck."""
     return tl.float64 if dtype is torch.float64 else tl.float32
+
+
+def num_programs(device: torch.device, tiles: int) -> int:
+    """Size of a persistent grid: one program per multiprocessor, no more than there are tiles."""
+    if INTERPRETED:
+        return min(tiles, 3)  # few, so that each one walks over several tiles
+    if device.type == "cuda":
+        tiles = min(tiles, torch.cuda.get_device_properties(device).multi_processor_count)
+    return tiles
+
+
+@triton.jit
+def publish(ptrs, values, mask):
+    """Stores what the program that :func:`is_last_program` will read."""
+    # AMD's barrier waits for shared memory only, so a store may come after the ticket; not so an
+    # acquiring atomic, which its thread waits for (an exchange: no arithmetic, any order)
+    if target_info.is_hip():
+        tl.atomic_xchg(ptrs, values, mask=mask, sem="acq_rel")
+    else:
+        tl.store(ptrs, values, mask=mask)
+
+
+@triton.jit
+def is_last_program(ticket_ptr):  # [1]
+    """Whether this program is the grid's last to get here; it sees what the others published.
+
+    It also winds the ticket back for the next launch.
+    """
+    # the atomic is one thread's: the barrier puts what every other thread published before it
+    tl.debug_barrier()
+    last = tl.atomic_add(ticket_ptr, 1, sem="acq_rel") == tl.num_programs(0) - 1
+    if last:
+        tl.store(ticket_ptr, 0)
+    return last
+
+
+@triton.jit
+def column_sums(partials_ptr, E: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_E: tl.constexpr):
+    """``[P, E] -> [BLOCK_E]``: sums what this grid's programs published, in a fixed order."""
+    offs_p = tl.arange(0, BLOCK_P)[:, None].to(tl.int64)
+    offs_e = tl.arange(0, BLOCK_E)[None, :]
+    sums = tl.zeros([BLOCK_P, BLOCK_E], partials_ptr.dtype.element_ty)
+    for first in range(0, tl.num_programs(0), BLOCK_P):
+        rows = first + offs_p
+        mask = (rows < tl.num_programs(0)) & (offs_e < E)
+        # past the L1 cache, which other multiprocessors' stores do not reach
+        sums += tl.load(partials_ptr + rows * E + offs_e, mask=mask, other=0, cache_modifier=".cg")
+    return tl.sum(sums, 0)
+
+
+_tickets: dict[tuple[torch.device, int], torch.Tensor] = {}
+
+
+def ticket(device: torch.device) -> torch.Tensor:
+    """A zero for :func:`is_last_program`, int32 ``[1]``."""
+    stream = 0
+    if device.type == "cuda":
+        # replays of one CUDA graph may overlap with another's, or with eager launches, on other
+        # streams: each captured launch gets a ticket that no other uses, zeroed by the graph
+        if torch.cuda.is_current_stream_capturing():
+            return torch.zeros(1, dtype=torch.int32, device=device)
+        stream = torch.cuda.current_stream(device).cuda_stream
+    # the kernels of one stream follow one another: one ticket serves them all, zeroed once
+    if (device, stream) not in _tickets:
+        _tickets[device, stream] = torch.zeros(1, dtype=torch.int32, device=device)
+    return _tickets[device, stream]

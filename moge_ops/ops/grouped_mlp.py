@@ -141,7 +141,7 @@ def grouped_mlp(
     _checks.tensor("weights", weights, "[T, K]", _checks.FLOATS)
     _checks.same_dtype("w_gate_up", w_gate_up, "x", x)
     _checks.same_dtype("w_down", w_down, "x", x)
-    check_routing(routing)
+    check_routing(routing, "x", x)
     (T, H), (E, _, F) = x.shape, w_down.shape
     _checks.shape("w_gate_up", w_gate_up, "[E, 2F, H]", (E, 2 * F, H))
     _checks.shape("w_down", w_down, "[E, H, F]", (E, H, F))
@@ -152,7 +152,6 @@ def grouped_mlp(
         ("w_gate_up", w_gate_up),
         ("w_down", w_down),
         ("weights", weights),
-        ("routing", routing.offsets),
     ):
         _checks.same_device(name, other, "x", x)
     _checks.choice("weight_on", weight_on, ("output", "activation"))

@@ -6,10 +6,7 @@ from torch import Tensor
 
 def unpermute(rows: Tensor, slot_to_row: Tensor, weights: Tensor | None = None) -> Tensor:
     """``[N, H] -> [T, H]``, summed in float32 or wider."""
-    T, K = slot_to_row.shape
     acc = torch.promote_types(rows.dtype, torch.float32)
-    if not slot_to_row.numel():
-        return rows.new_zeros(T, rows.shape[1])
     picked = rows[slot_to_row.clamp_min(0).long()].to(acc)  # [T, K, H]
     if weights is not None:
         picked = picked * weights.unsqueeze(-1).to(acc)

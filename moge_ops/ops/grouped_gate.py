@@ -1,0 +1,180 @@
+"""The gate of MoGE: scores, and the best k experts of every group."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from moge_ops import _backend, _checks
+from moge_ops.reference.grouped_gate import grouped_gate as _reference
+
+SCORES = ("softmax", "sigmoid")
+
+_fwd = _backend.define(
+    "grouped_gate(Tensor logits, int num_groups, int k, str score, Tensor? bias, "
+    "Tensor? router_scale, bool renormalize, float scaling) -> (Tensor, Tensor, Tensor)",
+    "grouped_gate",
+    "grouped_gate_fwd",
+)
+_bwd = _backend.define(
+    "grouped_gate_bwd(Tensor d_weights, Tensor logits, Tensor experts, int num_groups, str score, "
+    "Tensor? router_scale, bool renormalize, float scaling) -> (Tensor, Tensor)",
+    "grouped_gate",
+    "grouped_gate_bwd",
+)
+
+
+class Gating(NamedTuple):
+    """What :func:`grouped_gate` chose."""
+
+    weights: Tensor
+    """``[T, K]``, float32, or float64 for float64 logits."""
+    experts: Tensor
+    """``[T, K]`` int32; column g·k + j is the j-th best expert of group g."""
+    counts: Tensor
+    """``[E]`` int32: rows of each expert."""
+
+
+@_fwd.register_fake
+def _(
+    logits: Tensor,
+    num_groups: int,
+    k: int,
+    score: str,
+    bias: Tensor | None,
+    router_scale: Tensor | None,
+    renormalize: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    T, E = logits.shape
+    K = num_groups * k
+    weights = logits.new_empty(T, K, dtype=torch.promote_types(logits.dtype, torch.float32))
+    experts = logits.new_empty(T, K, dtype=torch.int32)
+    return weights, experts, logits.new_empty(E, dtype=torch.int32)
+
+
+@_bwd.register_fake
+def _(
+    d_weights: Tensor,
+    logits: Tensor,
+    experts: Tensor,
+    num_groups: int,
+    score: str,
+    router_scale: Tensor | None,
+    renormalize: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor]:
+    d_router_scale = (
+        logits.new_empty(0) if router_scale is None else router_scale.new_empty(logits.shape[1])
+    )
+    return logits.new_empty(logits.shape), d_router_scale
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    logits, num_groups, _k, score, _bias, router_scale, renormalize, scaling = inputs
+    ctx.save_for_backward(logits, output[1], router_scale)
+    ctx.options = num_groups, score, renormalize, scaling
+
+
+def _backward(ctx: Any, d_weights: Tensor, d_experts: None, d_counts: None) -> tuple[Any, ...]:
+    logits, experts, router_scale = ctx.saved_tensors
+    num_groups, score, renormalize, scaling = ctx.options
+    d_logits, d_router_scale = _bwd(
+        d_weights, logits, experts, num_groups, score, router_scale, renormalize, scaling
+    )
+    if router_scale is None:
+        d_router_scale = None
+    return d_logits, None, None, None, None, d_router_scale, None, None
+
+
+_fwd.register_autograd(_backward, setup_context=_setup)
+
+
+def grouped_gate(
+    logits: Tensor,
+    num_groups: int,
+    k: int = 1,
+    *,
+    score: str = "softmax",
+    bias: Tensor | None = None,
+    router_scale: Tensor | None = None,
+    renormalize: bool = False,
+    scaling: float = 1.0,
+) -> Gating:
+    r"""Chooses, for every token, the ``k`` best experts of each of ``num_groups`` groups.
+
+    .. math::
+        s_t &= \mathrm{softmax}(l_t) \quad\text{or}\quad \sigma(l_t) \\
+        \{c_{t,gk}, \ldots, c_{t,gk+k-1}\} &= \mathrm{topk}_{e \in \text{group } g}(s_{te} + b_e) \\
+        w_{tc} &= s_{tc}\,[\,/ \textstyle\sum_{c'} s_{tc'}\,] \cdot \text{scaling} \cdot r_c
+
+    Group g holds the E/G neighbouring experts from g·E/G on. Every token has exactly k experts in
+    every group, so the groups carry equal loads whatever the router says. The ``grouped_topk`` of
+    DeepSeek-style models is another gate: it first chooses some of the groups, then the best
+    experts of those together, so that a group may get up to all of a token's experts, or none. For
+    G > 1 no setting of one gives the other.
+
+    Args:
+        logits: ``[T, E]``, float16 | bfloat16 | float32 | float64, with any strides.
+        num_groups: G, a divisor of E.
+        k: Experts per group, at most E/G.
+        score: ``"softmax"`` over all E logits, or ``"sigmoid"``.
+        bias: ``[E]``, any of these dtypes: added to the scores for the choice only, without a
+            gradient. An expert whose bias is -inf is chosen where nothing else is left.
+        router_scale: ``[E]``, any of these dtypes: factor of the chosen experts' weights, with a
+            gradient. It plays no part in the choice.
+        renormalize: Divides a row's chosen scores by their sum.
+        scaling: Factor of all weights.
+
+    Returns:
+        A :class:`Gating` of ``weights`` ``[T, K]``, ``experts`` ``[T, K]`` and ``counts`` ``[E]``,
+        K = G·k, on the device of ``logits``. Column g·k + j is the j-th best of group g; equal
+        ones go to the lowest expert id. A NaN is never preferred to a number, not even to -inf, so
+        a row of NaN chooses the lowest ids of each group; its weights are NaN. As in
+        :func:`torch.softmax`, one NaN or +inf among a row's logits makes all its softmax scores
+        NaN. Computed in float32 (float64 for float64), deterministic bit for bit; the host does
+        not wait. Only the weights have a gradient, with respect to ``logits`` and
+        ``router_scale``.
+
+    Raises:
+        TypeError: An argument has another type or dtype.
+        ValueError: An argument has another shape, device or value.
+
+    Source:
+        Tang et al. 2025, "Pangu Pro MoE: Mixture of Grouped Experts for Efficient Sparsity",
+        section 2 (arXiv:2505.21411), and its released ``modeling_pangu_moe.py``: softmax over all
+        experts, the maximum of each group, not renormalised, times ``router_scale``. Intern-S1-Pro
+        renormalises. The bias of the choice: DeepSeek-V3, eq. 16 (arXiv:2412.19437).
+    """
+    _checks.tensor("logits", logits, "[T, E]", _checks.FLOATS)
+    E = logits.shape[1]
+    _checks.groups(E, num_groups, k)
+    _checks.choice("score", score, SCORES)
+    for name, x in (("bias", bias), ("router_scale", router_scale)):
+        if x is not None:
+            _checks.tensor(name, x, "[E]", _checks.FLOATS)
+            _checks.shape(name, x, "[E]", (E,))
+            _checks.same_device(name, x, "logits", logits)
+    if not isinstance(renormalize, bool):
+        raise TypeError(f"renormalize must be a bool, got {type(renormalize).__name__}")
+    if not isinstance(scaling, int | float) or isinstance(scaling, bool):
+        raise TypeError(f"scaling must be a float, got {type(scaling).__name__}")
+    if not abs(scaling) < math.inf:  # unlike math.isfinite, torch.compile can trace it
+        raise ValueError(f"scaling must be finite, got {scaling}")
+    if _backend.use_reference(logits):
+        return Gating(
+            *_reference(
+                logits,
+                num_groups,
+                k,
+                score=score,
+                bias=bias,
+                router_scale=router_scale,
+                renormalize=renormalize,
+                scaling=scaling,
+            )
+        )
+    return Gating(
+        *_fwd(logits, num_groups, k, score, bias, router_scale, renormalize, float(scaling))
+    )

@@ -1,0 +1,58 @@
+"""Rows of the tokens, in the order of their experts."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moge_ops import _backend, _checks
+from moge_ops.ops.route import Routing, check_routing
+from moge_ops.reference.permute import permute as _reference
+
+_fwd = _backend.define(
+    "permute(Tensor x, Tensor row_to_slot, Tensor slot_to_row) -> Tensor", "permute", "permute_fwd"
+)
+
+
+@_fwd.register_fake
+def _(x: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
+    return x.new_empty(row_to_slot.shape[0], x.shape[1])
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _backward(ctx: Any, d_rows: Tensor) -> tuple[Tensor, None, None]:
+    # by name: the two operators are each other's derivative
+    return torch.ops.moge_ops.unpermute(d_rows, *ctx.saved_tensors, None), None, None
+
+
+_fwd.register_autograd(_backward, setup_context=_setup)
+
+
+def permute(x: Tensor, routing: Routing) -> Tensor:
+    r"""Copies each token's row to the rows of its experts.
+
+    .. math:: r_{nh} = x_{th}, \quad n = \mathrm{slot\_to\_row}_{tj} \ge 0
+
+    Args:
+        x: ``[T, H]``, float16 | bfloat16 | float32 | float64. Any H; any strides.
+        routing: What :func:`moge_ops.route` returned for these T tokens.
+
+    Returns:
+        ``[N, H]``, dtype and device of ``x``. Rows of dropped slots are zero. Deterministic. The
+        gradient sums a token's rows in float32 (float64 for float64), in the order of its columns.
+
+    Raises:
+        TypeError: ``x`` is not a floating-point tensor, or ``routing`` no Routing of int32 tensors.
+        ValueError: ``x`` is not 2-D, has another T than ``routing``, or is on another device.
+    """
+    _checks.tensor("x", x, "[T, H]", _checks.FLOATS)
+    check_routing(routing, "x", x)
+    _checks.shape("x", x, "[T, H]", (routing.slot_to_row.shape[0], x.shape[1]))
+    row_to_slot, slot_to_row, _ = routing
+    if _backend.use_reference(x):
+        return _reference(x, row_to_slot, slot_to_row)
+    rows: Tensor = _fwd(x, row_to_slot, slot_to_row)
+    return rows

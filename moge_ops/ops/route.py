@@ -1,0 +1,104 @@
+"""Routing: which row of the expert-sorted order holds which slot."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from moge_ops import _backend, _checks
+from moge_ops.reference.route import route as _reference
+
+MAX_EXPERTS = 16384  # a kernel holds the counts of all experts in one tile
+MAX_ROWS = 2**31 - 1  # rows and slots are numbered in int32
+
+
+class Routing(NamedTuple):
+    """Where every slot's row is; ``slot = t * K + column`` numbers the entries of ``experts``.
+
+    Attributes:
+        row_to_slot: ``[N]`` int32, the inverse of ``slot_to_row``; -1 from row ``offsets[E]`` on.
+        slot_to_row: ``[T, K]`` int32; -1 for a dropped slot.
+        offsets: ``[E + 1]`` int32; expert e owns rows ``[offsets[e], offsets[e + 1])``.
+    """
+
+    row_to_slot: Tensor
+    slot_to_row: Tensor
+    offsets: Tensor
+
+
+_fwd = _backend.define(
+    "route(Tensor experts, int num_experts, int? num_groups) -> (Tensor, Tensor, Tensor)",
+    "route",
+    "route_fwd",
+)
+
+
+@_fwd.register_fake
+def _(experts: Tensor, num_experts: int, num_groups: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    T, K = experts.shape
+    row_to_slot = experts.new_empty(T * K, dtype=torch.int32)
+    slot_to_row = experts.new_empty(T, K, dtype=torch.int32)
+    return row_to_slot, slot_to_row, experts.new_empty(num_experts + 1, dtype=torch.int32)
+
+
+def check_routing(routing: Any, name: str, x: Tensor) -> None:
+    """Checks types, shapes and devices of a :class:`Routing` that comes with the argument ``x``.
+
+    Raises:
+        TypeError: Not a Routing, or a field of it is not an int32 tensor.
+        ValueError: The fields do not fit each other, or are not on the device of ``x``.
+    """
+    if not isinstance(routing, Routing):
+        raise TypeError(f"routing must be what route returned, got {type(routing).__name__}")
+    layouts = ("[N]", "[T, K]", "[E + 1]")
+    for field, value, layout in zip(Routing._fields, routing, layouts, strict=True):
+        _checks.tensor(f"routing.{field}", value, layout, (torch.int32,))
+        _checks.same_device(f"routing.{field}", value, name, x)
+    N = routing.slot_to_row.shape[0] * routing.slot_to_row.shape[1]
+    _checks.shape("routing.row_to_slot", routing.row_to_slot, "[T * K]", (N,))
+
+
+def route(experts: Tensor, num_experts: int, *, num_groups: int | None = None) -> Routing:
+    r"""Sorts the slots of a batch by expert, within an expert by slot (stable).
+
+    Args:
+        experts: ``[T, K]``, int32 | int64, the experts of every token; any strides. An id may come
+            more than once in a row.
+        num_experts: E, at most 16384.
+        num_groups: G, if column block g (K/G columns) holds only experts of group g (E/G
+            neighbours), as :func:`moge_ops.grouped_gate` gives them. Every group is then
+            partitioned on its own; the result is the same. Without dropped slots group g owns rows
+            ``[g * T * K/G, (g + 1) * T * K/G)``.
+
+    Returns:
+        :class:`Routing`, on the device of ``experts``. Slots whose id is outside ``[0, E)``, or
+        outside the group of their column, are dropped: -1 in ``slot_to_row``, in no expert's rows,
+        and ``row_to_slot`` is -1 from row ``offsets[E]`` on. Integers only, deterministic, not
+        differentiable; no launch waits for the host.
+
+    Raises:
+        TypeError: ``experts`` is not an int32 or int64 tensor, or a count is not an int.
+        ValueError: ``experts`` is not 2-D or has 2^31 elements or more, ``num_experts`` is outside
+            [1, 16384], or ``num_groups`` does not divide both K and ``num_experts``.
+
+    Source:
+        Tang et al. 2025, "Pangu Pro MoE: Mixture of Grouped Experts for Efficient Sparsity",
+        section 2 (arXiv:2505.21411): every token meets each group equally often.
+    """
+    _checks.tensor("experts", experts, "[T, K]", _checks.IDS)
+    T, K = experts.shape
+    if T * K > MAX_ROWS:
+        raise ValueError(f"experts must be [T, K] with T * K below 2^31, got {[T, K]}")
+    if not isinstance(num_experts, int) or isinstance(num_experts, bool):
+        raise TypeError(f"num_experts must be an int, got {type(num_experts).__name__}")
+    if not 1 <= num_experts <= MAX_EXPERTS:
+        raise ValueError(f"num_experts must be in [1, {MAX_EXPERTS}], got {num_experts}")
+    if num_groups is not None:
+        _checks.groups(num_experts, num_groups)
+        if K % num_groups:
+            raise ValueError(
+                f"experts must be [T, K] with K divisible by num_groups={num_groups}, got {[T, K]}"
+            )
+    if _backend.use_reference(experts):
+        return Routing(*_reference(experts, num_experts, num_groups=num_groups))
+    return Routing(*_fwd(experts, num_experts, num_groups))

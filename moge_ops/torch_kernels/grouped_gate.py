@@ -1,0 +1,93 @@
+"""Grouped gate in torch."""
+
+import torch
+from torch import Tensor
+
+
+def scores_of(logits: Tensor, score: str) -> Tensor:
+    """``[T, E] -> [T, E]`` in float32, or float64 for float64."""
+    acc = torch.promote_types(logits.dtype, torch.float32)
+    return logits.softmax(-1, dtype=acc) if score == "softmax" else logits.to(acc).sigmoid()
+
+
+def _ordered(keys: Tensor) -> Tensor:
+    """Integers in the order of ``keys``, all NaN alike and below -inf, the least one left free."""
+    integer = torch.int64 if keys.dtype is torch.float64 else torch.int32
+    limits = torch.iinfo(integer)
+    # the bits of a float are ordered but for its sign; -0.0 does not occur, as scores are not -0.0
+    bits = keys.view(integer)
+    bits = ((bits >> (limits.bits - 1)) & limits.max) ^ bits
+    return bits.masked_fill_(keys.isnan(), limits.min + 1)
+
+
+def grouped_gate_fwd(
+    logits: Tensor,
+    num_groups: int,
+    k: int,
+    score: str,
+    bias: Tensor | None,
+    router_scale: Tensor | None,
+    renormalize: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
+    T, E = logits.shape
+    per_group = E // num_groups
+    scores = scores_of(logits, score)
+
+    keys = scores if bias is None else scores + bias.to(scores.dtype)
+    order = _ordered(keys).view(T, num_groups, per_group)
+    best = []
+    for j in range(k):  # quicker than a stable sort while k is small; the first of equals is taken
+        best.append(order.max(-1).indices)  # [T, G]
+        if j + 1 < k:
+            order.scatter_(-1, best[j].unsqueeze(-1), torch.iinfo(order.dtype).min)
+    first = torch.arange(0, E, per_group, device=logits.device).view(-1, 1)
+    experts = (torch.stack(best, -1) + first).view(T, num_groups * k)
+
+    weights = scores.gather(-1, experts)
+    if renormalize:
+        weights /= weights.sum(-1, keepdim=True)
+    weights *= scaling
+    if router_scale is not None:
+        weights *= router_scale.to(weights.dtype)[experts]
+    counts = torch.bincount(experts.flatten(), minlength=E)
+    return weights, experts.int(), counts.int()
+
+
+def grouped_gate_bwd(
+    d_weights: Tensor,
+    logits: Tensor,
+    experts: Tensor,
+    num_groups: int,
+    score: str,
+    router_scale: Tensor | None,
+    renormalize: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor]:
+    """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one."""
+    E = logits.shape[1]
+    scores = scores_of(logits, score)
+    ids = experts.long()
+    base = scores.gather(-1, ids)  # [T, K]
+    if renormalize:
+        total = base.sum(-1, keepdim=True)
+        base /= total
+
+    d_base = d_weights.to(scores.dtype) * scaling
+    d_router_scale = logits.new_empty(0)
+    if router_scale is not None:
+        # an expert's rows are summed one after another: in float64 their number does no harm
+        d_router_scale = torch.zeros(E, dtype=torch.float64, device=logits.device)
+        d_router_scale.index_add_(0, ids.flatten(), (d_base * base).flatten().double())
+        d_router_scale = d_router_scale.to(router_scale.dtype)
+        d_base *= router_scale.to(scores.dtype)[ids]
+    if renormalize:  # base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S
+        d_base = (d_base - (d_base * base).sum(-1, keepdim=True)) / total
+    d_scores = torch.zeros_like(scores).scatter_(-1, ids, d_base)  # [T, E]
+    if score == "softmax":
+        d_scores -= (d_scores * scores).sum(-1, keepdim=True)
+        d_logits = d_scores.mul_(scores)
+    else:
+        d_logits = d_scores.mul_(scores).mul_(1.0 - scores)
+    return d_logits.to(logits.dtype), d_router_scale

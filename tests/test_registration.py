@@ -1,0 +1,243 @@
+"""Every operator as torch.library and autograd see it: opcheck, compile, autocast, recomputation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import moge_ops
+from moge_ops.testing import group_ids
+
+T, H, E, G, K_PER_GROUP, WIDTH = 6, 24, 8, 4, 1, 16
+K = G * K_PER_GROUP
+
+
+def ids(device: str) -> Tensor:
+    return group_ids(T, E, G, K_PER_GROUP).to(device)
+
+
+def routing(device: str) -> moge_ops.Routing:
+    return moge_ops.route(ids(device), E, num_groups=G)
+
+
+def leaf(*shape: int, device: str) -> Tensor:
+    return torch.randn(*shape, device=device).requires_grad_()
+
+
+def mlp_args(device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        leaf(T, H, device=device),
+        leaf(E, 2 * WIDTH, H, device=device),
+        leaf(E, H, WIDTH, device=device),
+        leaf(T, K, device=device),
+    )
+
+
+def raw_calls(device: str) -> dict[str, tuple[Any, ...]]:
+    """Operator -> arguments of one call, for every operator in the ``moge_ops`` namespace."""
+    r = routing(device)
+    x, w_gate_up, w_down, weights = mlp_args(device)
+    rows = leaf(T * K, H, device=device)
+    d_rows = torch.randn(T * K, H, device=device)
+    logits, d_y = leaf(T, E, device=device), torch.randn(T, H, device=device)
+    scale = leaf(E, device=device)
+    pre = torch.randn(T * K, 2 * WIDTH, device=device)
+    plain = [t.detach() for t in (x, w_gate_up, w_down, weights)]
+    return {
+        "grouped_gate": (logits, G, K_PER_GROUP, "softmax", None, scale, True, 2.0),
+        "grouped_gate_bwd": (
+            torch.randn(T, K, device=device),
+            logits.detach(),
+            ids(device),
+            G,
+            "softmax",
+            scale.detach(),
+            True,
+            2.0,
+        ),
+        "route": (ids(device), E, G),
+        "permute": (x, r.row_to_slot, r.slot_to_row),
+        "unpermute": (rows, r.row_to_slot, r.slot_to_row, weights),
+        "unpermute_bwd": (
+            d_y,
+            rows.detach(),
+            r.row_to_slot,
+            r.slot_to_row,
+            weights.detach(),
+        ),
+        "grouped_gemm": (rows, w_gate_up, r.offsets),
+        "grouped_gemm_dx": (pre, w_gate_up.detach(), r.offsets),
+        "grouped_gemm_dw": (pre, d_rows, r.offsets),
+        "swiglu": (leaf(5, 2 * WIDTH, device=device),),
+        "swiglu_bwd": (
+            torch.randn(5, WIDTH, device=device),
+            torch.randn(5, 2 * WIDTH, device=device),
+        ),
+        "grouped_mlp": (x, w_gate_up, w_down, weights, *r, "output", True),
+        "grouped_mlp_bwd": (d_y, *plain, *r, pre, True, True),
+        "load_balance_loss": (logits, ids(device), "softmax"),
+        "load_balance_loss_bwd": (
+            torch.ones((), device=device),
+            logits.detach(),
+            torch.rand(E, device=device),
+            "softmax",
+        ),
+    }
+
+
+OPS = sorted(
+    name.removeprefix("moge_ops::").removesuffix(".default")
+    for name in torch._C._dispatch_get_all_op_names()
+    if name.startswith("moge_ops::")
+)
+
+
+def test_every_operator_is_in_the_table() -> None:
+    assert sorted(raw_calls("cpu")) == OPS
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_opcheck(op: str, device: str) -> None:
+    torch.library.opcheck(getattr(torch.ops.moge_ops, op), raw_calls(device)[op])
+
+
+def public_calls(device: str) -> dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]]:
+    """Operator -> a function of differentiable tensors, and those tensors."""
+    r = routing(device)
+    x, w_gate_up, w_down, weights = mlp_args(device)
+    chosen = ids(device)
+    return {
+        "grouped_gate": (
+            lambda a, s: moge_ops.grouped_gate(a, G, router_scale=s, renormalize=True).weights,
+            (leaf(T, E, device=device), leaf(E, device=device)),
+        ),
+        "route and permute": (
+            lambda a: moge_ops.permute(a, moge_ops.route(chosen, E, num_groups=G)),
+            (x,),
+        ),
+        "unpermute": (
+            lambda a, w: moge_ops.unpermute(a, r, w),
+            (leaf(T * K, H, device=device), weights),
+        ),
+        "grouped_gemm": (
+            lambda a, w: moge_ops.grouped_gemm(a, w, r.offsets),
+            (leaf(T * K, H, device=device), w_gate_up),
+        ),
+        "swiglu": (moge_ops.swiglu, (leaf(5, 2 * WIDTH, device=device),)),
+        "grouped_mlp": (
+            lambda *a: moge_ops.grouped_mlp(*a, r),  # type: ignore[call-arg, arg-type]
+            (x, w_gate_up, w_down, weights),
+        ),
+        "load_balance_loss": (
+            lambda a: moge_ops.load_balance_loss(a, chosen),
+            (leaf(T, E, device=device),),
+        ),
+    }
+
+
+PUBLIC = [
+    "grouped_gate",
+    "route and permute",
+    "unpermute",
+    "grouped_gemm",
+    "swiglu",
+    "grouped_mlp",
+    "load_balance_loss",
+]
+
+
+def run(f: Callable[..., Tensor], args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    out = f(*args)
+    return out, *torch.autograd.grad(out.square().sum(), args)
+
+
+@pytest.mark.parametrize("op", PUBLIC)
+def test_compiles_whole(op: str, device: str) -> None:
+    f, args = public_calls(device)[op]
+    torch._dynamo.reset()
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    for got, want in zip(run(compiled, args), run(f, args), strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("op", PUBLIC)
+def test_recomputation_gives_the_same_bits_and_shapes(op: str, device: str) -> None:
+    f, args = public_calls(device)[op]
+    calls = 0
+
+    def counted(*a: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return f(*a)  # type: ignore[no-any-return]
+
+    # checkpoint itself raises where the recomputation saves another shape, dtype or device
+    again = run(lambda *a: checkpoint(counted, *a, use_reentrant=False), args)
+    assert calls == 2
+    assert all(torch.equal(a, b) for a, b in zip(again, run(f, args), strict=True))
+
+
+@pytest.mark.parametrize("op", PUBLIC)
+def test_a_second_backward_gives_the_same(op: str, device: str) -> None:
+    f, args = public_calls(device)[op]
+    loss = f(*args).square().sum()
+    first = torch.autograd.grad(loss, args, retain_graph=True)
+    second = torch.autograd.grad(loss, args)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("op", PUBLIC)
+def test_without_grad_mode(op: str, device: str) -> None:
+    f, args = public_calls(device)[op]
+    with torch.no_grad():
+        out = f(*args)
+    assert not out.requires_grad
+    assert torch.equal(out, f(*args))
+
+
+@pytest.mark.parametrize("op", PUBLIC)
+def test_runs_on_fake_tensors(op: str, device: str) -> None:
+    f, args = public_calls(device)[op]
+    want = f(*args)
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        got = f(*(mode.from_tensor(a) for a in args))
+    assert (got.shape, got.dtype, got.device) == (want.shape, want.dtype, want.device)
+
+
+def layer(device: str, **options: Any) -> moge_ops.nn.MoGE:
+    return moge_ops.nn.MoGE(H, WIDTH, E, G, shared_size=8, device=device, **options)
+
+
+def test_the_layer_compiles_whole(device: str) -> None:
+    moge, x = layer(device), leaf(2, 3, H, device=device)
+    torch._dynamo.reset()
+    compiled = torch.compile(moge, fullgraph=True, backend="aot_eager")
+    parameters = (x, *moge.parameters())
+    got = torch.autograd.grad(compiled(x).square().sum(), parameters)
+    want = torch.autograd.grad(moge(x).square().sum(), parameters)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_the_layer_compiles_with_a_changing_number_of_tokens(device: str) -> None:
+    moge = layer(device)
+    torch._dynamo.reset()
+    compiled = torch.compile(moge, fullgraph=True, dynamic=True, backend="aot_eager")
+    for tokens in (3, 7, 4):
+        x = torch.randn(tokens, H, device=device)
+        assert torch.equal(compiled(x), moge(x))
+
+
+def test_autocast(device: str) -> None:
+    moge, x = layer(device), leaf(5, H, device=device)
+    with torch.autocast(device, torch.bfloat16):
+        y, _, gating = moge(x, return_routing=True)
+        y.float().sum().backward()
+    assert y.dtype is torch.bfloat16
+    assert gating.weights.dtype is torch.float32  # scores stay in float32
+    assert x.grad is not None
+    assert all(p.grad is not None and p.grad.dtype is p.dtype for p in moge.parameters())
+    half = layer(device, dtype=torch.bfloat16)
+    half.load_state_dict(moge.state_dict())
+    assert torch.allclose(y, half(x.detach().bfloat16()), rtol=0.05, atol=0.05)

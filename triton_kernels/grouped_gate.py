@@ -1,0 +1,340 @@
+"""Gate kernels: scores, the best of every group, weights and counts in one launch."""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._common import (
+    INTERPRETED,
+    acc_dtype,
+    column_sums,
+    is_last_program,
+    num_programs,
+    publish,
+    ticket,
+)
+
+# elements of a program's tile of logits, and of its tile of partial sums
+TILE = 2048
+
+
+@triton.jit
+def _scores(
+    logits,  # [BLOCK_T, G_P2, EG_P2], -inf in the padding
+    SOFTMAX: tl.constexpr,
+):
+    if SOFTMAX:
+        # a NaN, or inf - inf, reaches the sum, and through it the whole row
+        exps = tl.exp(logits - tl.max(tl.max(logits, 2), 1)[:, None, None])
+        return exps / tl.sum(tl.sum(exps, 2), 1)[:, None, None]
+    return 1.0 / (1.0 + tl.exp(-logits))
+
+
+@triton.jit
+def _ordered(keys):
+    """Integers in the order of ``keys``, all NaN alike and below -inf, the least one left free."""
+    # the bits of a float are ordered but for its sign; -0.0 does not occur, as scores are not -0.0
+    if keys.dtype == tl.float64:
+        bits = keys.to(tl.int64, bitcast=True)
+        bits = tl.where(
+            keys == keys, bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF), -0x7FFFFFFFFFFFFFFF
+        )
+    else:
+        bits = keys.to(tl.int32, bitcast=True)
+        bits = tl.where(keys == keys, bits ^ ((bits >> 31) & 0x7FFFFFFF), -0x7FFFFFFF)
+    return bits
+
+
+@triton.jit
+def _grouped_gate_fwd_kernel(
+    logits_ptr,  # [T, E]
+    bias_ptr,  # [E]
+    router_scale_ptr,  # [E]
+    weights_ptr,  # [T, K]
+    experts_ptr,  # [T, K]
+    counts_ptr,  # [E]
+    partials_ptr,  # [P, E]
+    ticket_ptr,  # [1]
+    stride_logits_t,
+    stride_logits_e,
+    stride_bias_e,
+    stride_router_scale_e,
+    T,
+    scaling: tl.constexpr,  # a run-time float would be rounded to float32
+    PER_GROUP: tl.constexpr,  # k
+    G: tl.constexpr,
+    EG: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ROUTER_SCALE: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
+    MANY: tl.constexpr,  # more than one program
+    ACC: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    G_P2: tl.constexpr,
+    EG_P2: tl.constexpr,
+    E_P2: tl.constexpr,
+):
+    pid = tl.program_id(0).to(tl.int64)
+    offs_g = tl.arange(0, G_P2)[:, None]
+    offs_i = tl.arange(0, EG_P2)[None, :]
+    mask_e = (offs_g < G) & (offs_i < EG)  # [G_P2, EG_P2]
+    experts = offs_g * EG + offs_i  # [G_P2, EG_P2]
+    offs_e = experts.to(tl.int64)
+    E: tl.constexpr = G * EG
+    IS_64: tl.constexpr = weights_ptr.dtype.element_ty == tl.float64
+    USED: tl.constexpr = -0x8000000000000000 if IS_64 else -0x80000000
+
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + offs_e * stride_bias_e, mask=mask_e, other=0.0).to(ACC)
+    if HAS_ROUTER_SCALE:
+        router_scale_ptrs = router_scale_ptr + offs_e * stride_router_scale_e
+        router_scale = tl.load(router_scale_ptrs, mask=mask_e, other=0.0).to(ACC)
+
+    counts = tl.zeros([G_P2, EG_P2], tl.int32)
+    for tile in range(pid, tl.cdiv(T, BLOCK_T), tl.num_programs(0)):
+        offs_t = (tile * BLOCK_T + tl.arange(0, BLOCK_T))[:, None, None]
+        mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, EG_P2]
+        logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e[None] * stride_logits_e
+        logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
+        scores = _scores(logits, SOFTMAX)
+
+        keys = scores
+        if HAS_BIAS:
+            keys = scores + bias[None]
+        order = tl.where(mask, _ordered(keys), USED)
+        place = tl.full([BLOCK_T, G_P2, EG_P2], -1, tl.int32)  # j of the j-th best of its group
+        for j in tl.static_range(PER_GROUP):
+            best = tl.argmax(order, 2, tie_break_left=True)  # [BLOCK_T, G_P2]
+            hit = offs_i[None] == best[:, :, None]
+            place = tl.where(hit, j, place)
+            order = tl.where(hit, USED, order)
+        chosen = mask & (place >= 0)
+        counts += tl.sum(chosen.to(tl.int32), 0)
+
+        weights = scores
+        if RENORMALIZE:
+            total = tl.sum(tl.sum(tl.where(chosen, scores, 0.0), 2), 1)  # [BLOCK_T]
+            weights = scores / total[:, None, None]
+        weights = weights * scaling
+        if HAS_ROUTER_SCALE:
+            weights = weights * router_scale[None]
+        slots = offs_t * (G * PER_GROUP) + offs_g[None] * PER_GROUP + place
+        tl.store(weights_ptr + slots, weights, mask=chosen)
+        tl.store(experts_ptr + slots, tl.broadcast_to(experts[None], slots.shape), mask=chosen)
+
+    if MANY:
+        publish(partials_ptr + pid * E + offs_e, counts, mask_e)
+        if is_last_program(ticket_ptr):
+            offs_out = tl.arange(0, E_P2)
+            sums = column_sums(partials_ptr, E, BLOCK_P, E_P2)
+            tl.store(counts_ptr + offs_out, sums, mask=offs_out < E)
+    else:
+        tl.store(counts_ptr + offs_e, counts, mask=mask_e)
+
+
+@triton.jit
+def _grouped_gate_bwd_kernel(
+    d_weights_ptr,  # [T, K]
+    logits_ptr,  # [T, E]
+    experts_ptr,  # [T, K]
+    router_scale_ptr,  # [E]
+    d_logits_ptr,  # [T, E]
+    d_router_scale_ptr,  # [E]
+    partials_ptr,  # [P, E]
+    ticket_ptr,  # [1]
+    stride_d_weights_t,
+    stride_d_weights_k,
+    stride_logits_t,
+    stride_logits_e,
+    stride_experts_t,
+    stride_experts_k,
+    stride_router_scale_e,
+    T,
+    scaling: tl.constexpr,  # a run-time float would be rounded to float32
+    PER_GROUP: tl.constexpr,  # k
+    G: tl.constexpr,
+    EG: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+    HAS_ROUTER_SCALE: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
+    MANY: tl.constexpr,  # more than one program
+    ACC: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    G_P2: tl.constexpr,
+    EG_P2: tl.constexpr,
+    E_P2: tl.constexpr,
+):
+    pid = tl.program_id(0).to(tl.int64)
+    offs_g = tl.arange(0, G_P2)[:, None]
+    offs_i = tl.arange(0, EG_P2)[None, :]
+    mask_e = (offs_g < G) & (offs_i < EG)  # [G_P2, EG_P2]
+    offs_e = (offs_g * EG + offs_i).to(tl.int64)
+    E: tl.constexpr = G * EG
+
+    if HAS_ROUTER_SCALE:
+        router_scale_ptrs = router_scale_ptr + offs_e * stride_router_scale_e
+        router_scale = tl.load(router_scale_ptrs, mask=mask_e, other=0.0).to(ACC)
+        d_router_scale = tl.zeros([G_P2, EG_P2], ACC)
+
+    groups = tl.arange(0, G_P2)[None, :].to(tl.int64)
+    for tile in range(pid, tl.cdiv(T, BLOCK_T), tl.num_programs(0)):
+        rows = (tile * BLOCK_T + tl.arange(0, BLOCK_T))[:, None]
+        offs_t = rows[:, :, None]
+        mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, EG_P2]
+        logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e[None] * stride_logits_e
+        logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
+        scores = _scores(logits, SOFTMAX)
+
+        # d_weights and the choice, spread over the experts
+        mask_slot = (rows < T) & (groups < G)  # [BLOCK_T, G_P2]
+        d_weights = tl.zeros([BLOCK_T, G_P2, EG_P2], ACC)
+        chosen = tl.zeros([BLOCK_T, G_P2, EG_P2], tl.int1)
+        for j in tl.static_range(PER_GROUP):
+            columns = groups * PER_GROUP + j
+            expert_ptrs = experts_ptr + rows * stride_experts_t + columns * stride_experts_k
+            expert = tl.load(expert_ptrs, mask=mask_slot, other=-1)
+            d_weight_ptrs = d_weights_ptr + rows * stride_d_weights_t + columns * stride_d_weights_k
+            d_weight = tl.load(d_weight_ptrs, mask=mask_slot, other=0.0).to(ACC)
+            hit = mask & (expert[:, :, None] == offs_e[None])
+            d_weights = tl.where(hit, d_weight[:, :, None], d_weights)
+            chosen = chosen | hit
+
+        base = scores
+        if RENORMALIZE:
+            total = tl.sum(tl.sum(tl.where(chosen, scores, 0.0), 2), 1)[:, None, None]
+            base = scores / total
+        d_base = d_weights * scaling
+        if HAS_ROUTER_SCALE:
+            d_router_scale += tl.sum(tl.where(chosen, d_base * base, 0.0), 0)
+            d_base = d_base * router_scale[None]
+        d_scores = d_base
+        if RENORMALIZE:
+            # base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S
+            along = tl.sum(tl.sum(tl.where(chosen, d_base * base, 0.0), 2), 1)[:, None, None]
+            d_scores = tl.where(chosen, (d_base - along) / total, 0.0)
+        if SOFTMAX:
+            along = tl.sum(tl.sum(tl.where(mask, d_scores * scores, 0.0), 2), 1)[:, None, None]
+            d_logits = scores * (d_scores - along)
+        else:
+            d_logits = d_scores * scores * (1.0 - scores)
+        d_logits_ptrs = d_logits_ptr + offs_t * E + offs_e[None]
+        tl.store(d_logits_ptrs, d_logits.to(d_logits_ptr.dtype.element_ty), mask=mask)
+
+    if HAS_ROUTER_SCALE:
+        dtype = d_router_scale_ptr.dtype.element_ty
+        if MANY:
+            publish(partials_ptr + pid * E + offs_e, d_router_scale, mask_e)
+            if is_last_program(ticket_ptr):
+                offs_out = tl.arange(0, E_P2)
+                sums = column_sums(partials_ptr, E, BLOCK_P, E_P2)
+                tl.store(d_router_scale_ptr + offs_out, sums.to(dtype), mask=offs_out < E)
+        else:
+            tl.store(d_router_scale_ptr + offs_e, d_router_scale.to(dtype), mask=mask_e)
+
+
+def _sizes(logits: Tensor, num_groups: int) -> tuple[int, dict[str, Any]]:
+    """Number of programs, and the constants that both kernels share."""
+    T, E = logits.shape
+    G_P2, EG_P2 = map(triton.next_power_of_2, (num_groups, E // num_groups))
+    E_P2 = triton.next_power_of_2(E)
+    BLOCK_T = 4 if INTERPRETED else max(1, TILE // (G_P2 * EG_P2))
+    P = num_programs(logits.device, max(1, triton.cdiv(T, BLOCK_T)))
+    return P, {
+        "G": num_groups,
+        "EG": E // num_groups,
+        "MANY": P > 1,
+        "ACC": acc_dtype(logits.dtype),
+        "BLOCK_T": BLOCK_T,
+        "BLOCK_P": 2 if INTERPRETED else max(1, TILE // E_P2),
+        "G_P2": G_P2,
+        "EG_P2": EG_P2,
+        "E_P2": E_P2,
+    }
+
+
+def grouped_gate_fwd(
+    logits: Tensor,
+    num_groups: int,
+    k: int,
+    score: str,
+    bias: Tensor | None,
+    router_scale: Tensor | None,
+    renormalize: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
+    T, E = logits.shape
+    P, sizes = _sizes(logits, num_groups)
+    acc = torch.promote_types(logits.dtype, torch.float32)
+    weights = logits.new_empty(T, num_groups * k, dtype=acc)
+    experts = logits.new_empty(T, num_groups * k, dtype=torch.int32)
+    counts = logits.new_empty(E, dtype=torch.int32)
+    _grouped_gate_fwd_kernel[(P,)](
+        logits,
+        bias,
+        router_scale,
+        weights,
+        experts,
+        counts,
+        logits.new_empty(P, E, dtype=torch.int32) if P > 1 else None,
+        ticket(logits.device) if P > 1 else None,
+        *logits.stride(),
+        bias.stride(0) if bias is not None else 0,
+        router_scale.stride(0) if router_scale is not None else 0,
+        T,
+        scaling=scaling,
+        PER_GROUP=k,
+        SOFTMAX=score == "softmax",
+        HAS_BIAS=bias is not None,
+        HAS_ROUTER_SCALE=router_scale is not None,
+        RENORMALIZE=renormalize,
+        **sizes,
+    )
+    return weights, experts, counts
+
+
+def grouped_gate_bwd(
+    d_weights: Tensor,
+    logits: Tensor,
+    experts: Tensor,
+    num_groups: int,
+    score: str,
+    router_scale: Tensor | None,
+    renormalize: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor]:
+    """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one."""
+    T, E = logits.shape
+    P, sizes = _sizes(logits, num_groups)
+    acc = torch.promote_types(logits.dtype, torch.float32)
+    d_logits = logits.new_empty(T, E)
+    reduces = router_scale is not None and P > 1
+    d_router_scale = logits.new_empty(0) if router_scale is None else router_scale.new_empty(E)
+    _grouped_gate_bwd_kernel[(P,)](
+        d_weights,
+        logits,
+        experts,
+        router_scale,
+        d_logits,
+        d_router_scale,
+        logits.new_empty(P, E, dtype=acc) if reduces else None,
+        ticket(logits.device) if reduces else None,
+        *d_weights.stride(),
+        *logits.stride(),
+        *experts.stride(),
+        router_scale.stride(0) if router_scale is not None else 0,
+        T,
+        scaling=scaling,
+        PER_GROUP=experts.shape[1] // num_groups,
+        SOFTMAX=score == "softmax",
+        HAS_ROUTER_SCALE=router_scale is not None,
+        RENORMALIZE=renormalize,
+        **sizes,
+    )
+    return d_logits, d_router_scale

@@ -1,0 +1,197 @@
+"""Load-balance loss kernels: batch mean of the scores against the experts' shares."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._common import (
+    INTERPRETED,
+    acc_dtype,
+    column_sums,
+    is_last_program,
+    num_programs,
+    publish,
+    ticket,
+)
+
+# elements of a program's tile of logits, and of its tile of partial sums
+TILE = 2048
+
+
+@triton.jit
+def _load_scores(
+    logits_ptr,  # [T, E]
+    offs_t,  # [BLOCK_T, 1]
+    offs_e,  # [1, BLOCK_E]
+    stride_logits_t,
+    stride_logits_e,
+    mask,  # [BLOCK_T, BLOCK_E]
+    SOFTMAX: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Scores before and after they are divided by the row's sum, ``[BLOCK_T, BLOCK_E]``."""
+    logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e * stride_logits_e
+    logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
+    if SOFTMAX:
+        scores = tl.exp(logits - tl.max(logits, 1)[:, None])
+    else:
+        scores = 1.0 / (1.0 + tl.exp(-logits))
+    return scores, scores / tl.sum(scores, 1)[:, None]
+
+
+@triton.jit
+def _load_balance_loss_fwd_kernel(
+    logits_ptr,  # [T, E]
+    experts_ptr,  # [T, K]
+    loss_ptr,  # scalar
+    f_ptr,  # [E]
+    partial_p_ptr,  # [P, E]
+    partial_counts_ptr,  # [P, E]
+    ticket_ptr,  # [1]
+    stride_logits_t,
+    stride_logits_e,
+    stride_experts_t,
+    stride_experts_k,
+    T,
+    K,
+    rows,  # max(T, 1)
+    slots,  # max(T K, 1)
+    E: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+    MANY: tl.constexpr,  # more than one program
+    ACC: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    pid = tl.program_id(0).to(tl.int64)
+    offs_e = tl.arange(0, BLOCK_E)
+    mask_e = offs_e < E
+
+    p = tl.zeros([BLOCK_E], ACC)
+    counts = tl.zeros([BLOCK_E], tl.int32)
+    for tile in range(pid, tl.cdiv(T, BLOCK_T), tl.num_programs(0)):
+        offs_t = tile * BLOCK_T + tl.arange(0, BLOCK_T)
+        mask_t = offs_t < T
+        mask = mask_t[:, None] & mask_e[None, :]
+        _, q = _load_scores(
+            logits_ptr,
+            offs_t[:, None],
+            offs_e[None, :].to(tl.int64),
+            stride_logits_t,
+            stride_logits_e,
+            mask,
+            SOFTMAX,
+            ACC,
+        )
+        p += tl.sum(tl.where(mask, q, 0.0), 0)
+
+        expert_ptrs = experts_ptr + offs_t * stride_experts_t
+        for _ in range(K):
+            expert = tl.load(expert_ptrs, mask=mask_t, other=-1)  # [BLOCK_T]
+            counts += tl.sum((expert[:, None] == offs_e[None, :]).to(tl.int32), 0)
+            expert_ptrs += stride_experts_k
+
+    last = True
+    if MANY:
+        publish(partial_p_ptr + pid * E + offs_e, p, mask_e)
+        publish(partial_counts_ptr + pid * E + offs_e, counts, mask_e)
+        last = is_last_program(ticket_ptr)
+    if last:
+        if MANY:
+            p = column_sums(partial_p_ptr, E, BLOCK_P, BLOCK_E)
+            counts = column_sums(partial_counts_ptr, E, BLOCK_P, BLOCK_E)
+        f = counts.to(ACC) * E / slots
+        tl.store(f_ptr + offs_e, f, mask=mask_e)
+        tl.store(loss_ptr, tl.sum(f * (p / rows), 0))
+
+
+@triton.jit
+def _load_balance_loss_bwd_kernel(
+    d_loss_ptr,  # scalar
+    logits_ptr,  # [T, E]
+    f_ptr,  # [E]
+    d_logits_ptr,  # [T, E]
+    stride_logits_t,
+    stride_logits_e,
+    T,
+    E: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    offs_t = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
+    offs_e = tl.arange(0, BLOCK_E)[None, :].to(tl.int64)
+    mask_e = offs_e < E
+    mask = (offs_t < T) & mask_e
+    s, q = _load_scores(
+        logits_ptr, offs_t, offs_e, stride_logits_t, stride_logits_e, mask, SOFTMAX, ACC
+    )
+
+    d_q = tl.load(d_loss_ptr) * (tl.load(f_ptr + offs_e, mask=mask_e, other=0.0) / T)
+    # q_i = s_i / sum_j s_j with s = exp, where s' = s, or with the sigmoid, where s' = s (1 - s)
+    d_logits = q * (d_q - tl.sum(tl.where(mask, d_q * q, 0.0), 1)[:, None])
+    if not SOFTMAX:
+        d_logits = d_logits * (1.0 - s)
+    d_logits_ptrs = d_logits_ptr + offs_t * E + offs_e
+    tl.store(d_logits_ptrs, d_logits.to(d_logits_ptr.dtype.element_ty), mask=mask)
+
+
+def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[Tensor, Tensor]:
+    """``[T, E], [T, K] -> scalar, f [E]``."""
+    T, E = logits.shape
+    K = experts.shape[1]
+    BLOCK_E = triton.next_power_of_2(E)
+    BLOCK_T = 4 if INTERPRETED else max(1, TILE // BLOCK_E)
+    P = num_programs(logits.device, max(1, triton.cdiv(T, BLOCK_T)))
+    acc = torch.promote_types(logits.dtype, torch.float32)
+    loss = logits.new_empty((), dtype=acc)
+    f = logits.new_empty(E, dtype=acc)
+    _load_balance_loss_fwd_kernel[(P,)](
+        logits,
+        experts,
+        loss,
+        f,
+        logits.new_empty(P, E, dtype=acc) if P > 1 else None,
+        logits.new_empty(P, E, dtype=torch.int32) if P > 1 else None,
+        ticket(logits.device) if P > 1 else None,
+        *logits.stride(),
+        *experts.stride(),
+        T,
+        K,
+        max(T, 1),
+        max(T * K, 1),
+        E=E,
+        SOFTMAX=score == "softmax",
+        MANY=P > 1,
+        ACC=acc_dtype(logits.dtype),
+        BLOCK_T=BLOCK_T,
+        BLOCK_P=2 if INTERPRETED else max(1, TILE // BLOCK_E),
+        BLOCK_E=BLOCK_E,
+    )
+    return loss, f
+
+
+def load_balance_loss_bwd(d_loss: Tensor, logits: Tensor, f: Tensor, score: str) -> Tensor:
+    """``scalar, [T, E], [E] -> [T, E]``."""
+    T, E = logits.shape
+    d_logits = logits.new_empty(T, E)
+    BLOCK_E = triton.next_power_of_2(E)
+    BLOCK_T = 4 if INTERPRETED else max(1, TILE // BLOCK_E)
+    if T:
+        _load_balance_loss_bwd_kernel[(triton.cdiv(T, BLOCK_T),)](
+            d_loss,
+            logits,
+            f,
+            d_logits,
+            *logits.stride(),
+            T,
+            E=E,
+            SOFTMAX=score == "softmax",
+            ACC=acc_dtype(logits.dtype),
+            BLOCK_T=BLOCK_T,
+            BLOCK_E=BLOCK_E,
+        )
+    return d_logits
