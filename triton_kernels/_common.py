@@ -7,6 +7,7 @@ from triton.language import target_info
 
 # whether the kernels of this process were decorated for the interpreter
 INTERPRETED: bool = triton.knobs.runtime.interpret
+_INTERPRETED = tl.constexpr(INTERPRETED)
 
 
 def acc_dtype(dtype: torch.dtype) -> tl.constexpr:
@@ -21,6 +22,16 @@ def num_programs(device: torch.device, tiles: int) -> int:
     if device.type == "cuda":
         tiles = min(tiles, torch.cuda.get_device_properties(device).multi_processor_count)
     return tiles
+
+
+@triton.jit
+def narrow(x, dtype: tl.constexpr):
+    """``x`` in the dtype of what it is stored to, rounded to nearest even."""
+    if _INTERPRETED and dtype == tl.bfloat16:
+        # the interpreter's own conversion is exact only where there is nothing to round
+        bits = x.to(tl.float32).to(tl.int32, bitcast=True)
+        x = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000).to(tl.float32, bitcast=True)
+    return x.to(dtype)
 
 
 @triton.jit

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ._common import INTERPRETED, acc_dtype, num_programs
+from ._common import INTERPRETED, acc_dtype, narrow, num_programs
 from ._configs import Config, config, device_class
 
 
@@ -163,7 +163,7 @@ def _grouped_gemm_kernel(
                 BLOCK_C,
                 BLOCK_R,
             )
-            tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=mask)
+            tl.store(out_ptrs, narrow(acc, out_ptr.dtype.element_ty), mask=mask)
         else:
             zero = tl.zeros((BLOCK_M, BLOCK_C), dtype=out_ptr.dtype.element_ty)
             tl.store(out_ptrs, zero, mask=mask)
@@ -232,7 +232,7 @@ def _grouped_gemm_dw_kernel(
         + offs_o.to(tl.int64)[:, None] * I
         + offs_i[None, :]
     )
-    out = acc.to(d_weight_ptr.dtype.element_ty)
+    out = narrow(acc, d_weight_ptr.dtype.element_ty)
     tl.store(d_weight_ptrs, out, mask=mask_o[:, None] & mask_i[None, :])
 
 

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._common import narrow
 from ._configs import config
 from .grouped_gemm import (
     contiguous_rows,
@@ -88,7 +89,7 @@ def _grouped_mlp_up_kernel(
             BLOCK_H,
         )
         # rounded first: half the registers, and the backward pass starts from the same numbers
-        acc = acc.to(act_ptr.dtype.element_ty)
+        acc = narrow(acc, act_ptr.dtype.element_ty)
         gate, up = acc.reshape(BLOCK_M, 2, BLOCK_F).permute(0, 2, 1).split()  # [BLOCK_M, BLOCK_F]
         offs_m = tl.arange(0, BLOCK_M)[:, None]
         offs_f = tl.arange(0, BLOCK_F)[None, :]
@@ -104,7 +105,7 @@ def _grouped_mlp_up_kernel(
         if WEIGHTED:
             act *= tl.load(weights_ptr + slot).to(ACC)[:, None]
         act_ptrs = act_ptr + first.to(tl.int64) * F + f * BLOCK_F + (offs_m * F + offs_f)
-        tl.store(act_ptrs, act.to(act_ptr.dtype.element_ty), mask=mask)
+        tl.store(act_ptrs, narrow(act, act_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -137,13 +138,13 @@ def _down_bwd_epilogue(
     act = silu * up
     d_weight = tl.sum(tl.where(mask, g * act, 0.0), 1)  # [BLOCK_M]
     act_ptrs = act_ptr + first.to(tl.int64) * F + first_f + (offs_m * F + offs_f)
-    tl.store(act_ptrs, (act * weight[:, None]).to(act_ptr.dtype.element_ty), mask=mask)
+    tl.store(act_ptrs, narrow(act * weight[:, None], act_ptr.dtype.element_ty), mask=mask)
 
     d_act = g * weight[:, None]
     d_gate = d_act * up * (sig + silu * (1.0 - sig))
-    tl.store(d_pre_ptr + wide + offs, d_gate.to(d_pre_ptr.dtype.element_ty), mask=mask)
+    tl.store(d_pre_ptr + wide + offs, narrow(d_gate, d_pre_ptr.dtype.element_ty), mask=mask)
     d_up = d_act * silu
-    tl.store(d_pre_ptr + wide + F + offs, d_up.to(d_pre_ptr.dtype.element_ty), mask=mask)
+    tl.store(d_pre_ptr + wide + F + offs, narrow(d_up, d_pre_ptr.dtype.element_ty), mask=mask)
     return d_weight
 
 
@@ -256,7 +257,7 @@ def _grouped_mlp_d_weights_kernel(
     acc = tl.zeros((BLOCK_SLOTS,), dtype=partial_ptr.dtype.element_ty)
     for f in range(0, tiles_f):  # in order: the same bits every run
         acc += tl.load(partial_ptr + f * N.to(tl.int64) + row, mask=row >= 0, other=0.0)
-    tl.store(d_weights_ptr + slot, acc.to(d_weights_ptr.dtype.element_ty), mask=mask)
+    tl.store(d_weights_ptr + slot, narrow(acc, d_weights_ptr.dtype.element_ty), mask=mask)
 
 
 def grouped_mlp_fwd(

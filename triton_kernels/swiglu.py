@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import acc_dtype
+from ._common import acc_dtype, narrow
 
 BLOCK_F = 1024
 
@@ -28,7 +28,7 @@ def _swiglu_fwd_kernel(
     gate = tl.load(gate_ptrs, mask=mask_f, other=0.0).to(ACC)  # [BLOCK_F]
     up = tl.load(gate_ptrs + F.to(tl.int64) * stride_gate_up_f, mask=mask_f, other=0.0).to(ACC)
     act = gate / (1.0 + tl.exp(-gate)) * up
-    tl.store(act_ptr + pid_n * F + offs_f, act.to(act_ptr.dtype.element_ty), mask=mask_f)
+    tl.store(act_ptr + pid_n * F + offs_f, narrow(act, act_ptr.dtype.element_ty), mask=mask_f)
 
 
 @triton.jit
@@ -61,8 +61,8 @@ def _swiglu_bwd_kernel(
 
     d_gate_ptrs = d_gate_up_ptr + pid_n * 2 * F + offs_f
     dtype = d_gate_up_ptr.dtype.element_ty
-    tl.store(d_gate_ptrs, d_gate.to(dtype), mask=mask_f)
-    tl.store(d_gate_ptrs + F, d_up.to(dtype), mask=mask_f)
+    tl.store(d_gate_ptrs, narrow(d_gate, dtype), mask=mask_f)
+    tl.store(d_gate_ptrs + F, narrow(d_up, dtype), mask=mask_f)
 
 
 def swiglu_fwd(gate_up: Tensor) -> Tensor:
