@@ -108,12 +108,19 @@ _SINGLE = Config(32, 32, 16, 4, 2)
 _INTERPRETER = Config(16, 16, 32, 4, 2)
 
 
-def config(kernel: str, dtype: torch.dtype, rows: int, num_experts: int) -> Config:
-    """The tile for ``rows`` rows over ``num_experts`` experts, on the current device."""
+def config(
+    kernel: str, dtype: torch.dtype, rows: int, num_experts: int, *, aligned: bool
+) -> Config:
+    """The tile for ``rows`` rows over ``num_experts`` experts, on the current device.
+
+    ``aligned``: the operands can be loaded 16 bytes at a time.
+    """
     device = device_class()
     if device == "interpreter":
         return _INTERPRETER
     if dtype.itemsize > 2:
         return _SINGLE
+    if device == "hopper" and not aligned:
+        device = "ampere"  # the masked pointers of an odd weight take the largest tiles' registers
     per_expert = rows / num_experts
     return next(c for limit, c in _HALF[kernel][device] if per_expert <= limit)

@@ -254,16 +254,16 @@ def contiguous_rows(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 
-def weight_operand(weight: Tensor, block: list[int]) -> tuple[object, bool]:
-    """The weight as a tensor descriptor of this block where the chip and its strides allow it."""
-    size = weight.element_size()
-    aligned = weight.data_ptr() % 16 == 0 and all(s * size % 16 == 0 for s in weight.stride()[:-1])
-    # the box is at least 16 bytes wide and at most 256 elements a side
-    fits = all(side <= 256 for side in block) and block[-1] * size >= 16
-    chip = device_class() in ("hopper", "interpreter")
-    if chip and weight.stride(-1) == 1 and aligned and fits and weight.numel():
-        return TensorDescriptor.from_tensor(weight, block), True
-    return weight, False
+def aligned(x: Tensor) -> bool:
+    """Whether every row of ``x`` starts at a multiple of 16 bytes, contiguous in the last dim."""
+    size = x.element_size()
+    rows = all(stride * size % 16 == 0 for stride in x.stride()[:-1])
+    return rows and x.stride(-1) == 1 and x.data_ptr() % 16 == 0
+
+
+def describable(weight: Tensor) -> bool:
+    """Whether the weight can be read through a tensor descriptor, on this chip."""
+    return aligned(weight) and device_class() in ("hopper", "interpreter")
 
 
 def grid(tiles: Config, N: int, E: int, C: int, device: torch.device) -> tuple[int]:
@@ -282,13 +282,13 @@ def _product(rows: Tensor, weight: Tensor, offsets: Tensor, r_last: bool) -> Ten
     if not R or not E:
         return out.zero_()
     rows = contiguous_rows(rows)
-    tile = config("gemm", rows.dtype, N, E)
+    w_desc = describable(weight)
+    tile = config("gemm", rows.dtype, N, E, aligned=w_desc)
     block = [1, tile.block_c, tile.block_r] if r_last else [1, tile.block_r, tile.block_c]
-    w, w_desc = weight_operand(weight, block)
     stride_c, stride_r = (1, 2) if r_last else (2, 1)
     _grouped_gemm_kernel[grid(tile, N, E, C, rows.device)](
         rows,
-        w,
+        TensorDescriptor.from_tensor(weight, block) if w_desc else weight,
         offsets,
         out,
         rows.stride(0),
@@ -345,7 +345,7 @@ def weight_gradient(
     if not d_weight.numel():
         return d_weight
     d_out, rows = contiguous_rows(d_out), contiguous_rows(rows)
-    tile = config("dw", rows.dtype, N, E)
+    tile = config("dw", rows.dtype, N, E, aligned=aligned(d_out) and aligned(rows))
     tiles = E * triton.cdiv(O, tile.block_m) * triton.cdiv(I, tile.block_c)
     _grouped_gemm_dw_kernel[(tiles,)](
         d_out,

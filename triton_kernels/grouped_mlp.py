@@ -10,12 +10,14 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ._common import narrow
 from ._configs import config
 from .grouped_gemm import (
     contiguous_rows,
     count_tiles,
+    describable,
     dot_options,
     grid,
     grouped_gemm_dx,
@@ -23,7 +25,6 @@ from .grouped_gemm import (
     locate_tile,
     tile_product,
     weight_gradient,
-    weight_operand,
 )
 from .unpermute import unpermute_fwd
 
@@ -103,6 +104,8 @@ def _grouped_mlp_up_kernel(
         gate = gate.to(ACC)
         act = gate / (1.0 + tl.exp(-gate)) * up.to(ACC)
         if WEIGHTED:
+            # the slot is read again: cheaper than registers held through the product
+            slot = tl.load(row_to_slot_ptr + tl.minimum(offs_n, last - 1))
             act *= tl.load(weights_ptr + slot).to(ACC)[:, None]
         act_ptrs = act_ptr + first.to(tl.int64) * F + f * BLOCK_F + (offs_m * F + offs_f)
         tl.store(act_ptrs, narrow(act, act_ptr.dtype.element_ty), mask=mask)
@@ -280,13 +283,13 @@ def grouped_mlp_fwd(
     if act.numel() and H:
         x = contiguous_rows(x)
         weights = weights.contiguous()
-        tile = config("up", x.dtype, N, E)
-        halves = w_gate_up.unflatten(1, (2, F))  # [E, 2, F, H]
-        w, w_desc = w_gate_up, False
-        if w_gate_up.stride(0) == 2 * F * w_gate_up.stride(1):
+        w_desc = describable(w_gate_up) and w_gate_up.stride(0) == 2 * F * w_gate_up.stride(1)
+        tile = config("up", x.dtype, N, E, aligned=w_desc)
+        w: object = w_gate_up
+        if w_desc:
             # one box holds the same columns of both halves: one wide product instead of two
-            box = [2, tile.block_c, tile.block_r]
-            w, w_desc = weight_operand(halves.flatten(0, 1), box)
+            halves = w_gate_up.view(2 * E, F, H)
+            w = TensorDescriptor.from_tensor(halves, [2, tile.block_c, tile.block_r])
         _grouped_mlp_up_kernel[grid(tile, N, E, F, x.device)](
             x,
             w,
@@ -340,12 +343,15 @@ def grouped_mlp_bwd(
     act = x.new_empty(N, F)
     d_y = contiguous_rows(d_y)
     if act.numel() and H:
-        tile = config("down_bwd", x.dtype, N, E)
+        w_desc = describable(w_down)
+        tile = config("down_bwd", x.dtype, N, E, aligned=w_desc)
         tiles_f = triton.cdiv(F, tile.block_c)
         partial = torch.empty(
             tiles_f, N, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
         )
-        w, w_desc = weight_operand(w_down, [1, tile.block_r, tile.block_c])
+        w: object = w_down
+        if w_desc:
+            w = TensorDescriptor.from_tensor(w_down, [1, tile.block_r, tile.block_c])
         _grouped_mlp_down_bwd_kernel[grid(tile, N, E, F, x.device)](
             d_y,
             w,
