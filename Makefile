@@ -1,0 +1,87 @@
+# Each verb makes the environment that it needs: Python >= 3.10, make, bash and git are enough.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help test test-quick test-oldest test-wheel test-newest check demo bench clean
+
+PYTHON ?= python3
+ARGS ?=
+GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
+# `==2.13.0` matches a CPU build, 2.13.0+cpu, too, and pip prefers it wherever an index offers one
+TORCH ?= $(if $(GPU),torch,torch==2.13.0)
+
+say = @printf '== %s\n'
+pip = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
+# on its own, because torch may ask for the Triton that it was built with; a GPU keeps that one
+newest_triton = $(if $(GPU),,$(call pip,$(1)) --no-deps -r requirements/triton-newest.txt)
+# one torch thread in each of two workers: most of the time goes to the interpreter, which has one
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest --quiet --numprocesses 2 --dist loadgroup
+CPP = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h')
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+test: test-oldest test-wheel test-newest ## everything, in three environments
+
+test-quick: .venv/made ## the subset for every edit
+	$(say) 'quick tests'
+	@$(PYTEST) -m 'not slow'
+
+test-newest: .venv/made ## all tests, newest Triton
+	$(say) 'all tests'
+	@$(PYTEST)
+
+test-oldest: .venv-triton36/made ## the kernels' tests, oldest Triton, interpreted
+	$(say) 'kernel tests on the oldest Triton'
+	@CUDA_VISIBLE_DEVICES= $(subst .venv,.venv-triton36,$(PYTEST)) -k 'triton or test_compile'
+
+test-wheel: .venv/made ## build sdist and wheel, test the installed wheel
+	$(say) 'sdist and wheel'
+	@rm -rf dist build *.egg-info # setuptools would take its old list of files from there
+	@.venv/bin/python -m build --quiet
+	$(say) '.venv-wheel: $(TORCH), the wheel, newest Triton'
+	@$(PYTHON) -m venv .venv-wheel
+	@.venv-wheel/bin/python -m pip uninstall --quiet --yes moge-ops
+	@$(call pip,.venv-wheel) "$(TORCH)" -c requirements/dev.txt "$$(echo dist/*.whl)[test]"
+	@$(call newest_triton,.venv-wheel)
+	$(say) 'tests of the installed wheel'
+	@cd .venv-wheel && MOGE_OPS_DIST="$(CURDIR)/dist" bin/pytest --quiet -c ../pyproject.toml \
+		../tests/test_{packaging,info,readme,swiglu}.py
+
+check: .venv/made ## lint, format, types, architecture
+	$(say) 'ruff, mypy, clang-format, architecture'
+	@.venv/bin/ruff check --quiet
+	@.venv/bin/ruff format --check --quiet
+	@.venv/bin/mypy
+	@$(if $(CPP),.venv/bin/clang-format --dry-run --Werror $(CPP))
+	@.venv/bin/pytest --quiet tests/test_architecture.py
+
+demo: .venv/made ## one full-size layer, checked and timed; options: ARGS='--tokens 64'
+	@.venv/bin/python bench/demo.py $(ARGS)
+
+bench: .venv/made ## benchmarks into bench/results; options: ARGS=...
+	@.venv/bin/python bench/run.py $(ARGS)
+
+clean: ## remove environments, builds and caches
+	@rm -rf .venv .venv-triton36 .venv-wheel build dist out *.egg-info .hypothesis .benchmarks .*_cache
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+# stamps: an environment is brought up to date only when its requirements have changed
+SETUP := pyproject.toml setup.py requirements/test.txt
+
+.venv/made: $(SETUP) requirements/dev.txt requirements/triton-newest.txt
+	$(say) '.venv: $(TORCH), newest Triton, developer tools'
+	@$(PYTHON) -m venv .venv
+	@$(call pip,.venv) "$(TORCH)" -r requirements/dev.txt -e '.[models,bench,test]'
+	@$(call newest_triton,.venv)
+	@$(if $(GPU),,.venv/bin/python -c 'import torch; torch.version.cuda and print( \
+		"note: the package index offered no CPU build of torch; this one carries CUDA")')
+	@touch $@
+
+.venv-triton36/made: $(SETUP) requirements/triton-oldest.txt
+	$(say) '.venv-triton36: $(TORCH), oldest Triton'
+	@$(PYTHON) -m venv .venv-triton36
+	@$(call pip,.venv-triton36) "$(TORCH)" -r requirements/test.txt -e .
+	@$(call pip,.venv-triton36) --no-deps -r requirements/triton-oldest.txt
+	@touch $@

@@ -1,0 +1,83 @@
+"""The house rules: imports point one way, and an operator has one obvious file in every room."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# room -> other rooms that it may import: models -> nn -> ops -> {reference, kernels}
+MAY_IMPORT: dict[str, set[str]] = {
+    "__init__": {"nn", "ops", "testing"},
+    "__main__": {"ops", "testing", "_backend"},
+    "integrations": {"models", "nn", "ops", "_checks"},
+    "models": {"nn", "ops", "_checks"},
+    "nn": {"ops", "_checks"},
+    "testing": {"_backend"},
+    "ops": {"reference", "_backend", "_checks"},
+    "reference": set(),
+    "torch_kernels": set(),
+    "triton_kernels": set(),
+    "_backend": set(),  # loads the kernels by name, when they are first used
+    "_checks": set(),
+}
+# other projects' packages, besides torch
+MAY_USE = {
+    "triton_kernels": {"triton"},
+    "models": {"safetensors"},
+    "integrations": {"transformers"},
+}
+PLACES = [
+    "moge_ops/ops/{}.py",
+    "moge_ops/reference/{}.py",
+    "moge_ops/torch_kernels/{}.py",
+    "triton_kernels/{}.py",
+    "tests/test_{}.py",
+    "bench/bench_{}.py",
+]
+OPS = sorted(
+    {p.stem for room in ("ops", "reference") for p in (ROOT / "moge_ops" / room).glob("[!_]*.py")}
+)
+SOURCES = [*(ROOT / "moge_ops").rglob("*.py"), *(ROOT / "triton_kernels").rglob("*.py")]
+OTHERS = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]
+
+
+def imports(path: Path, package: str = "") -> Iterator[str]:
+    """Full names of what a file imports, wherever in it; relative ones are resolved."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "moge_ops" else ("moge_ops", *parts)
+    room = parts[1]
+    rooms, packages = set(), set()
+    for name in imports(path, ".".join(parts[:-1])):
+        top, _, rest = name.partition(".")
+        if top == "moge_ops":  # a name that is no room comes out of moge_ops/__init__.py
+            first = rest.partition(".")[0]
+            rooms.add(first if first in MAY_IMPORT else "__init__")
+        elif top not in sys.stdlib_module_names:
+            packages.add(top)
+    assert rooms <= MAY_IMPORT[room] | {room}
+    assert packages <= MAY_USE.get(room, set()) | {"torch"}
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nobody_imports_tests_or_benchmarks(path: Path) -> None:
+    assert not {name.partition(".")[0] for name in imports(path)} & {"tests", "bench", "conftest"}
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("place", PLACES)
+def test_an_operator_has_its_file_in_every_room(op: str, place: str) -> None:
+    assert (ROOT / place.format(op)).is_file()

@@ -1,0 +1,283 @@
+"""moge_ops.grouped_gate agrees with its oracle, forward and backward, on every backend."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from moge_ops import testing
+from moge_ops.ops.grouped_gate import Gating, grouped_gate
+from moge_ops.reference.grouped_gate import grouped_gate as oracle
+from moge_ops.testing import assert_matches, spaced_logits
+
+# the interpreter computes masked elements too, and NumPy warns of the NaN that they may become
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+
+NAN, INF = float("nan"), float("inf")
+SHAPES = [  # T, E, G, k
+    pytest.param(5, 64, 8, 1, id="pangu"),
+    pytest.param(3, 512, 8, 1, id="intern"),
+    pytest.param(6, 30, 5, 3, id="experts-per-group-not-k"),
+    pytest.param(5, 21, 3, 7, id="all-experts"),
+    pytest.param(9, 6, 6, 1, id="one-expert-per-group"),
+    pytest.param(2, 1024, 1, 2, id="one-large-group"),
+    pytest.param(23, 12, 2, 2, id="several-tiles-per-program"),
+    pytest.param(7, 1, 1, 1, id="one-expert"),
+    pytest.param(1, 8, 2, 1, id="one-token"),
+    pytest.param(0, 8, 2, 1, id="no-tokens"),
+]
+GATES = [
+    pytest.param({}, id="plain"),
+    pytest.param({"renormalize": True, "scaling": 2.5}, id="renormalized"),
+    pytest.param({"score": "sigmoid", "scaling": 0.1}, id="sigmoid"),
+    pytest.param({"score": "sigmoid", "renormalize": True}, id="sigmoid-renormalized"),
+]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def double(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.detach().cpu().double().requires_grad_()
+
+
+def check(
+    logits: Tensor,
+    num_groups: int,
+    k: int,
+    *,
+    bias: Tensor | None = None,
+    router_scale: Tensor | None = None,
+    **options: Any,
+) -> Gating:
+    """Ids and counts exactly, weights and gradients within tolerance of the float64 oracle."""
+    leaves = [x.requires_grad_() for x in (logits, router_scale) if x is not None]
+    logits64, scale64 = double(logits), double(router_scale)
+    leaves64 = [x for x in (logits64, scale64) if x is not None]
+
+    gating = grouped_gate(logits, num_groups, k, bias=bias, router_scale=router_scale, **options)
+    weights, experts, counts = oracle(
+        logits64, num_groups, k, bias=double(bias), router_scale=scale64, **options
+    )
+    assert gating.experts.dtype is gating.counts.dtype is torch.int32
+    assert gating.experts.cpu().equal(experts), "experts"
+    assert gating.counts.cpu().equal(counts), "counts"
+    assert gating.weights.dtype is torch.promote_types(logits.dtype, torch.float32)
+    assert_matches(gating.weights, weights, "weights")
+
+    d_weights = torch.randn(weights.shape, dtype=gating.weights.dtype)
+    grads = torch.autograd.grad(gating.weights, leaves, d_weights.to(logits.device))
+    grads64 = torch.autograd.grad(weights, leaves64, d_weights.double())
+    assert [grad.dtype for grad in grads] == [leaf.dtype for leaf in leaves]
+    # renormalised, one weight's terms cancel: their size, not that of the result, is the unit
+    size = weights.detach().nan_to_num().square().sum(-1).mean().div(logits.shape[1]).sqrt().item()
+    assert_matches(grads[0], grads64[0], "d_logits", scale=size)
+    if router_scale is not None:
+        assert_matches(grads[1], grads64[1], "d_router_scale")
+    return gating
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "E", "G", "k"), SHAPES)
+def test_matches_the_oracle(
+    T: int, E: int, G: int, k: int, dtype: torch.dtype, device: str
+) -> None:
+    check(spaced_logits(T, E, dtype).to(device), G, k, router_scale=torch.rand(E).to(device, dtype))
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_every_kind_of_gate(gate: dict[str, Any], device: str) -> None:
+    logits = spaced_logits(11, 20, torch.float32).to(device)
+    check(logits, 4, 2, bias=torch.randn(20, device=device), **gate)
+    check(logits.detach(), 4, 2, router_scale=torch.randn(20, device=device), **gate)
+
+
+@given(
+    T=st.integers(0, 13),
+    G=st.integers(1, 5),
+    per_group=st.integers(1, 6),
+    data=st.data(),
+    score=st.sampled_from(["softmax", "sigmoid"]),
+    dtype=st.sampled_from([*DTYPES, torch.float64]),
+    renormalize=st.booleans(),
+    scaling=st.sampled_from([1.0, 2.5, -0.3, 3]),
+    layout=st.sampled_from(["transposed", "sliced", "repeated"]),
+)
+def test_any_shape_and_stride(
+    T: int,
+    G: int,
+    per_group: int,
+    data: st.DataObject,
+    score: str,
+    dtype: torch.dtype,
+    renormalize: bool,
+    scaling: float,
+    layout: str,
+    device: str,
+) -> None:
+    E = G * per_group
+    if layout == "transposed":
+        logits = spaced_logits(E, T, dtype).to(device).t()
+    elif layout == "sliced":
+        logits = spaced_logits(2 * T, E + 3, dtype).to(device)[::2, 3:]
+    else:
+        logits = spaced_logits(1, E, dtype).to(device).expand(T, E)
+
+    # no bfloat16 beside float64: the interpreter gets the conversion of the gradient wrong
+    dtypes = [torch.float32, torch.float16, dtype]
+
+    def per_expert() -> Tensor | None:
+        if data.draw(st.booleans()):
+            return None
+        return torch.randn(E, 2, dtype=data.draw(st.sampled_from(dtypes)), device=device)[:, 1]
+
+    check(
+        logits,
+        G,
+        data.draw(st.integers(1, per_group)),
+        bias=per_expert(),
+        router_scale=per_expert(),
+        score=score,
+        renormalize=renormalize,
+        scaling=scaling,
+    )
+
+
+def test_is_the_released_gate(device: str) -> None:
+    T, E, G = 10, 32, 4
+    logits = spaced_logits(T, E, torch.float32).to(device)
+    router_scale = torch.rand(E, device=device)
+
+    best, experts = logits.softmax(-1).view(T, G, E // G).max(-1)
+    experts = experts + torch.arange(0, E, E // G, device=device)
+    gating = grouped_gate(logits, G, router_scale=router_scale)
+    assert gating.experts.equal(experts.int())
+    torch.testing.assert_close(gating.weights, best * router_scale[experts])
+
+
+def test_ties_go_to_the_lowest_id(device: str) -> None:
+    gating = check(torch.zeros(6, 12, device=device), 3, 2)
+    assert gating.experts.tolist() == [[0, 1, 4, 5, 8, 9]] * 6
+    assert gating.counts.tolist() == [6, 6, 0, 0] * 3
+
+
+def test_any_number_beats_nan(device: str) -> None:
+    logits = torch.tensor([[NAN, -INF, NAN, 2.0], [1.0, NAN, NAN, NAN]], device=device)
+    gating = check(logits, 2, 1, score="sigmoid")
+    assert gating.experts.tolist() == [[1, 3], [0, 2]]
+    assert gating.weights.isnan().tolist() == [[False, False], [False, True]]
+    gating = check(logits.detach(), 1, 4, score="sigmoid")
+    assert gating.experts.tolist() == [[3, 1, 0, 2], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+@pytest.mark.parametrize("bad", [[NAN] * 6, [0.0, 0.0, 1.0, NAN, 0.0, 0.0], [0, 0, 1, 0, INF, 0]])
+def test_a_nan_row_stays_alone(bad: list[float], renormalize: bool, device: str) -> None:
+    logits = spaced_logits(9, 6, torch.float32).to(device)
+    logits[4] = torch.tensor(bad)
+    # the rows' gradients are compared too: NaN in row 4 only
+    gating = check(logits, 2, 2, renormalize=renormalize)
+    assert gating.experts[4].tolist() == [0, 1, 3, 4]
+    assert gating.weights.isnan().any(-1).tolist() == [t == 4 for t in range(9)]
+    check(logits.detach(), 2, 2, router_scale=torch.rand(6, device=device), renormalize=renormalize)
+
+
+def test_minus_infinity_is_a_number(device: str) -> None:
+    logits = torch.tensor([[-INF, 1.0, -INF, -INF], [-INF, -INF, 0.0, 2.0]], device=device)
+    assert check(logits, 2, 1).experts.tolist() == [[1, 2], [0, 3]]
+    assert check(logits.detach(), 2, 2).experts.tolist() == [[1, 0, 2, 3], [0, 1, 3, 2]]
+
+
+def test_bias_switches_experts_off_and_on(device: str) -> None:
+    logits = spaced_logits(8, 8, torch.float32).to(device)
+    bias = torch.tensor([0.0, -INF, -INF, -INF, NAN, -INF, INF, INF], device=device)
+    assert check(logits, 2, 1, bias=bias).experts.tolist() == [[0, 6]] * 8
+    assert check(logits, 2, 4, bias=bias).experts.tolist() == [[0, 1, 2, 3, 6, 7, 5, 4]] * 8
+
+
+def test_bias_has_no_gradient(device: str) -> None:
+    bias = torch.randn(6, device=device, requires_grad=True)
+    gating = grouped_gate(spaced_logits(3, 6, torch.float32).to(device), 2, bias=bias)
+    assert not gating.experts.requires_grad
+    assert not gating.counts.requires_grad
+    if gating.weights.requires_grad:
+        assert torch.autograd.grad(gating.weights.sum(), bias, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_gradcheck(gate: dict[str, Any], device: str) -> None:
+    # far enough apart that a finite difference does not change the choice
+    logits = torch.randperm(9 * 6).view(9, 6).double().div(10).to(device).requires_grad_()
+    router_scale = torch.rand(6, dtype=torch.float64, device=device, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda l, r: grouped_gate(l, 2, 2, router_scale=r, **gate).weights,
+        (logits, router_scale),
+        fast_mode=True,  # in full it takes 10 s under the interpreter
+    )
+
+
+def test_runs_are_equal_bit_for_bit(device: str) -> None:
+    # enough rows for several programs on a GPU; the counts of a second launch start anew
+    logits = torch.randn(70, 24, device=device, requires_grad=True)
+    router_scale = torch.rand(24, device=device, requires_grad=True)
+    d_weights = torch.randn(70, 12, device=device)
+
+    def run() -> list[Tensor]:
+        gating = grouped_gate(logits, 4, 3, router_scale=router_scale, renormalize=True)
+        assert gating.counts.sum() == 70 * 12
+        return [*gating, *torch.autograd.grad(gating.weights, (logits, router_scale), d_weights)]
+
+    first, second = run(), run()
+    assert all(a.equal(b) for a, b in zip(first, second, strict=True))
+
+
+def test_launches_of_unequal_size_follow_each_other(device: str) -> None:
+    for T in (40, 3, 9, 40):
+        assert grouped_gate(torch.randn(T, 6, device=device), 3).counts.sum() == 3 * T
+
+
+def test_reference_backend_gives_the_oracle() -> None:
+    logits = spaced_logits(4, 6, torch.float32)
+    with testing.backend("reference"):
+        gating = grouped_gate(logits, 3, renormalize=True)
+    assert isinstance(gating, Gating)
+    assert gating.weights.equal(oracle(logits, 3, renormalize=True)[0])
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "error", "message"),
+    [
+        ((4,), {"logits": [1.0]}, TypeError, r"logits must be a Tensor \[T, E\], got list"),
+        ((4,), {"logits": torch.zeros(8)}, ValueError, r"logits must be \[T, E\], got \[8\]"),
+        (
+            (4,),
+            {"logits": torch.zeros(2, 8).int()},
+            TypeError,
+            r"logits must be float16.*got int32",
+        ),
+        ((4,), {"logits": torch.zeros(2, 0)}, ValueError, r"multiple of num_groups=4, got 0"),
+        ((3,), {}, ValueError, r"multiple of num_groups=3, got 8"),
+        ((0,), {}, ValueError, r"num_groups must be at least 1, got 0"),
+        ((-2,), {}, ValueError, r"num_groups must be at least 1, got -2"),
+        ((2.0,), {}, TypeError, r"num_groups must be an int, got float"),
+        ((4, 3), {}, ValueError, r"k must be at most .* 8 / 4 = 2, got 3"),
+        ((4, 0), {}, ValueError, r"k must be at least 1, got 0"),
+        ((4, -1), {}, ValueError, r"k must be at least 1, got -1"),
+        ((4, True), {}, TypeError, r"k must be an int, got bool"),
+        ((4,), {"score": "relu"}, ValueError, r"score must be one of softmax, sigmoid, got 'relu'"),
+        ((4,), {"bias": torch.zeros(7)}, ValueError, r"bias must be \[E\] = \[8\], got \[7\]"),
+        ((4,), {"bias": torch.zeros(8).long()}, TypeError, r"bias must be float16 .*, got int64"),
+        ((4,), {"bias": torch.zeros(8, device="meta")}, ValueError, r"bias .* cpu, got meta"),
+        ((4,), {"router_scale": torch.zeros(1, 8)}, ValueError, r"router_scale .* got \[1, 8\]"),
+        ((4,), {"router_scale": 2.0}, TypeError, r"router_scale must be a Tensor .* got float"),
+        ((4,), {"renormalize": 1}, TypeError, r"renormalize must be a bool, got int"),
+        ((4,), {"scaling": "2"}, TypeError, r"scaling must be a float, got str"),
+        ((4,), {"scaling": NAN}, ValueError, r"scaling must be finite, got nan"),
+    ],
+)
+def test_rejects(
+    args: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        grouped_gate(options.pop("logits", torch.zeros(2, 8)), *args, **options)

@@ -1,0 +1,90 @@
+"""`python -m moge_ops info` loads what it reports on, and says why something is not usable."""
+
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from moge_ops import _backend, ops
+from moge_ops.__main__ import main
+
+OPS = [module.name for module in pkgutil.iter_modules(ops.__path__)]
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """First word of each line -> the other words."""
+    return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
+
+
+def in_a_new_process(setup: str, tmp_path: Path) -> str:
+    """Output of ``info`` after ``setup``, in a process where nobody asked for the interpreter."""
+    code = f"""
+import os, sys, torch
+{setup}
+from moge_ops.__main__ import main
+main(["info"])
+print("TRITON_INTERPRET", os.environ.get("TRITON_INTERPRET"))
+"""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env=env, cwd=tmp_path, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+def test_every_operator_has_its_row(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info"])
+    text = capsys.readouterr().out
+    found = cells(text)
+    on = "cuda" if torch.cuda.is_available() else "interpreter"
+    for op in OPS:
+        assert found[op] == ["cpu", "any", "device", on, "no"]
+    assert found["torch"] == [torch.__version__]
+    assert "all: ascend: ImportError: backend 'ascend' cannot be loaded" in text
+
+
+def test_says_why_one_module_does_not_load(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = _backend.load
+
+    def broken(backend: str, op: str) -> ModuleType:
+        if (backend, op) == ("torch", "swiglu"):
+            raise AttributeError("no such intrinsic")
+        return load(backend, op)
+
+    monkeypatch.setattr(_backend, "load", broken)
+    main(["info"])
+    text = capsys.readouterr().out
+    assert cells(text)["swiglu"][0] == "no"
+    assert "swiglu: torch: AttributeError: no such intrinsic" in text
+
+
+def test_works_with_torch_alone(tmp_path: Path) -> None:
+    text = in_a_new_process("sys.modules.update(triton=None, numpy=None)", tmp_path)
+    for op in OPS:
+        assert cells(text)[op] == ["cpu", "any", "device", "no", "no"]
+    assert "all: triton: ImportError: backend 'triton' cannot be loaded: import of triton" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_chooses_the_interpreter_without_a_gpu(tmp_path: Path) -> None:
+    text = in_a_new_process("", tmp_path)
+    assert cells(text)["swiglu"][3] == "interpreter"
+
+
+def test_leaves_the_interpreter_off_where_there_is_a_gpu(tmp_path: Path) -> None:
+    text = in_a_new_process("torch.cuda.is_available = lambda: True", tmp_path)
+    assert cells(text)["swiglu"][3] == "cuda"
+    assert cells(text)["TRITON_INTERPRET"] == ["None"]
+
+
+def test_needs_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "info" in capsys.readouterr().err

@@ -1,0 +1,170 @@
+"""moge_ops.load_balance_loss agrees with its oracle, forward and backward, on every backend."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from moge_ops import testing
+from moge_ops.ops.load_balance_loss import load_balance_loss
+from moge_ops.reference.load_balance_loss import load_balance_loss as oracle
+from moge_ops.testing import assert_matches, group_ids
+
+# the interpreter computes masked elements too, and NumPy warns of the NaN that they may become
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+
+SHAPES = [  # T, E, G, k
+    pytest.param(5, 64, 8, 1, id="pangu"),
+    pytest.param(3, 512, 8, 1, id="intern"),
+    pytest.param(6, 30, 5, 3, id="odd"),
+    pytest.param(23, 12, 2, 2, id="several-tiles-per-program"),
+    pytest.param(2, 1024, 1, 2, id="many-experts"),
+    pytest.param(7, 1, 1, 1, id="one-expert"),
+    pytest.param(1, 8, 2, 1, id="one-token"),
+    pytest.param(0, 8, 2, 1, id="no-tokens"),
+]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SCORES = ["softmax", "sigmoid"]
+
+
+def check(logits: Tensor, experts: Tensor, score: str) -> Tensor:
+    """Loss and gradient within tolerance of the float64 oracle."""
+    logits.requires_grad_()
+    logits64 = logits.detach().cpu().double().requires_grad_()
+    loss = load_balance_loss(logits, experts, score=score)
+    loss64 = oracle(logits64, experts.cpu(), score=score)
+    assert loss.dtype is torch.promote_types(logits.dtype, torch.float32)
+    assert_matches(loss, loss64, "loss")
+    (d_logits,) = torch.autograd.grad(3.0 * loss, logits)
+    (d_logits64,) = torch.autograd.grad(3.0 * loss64, logits64)
+    assert d_logits.dtype is logits.dtype
+    # with even shares the terms cancel: the unit is at least the size of one
+    size = d_logits64.nan_to_num().square().mean().sqrt().item()
+    size = max(size, 3.0 / max(logits.numel(), 1))
+    assert_matches(d_logits, d_logits64, "d_logits", scale=size)
+    return loss
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "E", "G", "k"), SHAPES)
+def test_matches_the_oracle(
+    T: int, E: int, G: int, k: int, dtype: torch.dtype, score: str, device: str
+) -> None:
+    logits = torch.randn(T, E).to(device, dtype)
+    check(logits, group_ids(T, E, G, k).to(device), score)
+
+
+@given(
+    T=st.integers(0, 13),
+    K=st.integers(0, 5),
+    E=st.integers(1, 13),
+    score=st.sampled_from(SCORES),
+    dtype=st.sampled_from([*DTYPES, torch.float64]),
+    id_dtype=st.sampled_from([torch.int32, torch.int64]),
+    transposed=st.booleans(),
+)
+def test_any_shape_and_stride(
+    T: int,
+    K: int,
+    E: int,
+    score: str,
+    dtype: torch.dtype,
+    id_dtype: torch.dtype,
+    transposed: bool,
+    device: str,
+) -> None:
+    logits = torch.randn(E, T).to(device, dtype).t()
+    experts = torch.randint(-2, E + 2, (K, T), dtype=id_dtype, device=device).t()
+    if not transposed:
+        logits, experts = logits.repeat(1, 2)[:, :E], experts.repeat(2, 1)[:T]
+    check(logits, experts, score)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_gradcheck(score: str, device: str) -> None:
+    logits = torch.randn(9, 6, dtype=torch.float64, device=device, requires_grad=True)
+    experts = group_ids(9, 6, 2, 2).to(device)
+    assert torch.autograd.gradcheck(
+        lambda l: load_balance_loss(l, experts, score=score), (logits,), fast_mode=True
+    )
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_an_even_choice_gives_one(score: str, device: str) -> None:
+    experts = torch.arange(8, device=device).view(4, 2)
+    loss = load_balance_loss(torch.zeros(4, 8, device=device), experts, score=score)
+    torch.testing.assert_close(loss.item(), 1.0)
+
+
+def test_ids_out_of_range_count_for_no_expert(device: str) -> None:
+    logits = torch.randn(5, 3, device=device)
+    for stray in (-1, 3, 4, 2**40, -(2**40)):  # 3 falls into the padding of a tile
+        experts = torch.tensor([[0, stray]] * 5, device=device)
+        loss = check(logits.detach(), experts, "softmax")
+        # half of the slots go to expert 0: f_0 = E / 2
+        torch.testing.assert_close(loss, 1.5 * logits.softmax(-1)[:, 0].mean())
+
+
+def test_one_id_many_times_in_a_row(device: str) -> None:
+    check(torch.randn(6, 4, device=device), torch.full((6, 3), 2, device=device), "softmax")
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_a_bad_row_spoils(bad: float, score: str, device: str) -> None:
+    logits = torch.randn(9, 5, device=device)
+    logits[3, 1] = bad
+    logits[4] = bad
+    check(logits, group_ids(9, 5, 1, 2).to(device), score)
+
+
+def test_runs_are_equal_bit_for_bit(device: str) -> None:
+    logits = torch.randn(70, 24, device=device, requires_grad=True)
+    experts = group_ids(70, 24, 4, 3).to(device)
+
+    def run() -> list[Tensor]:
+        loss = load_balance_loss(logits, experts)
+        return [loss, *torch.autograd.grad(loss, logits)]
+
+    assert all(a.equal(b) for a, b in zip(run(), run(), strict=True))
+
+
+def test_ids_have_no_gradient_and_shares_are_constant(device: str) -> None:
+    logits = torch.randn(4, 6, device=device, requires_grad=True)
+    _, f = torch.ops.moge_ops.load_balance_loss(logits, group_ids(4, 6, 2, 1).to(device), "softmax")
+    assert not f.requires_grad
+    torch.testing.assert_close(f.sum().item(), 6.0)
+
+
+def test_reference_backend_gives_the_oracle() -> None:
+    logits, experts = torch.randn(4, 6), group_ids(4, 6, 2, 1)
+    with testing.backend("reference"):
+        assert load_balance_loss(logits, experts).equal(oracle(logits, experts))
+
+
+IDS = torch.zeros(2, 3, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("logits", "experts", "score", "error", "message"),
+    [
+        (torch.zeros(8), IDS, "softmax", ValueError, r"logits must be \[T, E\], got \[8\]"),
+        (torch.zeros(2, 0), IDS, "softmax", ValueError, r"with E at least 1, got \[2, 0\]"),
+        (torch.zeros(2, 8).int(), IDS, "softmax", TypeError, r"logits must be float16.*got int32"),
+        (None, IDS, "softmax", TypeError, r"logits must be a Tensor \[T, E\], got NoneType"),
+        (torch.zeros(2, 8), IDS.float(), "softmax", TypeError, r"experts .* int64, got float32"),
+        (torch.zeros(2, 8), IDS[0], "softmax", ValueError, r"experts must be \[T, K\], got \[3\]"),
+        (torch.zeros(4, 8), IDS, "softmax", ValueError, r"\[T, K\] = \[4, 3\], got \[2, 3\]"),
+        (torch.zeros(2, 8), IDS.to("meta"), "softmax", ValueError, r"experts .* cpu, got meta"),
+        (torch.zeros(2, 8), IDS, "tanh", ValueError, r"softmax, sigmoid, got 'tanh'"),
+    ],
+)
+def test_rejects(
+    logits: Any, experts: Tensor, score: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        load_balance_loss(logits, experts, score=score)
