@@ -1,0 +1,227 @@
+"""The benchmarks and the demo run, check what they time, and write what they say they write."""
+
+import csv
+import importlib
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+for package in ("matplotlib", "pytest_benchmark", "rich", "transformers"):
+    pytest.importorskip(package, reason="needs the extra 'bench'")
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+LAYER = "--tokens 24 --hidden 48 --experts 12 --groups 3 --k 2 --expert-size 20 --shared-size 40"
+OPERATORS = {
+    "grouped_gate",
+    "route",
+    "permute",
+    "unpermute",
+    "grouped_gemm",
+    "swiglu",
+    "grouped_mlp",
+    "load_balance_loss",
+}
+
+
+def run(script: str, *args: object) -> int | str | None:
+    """Runs a script of bench/ in this process, and returns its exit code."""
+    argv, path = [script, *map(str, args)], [str(BENCH), *sys.path]
+    with mock.patch.object(sys, "argv", argv), mock.patch.object(sys, "path", path):
+        try:
+            runpy.run_path(str(BENCH / script), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code
+    return 0
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_operator_has_a_benchmark_that_runs() -> None:
+    command = [sys.executable, "-m", "pytest", str(BENCH), "--smoke", "--benchmark-disable", "-qrA"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    passed = {line.split("::")[1] for line in done.stdout.splitlines() if line[:6] == "PASSED"}
+    assert {f"test_{op}" for op in OPERATORS} == {name.partition("[")[0] for name in passed}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CSV of a smoke run of the whole matrix."""
+    path = tmp_path_factory.mktemp("bench") / "smoke.csv"
+    assert run("run.py", "--smoke", "--out", path) == 0
+    return path
+
+
+def test_the_matrix_has_all_variants_at_every_point(smoke: Path) -> None:
+    points: dict[tuple[str, ...], set[tuple[str, str]]] = {}
+    for row in read(smoke):
+        point = (row["dtype"], row["direction"], row["T"])
+        points.setdefault(point, set()).add((row["op"], row["variant"]))
+    assert len(points) == 2 * 2 * 2
+    variants = {"moge_ops", "hf eager", "hf batched_mm", "hf grouped_mm", "torch grouped_mm"}
+    both = {("moe", v) for v in variants} | {("ceiling", "dense"), ("ceiling", "copy")}
+    routing = {(op, "moge_ops") for op in ("grouped_gate", "route", "permute", "unpermute")}
+    for (_, direction, _), found in points.items():
+        assert found == (both | routing if direction == "forward" else both)
+
+
+def test_rates_follow_from_times_and_counts(smoke: Path) -> None:
+    rows = read(smoke)
+    dense = {
+        (r["dtype"], r["direction"], r["T"]): float(r["gflop_s"])
+        for r in rows
+        if r["variant"] == "dense"
+    }
+    for row in rows:
+        median, q20, q80 = (float(row[f"{name}_ms"]) for name in ("median", "q20", "q80"))
+        assert 0 < q20 <= median <= q80
+        if row["op"] != "moe":
+            continue
+        T, H, G, k, F = (int(row[name]) for name in "THGkF")
+        forward = 6 * T * G * k * H * F
+        assert int(row["flops"]) == forward * (1 if row["direction"] == "forward" else 3)
+        rate = int(row["flops"]) / median / 1e6
+        assert float(row["gflop_s"]) == pytest.approx(rate, rel=1e-2)
+        ceiling = dense[row["dtype"], row["direction"], row["T"]]
+        assert float(row["of_dense"]) == pytest.approx(rate / ceiling, rel=1e-2)
+        assert 0 < float(row["rms_error"]) < 0.06
+
+
+def test_a_second_run_appends_and_the_plot_is_drawn(smoke: Path, tmp_path: Path) -> None:
+    path = tmp_path / "twice.csv"
+    path.write_bytes(smoke.read_bytes())
+    assert run("run.py", "--smoke", "--out", path, "--filter", "float32 forward T=9$") == 0
+    before, after = read(smoke), read(path)
+    assert after[: len(before)] == before
+    assert {row["T"] for row in after[len(before) :]} == {"9"}
+
+    assert run("plots.py", path) == 0
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_csv_with_other_columns_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"other\.csv must have the columns"):
+        run("run.py", "--smoke", "--out", path, "--filter", "float32 forward T=1$")
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_a_filter_that_matches_nothing_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("run.py", "--smoke", "--out", tmp_path / "x.csv", "--filter", "int8") == 2
+    assert "--filter 'int8' matches no point" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["moge_ops", "peer"])
+def test_a_wrong_result_is_not_timed(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "wrong.csv"
+    if broken == "moge_ops":
+        kernels = importlib.import_module("moge_ops.torch_kernels.grouped_mlp")
+        monkeypatch.setattr(kernels, "unpermute_fwd", off_by_a_tenth(kernels.unpermute_fwd))
+        message = "moge_ops: y: RMS error"
+    else:
+        whole = torch.nn.functional.grouped_mm
+        monkeypatch.setattr(torch.nn.functional, "grouped_mm", off_by_a_tenth(whole))
+        message = r"hf grouped_mm: y: RMS error"
+    with pytest.raises(AssertionError, match=message):
+        run("run.py", "--smoke", "--out", path, "--filter", "float32 forward T=9$")
+    assert not path.exists()
+
+
+def off_by_a_tenth(whole: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **options: whole(*args, **options) * 1.1
+
+
+def demo(*args: object, out: Path) -> int | str | None:
+    return run("demo.py", *LAYER.split(), *args, "--out", out)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_demo_checks_every_operator(
+    dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo("--dtype", dtype, out=tmp_path) == 0
+    said = capsys.readouterr().out
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines()]
+    rows = [(cells[0], cells[1], cells[-1]) for cells in lines if len(cells) == 8]
+    expected = [(op, "forward", "yes") for op in OPERATORS | {"nn.MoGE"}]
+    expected += [(op, "backward", "yes") for op in (OPERATORS | {"nn.MoGE"}) - {"route"}]
+    assert sorted(rows) == sorted(expected)
+    assert "MoGE IS 0.00, max/mean 1.00; plain top-k" in said
+    assert (tmp_path / "balance.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_without_a_backward_or_a_shared_expert(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo("--shared-size", 0, "--no-backward", out=tmp_path) == 0
+    assert "│ backward" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("op", "launcher", "wrong", "said"),
+    [
+        ("swiglu", "swiglu_fwd", lambda act: act.flip(-1), "swiglu forward: output"),
+        ("swiglu", "swiglu_bwd", lambda d: d * 1.01, "swiglu backward: d_gate_up"),
+        ("route", "route_fwd", lambda r: (r[0].flip(0), *r[1:]), "route forward: row_to_slot"),
+        ("grouped_gate", "grouped_gate_fwd", lambda g: (g[0], g[1] ^ 1, g[2]), "experts"),
+        ("permute", "permute_fwd", lambda rows: rows.roll(1, 0), "permute forward: output"),
+        # one element of the weights' gradient, out of thousands
+        ("grouped_gemm", "grouped_gemm_dw", lambda d: one_wrong(d), "d_weight, expert 11"),
+        ("grouped_mlp", "grouped_mlp_bwd", lambda d: (*d[:3], d[3] * 2), "d_weights"),
+        ("load_balance_loss", "load_balance_loss_fwd", lambda x: x * 2, "loss forward: output"),
+    ],
+)
+def test_demo_fails_where_an_operator_is_wrong(
+    op: str,
+    launcher: str,
+    wrong: Callable[[Any], Any],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kernels = importlib.import_module(f"moge_ops.torch_kernels.{op}")
+    whole = getattr(kernels, launcher)
+    monkeypatch.setattr(kernels, launcher, lambda *args: wrong(whole(*args)))
+    assert demo(out=tmp_path) == 1
+    output = capsys.readouterr().out
+    assert "FAILED" in output
+    assert said in output
+
+
+def one_wrong(d: torch.Tensor) -> torch.Tensor:
+    d[-1, 3, 5] += 3 * d.square().mean().sqrt()
+    return d
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--tokens 0", "--tokens must be at least 1, got 0"),
+        ("--experts 60 --groups 8", "--experts must be a multiple of --groups 8, got 60"),
+        ("--k 9", "--k must be at most the experts per group, 8, got 9"),
+        ("--shared-size -1", "--shared-size must be at least 0, got -1"),
+        ("--hidden 500000", "GiB are available"),
+    ],
+)
+def test_demo_says_why_sizes_cannot_be_run(
+    options: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("demo.py", *options.split()) == 2
+    captured = capsys.readouterr()
+    assert said in " ".join((captured.out + captured.err).split())
