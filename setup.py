@@ -7,7 +7,7 @@ SUBPACKAGES = {"triton_kernels": "moge_ops.triton_kernels"}
 
 
 def packages() -> list[str]:
-    """Every package to install: a list made by hand forgets one, and an editable install hides it."""
+    """Every package: a list made by hand forgets one, and an editable install hides that."""
     found = find_packages(include=["moge_ops", "moge_ops.*"], exclude=[*SUBPACKAGES.values()])
     for folder, name in SUBPACKAGES.items():
         found += [name, *(f"{name}.{sub}" for sub in find_packages(folder))]

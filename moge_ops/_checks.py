@@ -23,9 +23,7 @@ def tensor(name: str, x: Any, layout: str, dtypes: tuple[torch.dtype, ...]) -> N
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a Tensor {layout}, got {type(x).__name__}")
     if x.dtype not in dtypes:
-        raise TypeError(
-            f"{name} must be {_names(dtypes)}, got {str(x.dtype).removeprefix('torch.')}"
-        )
+        raise TypeError(f"{name} must be {_names(dtypes)}, got {_names((x.dtype,))}")
     if x.ndim != layout.count(",") + 1:
         raise ValueError(f"{name} must be {layout}, got {list(x.shape)}")
 
@@ -48,8 +46,8 @@ def same_dtype(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Checks that two arguments share a dtype; raises TypeError."""
     if x.dtype != other.dtype:
         raise TypeError(
-            f"{name} must have the dtype of {other_name}, {str(other.dtype).removeprefix('torch.')}, "
-            f"got {str(x.dtype).removeprefix('torch.')}"
+            f"{name} must have the dtype of {other_name}, {_names((other.dtype,))}, "
+            f"got {_names((x.dtype,))}"
         )
 
 

@@ -106,7 +106,7 @@ def spaced_logits(T: int, E: int, dtype: torch.dtype, *, steps: int = 64) -> Ten
 
 
 def group_ids(T: int, E: int, num_groups: int, k: int) -> Tensor:
-    """Random ``[T, K]`` int32 ids, ``k`` different ones in every group, column block g of group g."""
+    """Random ``[T, K]`` int32 ids: ``k`` different ones of group g in column block g."""
     per_group = E // num_groups
     order = torch.rand(T, num_groups, per_group).argsort(-1)[..., :k]  # [T, G, k]
     first = torch.arange(num_groups).view(1, num_groups, 1) * per_group

@@ -86,9 +86,7 @@ def test_matches_the_oracle_in_half_precision(
     F=st.integers(1, 40),
     weight_on=st.sampled_from(["output", "activation"]),
 )
-def test_any_ids(
-    T: int, H: int, E: int, K: int, F: int, weight_on: str, device: str
-) -> None:
+def test_any_ids(T: int, H: int, E: int, K: int, F: int, weight_on: str, device: str) -> None:
     # duplicates in a row, empty experts, and ids out of range: dropped slots
     ids = torch.randint(-1, E + 1, (T, K)).int()
     check(make(T, H, E, K, F, torch.float32), ids, weight_on, device)
@@ -227,7 +225,11 @@ def test_gradient_of_one_input_alone(only: str, device: str) -> None:
         ({"x": torch.zeros(3, 7)}, ValueError, r"w_gate_up must be .* = \[4, 12, 7\], got"),
         ({"w_gate_up": torch.zeros(4, 6, 8)}, ValueError, r"= \[4, 12, 8\], got \[4, 6, 8\]"),
         ({"w_down": torch.zeros(4, 9, 6)}, ValueError, r"w_down must be .* = \[4, 8, 6\], got"),
-        ({"weights": torch.zeros(3, 3)}, ValueError, r"weights must be .* = \[3, 2\], got \[3, 3\]"),
+        (
+            {"weights": torch.zeros(3, 3)},
+            ValueError,
+            r"weights must be .* = \[3, 2\], got \[3, 3\]",
+        ),
         ({"weights": torch.zeros(2, 2)}, ValueError, r"weights must be .* = \[3, 2\], got"),
         ({"weights": torch.zeros(3, 2).int()}, TypeError, r"weights must be float16 .*, got int32"),
         ({"routing": None}, TypeError, "routing must be a Routing, .* got NoneType"),

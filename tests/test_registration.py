@@ -1,4 +1,4 @@
-"""Every operator as torch.library and autograd see it: opcheck, compile, autocast, recomputation."""
+"""Every operator as torch.library and autograd see it: opcheck, compile, autocast, and more."""
 
 from collections.abc import Callable
 from typing import Any

@@ -24,7 +24,7 @@ class Config(NamedTuple):
 
 
 def device_class() -> str:
-    """``interpreter``, ``hopper`` (sm_90, sm_100: 227 KiB shared memory, TMA), ``ampere``, ``cdna``."""
+    """``interpreter``, ``hopper`` (sm_90, sm_100: 227 KiB shared, TMA), ``ampere`` or ``cdna``."""
     if INTERPRETED:
         return "interpreter"
     target = triton.runtime.driver.active.get_current_target()

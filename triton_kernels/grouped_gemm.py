@@ -73,7 +73,7 @@ def tile_product(
     BLOCK_C: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    """``[BLOCK_M, HALVES * BLOCK_C]``: the same columns of each half of the weight, side by side."""
+    """``[BLOCK_M, HALVES * BLOCK_C]``: the same columns of each half of the weight."""
     offs_r = tl.arange(0, BLOCK_R)
     column = tl.arange(0, HALVES * BLOCK_C)
     offs_c = first_c + column % BLOCK_C

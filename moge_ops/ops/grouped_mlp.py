@@ -157,9 +157,7 @@ def grouped_mlp(
     _checks.choice("weight_on", weight_on, ("output", "activation"))
     if _backend.use_reference(x):
         return _reference(x, w_gate_up, w_down, weights, *routing, weight_on=weight_on)
-    save = torch.is_grad_enabled() and any(
-        t.requires_grad for t in (x, w_gate_up, w_down, weights)
-    )
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, w_gate_up, w_down, weights))
     y, _ = _fwd(x, w_gate_up, w_down, weights, *routing, weight_on, save)
     out: Tensor = y
     return out

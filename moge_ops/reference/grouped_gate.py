@@ -28,9 +28,10 @@ def grouped_gate(
     keys = scores.detach() if bias is None else scores.detach() + bias.to(scores.dtype)
     keys = keys.view(T, num_groups, E // num_groups)  # [T, G, E/G]
     # best first, equal ones by id; then, keeping that order, every NaN behind every number
-    order = keys.nan_to_num(0.0, float("inf"), float("-inf")).sort(-1, descending=True, stable=True)
-    nan_last = keys.isnan().gather(-1, order.indices).int().sort(-1, stable=True).indices
-    chosen = order.indices.gather(-1, nan_last)[..., :k]  # [T, G, k]
+    order = keys.nan_to_num(0.0, float("inf"), float("-inf"))
+    order = order.argsort(stable=True, dim=-1, descending=True)
+    nan_last = keys.isnan().gather(-1, order).int().argsort(stable=True, dim=-1)
+    chosen = order.gather(-1, nan_last)[..., :k]  # [T, G, k]
     first = torch.arange(0, E, E // num_groups, device=logits.device).view(1, num_groups, 1)
     experts = (chosen + first).reshape(T, num_groups * k)  # [T, K]
 

@@ -1,5 +1,7 @@
 """Oracle of :func:`moge_ops.grouped_gemm`."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,6 @@ from torch import Tensor
 def grouped_gemm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """``[N, in], [E, out, in] -> [N, out]``; rows of no expert are zero."""
     starts = offsets.tolist()
-    outs = [rows[a:b] @ weight[e].T for e, (a, b) in enumerate(zip(starts, starts[1:]))]
+    outs = [rows[a:b] @ weight[e].T for e, (a, b) in enumerate(pairwise(starts))]
     tail = rows.new_zeros(rows.shape[0] - starts[-1], weight.shape[1])
     return torch.cat([*outs, tail])  # [N, out]
