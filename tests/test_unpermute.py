@@ -1,6 +1,7 @@
 """moge_ops.unpermute agrees with its oracle, forward and backward, on every backend."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import moge_ops
+from moge_ops import _backend
 from moge_ops.reference.unpermute import unpermute as oracle
 from moge_ops.testing import assert_matches, group_ids
 
@@ -118,6 +120,25 @@ def test_rows_of_no_expert_and_weights_of_dropped_slots_are_not_read(
     assert grads[0].tolist() == [[w] * 5 for w in [*by_row, 0.0, 0.0, 0.0]]
     if weighted:
         assert grads[1].tolist() == [[5.0, 0.0], [0.0, 0.0], [5.0, 5.0]]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+def test_rows_are_summed_in_float32(layout: str, device: str) -> None:
+    routing = moge_ops.route(torch.tensor([[0, 0, 0]], device=device), 1)
+    rows = torch.tensor([[256.0] * 2, [1.0] * 2, [1.0] * 2], device=device).bfloat16()
+    if layout == "strided":
+        rows = rows.t().contiguous().t()
+    for weights in (None, torch.ones(1, 3, device=device)):
+        y = moge_ops.unpermute(rows, routing, weights)
+        assert y.tolist() == [[258.0, 258.0]]  # in bfloat16 256 + 1 is 256
+
+
+@pytest.mark.parametrize("device", ["torch"], indirect=True)
+def test_backward_in_several_chunks(device: str) -> None:
+    routing = moge_ops.route(torch.randint(-1, 4, (9, 3), device=device), 4)
+    rows, weights = torch.randn(27, 7, device=device), torch.rand(9, 3, device=device)
+    with mock.patch.object(_backend.load("torch", "unpermute"), "CHUNK", 4 * 7):
+        check(rows, routing, weights)
 
 
 def test_undoes_permute(device: str) -> None:

@@ -33,7 +33,7 @@ def unpermute_fwd(
         offsets = None if offsets is None else 2 * offsets
     elif weights is not None:
         weights = weights.to(rows.dtype)
-    # a strided table would leave the kernel that sums in float32
+    # copied if strided: embedding_bag's vectorised kernel wants whole rows
     y = F.embedding_bag(indices, rows.contiguous(), offsets, mode="sum", per_sample_weights=weights)
     return y.to(dtype)
 
