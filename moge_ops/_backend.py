@@ -26,11 +26,6 @@ def _checked(name: str) -> str:
 _cpu_backend = _checked(os.environ.get("MOGE_OPS_BACKEND", "torch"))
 
 
-def cpu_backend() -> str:
-    """Name of the backend that serves CPU tensors now."""
-    return _cpu_backend
-
-
 def use_reference(x: torch.Tensor) -> bool:
     """Whether a public function hands its call to the oracle, past the dispatcher."""
     return _cpu_backend == "reference" and x.device.type == "cpu"
@@ -42,23 +37,25 @@ def override(name: str) -> Iterator[None]:
     global _cpu_backend
     before, _cpu_backend = _cpu_backend, _checked(name)
     try:
-        if name == "triton":
-            _interpreted_triton()
-        elif name == "ascend":
-            load("ascend", "swiglu")
+        if name != "reference":
+            _load_for_cpu("swiglu")  # what cannot be loaded raises here, not in the first call
         yield
     finally:
         _cpu_backend = before
 
 
-def _interpreted_triton() -> None:
-    """Loads Triton's kernels for the interpreter; they are decorated once, when first imported."""
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-    if not load("triton", "_common").INTERPRETED:
-        raise RuntimeError(
-            "the triton backend on CPU tensors needs Triton's interpreter, but the kernels were "
-            "already loaded for a GPU in this process: set TRITON_INTERPRET=1 before the start"
-        )
+def _load_for_cpu(op: str) -> ModuleType:
+    """The kernel module that serves CPU tensors now; Triton's must be those for the interpreter."""
+    if _cpu_backend == "triton":
+        # read when the kernels are first imported, and never again
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+        if not load("triton", "_common").INTERPRETED:
+            raise RuntimeError(
+                "the triton backend on CPU tensors needs Triton's interpreter, but the kernels "
+                "were already loaded for a GPU in this process: set TRITON_INTERPRET=1 before "
+                "it starts"
+            )
+    return load(_cpu_backend, op)
 
 
 def load(backend: str, op: str) -> ModuleType:
@@ -86,17 +83,20 @@ def define(schema: str, op: str, launcher: str) -> CustomOpDef:
         launcher: Name of the function there.
     """
 
-    def kernel(backend: Callable[[], str]) -> Callable[..., Any]:
+    def kernel(module: Callable[[], ModuleType]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            return getattr(load(backend(), op), launcher)(*args)
+            return getattr(module(), launcher)(*args)
 
         return call
 
     name, _, signature = schema.partition("(")
     # the first kernel also serves every device that has none of its own
     definition = torch.library.custom_op(
-        f"moge_ops::{name}", kernel(lambda: "torch"), mutates_args=(), schema=f"({signature}"
+        f"moge_ops::{name}",
+        kernel(lambda: load("torch", op)),
+        mutates_args=(),
+        schema=f"({signature}",
     )
-    definition.register_kernel("cpu")(kernel(cpu_backend))
-    definition.register_kernel("cuda")(kernel(lambda: "triton"))
+    definition.register_kernel("cpu")(kernel(lambda: _load_for_cpu(op)))
+    definition.register_kernel("cuda")(kernel(lambda: load("triton", op)))
     return definition

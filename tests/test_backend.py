@@ -1,0 +1,114 @@
+"""Which kernels serve a call: the device's, or on CPU tensors those that somebody asked for."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import moge_ops
+from moge_ops import _backend, testing
+from moge_ops.reference import swiglu as oracle
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """(backend, operator) of every kernel module that was asked for."""
+    seen: list[tuple[str, str]] = []
+    load = _backend.load
+
+    def recorded(backend: str, op: str) -> ModuleType:
+        seen.append((backend, op))
+        return load(backend, op)
+
+    monkeypatch.setattr(_backend, "load", recorded)
+    return seen
+
+
+def test_cpu_tensors_take_the_torch_path(loaded: list[tuple[str, str]]) -> None:
+    moge_ops.swiglu(torch.ones(1, 4))
+    assert loaded == [("torch", "swiglu")]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are loaded for the GPU")
+def test_triton_reroutes_forward_and_backward(loaded: list[tuple[str, str]]) -> None:
+    x = torch.ones(1, 4, requires_grad=True)
+    with testing.backend("triton"):
+        loaded.clear()
+        moge_ops.swiglu(x).sum().backward()
+    assert loaded.count(("triton", "swiglu")) == 2
+    loaded.clear()
+    moge_ops.swiglu(x)
+    assert loaded == [("torch", "swiglu")]
+
+
+def test_reference_goes_past_the_dispatcher(loaded: list[tuple[str, str]]) -> None:
+    x = torch.randn(2, 6, requires_grad=True)
+    with testing.backend("reference"):
+        out = moge_ops.swiglu(x)
+    assert torch.equal(out, oracle.swiglu(x))
+    assert out.grad_fn is not None
+    assert "moge_ops" not in out.grad_fn.name()
+    assert not loaded
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with (
+        pytest.raises(ValueError, match="one of torch, reference, triton, ascend, got 'tpu'"),
+        testing.backend("tpu"),
+    ):
+        pass
+
+
+def test_a_backend_that_is_not_there_raises_and_changes_nothing() -> None:
+    with (
+        pytest.raises(ImportError, match=r"'ascend' cannot be loaded: .* no Ascend C kernels"),
+        testing.backend("ascend"),
+    ):
+        pass
+    assert torch.equal(moge_ops.swiglu(torch.zeros(1, 4)), torch.zeros(1, 2))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_kernels_loaded_for_a_gpu_are_not_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backend.load("triton", "_common"), "INTERPRETED", False)
+    with (
+        pytest.raises(RuntimeError, match=r"already loaded for a GPU .* set TRITON_INTERPRET=1"),
+        testing.backend("triton"),
+    ):
+        pass
+
+
+def in_a_new_process(backend: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    code = """
+import sys, torch, moge_ops
+print("triton" in sys.modules)
+moge_ops.swiglu(torch.ones(1, 4))
+print("moge_ops.triton_kernels.swiglu" in sys.modules)
+"""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=env | {"MOGE_OPS_BACKEND": backend},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference", "triton"])
+def test_the_environment_chooses_for_a_process(backend: str, tmp_path: Path) -> None:
+    done = in_a_new_process(backend, tmp_path)
+    assert done.returncode == 0, done.stderr
+    imported, used = done.stdout.split()
+    assert imported == "False"  # import moge_ops needs torch alone
+    assert used == str(backend == "triton")
+
+
+def test_a_bad_name_in_the_environment_is_refused(tmp_path: Path) -> None:
+    done = in_a_new_process("tpu", tmp_path)
+    assert done.returncode
+    assert "backend must be one of torch, reference, triton, ascend, got 'tpu'" in done.stderr

@@ -1,0 +1,135 @@
+"""nn.MoGE agrees with the layer written out in plain torch."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from moge_ops import nn
+from moge_ops.reference.grouped_gate import grouped_gate
+from moge_ops.reference.grouped_mlp import grouped_mlp
+from moge_ops.reference.route import route
+from moge_ops.reference.swiglu import swiglu
+from moge_ops.testing import assert_matches
+
+H, F, E, G, S = 24, 16, 12, 3, 8
+OPTIONS = [
+    pytest.param({}, id="plain"),
+    pytest.param({"k": 2, "shared_size": S, "renormalize": True, "scaling": 2.5}, id="all-parts"),
+    pytest.param(
+        {"score": "sigmoid", "selection_bias": True, "router_scale": False}, id="sigmoid-biased"
+    ),
+    pytest.param({"weight_on": "activation"}, id="weight-on-activation"),
+]
+
+
+def written_out(layer: nn.MoGE, x: Tensor, p: dict[str, Tensor]) -> Tensor:
+    """The layer's formula on ``[T, H]``, with parameters ``p`` in float64."""
+    weights, experts, _ = grouped_gate(
+        x @ p["gate"].T,
+        layer.num_groups,
+        layer.k,
+        score=layer.score,
+        bias=p.get("bias"),
+        router_scale=p.get("router_scale"),
+        renormalize=layer.renormalize,
+        scaling=layer.scaling,
+    )
+    y = grouped_mlp(
+        x,
+        p["w_gate_up"],
+        p["w_down"],
+        weights,
+        *route(experts, E),
+        weight_on=layer.weight_on,
+    )
+    if "shared_down" in p:
+        y = y + swiglu(x @ p["shared_gate_up"].T) @ p["shared_down"].T
+    return y
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_matches_the_layer_written_out(options: dict[str, Any], device: str) -> None:
+    layer = nn.MoGE(H, F, E, G, **options, device=device)
+    with torch.no_grad():
+        if layer.router_scale is not None:
+            layer.router_scale.uniform_(0.5, 1.5)
+        if isinstance(layer.bias, Tensor):
+            layer.bias.uniform_(-0.1, 0.1)
+    x = torch.randn(2, 3, H, device=device, requires_grad=True)
+    named = dict(layer.named_parameters())
+    wide = {name: v.detach().cpu().double() for name, v in layer.state_dict().items()}
+    for name in named:
+        wide[name].requires_grad_()
+    x64 = x.detach().cpu().double().requires_grad_()
+    y, y64 = layer(x), written_out(layer, x64.reshape(-1, H), wide).view(2, 3, H)
+    assert_matches(y, y64, "y")
+
+    d_y = torch.randn(2, 3, H)
+    grads = torch.autograd.grad(y, [x, *named.values()], d_y.to(device))
+    grads64 = torch.autograd.grad(y64, [x64, *(wide[n] for n in named)], d_y.double())
+    for name, got, want in zip(("x", *named), grads, grads64, strict=True):
+        # chosen scores nearly cancel in the softmax's gradient: measured against d_w_gate_up's size
+        scale = grads64[0].square().mean().sqrt().item() if name == "gate" else None
+        assert_matches(got, want, f"d_{name}", scale=scale)
+
+
+def test_returns_its_routing(device: str) -> None:
+    layer = nn.MoGE(H, F, E, G, k=2, device=device)
+    x = torch.randn(5, H, device=device)
+    y, logits, gating = layer(x, return_routing=True)
+    assert torch.equal(y, layer(x))
+    assert logits.shape == (5, E)
+    assert gating.experts.shape == (5, 2 * G)
+    groups = gating.experts.view(5, G, 2) // (E // G)
+    assert torch.equal(groups, torch.arange(G, device=device).view(1, G, 1).expand_as(groups).int())
+
+
+@pytest.mark.parametrize("shape", [(0, H), (2, 0, H), (H,)], ids=str)
+def test_any_leading_dimensions(shape: tuple[int, ...], device: str) -> None:
+    layer = nn.MoGE(H, F, E, G, shared_size=S, device=device)
+    assert layer(torch.randn(shape, device=device)).shape == shape
+
+
+def test_initialises_like_linear_and_round_trips(device: str) -> None:
+    layer = nn.MoGE(H, F, E, G, shared_size=S, selection_bias=True, device=device)
+    for name, width in (("gate", H), ("w_gate_up", H), ("w_down", F), ("shared_down", S)):
+        largest = getattr(layer, name).abs().max().item()
+        assert 0.8 * width**-0.5 < largest <= width**-0.5, name
+    assert (layer.router_scale == 1).all()
+    assert (layer.bias == 0).all()
+    other = nn.MoGE(H, F, E, G, shared_size=S, selection_bias=True, device=device)
+    other.load_state_dict(layer.state_dict())
+    x = torch.randn(3, H, device=device)
+    assert torch.equal(layer(x), other(x))
+
+
+def test_needs_no_memory_on_meta() -> None:
+    layer = nn.MoGE(5120, 1344, 64, 8, shared_size=5376, device="meta", dtype=torch.bfloat16)
+    experts = layer.w_gate_up.numel() + layer.w_down.numel()
+    assert experts == 64 * 3 * 1344 * 5120
+    assert "num_groups=8, k=1, shared_size=5376" in repr(layer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((H, F, E, 5), ValueError, "positive multiple of num_groups=5, got 12"),
+        ((H, F, E, G, 5), ValueError, "k must be at most .* 12 / 3 = 4, got 5"),
+        ((-1, F, E, G), ValueError, "hidden_size must be at least 1, got -1"),
+        ((H, 1.5, E, G), TypeError, "expert_size must be an int, got float"),
+    ],
+)
+def test_rejects_sizes(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        nn.MoGE(*arguments)
+
+
+def test_rejects_options_and_inputs() -> None:
+    with pytest.raises(ValueError, match="score must be one of softmax, sigmoid, got 'relu'"):
+        nn.MoGE(H, F, E, G, score="relu")
+    with pytest.raises(ValueError, match="weight_on must be one of output, activation, got"):
+        nn.MoGE(H, F, E, G, weight_on="input")
+    with pytest.raises(ValueError, match=r"x must be \[..., H=24\], got \[3, 23\]"):
+        nn.MoGE(H, F, E, G)(torch.zeros(3, 23))
