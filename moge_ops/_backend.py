@@ -98,5 +98,11 @@ def define(schema: str, op: str, launcher: str) -> CustomOpDef:
         schema=f"({signature}",
     )
     definition.register_kernel("cpu")(kernel(lambda: _load_for_cpu(op)))
-    definition.register_kernel("cuda")(kernel(lambda: load("triton", op)))
+    triton = kernel(lambda: load("triton", op))
+
+    @definition.register_kernel("cuda")
+    def _(*args: Any) -> Any:
+        with torch.cuda.device_of(args[0]):  # Triton launches on the current device
+            return triton(*args)
+
     return definition

@@ -36,10 +36,12 @@ def narrow(x, dtype: tl.constexpr):
 
 @triton.jit
 def publish(ptrs, values, mask):
-    """Stores what the program that :func:`is_last_program` will read."""
+    """Stores what the last program of the grid, see :func:`is_last_program`, will read."""
     # AMD's barrier waits for shared memory only, so a store may come after the ticket; not so an
     # acquiring atomic, which its thread waits for (an exchange: no arithmetic, any order)
     if target_info.is_hip():
+        # through integers, as Triton 3.6 cannot lower an exchange at a base and an offset
+        ptrs = ptrs.to(tl.int64).to(ptrs.dtype)
         tl.atomic_xchg(ptrs, values, mask=mask, sem="acq_rel")
     else:
         tl.store(ptrs, values, mask=mask)

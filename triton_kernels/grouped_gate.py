@@ -12,13 +12,14 @@ from ._common import (
     acc_dtype,
     column_sums,
     is_last_program,
+    narrow,
     num_programs,
     publish,
     ticket,
 )
 
-# elements of a program's tile of logits, and of its tile of partial sums
-TILE = 2048
+TILE = 1024  # logits of one step
+PARTIALS = 4096  # partial sums of one step of the last program
 
 
 @triton.jit
@@ -224,7 +225,7 @@ def _grouped_gate_bwd_kernel(
         else:
             d_logits = d_scores * scores * (1.0 - scores)
         d_logits_ptrs = d_logits_ptr + offs_t * E + offs_e[None]
-        tl.store(d_logits_ptrs, d_logits.to(d_logits_ptr.dtype.element_ty), mask=mask)
+        tl.store(d_logits_ptrs, narrow(d_logits, d_logits_ptr.dtype.element_ty), mask=mask)
 
     if HAS_ROUTER_SCALE:
         dtype = d_router_scale_ptr.dtype.element_ty
@@ -233,9 +234,9 @@ def _grouped_gate_bwd_kernel(
             if is_last_program(ticket_ptr):
                 offs_out = tl.arange(0, E_P2)
                 sums = column_sums(partials_ptr, E, BLOCK_P, E_P2)
-                tl.store(d_router_scale_ptr + offs_out, sums.to(dtype), mask=offs_out < E)
+                tl.store(d_router_scale_ptr + offs_out, narrow(sums, dtype), mask=offs_out < E)
         else:
-            tl.store(d_router_scale_ptr + offs_e, d_router_scale.to(dtype), mask=mask_e)
+            tl.store(d_router_scale_ptr + offs_e, narrow(d_router_scale, dtype), mask=mask_e)
 
 
 def _sizes(logits: Tensor, num_groups: int) -> tuple[int, dict[str, Any]]:
@@ -251,7 +252,7 @@ def _sizes(logits: Tensor, num_groups: int) -> tuple[int, dict[str, Any]]:
         "MANY": P > 1,
         "ACC": acc_dtype(logits.dtype),
         "BLOCK_T": BLOCK_T,
-        "BLOCK_P": 2 if INTERPRETED else max(1, TILE // E_P2),
+        "BLOCK_P": 2 if INTERPRETED else max(1, PARTIALS // E_P2),
         "G_P2": G_P2,
         "EG_P2": EG_P2,
         "E_P2": E_P2,

@@ -258,8 +258,10 @@ def _grouped_mlp_d_weights_kernel(
     mask = slot < N
     row = tl.load(slot_to_row_ptr + slot, mask=mask, other=-1)
     acc = tl.zeros((BLOCK_SLOTS,), dtype=partial_ptr.dtype.element_ty)
-    for f in range(0, tiles_f):  # in order: the same bits every run
-        acc += tl.load(partial_ptr + f * N.to(tl.int64) + row, mask=row >= 0, other=0.0)
+    partial_ptrs = partial_ptr + row
+    for _ in range(0, tiles_f):  # in order: the same bits every run
+        acc += tl.load(partial_ptrs, mask=row >= 0, other=0.0)
+        partial_ptrs += N
     tl.store(d_weights_ptr + slot, narrow(acc, d_weights_ptr.dtype.element_ty), mask=mask)
 
 

@@ -10,13 +10,14 @@ from ._common import (
     acc_dtype,
     column_sums,
     is_last_program,
+    narrow,
     num_programs,
     publish,
     ticket,
 )
 
-# elements of a program's tile of logits, and of its tile of partial sums
-TILE = 2048
+TILE = 1024  # logits of one step
+PARTIALS = 4096  # partial sums of one step of the last program
 
 
 @triton.jit
@@ -136,7 +137,7 @@ def _load_balance_loss_bwd_kernel(
     if not SOFTMAX:
         d_logits = d_logits * (1.0 - s)
     d_logits_ptrs = d_logits_ptr + offs_t * E + offs_e
-    tl.store(d_logits_ptrs, d_logits.to(d_logits_ptr.dtype.element_ty), mask=mask)
+    tl.store(d_logits_ptrs, narrow(d_logits, d_logits_ptr.dtype.element_ty), mask=mask)
 
 
 def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[Tensor, Tensor]:
@@ -168,7 +169,7 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
         MANY=P > 1,
         ACC=acc_dtype(logits.dtype),
         BLOCK_T=BLOCK_T,
-        BLOCK_P=2 if INTERPRETED else max(1, TILE // BLOCK_E),
+        BLOCK_P=2 if INTERPRETED else max(1, PARTIALS // BLOCK_E),
         BLOCK_E=BLOCK_E,
     )
     return loss, f

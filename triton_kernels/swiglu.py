@@ -26,7 +26,8 @@ def _swiglu_fwd_kernel(
 
     gate_ptrs = gate_up_ptr + pid_n * stride_gate_up_n + offs_f * stride_gate_up_f
     gate = tl.load(gate_ptrs, mask=mask_f, other=0.0).to(ACC)  # [BLOCK_F]
-    up = tl.load(gate_ptrs + F.to(tl.int64) * stride_gate_up_f, mask=mask_f, other=0.0).to(ACC)
+    up_ptrs = gate_up_ptr + pid_n * stride_gate_up_n + (offs_f + F) * stride_gate_up_f
+    up = tl.load(up_ptrs, mask=mask_f, other=0.0).to(ACC)  # [BLOCK_F]
     act = gate / (1.0 + tl.exp(-gate)) * up
     tl.store(act_ptr + pid_n * F + offs_f, narrow(act, act_ptr.dtype.element_ty), mask=mask_f)
 
@@ -52,7 +53,8 @@ def _swiglu_bwd_kernel(
     gate_ptrs = gate_up_ptr + pid_n * stride_gate_up_n + offs_f * stride_gate_up_f
     d_act = tl.load(d_act_ptrs, mask=mask_f, other=0.0).to(ACC)  # [BLOCK_F]
     gate = tl.load(gate_ptrs, mask=mask_f, other=0.0).to(ACC)  # [BLOCK_F]
-    up = tl.load(gate_ptrs + F.to(tl.int64) * stride_gate_up_f, mask=mask_f, other=0.0).to(ACC)
+    up_ptrs = gate_up_ptr + pid_n * stride_gate_up_n + (offs_f + F) * stride_gate_up_f
+    up = tl.load(up_ptrs, mask=mask_f, other=0.0).to(ACC)  # [BLOCK_F]
 
     # recomputing the sigmoid is cheaper than saving the activation
     sig = 1.0 / (1.0 + tl.exp(-gate))
