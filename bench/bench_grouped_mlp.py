@@ -26,7 +26,7 @@ def test_grouped_mlp(
     check_and_time(
         benchmark,
         grouped_mlp,
-        lambda *inputs: oracle(*inputs, *routing),
+        lambda x, w_gate_up, w_down, weights: oracle(x, w_gate_up, w_down, weights, *routing),
         {"x": x, "w_gate_up": w_gate_up, "w_down": w_down, "weights": weights},
         direction=direction,
         forward=forward,

@@ -506,9 +506,9 @@ def needed(s: Sizes, shared_size: int, dtype: torch.dtype, *, backward: bool) ->
     expert, shared = 3 * s.F * s.H, 3 * shared_size * s.H
     weights = (s.E * (expert + s.H) + shared) * dtype.itemsize
     activations = s.N * (3 * s.H + 8 * s.F) * dtype.itemsize
-    oracle = 8 * (3 * s.N * s.H + 6 * s.N * s.F + max(2 * expert, 2 * shared))
-    base = GIB // 2  # the interpreter, torch, one expert's comparison
-    return base + weights * (2 if backward else 1) + activations + oracle * (2 if backward else 1)
+    oracle = 8 * (3 * s.N * s.H + 6 * s.N * s.F + 2 * max(expert, shared))
+    base = 3 * GIB // 4  # Python, torch, and what is compared at a time
+    return base + weights * (2 if backward else 1) + activations + oracle
 
 
 def parse() -> argparse.Namespace:

@@ -39,7 +39,7 @@ def draw_rates(rows: Mapping[tuple[str, str, int, str], Row]) -> Figure:
     dtypes = sorted({key[0] for key in rows}, reverse=True)  # float32 first
     directions = sorted({key[1] for key in rows})
     figure = Figure(figsize=(5.2 * len(directions), 3.9 * len(dtypes) + 0.9), layout="constrained")
-    panels = figure.subplots(len(dtypes), len(directions), sharex=True, squeeze=False)
+    panels = figure.subplots(len(dtypes), len(directions), sharex=True, sharey=True, squeeze=False)
     for i, dtype in enumerate(dtypes):
         for j, direction in enumerate(directions):
             panel: Axes = panels[i, j]
@@ -49,7 +49,8 @@ def draw_rates(rows: Mapping[tuple[str, str, int, str], Row]) -> Figure:
                     for (d, way, T, name), row in rows.items()
                     if (d, way, name) == (dtype, direction, variant) and row["median_ms"]
                 )
-                panel.plot(*zip(*points, strict=True), line, color=colour, marker=marker, ms=5)
+                tokens, rates = zip(*points, strict=True) if points else ((), ())
+                panel.plot(tokens, rates, line, color=colour, marker=marker, ms=5)
             ticks = sorted({key[2] for key in rows})
             panel.set(title=f"{dtype}, {direction}", xscale="log", yscale="log")
             panel.set_xticks(ticks, [str(T) for T in ticks])

@@ -183,7 +183,7 @@ def test_demo_without_a_backward_or_a_shared_expert(
         # one element of the weights' gradient, out of thousands
         ("grouped_gemm", "grouped_gemm_dw", lambda d: one_wrong(d), "d_weight, expert 11"),
         ("grouped_mlp", "grouped_mlp_bwd", lambda d: (*d[:3], d[3] * 2), "d_weights"),
-        ("load_balance_loss", "load_balance_loss_fwd", lambda x: x * 2, "loss forward: output"),
+        ("load_balance_loss", "load_balance_loss_fwd", lambda r: (r[0] * 2, r[1]), "loss forward"),
     ],
 )
 def test_demo_fails_where_an_operator_is_wrong(
@@ -225,3 +225,23 @@ def test_demo_says_why_sizes_cannot_be_run(
     assert run("demo.py", *options.split()) == 2
     captured = capsys.readouterr()
     assert said in " ".join((captured.out + captured.err).split())
+
+
+def test_demo_skips_a_backward_that_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read_text = Path.read_text
+
+    def little_memory(path: Path, *args: Any, **options: Any) -> str:
+        if path == Path("/proc/meminfo"):
+            return f"MemTotal: 1 kB\nMemAvailable: {600 * 1024} kB\n"
+        if path.is_relative_to("/sys/fs/cgroup"):
+            raise FileNotFoundError(path)
+        return read_text(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", little_memory)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert demo("--hidden", 512, "--expert-size", 1024, out=tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "Backward skipped: it needs about 0.6 GiB, 0.6 GiB are available" in said
+    assert "│ backward" not in said

@@ -1,0 +1,259 @@
+"""Compiles every Triton kernel for one GPU, which need not be there: `cross_compile.py sm_90 OUT`.
+
+A process of its own, started by test_compile.py: Triton chooses between its interpreter and its
+compiler once, when the kernels are imported. What is compiled is what the launchers would launch:
+they run on meta tensors, under a driver that only names the target, and each launch stops after
+compilation. OUT becomes JSON: one row per binary, and what did not build.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from moge_ops.triton_kernels import (
+    grouped_gate,
+    grouped_gemm,
+    grouped_mlp,
+    load_balance_loss,
+    permute,
+    route,
+    swiglu,
+    unpermute,
+)
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+MATRIX_INSTRUCTIONS = {
+    "wgmma.mma_async": "wgmma",
+    "tcgen05.mma": "tcgen05",
+    "mma.sync": "mma",
+    "v_mfma": "mfma",
+}
+
+
+class Layer(NamedTuple):
+    """Sizes and gate of one layer; ``tokens``: from decoding to the most rows per expert."""
+
+    H: int
+    F: int
+    E: int
+    G: int
+    k: int
+    tokens: tuple[int, ...]
+    score: str
+    has_bias: bool
+    has_router_scale: bool
+    renormalize: bool
+
+
+LAYERS = {
+    "pangu": Layer(5120, 1344, 64, 8, 1, (16, 256, 4096), "softmax", False, True, False),
+    "intern": Layer(4096, 1536, 512, 8, 1, (16, 8192), "softmax", False, False, True),
+    # no size is a multiple of 16, and of the routing's only G is a power of two
+    "odd": Layer(333, 77, 60, 4, 3, (7, 999), "sigmoid", True, True, True),
+}
+
+
+class Driver:
+    """Names the target; there is no device to ask, and nothing is launched on it."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def launch_all(layer: Layer, T: int, dtype: torch.dtype, variants: list[tuple[str, bool]]) -> None:
+    """Calls every launcher as the operators do; the fused layer once per (weight_on, save)."""
+    H, F, E, G, k, _, score, has_bias, has_router_scale, renormalize = layer
+    K = G * k
+    N = T * K
+
+    def new(*sizes: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.empty(sizes, dtype=dtype, device="meta")
+
+    def ids(*sizes: int) -> torch.Tensor:
+        return new(*sizes, dtype=torch.int32)
+
+    logits, experts, weights = new(T, E), ids(T, K), new(T, K, dtype=torch.float32)
+    bias = new(E) if has_bias else None
+    gate = (new(E) if has_router_scale else None, renormalize, 1.5)
+    grouped_gate.grouped_gate_fwd(logits, G, k, score, bias, *gate)
+    grouped_gate.grouped_gate_bwd(weights, logits, experts, G, score, *gate)
+    _, f = load_balance_loss.load_balance_loss_fwd(logits, experts, score)
+    load_balance_loss.load_balance_loss_bwd(new(), logits, f, score)
+
+    x, rows, routing = new(T, H), new(N, H), (ids(N), ids(T, K))
+    for num_groups in (None, G):
+        route.route_fwd(experts, E, num_groups)
+    permute.permute_fwd(x, *routing)
+    for row_weights in (None, weights):
+        unpermute.unpermute_fwd(rows, *routing, row_weights)
+    unpermute.unpermute_bwd(x, rows, *routing, weights)
+
+    pre, w_gate_up, w_down, offsets = new(N, 2 * F), new(E, 2 * F, H), new(E, H, F), ids(E + 1)
+    swiglu.swiglu_bwd(swiglu.swiglu_fwd(pre), pre)
+    grouped_gemm.grouped_gemm_fwd(rows, w_gate_up, offsets)
+    grouped_gemm.grouped_gemm_dx(pre, w_gate_up, offsets)
+    grouped_gemm.grouped_gemm_dw(pre, rows, offsets)
+    tensors = (x, w_gate_up, w_down, weights, *routing, offsets)
+    for variant in variants:
+        grouped_mlp.grouped_mlp_fwd(*tensors, *variant)
+    grouped_mlp.grouped_mlp_bwd(x, *tensors, pre, True, True)
+
+
+SHAPE_OPS = {
+    "tt.splat",
+    "tt.broadcast",
+    "tt.expand_dims",
+    "tt.reshape",
+    "tt.trans",
+    "tt.make_range",
+}
+SUMS = SHAPE_OPS | {"arith.addi", "arith.subi", "arith.muli", "arith.minsi", "arith.maxsi"}
+SUMS |= {"arith.select", "arith.extsi", "arith.extui", "arith.trunci"}
+
+
+def narrow_products(ttir: str) -> list[str]:
+    """Products of an index and a size, both known at run time only, made in 32 bits for an address.
+
+    They overflow past 2^31 elements, whatever type they are converted to later. Columns within a
+    row do not, nor do tiles times their width, a constant power of two: they stay below a size.
+    """
+    CONSTANT, SIZE, INDEX = range(3)
+    kind: dict[str, int] = {}  # of each value; an index unless known better
+    narrow: dict[str, set[str]] = {}  # the products that a value is a sum of
+    found: set[str] = set()
+    # names are used anew in sibling blocks: in the order of the text, the last one is meant
+    for line in ttir.splitlines():
+        text = line.partition(" loc(")[0].strip()
+        name, op, rest = re.match(r'(?:(%[\w-]+)(?::\d+)? = )?"?([\w.]*)"?(.*)', text).groups()
+        operands = re.findall(r"%[\w-]+", rest)
+        kinds = [kind.get(operand, INDEX) for operand in operands]
+        if op == "tt.func":
+            kind |= dict.fromkeys(re.findall(r"%[\w-]+", line), SIZE)
+        elif op == "scf.for":
+            kind |= dict.fromkeys(operands[4:], INDEX)
+            kind[operands[0]] = INDEX if max(kinds[1:4]) else CONSTANT
+        elif op == "tt.addptr":
+            found |= narrow.get(operands[1], set())
+        if name is None:
+            continue
+        kind[name], narrow[name] = INDEX, set()
+        if op == "arith.constant":
+            value = re.match(r" (?:dense<)?(-?\d+)>? :", rest)
+            kind[name] = SIZE if value and abs(int(value[1])).bit_count() > 1 else CONSTANT
+        elif op == "tt.get_num_programs":  # of a persistent grid: as many as multiprocessors
+            kind[name] = CONSTANT
+        elif op.startswith("arith.") or op in SHAPE_OPS:
+            kind[name] = max(kinds, default=CONSTANT)
+        if op in SUMS:
+            narrow[name].update(*(narrow.get(operand, set()) for operand in operands))
+        if op == "arith.muli" and rest.rstrip(">").endswith("i32") and min(kinds) >= SIZE:
+            narrow[name] |= {text} if INDEX in kinds else set()
+    return sorted(found)
+
+
+def figures(kernel: Any) -> dict[str, Any]:
+    """Registers, bytes of local memory a thread, and matrix instruction of one binary."""
+    if "cubin" in kernel.asm:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(kernel.asm["cubin"])
+            file.flush()
+            tool = triton.knobs.nvidia.cuobjdump.path
+            usage = subprocess.run(
+                [tool, "--dump-resource-usage", file.name], check=True, capture_output=True
+            ).stdout.decode()
+        # the frame holds what was spilled: nothing else of a kernel lives there
+        patterns, code = (r"REG:(\d+)", r"STACK:(\d+)"), kernel.asm["ptx"]
+    else:
+        usage = code = kernel.asm["amdgcn"]
+        patterns = (r"\.vgpr_count:\s*(\d+)", r"\.private_segment_fixed_size:\s*(\d+)")
+    registers, local = (int(re.search(p, usage)[1]) for p in patterns)
+    dot = "tt.dot" in kernel.asm["ttir"]
+    matrix = next(
+        (name for i, name in MATRIX_INSTRUCTIONS.items() if i in code), "fma" if dot else ""
+    )
+    return {
+        "registers": registers,
+        "local_bytes": local,
+        "shared_bytes": kernel.metadata.shared,
+        "matrix": matrix,
+    }
+
+
+class Collector:
+    """Takes the place of each launch: compiles, and notes what for."""
+
+    compile = JITFunction.run
+
+    def __init__(self) -> None:
+        self.use = ("", "", 0)  # dtype, layer, T
+        self.binaries: dict[int, tuple[Any, dict[str, Any]]] = {}  # kept, so that ids stay unique
+        self.failures: dict[str, str] = {}
+
+    def launch(self, fn: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        name = fn.__name__
+        try:
+            binary = Collector.compile(fn, *args, grid=grid, warmup=True, **kwargs)
+        except Exception:
+            self.failures.setdefault(f"{name}, {self.use}", traceback.format_exc()[-2000:])
+            return
+        config = {key: int(value) for key, value in kwargs.items() if isinstance(value, int)}
+        config |= {key: getattr(binary.metadata, key) for key in ("num_warps", "num_stages")}
+        row = {
+            "kernel": name,
+            "config": " ".join(f"{k}={v}" for k, v in config.items()),
+            "uses": [],
+        }
+        uses = self.binaries.setdefault(id(binary), (binary, row))[1]["uses"]
+        if self.use not in uses:
+            uses.append(self.use)
+
+
+def main(target: str, out: str) -> None:
+    triton.runtime.driver.set_active(Driver(TARGETS[target]))
+    collector = Collector()
+    JITFunction.run = lambda fn, *args, **kwargs: collector.launch(fn, *args, **kwargs)
+    variants = [("output", True), ("output", False), ("activation", True)]
+    for dtype in DTYPES:
+        for name, layer in LAYERS.items():
+            # T chooses the tiles, alike for bf16 and fp16 and not for fp32; options do not
+            for T in layer.tokens if dtype == "bf16" else layer.tokens[-1:]:
+                every = dtype == "bf16" and layer.tokens[-1] == T
+                collector.use = (dtype, name, T)
+                try:
+                    launch_all(layer, T, DTYPES[dtype], variants if every else variants[:1])
+                except Exception:
+                    collector.failures[f"launcher, {collector.use}"] = traceback.format_exc()
+    rows = [
+        row | figures(binary) | {"narrow": narrow_products(binary.asm["ttir"])}
+        for binary, row in collector.binaries.values()
+    ]
+    result = {"triton": triton.__version__, "rows": rows, "failures": collector.failures}
+    Path(out).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,164 @@
+"""Every Triton kernel builds for four GPUs, none of which is needed, and fits them.
+
+cross_compile.py compiles what the launchers would launch; its rows also become
+bench/results/resources.csv. Nothing here runs a kernel.
+"""
+
+import ast
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "bench" / "results" / "resources.csv"
+COLUMNS = [
+    "triton",
+    "kernel",
+    "target",
+    "dtype",
+    "layers",  # name/T
+    "config",
+    "registers",  # a thread
+    "local_bytes",  # a thread: what spilled
+    "shared_bytes",  # a block
+    "matrix",  # instruction of its products
+]
+# shared memory that one block may ask for, in bytes (CUDA programming guide, table of technical
+# specifications per compute capability; AMD CDNA 3 ISA, LDS)
+SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+TARGETS = sorted(SHARED)
+DTYPES = ["bf16", "fp16", "fp32"]
+LAYERS = ["pangu", "intern", "odd"]
+KERNELS = sorted(
+    node.name
+    for path in (ROOT / "triton_kernels").glob("*.py")
+    for node in ast.parse(path.read_text()).body
+    if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel")
+)
+# one worker of pytest-xdist compiles for all of these tests
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compile")]
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
+    """Per target: rows, failures and Triton's version."""
+    pytest.importorskip("triton")
+    folder = tmp_path_factory.mktemp("compile")
+
+    def build(target: str) -> Row:
+        script, out = Path(__file__).with_name("cross_compile.py"), folder / target
+        done = subprocess.run(
+            [sys.executable, script, target, out],
+            env=os.environ | {"TRITON_INTERPRET": "0"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{target}: {done.stderr[-4000:]}"
+        result: Row = json.loads(out.read_text())
+        return result
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        results = dict(zip(TARGETS, pool.map(build, TARGETS), strict=True))
+    if not any(result["failures"] for result in results.values()):
+        write_table(results)
+    return results
+
+
+def write_table(results: dict[str, Row]) -> None:
+    """Replaces the rows of this version of Triton."""
+    version = results["sm_90"]["triton"]
+    layers = defaultdict(set)
+    for target, result in results.items():
+        for row in result["rows"]:
+            figures = tuple(str(row[column]) for column in COLUMNS[5:])
+            for dtype, layer, T in row["uses"]:
+                layers[(version, row["kernel"], target, dtype, *figures)].add((layer, T))
+    lines = [
+        [*key[:4], " ".join(f"{layer}/{T}" for layer, T in sorted(uses)), *key[4:]]
+        for key, uses in layers.items()
+    ]
+    if TABLE.exists():
+        with TABLE.open(newline="") as file:
+            lines += [line for line in csv.reader(file) if line[0] not in ("triton", version)]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *sorted(lines)])
+    TABLE.write_text(text.getvalue())
+
+
+def rows_for(result: Row, dtypes: list[str], layers: list[str]) -> list[Row]:
+    return [
+        row
+        for row in result["rows"]
+        if any(dtype in dtypes and layer in layers for dtype, layer, _ in row["uses"])
+    ]
+
+
+def names(rows: list[Row]) -> list[str]:
+    """What a failed assertion shows of the rows."""
+    return [f"{row['kernel']} {row['config']} {row['uses']}" for row in rows]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_kernel_builds(target: str, built: dict[str, Row]) -> None:
+    assert not built[target]["failures"], "\n\n".join(
+        f"{target}, {what}:\n{why}" for what, why in built[target]["failures"].items()
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_kernel_is_forgotten(target: str, built: dict[str, Row]) -> None:
+    built_for = {
+        (row["kernel"], dtype, layer)
+        for row in built[target]["rows"]
+        for dtype, layer, _ in row["uses"]
+    }
+    assert built_for == {(k, dtype, layer) for k in KERNELS for dtype in DTYPES for layer in LAYERS}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_shared_memory_fits_the_chip(target: str, built: dict[str, Row]) -> None:
+    rows = built[target]["rows"]
+    assert not names([row for row in rows if row["shared_bytes"] > SHARED[target]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_spills_at_the_sizes_of_pangu(dtype: str, built: dict[str, Row]) -> None:
+    rows = rows_for(built["sm_90"], [dtype], ["pangu"])
+    assert rows
+    assert not names([row for row in rows if row["local_bytes"]])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_products_of_16_bits_run_on_the_matrix_unit(target: str, built: dict[str, Row]) -> None:
+    """In IEEE float32 only gfx942 has one: elsewhere the general cores multiply."""
+    products = [r for r in rows_for(built[target], ["bf16", "fp16"], LAYERS) if r["matrix"]]
+    assert products
+    assert not names([row for row in products if row["matrix"] == "fma"])
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("layer", ["pangu", "intern"])
+def test_hopper_products_use_wgmma(layer: str, dtype: str, built: dict[str, Row]) -> None:
+    """At the most rows per expert; tiles of fewer than 64 rows are too small for it."""
+    rows = [row for row in rows_for(built["sm_90"], [dtype], [layer]) if row["matrix"]]
+    largest = max(T for row in rows for _, name, T in row["uses"] if name == layer)
+    rows = [row for row in rows if [dtype, layer, largest] in row["uses"]]
+    assert rows
+    assert not names([row for row in rows if row["matrix"] != "wgmma"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_addresses_are_made_in_64_bits(target: str, built: dict[str, Row]) -> None:
+    """So that more than 2^31 elements work; shown on the addresses, without allocating them."""
+    narrow = {row["kernel"]: row["narrow"] for row in built[target]["rows"] if row["narrow"]}
+    assert not narrow
