@@ -34,15 +34,15 @@ test-newest: .venv/made ## all tests, newest Triton
 
 test-oldest: .venv-triton36/made ## the kernels' tests, oldest Triton, interpreted
 	$(say) 'kernel tests on the oldest Triton'
-	@CUDA_VISIBLE_DEVICES= $(subst .venv,.venv-triton36,$(PYTEST)) -k 'triton or test_compile'
+	@CUDA_VISIBLE_DEVICES= MOGE_OPS_EXAMPLES=5 $(subst .venv,.venv-triton36,$(PYTEST)) -k 'triton or test_compile'
 
 test-wheel: .venv/made ## build sdist and wheel, test the installed wheel
 	$(say) 'sdist and wheel'
 	@rm -rf dist build *.egg-info # setuptools would take its old list of files from there
-	@.venv/bin/python -m build --quiet
+	@.venv/bin/python -m build >.venv/build.log 2>&1 || { cat .venv/build.log; exit 1; }
 	$(say) '.venv-wheel: $(TORCH), the wheel, newest Triton'
 	@$(PYTHON) -m venv .venv-wheel
-	@.venv-wheel/bin/python -m pip uninstall --quiet --yes moge-ops
+	@.venv-wheel/bin/python -m pip uninstall -qqq --yes moge-ops
 	@$(call pip,.venv-wheel) "$(TORCH)" -c requirements/dev.txt "$$(echo dist/*.whl)[test]"
 	@$(call newest_triton,.venv-wheel)
 	$(say) 'tests of the installed wheel'

@@ -506,7 +506,7 @@ def needed(s: Sizes, shared_size: int, dtype: torch.dtype, *, backward: bool) ->
     expert, shared = 3 * s.F * s.H, 3 * shared_size * s.H
     weights = (s.E * (expert + s.H) + shared) * dtype.itemsize
     activations = s.N * (3 * s.H + 8 * s.F) * dtype.itemsize
-    oracle = 8 * (3 * s.N * s.H + 6 * s.N * s.F + 2 * max(expert, shared))
+    oracle = 8 * ((5 if backward else 3) * s.N * s.H + 6 * s.N * s.F + 2 * max(expert, shared))
     base = 3 * GIB // 4  # Python, torch, and what is compared at a time
     return base + weights * (2 if backward else 1) + activations + oracle
 
@@ -540,10 +540,9 @@ def parse() -> argparse.Namespace:
         parser.error(f"--shared-size must be at least 0, got {args.shared_size}")
     if args.experts % args.groups:
         parser.error(f"--experts must be a multiple of --groups {args.groups}, got {args.experts}")
-    if args.k > args.experts // args.groups:
+    if args.k >= args.experts // args.groups:  # with nothing to choose, the loss has no gradient
         parser.error(
-            f"--k must be at most the experts per group, {args.experts // args.groups}, "
-            f"got {args.k}"
+            f"--k must be below the experts per group, {args.experts // args.groups}, got {args.k}"
         )
     return args
 
@@ -588,6 +587,7 @@ def main() -> int:
     console.print(demo.table)
 
     devices = 8 if s.G % 8 == 0 else s.G
+    torch.manual_seed(args.seed)  # the same picture whatever was drawn before
     panels = balance(s, devices)
     caption = (
         f"T = {s.T}, {s.K} of {s.E} experts each, on {devices} devices; IS = (max - min) / tokens"

@@ -100,9 +100,9 @@ def define(schema: str, op: str, launcher: str) -> CustomOpDef:
     definition.register_kernel("cpu")(kernel(lambda: _load_for_cpu(op)))
     triton = kernel(lambda: load("triton", op))
 
-    @definition.register_kernel("cuda")
-    def _(*args: Any) -> Any:
-        with torch.cuda.device_of(args[0]):  # Triton launches on the current device
+    def on_cuda(*args: Any) -> Any:
+        with torch.cuda.device(args[0].device):  # Triton launches on the current device
             return triton(*args)
 
+    definition.register_kernel("cuda")(on_cuda)
     return definition

@@ -232,7 +232,7 @@ def test_gradient_of_one_input_alone(only: str, device: str) -> None:
         ),
         ({"weights": torch.zeros(2, 2)}, ValueError, r"weights must be .* = \[3, 2\], got"),
         ({"weights": torch.zeros(3, 2).int()}, TypeError, r"weights must be float16 .*, got int32"),
-        ({"routing": None}, TypeError, "routing must be a Routing, .* got NoneType"),
+        ({"routing": None}, TypeError, "routing must be what route returned, got NoneType"),
         ({"weight_on": "input"}, ValueError, "weight_on must be one of output, activation, got"),
         ({"w_down": torch.zeros(4, 8, 6, device="meta")}, ValueError, "device of x, cpu, got meta"),
     ],
