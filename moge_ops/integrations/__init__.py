@@ -1,0 +1,1 @@
+"""Bridges to other libraries, one file each; nothing here is imported by ``import moge_ops``."""

@@ -1,0 +1,275 @@
+"""Hugging Face transformers: experts on moge_ops, grouped routing, Pangu Pro MoE's auto classes.
+
+::
+
+    from moge_ops.integrations.transformers import register
+
+    register()
+    model = AutoModelForCausalLM.from_pretrained(name, experts_implementation="moge_ops")
+
+Which models: all that have the experts interface (their experts class is decorated with
+``use_experts_implementation``), among them Qwen3-MoE, Mixtral, DeepSeek-V3, GPT-OSS, OLMoE and
+Granite-MoE. Models without it never look at ``experts_implementation`` and stay as they are: in
+transformers 5.23 these are DBRX, Doge, JetMoE, Llama 4, LongCat-Flash, Step-3.7, and remote code
+with a list of expert modules; for MoGE routing in such code there is :func:`swap_moge_routing`.
+"""
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.activations import SiLUActivation
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
+
+from moge_ops.integrations.pangu_auto import PanguProMoEConfig, PanguProMoEForCausalLM
+from moge_ops.ops.grouped_gate import grouped_gate
+from moge_ops.ops.grouped_gemm import grouped_gemm
+from moge_ops.ops.grouped_mlp import grouped_mlp
+from moge_ops.ops.permute import permute
+from moge_ops.ops.route import route
+from moge_ops.ops.swiglu import swiglu
+from moge_ops.ops.unpermute import unpermute
+
+__all__ = ["experts_forward", "register", "swap_moge_routing"]
+
+
+_known_experts_implementation = PreTrainedModel.get_correct_experts_implementation
+
+
+def _experts_implementation(model: PreTrainedModel, requested: str | None) -> str:
+    return requested if requested == "moge_ops" else _known_experts_implementation(model, requested)
+
+
+def register() -> None:
+    """Makes transformers know moge_ops; may be called more than once.
+
+    - ``experts_implementation="moge_ops"`` (or ``model.set_experts_implementation("moge_ops")``)
+      runs a model's experts by :func:`experts_forward`.
+    - ``AutoConfig`` and ``AutoModelForCausalLM`` load folders of ``model_type`` ``"PanguProMoE"``
+      without remote code, and so does ``pipeline("text-generation")``, where the folder has a
+      tokenizer that transformers knows (``tokenizer.json``); the released one is remote code too,
+      and another can be given as ``tokenizer=``.
+    """
+    ALL_EXPERTS_FUNCTIONS.register("moge_ops", experts_forward)
+    if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 7):
+        # these compare the name with a fixed list, not with the functions that are registered
+        model_class: Any = PreTrainedModel
+        model_class.get_correct_experts_implementation = _experts_implementation
+    AutoConfig.register(PanguProMoEConfig.model_type, PanguProMoEConfig, exist_ok=True)
+    AutoModelForCausalLM.register(PanguProMoEConfig, PanguProMoEForCausalLM, exist_ok=True)
+
+
+def _add_bias(rows: Tensor, bias: Tensor, offsets: Tensor) -> Tensor:
+    """``rows [N, out] + bias [E, out]`` of each row's expert."""
+    # a product of width one: no expert id per row is needed, and the gradient of the bias is summed
+    # in float32 without atomics
+    ones = rows.new_ones(rows.shape[0], 1)
+    return rows + grouped_gemm(ones, bias.unsqueeze(-1), offsets)
+
+
+def experts_forward(
+    experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
+) -> Tensor:
+    """Forward of a transformers experts module, by the flags of ``use_experts_implementation``.
+
+    :func:`moge_ops.grouped_mlp` serves gated SiLU experts with concatenated halves and neither bias
+    nor norm. All others get the same products in steps, ``route``, ``permute``, ``grouped_gemm``,
+    activation, ``grouped_gemm``, ``unpermute``, with between them what the module asks for: its own
+    ``_apply_gate``, interleaved halves, any ``act_fn``, no gate, biases, a norm after each expert.
+    Transposed weights are read through their strides in both.
+
+    Args:
+        experts: The module: ``gate_up_proj`` (``up_proj`` without a gate) and ``down_proj``, each
+            ``[E, out, in]``, or ``[E, in, out]`` if ``is_transposed``; with ``has_bias`` also their
+            ``_bias`` ``[E, out]``. ``has_gate``, ``is_concatenated`` and ``has_post_expert_norm``
+            have transformers' defaults where an older version does not set them.
+        hidden_states: ``[T, H]``.
+        top_k_index: ``[T, K]``, int32 | int64. Ids outside ``[0, E)`` are dropped slots, such as
+            the id E that marks another rank's experts in expert parallelism: they add nothing, and
+            their weights get zero gradient.
+        top_k_weights: ``[T, K]``, any float dtype.
+
+    Returns:
+        ``[T, H]``, dtype of ``hidden_states``. Products run in the dtype of the weights (of
+        autocast, where it is on), the sum over experts in float32; deterministic.
+
+    Raises:
+        AttributeError: The module has no such weights.
+        TypeError: The weights are quantised. (transformers itself refuses the name "moge_ops" for
+            its FP8 experts.)
+    """
+    has_gate = getattr(experts, "has_gate", True)
+    up = "gate_up_proj" if has_gate else "up_proj"
+    w_up, w_down = getattr(experts, up), experts.down_proj
+    if experts.is_transposed:
+        w_up, w_down = w_up.mT, w_down.mT  # [E, F or 2F, H], [E, H, F]
+    x = hidden_states.to(w_down.dtype)
+    routing = route(top_k_index, w_down.shape[0])
+
+    post_norm = getattr(experts, "has_post_expert_norm", False)
+    concatenated = getattr(experts, "is_concatenated", True)
+    own_gate = type(experts)._apply_gate is not _default_apply_gate
+    plain_swiglu = (
+        has_gate
+        and concatenated
+        and not own_gate
+        and isinstance(experts.act_fn, nn.SiLU | SiLUActivation)
+    )
+    if plain_swiglu and not experts.has_bias and not post_norm:
+        y = grouped_mlp(x, w_up, w_down, top_k_weights, routing)
+        return y.to(hidden_states.dtype)
+
+    pre = grouped_gemm(permute(x, routing), w_up, routing.offsets)
+    if experts.has_bias:
+        pre = _add_bias(pre, getattr(experts, f"{up}_bias"), routing.offsets)
+    if plain_swiglu:
+        act = swiglu(pre)
+    elif has_gate and (own_gate or concatenated):
+        act = experts._apply_gate(pre)
+    elif has_gate:
+        act = experts.act_fn(pre[:, ::2]) * pre[:, 1::2]
+    else:
+        act = experts.act_fn(pre)
+    out = grouped_gemm(act.to(pre.dtype), w_down, routing.offsets)  # [N, H]
+    if experts.has_bias:
+        out = _add_bias(out, experts.down_proj_bias, routing.offsets)
+    if post_norm:
+        out = experts.post_expert_norm(out)
+    return unpermute(out, routing, top_k_weights).to(hidden_states.dtype)
+
+
+def _grouped_router_forward(router: Any, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Router of Intern-S1-Pro: logits ``[T, E]``, weights ``[T, K]``, experts ``[T, K]`` int64."""
+    G = router.router_n_groups
+    logits = F.linear(hidden_states.reshape(-1, router.weight.shape[1]), router.weight)
+    gating = grouped_gate(logits, G, router.top_k // G, renormalize=router.norm_topk_prob)
+    return logits, gating.weights.to(logits.dtype), gating.experts.long()
+
+
+def _pangu_block_forward(
+    block: Any, hidden_states: Tensor, layer_number: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """MoE block of Pangu Pro MoE: ``[B, L, H] -> [B, L, H]`` and the logits ``[T, E]``."""
+    x = hidden_states.flatten(0, -2)  # [T, H]
+    logits = block.gate(x)
+    gating = grouped_gate(logits, block.num_groups, router_scale=block.router_scale.view(-1))
+    routing = route(gating.experts, block.num_experts, num_groups=block.num_groups)
+    # the experts stay the modules that they are: the host must know their rows
+    rows = torch.split(permute(x, routing), gating.counts.tolist())
+    out = torch.cat([expert(part) for expert, part in zip(block.experts, rows, strict=True)])
+    y = unpermute(out, routing, gating.weights) + block.shared_expert(x)
+    return y.view(hidden_states.shape), logits
+
+
+def _is_grouped_router(module: nn.Module) -> bool:
+    return hasattr(module, "router_n_groups") and isinstance(
+        getattr(module, "weight", None), nn.Parameter
+    )
+
+
+def _is_pangu_block(module: nn.Module) -> bool:
+    return hasattr(module, "router_scale") and hasattr(module, "experts")
+
+
+def _misfit_of_grouped_router(router: Any) -> str | None:
+    """What keeps a module from being Intern-S1-Pro's router, or None."""
+    E, G = router.weight.shape[0], router.router_n_groups
+    for name in ("num_experts", "top_k", "norm_topk_prob"):
+        if not hasattr(router, name):
+            return f"it has no {name}"
+    if router.num_experts != E or G < 1 or E % G or router.top_k % G or router.top_k < G:
+        return (
+            f"num_experts must be the {E} rows of weight and router_n_groups divide it and top_k, "
+            f"got num_experts={router.num_experts}, router_n_groups={G}, top_k={router.top_k}"
+        )
+    if getattr(router, "scoring_func", "softmax") != "softmax":
+        return f"scoring_func must be 'softmax', got {router.scoring_func!r}"
+    for name in ("bias", "e_score_correction_bias"):
+        if getattr(router, name, None) is not None:
+            return f"it has {name}"
+    if getattr(router, "routed_scaling_factor", 1.0) != 1.0:
+        return f"routed_scaling_factor must be 1, got {router.routed_scaling_factor}"
+    return None
+
+
+def _misfit_of_pangu_block(block: Any) -> str | None:
+    """What keeps a module from being Pangu Pro MoE's block, or None."""
+    for name in ("gate", "num_experts", "num_groups", "top_k", "shared_expert"):
+        if not hasattr(block, name):
+            return f"it has no {name}"
+    E, G = block.num_experts, block.num_groups
+    if len(block.experts) != E or block.router_scale.numel() != E:
+        return (
+            f"it must have num_experts={E} experts and as many router_scale, "
+            f"got {len(block.experts)} and {block.router_scale.numel()}"
+        )
+    if G < 1 or E % G or block.top_k != G:
+        return f"num_groups must divide {E} and be top_k={block.top_k}, got {G}"
+    return None
+
+
+_Forward = Callable[..., Any]
+# what recognises a kind of module, what keeps one of the kind from being swapped, its new forward
+_KINDS: tuple[tuple[Callable[[nn.Module], bool], Callable[[Any], str | None], _Forward], ...] = (
+    (_is_grouped_router, _misfit_of_grouped_router, _grouped_router_forward),
+    (_is_pangu_block, _misfit_of_pangu_block, _pangu_block_forward),
+)
+
+
+def swap_moge_routing(model: nn.Module) -> list[str]:
+    """Replaces the eager MoGE routing in a model's remote code by :func:`moge_ops.grouped_gate`.
+
+    Modules are known by their attributes, whatever their class is called:
+
+    - a router like Intern-S1-Pro's: ``router_n_groups``, ``weight`` ``[E, H]``, ``num_experts``,
+      ``top_k``, ``norm_topk_prob``; called with hidden states it returns logits, weights and
+      experts. Softmax over all experts, the best of each group, renormalised if it says so.
+    - a block like Pangu Pro MoE's: ``gate``, ``router_scale``, ``experts`` (one module each),
+      ``shared_expert``, ``num_experts``, ``num_groups``, ``top_k``; it returns its output and the
+      logits. Softmax, the best of each group, times ``router_scale``; tokens are sorted by expert
+      once, in place of a search for every expert, and summed in float32.
+
+    Only ``forward`` of these modules is replaced: parameters, names and state dict stay. Under
+    ties the lowest expert id wins.
+
+    Args:
+        model: Any module; all its submodules are looked at.
+
+    Returns:
+        Names of the modules that now route by moge_ops; those of an earlier call are among them.
+
+    Raises:
+        ValueError: No such module; or one has these attributes with values that mean another
+            routing, or has had its forward replaced by somebody else (accelerate's hooks do: swap
+            before dispatching). Nothing has been changed then.
+    """
+    swaps: dict[str, tuple[nn.Module, _Forward]] = {}
+    for name, module in model.named_modules():
+        for recognises, misfit, forward in _KINDS:
+            if not recognises(module):
+                continue
+            before = vars(module).get("forward")
+            if before is not None and getattr(before, "__func__", None) is not forward:
+                reason: str | None = "its forward has already been replaced"
+            else:
+                reason = misfit(module)
+            if reason is not None:
+                raise ValueError(
+                    f"{name or 'the model'} ({type(module).__name__}) cannot route by "
+                    f"grouped_gate: {reason}"
+                )
+            swaps[name] = module, forward
+    if not swaps:
+        raise ValueError(
+            "the model has no MoGE routing that is known here: expected modules with "
+            "router_n_groups and weight, or with router_scale and experts, "
+            f"got {type(model).__name__}"
+        )
+    for module, forward in swaps.values():
+        module.forward = MethodType(forward, module)
+    return list(swaps)

@@ -1,0 +1,296 @@
+"""Checkpoint folders in the released layout: ``config.json`` and safetensors, sharded or not.
+
+The released files hold one tensor for each matrix of each expert; the model stacks them, as it
+does the projections of queries, keys and values. One mapping, :func:`released`, serves both ways.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moge_ops.models.pangu_moe import PanguMoEConfig, PanguMoEForCausalLM
+
+try:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
+except ImportError as error:
+    raise ImportError("checkpoints need safetensors: pip install 'moge-ops[models]'") from error
+
+__all__ = ["from_pretrained", "read_config", "released", "save_pretrained"]
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+MOST_SHOWN = 20  # problems in one message: a folder of another model has thousands
+
+
+def released(model: PanguMoEForCausalLM) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the released layout: its name, and the part of a parameter that it is."""
+    config = model.config
+    heads, kv_heads = (
+        n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads)
+    )
+    yield "model.embed_tokens.weight", model.embed.weight.detach()
+    for i, layer in enumerate(model.layers):
+        at = f"model.layers.{i}"
+        p = {name: parameter.detach() for name, parameter in layer.named_parameters()}
+        yield f"{at}.input_layernorm.weight", p["attention_norm.weight"]
+        for kind in ("weight", "bias"):
+            parts = p[f"attention.qkv.{kind}"].tensor_split([heads, heads + kv_heads])
+            for name, part in zip("qkv", parts, strict=True):
+                yield f"{at}.self_attn.{name}_proj.{kind}", part
+            yield f"{at}.self_attn.o_proj.{kind}", p[f"attention.o.{kind}"]
+        yield f"{at}.post_attention_layernorm.weight", p["moge_norm.weight"]
+        yield f"{at}.mlp.gate.weight", p["moge.gate"]
+        yield f"{at}.mlp.router_scale", p["moge.router_scale"].unsqueeze(0)
+        mlps = {
+            f"experts.{e}": (p["moge.w_gate_up"][e], p["moge.w_down"][e])
+            for e in range(config.num_experts)
+        }
+        if config.shared_expert_intermediate_size:
+            mlps["shared_expert"] = p["moge.shared_gate_up"], p["moge.shared_down"]
+        for name, (gate_up, down) in mlps.items():
+            gate, up = gate_up.chunk(2)
+            yield f"{at}.mlp.{name}.gate_proj.weight", gate
+            yield f"{at}.mlp.{name}.up_proj.weight", up
+            yield f"{at}.mlp.{name}.down_proj.weight", down
+    yield "model.norm.weight", model.norm.weight.detach()
+    yield "lm_head.weight", model.lm_head.weight.detach()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path.parent} has no {path.name}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold an object, got {type(values).__name__}")
+    return values
+
+
+def read_config(folder: str | Path) -> PanguMoEConfig:
+    """The configuration of a folder.
+
+    Raises:
+        FileNotFoundError: There is no ``config.json``.
+        ValueError: It is not JSON, or not of a model that can be built.
+    """
+    path = Path(folder) / "config.json"
+    values = _read_json(path)
+    try:
+        return PanguMoEConfig.from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _shards(folder: Path) -> dict[Path, set[str] | None]:
+    """The folder's files, and what the index says that each one holds."""
+    if not (folder / INDEX).exists():
+        if (folder / SINGLE).exists():
+            return {folder / SINGLE: None}
+        pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
+        if pickles:
+            raise ValueError(
+                f"{folder} must hold safetensors, got {', '.join(pickles)}: a pickle can run code "
+                "when it is read, so none is; convert it to safetensors first"
+            )
+        raise FileNotFoundError(f"{folder} has neither {SINGLE} nor {INDEX}")
+    weight_map = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{folder / INDEX} must have a weight_map of names and files")
+    shards: dict[Path, set[str]] = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not re.fullmatch(r"[^/\\]+\.safetensors", file):
+            raise ValueError(
+                f"{folder / INDEX} must name safetensors files of its own folder, "
+                f"got {file!r} for {name}"
+            )
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{folder / INDEX} names {file} for {name}: no such file")
+        shards.setdefault(folder / file, set()).add(name)
+    return dict(shards)
+
+
+def _open(path: Path) -> Any:
+    """Opens a shard: its header is parsed and its size checked, its data is mapped, not read."""
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or corrupted: {error}{_first_cut(path)}") from None
+
+
+def _first_cut(path: Path) -> str:
+    """Names the first tensor that is not whole in a file, where its header can still be read."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        held = path.stat().st_size - 8 - length
+        try:
+            header = json.loads(file.read(length) if held >= 0 else b"")
+            ends = {k: v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"}
+            cut = [(end, name) for name, end in ends.items() if end > held]
+        except (ValueError, TypeError, LookupError, AttributeError):
+            return ""
+    return f"; the first tensor that is not whole is {min(cut)[1]}" if cut else ""
+
+
+def _check(
+    folder: Path, shards: dict[Path, set[str] | None], shapes: dict[str, list[int]], stored: str
+) -> None:
+    """Compares all headers with the config, before any memory is taken; raises ValueError."""
+    problems, found = [], set()
+    for path, listed in shards.items():
+        with _open(path) as shard:
+            names = set(shard.keys())
+            for name in sorted(names if listed is None else names | listed):
+                where = f"{name} in {path.name}"
+                if name not in shapes:
+                    problems.append(f"unexpected: {where}")
+                    continue
+                found.add(name)
+                if name not in names:
+                    problems.append(f"missing: {where}, where the index has it")
+                    continue
+                if listed is not None and name not in listed:
+                    problems.append(f"unexpected: {where}, where the index does not have it")
+                header = shard.get_slice(name)
+                if header.get_shape() != shapes[name]:
+                    problems.append(
+                        f"misshapen: {where} must be {shapes[name]}, got {header.get_shape()}"
+                    )
+                if header.get_dtype() != stored:
+                    problems.append(
+                        f"wrong dtype: {where} must be {stored}, got {header.get_dtype()}"
+                    )
+    problems = [f"missing: {name}" for name in shapes if name not in found] + problems
+    if problems:
+        more = len(problems) - MOST_SHOWN
+        lines = [*problems[:MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+        raise ValueError("\n  ".join([f"{folder} does not fit its config.json:", *lines]))
+
+
+def from_pretrained(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> PanguMoEForCausalLM:
+    """Loads a released folder.
+
+    Names, shapes and dtypes of all files are checked first; then memory is taken once, and every
+    tensor is copied to its place in the stacked weights, one file at a time: the peak is the
+    weights and one file. Nothing from the folder is executed, and no pickle is read.
+
+    Args:
+        folder: With ``config.json`` and ``model.safetensors``, or the files that
+            ``model.safetensors.index.json`` names.
+        dtype: Of the weights; by default that of the files.
+        device: Of the weights.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: A file is missing; the message names it.
+        ValueError: A file is damaged, is a pickle or lies outside the folder, or tensors are
+            missing, unexpected, misshapen, or not of the dtype that ``config.json`` gives as
+            ``torch_dtype``; the message names file and tensors.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    shards = _shards(folder)
+    given = config.extra.get("dtype", config.extra.get("torch_dtype"))
+    codes = {str(dtype).removeprefix("torch."): code for code, dtype in DTYPES.items()}
+    if given is None:
+        first = next(iter(shards))
+        with _open(first) as shard:
+            names = shard.keys()
+            stored = shard.get_slice(names[0]).get_dtype() if names else "none"
+    else:
+        stored = codes.get(str(given), str(given))
+    if stored not in DTYPES:
+        raise ValueError(f"{folder} must hold {' | '.join(codes)}, got {stored}")
+
+    with torch.device("meta"):
+        model = PanguMoEForCausalLM(config).to(dtype or DTYPES[stored])
+    _check(folder, shards, {name: list(x.shape) for name, x in released(model)}, stored)
+    model.to_empty(device=device)
+    parts = dict(released(model))
+    for path in shards:
+        with _open(path) as shard:
+            names = shard.keys()
+            for name in names:
+                parts[name].copy_(shard.get_tensor(name))
+    return model.eval()
+
+
+def _bytes(size: int | str) -> int:
+    """``"5GB"`` as a number."""
+    match = re.fullmatch(r"(\d+)\s*([KMG]i?B)?", str(size))
+    if not match or not int(match[1]):
+        raise ValueError(f"max_shard_size must be a number of bytes or like '5GB', got {size!r}")
+    return int(match[1]) * UNITS[match[2] or ""]
+
+
+def save_pretrained(
+    model: PanguMoEForCausalLM, folder: str | Path, *, max_shard_size: int | str = "5GB"
+) -> None:
+    """Writes a model in the released layout; a folder that was loaded comes back bit for bit.
+
+    ``config.json`` is written last: a folder whose writing was interrupted is refused by
+    :func:`from_pretrained`.
+
+    Args:
+        model: To write.
+        folder: Made where it does not exist; other files in it are left alone.
+        max_shard_size: Most bytes of tensors in one file, a number or like ``"5GB"`` or
+            ``"500MiB"``; a larger tensor has a file of its own.
+
+    Raises:
+        FileExistsError: The folder has weights already.
+        ValueError: ``max_shard_size`` is no size.
+    """
+    most, folder = _bytes(max_shard_size), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    there = sorted(path.name for path in (*folder.glob("*.safetensors"), *folder.glob(INDEX)))
+    if there:
+        raise FileExistsError(f"{folder} must have no weights yet, got {', '.join(there)}")
+
+    shards: list[dict[str, Tensor]] = [{}]
+    room = most
+    for name, part in released(model):
+        if shards[-1] and part.nbytes > room:
+            shards.append({})
+            room = most
+        shards[-1][name] = part
+        room -= part.nbytes
+    weight_map = {}
+    for i, shard in enumerate(shards, 1):
+        file = SINGLE if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
+        # parts share memory, which the format cannot express: each is copied, a shard at a time
+        copies = {name: part.to("cpu", copy=True).contiguous() for name, part in shard.items()}
+        save_file(copies, folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, file))
+    if len(shards) > 1:
+        total = sum(part.nbytes for shard in shards for part in shard.values())
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    config = model.config.to_dict()
+    key = "dtype" if "dtype" in config else "torch_dtype"
+    dtype = str(model.embed.weight.dtype).removeprefix("torch.")
+    _write_json(folder / "config.json", {**config, key: dtype})
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")

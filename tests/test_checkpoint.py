@@ -1,0 +1,388 @@
+"""Folders in the released layout: read, written back bit for bit, and refused where damaged."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("safetensors", reason="needs the extra 'models'")
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
+from moge_ops.models.checkpoint import from_pretrained, read_config, released, save_pretrained
+
+GOLDEN = Path(__file__).parent / "data" / "pangu_tiny"
+INDEX = "model.safetensors.index.json"
+FIRST = "model.layers.0.mlp.experts.3.up_proj.weight"
+
+
+def small_model(**changes: Any) -> PanguMoEForCausalLM:
+    sizes = {
+        "vocab_size": 20,
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "num_groups": 2,
+        "moe_intermediate_size": 5,
+        "shared_expert_intermediate_size": 7,
+    }
+    model = PanguMoEForCausalLM(PanguMoEConfig(**{**sizes, **changes}))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape))
+    return model
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> Path:
+    save_pretrained(small_model(), tmp_path / "single")
+    return tmp_path / "single"
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    save_pretrained(small_model(), tmp_path / "sharded", max_shard_size=3000)
+    return tmp_path / "sharded"
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def edit_tensors(path: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def shard_of(folder: Path, name: str) -> Path:
+    return folder / str(json.loads((folder / INDEX).read_text())["weight_map"][name])
+
+
+class TestRoundTrip:
+    def test_the_released_layout_bit_for_bit(self, tmp_path: Path) -> None:
+        save_pretrained(from_pretrained(GOLDEN), tmp_path)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+        for path in tmp_path.iterdir():
+            assert path.read_bytes() == (GOLDEN / path.name).read_bytes(), path.name
+
+    def test_every_tensor_has_its_place(self) -> None:
+        model, tensors = from_pretrained(GOLDEN), load_file(GOLDEN / "model.safetensors")
+        parts = dict(released(model))
+        assert parts.keys() == tensors.keys()
+        assert all(torch.equal(parts[name], tensors[name]) for name in tensors)
+        assert sum(x.numel() for x in tensors.values()) == model.parameter_counts()[0]
+        assert not model.training
+
+    @pytest.mark.parametrize("changes", [{}, {"shared_expert_intermediate_size": 0}])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+    def test_shards_and_dtypes(
+        self, dtype: torch.dtype, changes: dict[str, Any], tmp_path: Path
+    ) -> None:
+        model = small_model(**changes).to(dtype)
+        save_pretrained(model, tmp_path, max_shard_size=2000)
+        index = json.loads((tmp_path / INDEX).read_text())
+        weights = sum(p.nbytes for p in model.parameters())
+        assert index["metadata"]["total_size"] == weights
+        files = sorted(tmp_path.glob("*.safetensors"))
+        n = len(files)
+        assert n >= weights / 2000
+        names = [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
+        assert [p.name for p in files] == names
+        held = {}
+        for path in files:
+            tensors = load_file(path)
+            assert len(tensors) == 1 or sum(x.nbytes for x in tensors.values()) <= 2000
+            held.update(dict.fromkeys(tensors, path.name))
+        assert held == index["weight_map"]
+
+        again = from_pretrained(tmp_path).state_dict()
+        for name, want in model.state_dict().items():
+            assert again[name].dtype is dtype
+            assert torch.equal(again[name], want), name
+
+    def test_another_dtype_than_the_files(self, single: Path) -> None:
+        model, want = from_pretrained(single, dtype=torch.bfloat16), from_pretrained(single)
+        for p, q in zip(model.parameters(), want.parameters(), strict=True):
+            assert torch.equal(p, q.bfloat16())
+
+    @pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
+    def test_the_config_says_the_dtype_and_keeps_unknown_keys(
+        self, key: str, single: Path, tmp_path: Path
+    ) -> None:
+        def change(values: dict[str, Any]) -> None:
+            del values["torch_dtype"]
+            values.update({key: "float32", "of_another_tool": {"a": [1, None]}})
+
+        edit(single / "config.json", change)
+        save_pretrained(from_pretrained(single, dtype=torch.float16), tmp_path / "half")
+        written = json.loads((tmp_path / "half" / "config.json").read_text())
+        want = json.loads((single / "config.json").read_text())
+        assert written == {**want, key: "float16"}
+
+    def test_a_config_without_a_dtype(self, single: Path) -> None:
+        edit(single / "config.json", lambda values: values.pop("torch_dtype"))
+        assert from_pretrained(single).embed.weight.dtype is torch.float32
+
+    def test_the_cache_of_a_hub_has_links(self, single: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "snapshot"
+        folder.mkdir()
+        for path in single.iterdir():
+            (folder / path.name).symlink_to(path)
+        assert from_pretrained(folder).parameter_counts() == small_model().parameter_counts()
+
+    @pytest.mark.parametrize(
+        ("size", "files"), [("1KB", 15), ("1 KiB", 14), ("1000", 15), (1024, 14), ("2MB", 1)]
+    )
+    def test_sizes_of_shards(self, size: int | str, files: int, tmp_path: Path) -> None:
+        save_pretrained(small_model(), tmp_path, max_shard_size=size)
+        assert len(list(tmp_path.glob("*.safetensors"))) == files
+
+    @pytest.mark.parametrize("size", [0, -1, "5 apples", "GB", 1.5])
+    def test_no_size(self, size: Any, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"max_shard_size must be .* got"):
+            save_pretrained(small_model(), tmp_path, max_shard_size=size)
+
+    def test_weights_are_not_overwritten(self, single: Path, sharded: Path) -> None:
+        for folder in (single, sharded):
+            before = {p.name: p.read_bytes() for p in folder.iterdir()}
+            with pytest.raises(FileExistsError, match="must have no weights yet, got model"):
+                save_pretrained(small_model(), folder)
+            assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+    def test_an_interrupted_write_is_not_a_checkpoint(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from moge_ops.models import checkpoint
+
+        written = []
+
+        def save_two(*args: Any, **kwargs: Any) -> None:
+            if len(written) == 2:
+                raise OSError("no space left on device")
+            written.append(args)
+            save_file(*args, **kwargs)
+
+        monkeypatch.setattr(checkpoint, "save_file", save_two)
+        with pytest.raises(OSError, match="no space"):
+            save_pretrained(small_model(), tmp_path, max_shard_size=2000)
+        with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+            from_pretrained(tmp_path)
+
+
+class TestDamage:
+    """Every message names the file, and the tensor where there is one; no memory is taken."""
+
+    @pytest.fixture(autouse=True)
+    def _no_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def to_empty(*args: Any, **kwargs: Any) -> None:
+            raise AssertionError("memory was taken for a folder that does not fit")
+
+        monkeypatch.setattr(PanguMoEForCausalLM, "to_empty", to_empty)
+
+    def test_no_folder_and_no_config(self, tmp_path: Path, single: Path) -> None:
+        (single / "config.json").unlink()
+        for folder in (tmp_path / "nowhere", single):
+            with pytest.raises(FileNotFoundError, match=rf"{folder} has no config\.json"):
+                from_pretrained(folder)
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("{", r"config\.json is not JSON: "),
+            ("\xff", r"config\.json is not JSON: "),
+            ("[1]", r"config\.json must hold an object, got list"),
+            ("{}", r"config\.json: the config lacks vocab_size, "),
+        ],
+    )
+    def test_config(self, text: str, said: str, single: Path) -> None:
+        (single / "config.json").write_bytes(text.encode("latin-1"))
+        with pytest.raises(ValueError, match=said):
+            from_pretrained(single)
+
+    def test_config_of_another_model(self, single: Path) -> None:
+        edit(single / "config.json", lambda values: values.update(model_type="llama"))
+        with pytest.raises(ValueError, match=r"config\.json: model_type must be 'PanguProMoE'"):
+            read_config(single)
+
+    def test_no_weights(self, single: Path) -> None:
+        (single / "model.safetensors").unlink()
+        with pytest.raises(FileNotFoundError, match=r"has neither model\.safetensors nor model"):
+            from_pretrained(single)
+
+    def test_a_pickle_is_refused_and_not_run(self, single: Path, tmp_path: Path) -> None:
+        class Trap:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return os.mkdir, (str(tmp_path / "run"),)
+
+        (single / "model.safetensors").unlink()
+        (single / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(ValueError, match=r"must hold safetensors, got pytorch_model\.bin: a"):
+            from_pretrained(single)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        "file",
+        ["../other.safetensors", "/etc/other.safetensors", "a/b.safetensors", "..\\x.safetensors",
+         "pytorch_model.bin", "", 3, None],
+    )  # fmt: skip
+    def test_an_index_stays_in_its_folder(self, file: Any, sharded: Path) -> None:
+        shutil.copy(shard_of(sharded, FIRST), sharded.parent / "other.safetensors")
+        edit(sharded / INDEX, lambda values: values["weight_map"].update({FIRST: file}))
+        with pytest.raises(ValueError, match="must name safetensors files of its own folder") as e:
+            from_pretrained(sharded)
+        assert f"got {file!r} for {FIRST}" in str(e.value)
+        assert INDEX in str(e.value)
+
+    def test_an_index_names_a_missing_file(self, sharded: Path) -> None:
+        path = shard_of(sharded, FIRST)
+        first = next(n for n, f in json.loads((sharded / INDEX).read_text())["weight_map"].items()
+                     if f == path.name)  # fmt: skip
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=f"names {path.name} for {first}: no such file"):
+            from_pretrained(sharded)
+
+    @pytest.mark.parametrize("values", [{}, {"weight_map": {}}, {"weight_map": ["a"]}])
+    def test_an_index_without_a_map(self, values: dict[str, Any], sharded: Path) -> None:
+        (sharded / INDEX).write_text(json.dumps(values))
+        with pytest.raises(ValueError, match=r"index\.json must have a weight_map"):
+            from_pretrained(sharded)
+
+    def test_an_index_that_a_file_does_not_keep(self, sharded: Path) -> None:
+        path = shard_of(sharded, FIRST)
+        edit_tensors(path, lambda tensors: tensors.pop(FIRST))
+        with pytest.raises(ValueError, match=f"missing: {FIRST} in {path.name}, where the index"):
+            from_pretrained(sharded)
+
+    def test_a_file_with_more_than_the_index_says(self, sharded: Path) -> None:
+        path = shard_of(sharded, "lm_head.weight")
+        assert path != shard_of(sharded, FIRST)
+        tensor = load_file(shard_of(sharded, FIRST))[FIRST]
+        edit_tensors(path, lambda tensors: tensors.update({FIRST: tensor + 1}))
+        with pytest.raises(
+            ValueError, match=f"unexpected: {FIRST} in {path.name}, where the index"
+        ):
+            from_pretrained(sharded)
+
+    def test_tensors_that_do_not_fit(self, single: Path) -> None:
+        def change(tensors: dict[str, Tensor]) -> None:
+            del tensors["model.norm.weight"], tensors["model.layers.1.mlp.router_scale"]
+            tensors["model.layers.2.mlp.gate.weight"] = torch.zeros(1)
+            tensors[FIRST] = tensors[FIRST].T.contiguous()
+            tensors["lm_head.weight"] = tensors["lm_head.weight"].half()
+            tensors["model.embed_tokens.weight"] = torch.zeros(20, 12, dtype=torch.int32)
+
+        edit_tensors(single / "model.safetensors", change)
+        with pytest.raises(ValueError, match=r"does not fit its config\.json") as e:
+            from_pretrained(single)
+        at = "in model.safetensors"
+        assert {line.strip() for line in str(e.value).splitlines()[1:]} == {
+            "missing: model.norm.weight",
+            "missing: model.layers.1.mlp.router_scale",
+            f"unexpected: model.layers.2.mlp.gate.weight {at}",
+            f"misshapen: {FIRST} {at} must be [5, 12], got [12, 5]",
+            f"wrong dtype: lm_head.weight {at} must be F32, got F16",
+            f"wrong dtype: model.embed_tokens.weight {at} must be F32, got I32",
+        }
+
+    def test_many_problems_are_counted(self, single: Path) -> None:
+        edit(single / "config.json", lambda values: values.update(num_hidden_layers=4))
+        with pytest.raises(ValueError, match="does not fit") as e:
+            from_pretrained(single)
+        lines = str(e.value).splitlines()
+        total = 2 * (2 + 8 + 2 + 4 * 3 + 3)  # norms, attention, router, experts, shared expert
+        assert len(lines) == 22
+        assert lines[-1].strip() == f"and {total - 20} more"
+
+    @pytest.mark.parametrize("dtype", ["int8", "float8_e4m3fn", 5, "nonsense"])
+    def test_a_dtype_that_is_no_weight(self, dtype: Any, single: Path) -> None:
+        edit(single / "config.json", lambda values: values.update(torch_dtype=dtype))
+        with pytest.raises(ValueError, match=rf"must hold float64 \| .*, got {dtype}"):
+            from_pretrained(single)
+
+    def test_a_truncated_file_names_the_first_tensor_that_is_cut(self, sharded: Path) -> None:
+        path = shard_of(sharded, FIRST)
+        with safe_open(path, "pt") as file:
+            names = file.offset_keys()
+        size = path.stat().st_size
+        with path.open("r+b") as raw:
+            raw.truncate(size - 1)
+        with pytest.raises(ValueError, match=f"{path.name} is truncated or corrupted") as e:
+            from_pretrained(sharded)
+        assert str(e.value).endswith(f"the first tensor that is not whole is {names[-1]}")
+        with path.open("r+b") as raw:
+            raw.truncate(size - bytes_of(names[1:]))
+        with pytest.raises(ValueError, match=f"not whole is {names[1]}$"):
+            from_pretrained(sharded)
+
+    @pytest.mark.parametrize("keep", [0, 5, 8, 40])
+    def test_a_file_that_ends_in_its_header(self, keep: int, sharded: Path) -> None:
+        path = shard_of(sharded, FIRST)
+        path.write_bytes(path.read_bytes()[:keep])
+        with pytest.raises(ValueError, match=f"{path.name} is truncated or corrupted"):
+            from_pretrained(sharded)
+
+    @pytest.mark.parametrize(
+        ("at", "byte"), [(0, b"\xff"), (7, b"\x7f"), (8, b"["), (12, b"\x00"), (30, b"\xff")]
+    )
+    def test_a_corrupted_header(self, at: int, byte: bytes, single: Path) -> None:
+        path = single / "model.safetensors"
+        data = path.read_bytes()
+        path.write_bytes(data[:at] + byte + data[at + 1 :])
+        with pytest.raises(ValueError, match=f"{path.name} is truncated or corrupted"):
+            from_pretrained(single)
+
+
+def bytes_of(names: list[str]) -> int:
+    """Bytes of some tensors of a float32 folder of :func:`small_model`."""
+    parts = dict(released(small_model()))
+    return sum(parts[name].nbytes for name in names)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import torch
+from moge_ops.models.checkpoint import from_pretrained
+
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+from_pretrained(sys.argv[1])  # what the first use of anything allocates
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+before = status("VmRSS")
+model = from_pretrained(sys.argv[2])
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_the_peak_of_memory_is_the_weights_and_one_shard(tmp_path: Path, single: Path) -> None:
+    model = small_model(vocab_size=2000, hidden_size=384, moe_intermediate_size=640, num_experts=16)
+    weights = sum(p.nbytes for p in model.parameters())
+    save_pretrained(model, tmp_path / "large", max_shard_size="8MB")
+    shard = max(p.stat().st_size for p in (tmp_path / "large").glob("*.safetensors"))
+    assert weights > 10 * shard
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, single, tmp_path / "large"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    peak = int(done.stdout)
+    assert weights <= peak <= weights + shard + 4 * 2**20  # the last: names, headers, fragments
