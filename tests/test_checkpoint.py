@@ -12,12 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
-pytest.importorskip("safetensors", reason="needs the extra 'models'")
-
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.models.checkpoint import from_pretrained, read_config, released, save_pretrained

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.numpy import load_file
 from torch import Tensor
 
-from moge_ops.models import KVCache, PanguMoEConfig, PanguMoEForCausalLM
+from moge_ops.models import KVCache, PanguMoEConfig, PanguMoEForCausalLM, checkpoint
 from moge_ops.models.generation import Sampler
 from moge_ops.nn import MoGEOutput
 
@@ -59,7 +60,6 @@ def ids_of(B: int, L: int) -> Tensor:
 
 def released(model: PanguMoEForCausalLM) -> tuple[dict[str, Any], dict[str, Any]]:
     """The model's tensors in numpy under their released names, and its config."""
-    checkpoint = pytest.importorskip("moge_ops.models.checkpoint", reason="needs safetensors")
     tensors = {name: part.double().numpy() for name, part in checkpoint.released(model)}
     return tensors, model.config.to_dict()
 
@@ -83,7 +83,6 @@ def golden() -> dict[str, Any]:
 
 @pytest.fixture
 def load() -> Callable[..., PanguMoEForCausalLM]:
-    checkpoint = pytest.importorskip("moge_ops.models.checkpoint", reason="needs safetensors")
     return lambda **options: checkpoint.from_pretrained(FOLDER, **options)
 
 
@@ -157,7 +156,6 @@ class TestReleasedCode:
         assert rms(ours, wide) < 1.5 * rounding
 
     def test_the_formulas_in_numpy_give_the_same(self, golden: dict[str, Any]) -> None:
-        load_file = pytest.importorskip("safetensors.numpy").load_file
         values = json.loads((FOLDER / "config.json").read_text())
         out = reference["forward"](
             load_file(FOLDER / "model.safetensors"), values, golden["input_ids"]
