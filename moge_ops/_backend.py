@@ -4,6 +4,7 @@ PyTorch's dispatcher picks the kernel by device. On CPU tensors one more choice 
 and debugging: :func:`moge_ops.testing.backend` and ``MOGE_OPS_BACKEND``.
 """
 
+import functools
 import importlib
 import os
 from collections.abc import Callable, Iterator
@@ -58,6 +59,7 @@ def _load_for_cpu(op: str) -> ModuleType:
     return load(_cpu_backend, op)
 
 
+@functools.cache  # not import_module on every call: it costs as much as a small kernel
 def load(backend: str, op: str) -> ModuleType:
     """The kernel module of ``op`` in ``backend``.
 

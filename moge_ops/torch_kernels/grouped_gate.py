@@ -10,8 +10,11 @@ def scores_of(logits: Tensor, score: str) -> Tensor:
     return logits.softmax(-1, dtype=acc) if score == "softmax" else logits.to(acc).sigmoid()
 
 
-def _ordered(keys: Tensor) -> Tensor:
-    """Integers in the order of ``keys``, all NaN alike and below -inf, the least one left free."""
+def _ordered(scores: Tensor, bias: Tensor | None) -> Tensor:
+    """Numbers in the order of ``scores + bias``, NaN below all others, the least one left free."""
+    if bias is None:  # scores are at least 0
+        return scores.nan_to_num(-1.0)
+    keys = scores + bias.to(scores.dtype)
     integer = torch.int64 if keys.dtype is torch.float64 else torch.int32
     limits = torch.iinfo(integer)
     # the bits of a float are ordered but for its sign; -0.0 does not occur, as scores are not -0.0
@@ -35,20 +38,21 @@ def grouped_gate_fwd(
     per_group = E // num_groups
     scores = scores_of(logits, score)
 
-    keys = scores if bias is None else scores + bias.to(scores.dtype)
-    order = _ordered(keys).view(T, num_groups, per_group)
+    order = _ordered(scores, bias).view(T, num_groups, per_group)
+    least = float("-inf") if bias is None else torch.iinfo(order.dtype).min
     best = []
     for j in range(k):  # quicker than a stable sort while k is small; the first of equals is taken
         best.append(order.max(-1).indices)  # [T, G]
         if j + 1 < k:
-            order.scatter_(-1, best[j].unsqueeze(-1), torch.iinfo(order.dtype).min)
+            order.scatter_(-1, best[j].unsqueeze(-1), least)
     first = torch.arange(0, E, per_group, device=logits.device).view(-1, 1)
     experts = (torch.stack(best, -1) + first).view(T, num_groups * k)
 
     weights = scores.gather(-1, experts)
     if renormalize:
         weights /= weights.sum(-1, keepdim=True)
-    weights *= scaling
+    if scaling != 1.0:
+        weights *= scaling
     if router_scale is not None:
         weights *= router_scale.to(weights.dtype)[experts]
     counts = torch.bincount(experts.flatten(), minlength=E)

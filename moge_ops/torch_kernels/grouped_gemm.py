@@ -6,17 +6,16 @@ import torch
 from torch import Tensor
 
 
-def spans(offsets: Tensor, N: int) -> list[tuple[int, int]]:
-    """First and last row of each expert, read from ``offsets [E + 1]``.
+def spans(offsets: Tensor, N: int) -> list[tuple[int, int, int]]:
+    """Experts that have rows with the first and last of them, from ``offsets [E + 1]``.
 
     Raises:
         ValueError: The offsets do not rise from 0 to at most N.
     """
     starts: list[int] = offsets.tolist()
-    found = list(pairwise(starts))
-    if starts[0] != 0 or starts[-1] > N or any(a > b for a, b in found):
+    if starts[0] != 0 or starts[-1] > N or starts != sorted(starts):
         raise ValueError(f"offsets must rise from 0 to at most N={N}, got {starts}")
-    return found
+    return [(e, a, b) for e, (a, b) in enumerate(pairwise(starts)) if a < b]
 
 
 def matmul(x: Tensor, w: Tensor, out: Tensor) -> None:
@@ -32,35 +31,42 @@ def matmul(x: Tensor, w: Tensor, out: Tensor) -> None:
         torch.mm(x, w.T, out=out)
 
 
+def _rows(x: Tensor, width: int, found: list[tuple[int, int, int]]) -> Tensor:
+    """``[N, width]``, zero past the last expert's rows, the rest to be filled."""
+    out = x.new_empty(x.shape[0], width)
+    out[found[-1][2] if found else 0 :].zero_()
+    return out
+
+
 def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """``[N, in], [E, out, in], [E + 1] -> [N, out]``."""
-    out = rows.new_empty(rows.shape[0], weight.shape[1])
     found = spans(offsets, rows.shape[0])
-    for e, (a, b) in enumerate(found):
-        if a < b:
-            matmul(rows[a:b], weight[e], out[a:b])
-    out[found[-1][1] :].zero_()
+    out = _rows(rows, weight.shape[1], found)
+    for e, a, b in found:
+        matmul(rows[a:b], weight[e], out[a:b])
     return out
 
 
 def grouped_gemm_dx(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """``[N, out], [E, out, in], [E + 1] -> [N, in]``."""
-    d_rows = d_out.new_empty(d_out.shape[0], weight.shape[2])
     found = spans(offsets, d_out.shape[0])
-    for e, (a, b) in enumerate(found):
-        if a < b:
-            torch.mm(d_out[a:b], weight[e], out=d_rows[a:b])
-    d_rows[found[-1][1] :].zero_()
+    d_rows = _rows(d_out, weight.shape[2], found)
+    for e, a, b in found:
+        torch.mm(d_out[a:b], weight[e], out=d_rows[a:b])
     return d_rows
 
 
 def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
     """``[N, out], [N, in], [E + 1] -> [E, out, in]``."""
     found = spans(offsets, rows.shape[0])
-    d_weight = rows.new_empty(len(found), d_out.shape[1], rows.shape[1])
-    for e, (a, b) in enumerate(found):
-        if a < b:
-            torch.mm(d_out[a:b].T, rows[a:b], out=d_weight[e])
-        else:
-            d_weight[e].zero_()
+    d_weight = rows.new_empty(len(offsets) - 1, d_out.shape[1], rows.shape[1])
+    zero_others(d_weight, found)
+    for e, a, b in found:
+        torch.mm(d_out[a:b].T, rows[a:b], out=d_weight[e])
     return d_weight
+
+
+def zero_others(d_weight: Tensor, found: list[tuple[int, int, int]]) -> None:
+    """Clears the gradients ``[E, ...]`` of the experts without rows."""
+    for e in set(range(len(d_weight))).difference(e for e, _, _ in found):
+        d_weight[e].zero_()

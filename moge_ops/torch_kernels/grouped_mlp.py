@@ -1,5 +1,6 @@
 """The expert layer on the CPU: experts in blocks small enough to stay in cache."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .grouped_gemm import matmul, spans
+from .grouped_gemm import matmul, spans, zero_others
 from .unpermute import unpermute_fwd
 
 # Rows of one block: its activations stay in a core's L2 cache (1 MiB) between the two products.
@@ -15,11 +16,11 @@ from .unpermute import unpermute_fwd
 BLOCK_ROWS = 512
 
 # Experts with few rows are multiplied as one batch, padded to the longest of them: a call of their
-# own each costs oneDNN more than the padding. [n, 1024] x [512, 1024] in bfloat16, 64 experts, one
-# by one and in batches of 8: 6.4 and 4.7 ms at n = 2, 7.6 and 6.1 at 16, 16.4 and 14.8 at 64 (2
-# Zen 4 cores, November 2026). Past 32 rows the padding eats the gain, and an expert without rows
-# would have its weight read for nothing.
-BATCH, BATCH_ROWS = 8, 32
+# own each costs oneDNN more than the padding. T = 16 and 64 at H 1024, F 256, E 64 in bfloat16,
+# one by one, in batches of 8, and of 32: 8.8, 8.9 and 7.6 ms; 12.3, 11.2 and 10.2 (2 Zen 4 cores,
+# torch 2.13, November 2026). Past BATCH_ROWS the padding eats the gain, and an expert without
+# rows would have its weight read for nothing.
+BATCH, BATCH_ROWS = 32, 32
 
 
 class _Batch(NamedTuple):
@@ -40,10 +41,9 @@ class _Batch(NamedTuple):
 class _Block(NamedTuple):
     """Consecutive experts whose rows are worked on together."""
 
-    first: int  # row
-    last: int
+    rows: slice
     spans: list[tuple[int, int, int]]  # expert, first and last row within the block
-    batch: _Batch | None = None
+    batch: _Batch | None
 
     def product(self, x: Tensor, w: Tensor, out: Tensor) -> None:
         """``out [n, O] = x [n, I] @ w [E, O, I].T``, each row with its expert's weight."""
@@ -54,37 +54,37 @@ class _Block(NamedTuple):
             matmul(x[a:b], w[e], out[a:b])
 
 
-def _batch(found: list[tuple[int, int]], e: int) -> _Batch | None:
-    """The experts from ``e`` on as a batch, where that is worth it."""
-    counts = [b - a for a, b in found[e : e + BATCH]]
+def _batch(spans: list[tuple[int, int, int]]) -> _Batch | None:
+    """The experts as a batch, where that is worth it."""
+    first, last = spans[0][0], spans[-1][0] + 1
+    counts = [b - a for _, a, b in spans]
     longest = max(counts)
-    if longest > BATCH_ROWS or 4 * sum(map(bool, counts)) < 3 * len(counts):
+    if len(spans) == 1 or longest > BATCH_ROWS or 4 * len(spans) < 3 * (last - first):
         return None
-    starts = torch.tensor([a for a, _ in found[e : e + BATCH]]) - found[e][0]
-    filled = torch.tensor(counts)
-    step = torch.arange(longest)
-    rows = starts.unsqueeze(1) + torch.minimum(step, (filled - 1).clamp_min(0).unsqueeze(1))
-    places = (step < filled.unsqueeze(1)).flatten().nonzero().flatten()
-    return _Batch(slice(e, e + len(counts)), rows.flatten().clamp_max(sum(counts) - 1), places)
+    shift = torch.tensor([(e - first) * longest - a for e, a, _ in spans])
+    row = torch.arange(spans[-1][2])
+    places = shift.repeat_interleave(torch.tensor(counts)).add_(row)
+    rows = places.new_zeros((last - first) * longest).scatter_(0, places, row)
+    return _Batch(slice(first, last), rows, places)
 
 
-def _blocks(offsets: Tensor, N: int) -> Iterator[_Block]:
-    """Blocks of a batch, or of about BLOCK_ROWS rows; experts without rows are left out."""
-    found = spans(offsets, N)
-    e = 0
-    while e < len(found):
-        first = found[e][0]
-        batch = _batch(found, e)
-        end = e + 1
-        if batch is not None:
-            end = batch.experts.stop
-        else:
-            while end < len(found) and found[end][0] - first < BLOCK_ROWS:
-                end += 1
-        inside = [(i, a - first, b - first) for i, (a, b) in enumerate(found[e:end], e) if a < b]
-        if inside:
-            yield _Block(first, found[end - 1][1], inside, batch)
-        e = end
+def _blocks(found: list[tuple[int, int, int]]) -> Iterator[_Block]:
+    """Blocks of a batch, or of about BLOCK_ROWS rows."""
+
+    def inside(stop: int) -> list[tuple[int, int, int]]:
+        return [(e, a - first, b - first) for e, a, b in found[i:stop]]
+
+    i = 0
+    while i < len(found):
+        expert, first, _ = found[i]
+        stop = bisect_left(found, (expert + BATCH,), i)
+        batch = _batch(inside(stop))
+        if batch is None:
+            stop = i + 1
+            while stop < len(found) and found[stop][1] - first < BLOCK_ROWS:
+                stop += 1
+        yield _Block(slice(first, found[stop - 1][2]), inside(stop), batch)
+        i = stop
 
 
 def grouped_mlp_fwd(
@@ -103,8 +103,8 @@ def grouped_mlp_fwd(
     row_to_token = row_to_slot // max(slot_to_row.shape[1], 1)
     pre = x.new_empty(N if save else 0, 2 * width)
     out = x.new_empty(N, x.shape[1])
-    for block in _blocks(offsets, N):
-        here = slice(block.first, block.last)
+    for block in _blocks(spans(offsets, N)):
+        here = block.rows
         rows = x.index_select(0, row_to_token[here])  # [n, H]
         gate_up = pre[here] if save else x.new_empty(len(rows), 2 * width)
         block.product(rows, w_gate_up, gate_up)
@@ -137,14 +137,13 @@ def grouped_mlp_bwd(
     d_w_gate_up = w_gate_up.new_empty(w_gate_up.shape if need_d_w else 0)
     d_w_down = w_down.new_empty(w_down.shape if need_d_w else 0)
     d_weights = weights.new_zeros(weights.numel())
+    found = spans(offsets, N)
     if need_d_w:
-        for e, (a, b) in enumerate(spans(offsets, N)):
-            if a == b:
-                d_w_gate_up[e].zero_()
-                d_w_down[e].zero_()
+        zero_others(d_w_gate_up, found)
+        zero_others(d_w_down, found)
 
-    for block in _blocks(offsets, N):
-        here = slice(block.first, block.last)
+    for block in _blocks(found):
+        here = block.rows
         slots = row_to_slot[here]
         d_out = d_y.index_select(0, row_to_token[here])  # [n, H], not yet times the weight
         d_act = x.new_empty(len(slots), width)
