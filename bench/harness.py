@@ -5,6 +5,7 @@ import datetime
 import math
 import os
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -100,7 +101,8 @@ def interleave(
 ) -> dict[str, Timing]:
     """Times variants in turns, so that a change of the machine's pace meets all of them.
 
-    Every round calls every variant, each time starting with the next one.
+    Every round calls every variant, each in an order of its own: what ran before decides what is
+    left in the caches.
     """
 
     def sample(name: str, calls: int) -> float:
@@ -121,9 +123,9 @@ def interleave(
 
     names = list(variants)
     samples: dict[str, list[float]] = {name: [] for name in names}
-    for i in range(n):
-        turn = i % len(names)
-        for name in names[turn:] + names[:turn]:
+    order = random.Random(0)
+    for _ in range(n):
+        for name in order.sample(names, len(names)):
             samples[name].append(sample(name, calls[name]))
 
     def timing(x: list[float]) -> Timing:
