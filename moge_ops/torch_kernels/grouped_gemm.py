@@ -68,5 +68,7 @@ def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
 
 def zero_others(d_weight: Tensor, found: list[tuple[int, int, int]]) -> None:
     """Clears the gradients ``[E, ...]`` of the experts without rows."""
-    for e in set(range(len(d_weight))).difference(e for e, _, _ in found):
-        d_weight[e].zero_()
+    filled = [-1, *(e for e, _, _ in found), len(d_weight)]
+    for before, after in pairwise(filled):
+        if after - before > 1:
+            d_weight[before + 1 : after].zero_()
