@@ -104,6 +104,12 @@ def test_lopsided_routing(ids: Tensor, device: str) -> None:
     check(make(ids.shape[0], 16, 3, 2, 8, torch.float32), ids.int(), "output", device)
 
 
+def test_few_of_many_experts(device: str) -> None:
+    # far apart: the CPU path copies their weights into a batch instead of reading all between
+    ids = torch.tensor([[1, 5, 898], [5, 898, 1], [898, 1, 1]]).int()
+    check(make(3, 24, 900, 3, 12, torch.float32), ids, "output", device)
+
+
 def test_any_strides(device: str) -> None:
     x, w_gate_up, w_down, weights = make(6, 24, 4, 2, 16, torch.float32)
     strided = (

@@ -1,6 +1,5 @@
 """The expert layer on the CPU: experts in blocks small enough to stay in cache."""
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,24 +14,33 @@ from .unpermute import unpermute_fwd
 # 512 was the fastest of 128 to 2048 at H 1024, F 256 (2 Zen 4 cores, November 2026).
 BLOCK_ROWS = 512
 
-# Experts with few rows are multiplied as one batch, padded to the longest of them: a call of their
-# own each costs oneDNN more than the padding. T = 16 and 64 at H 1024, F 256, E 64 in bfloat16,
-# one by one, in batches of 8, and of 32: 8.8, 8.9 and 7.6 ms; 12.3, 11.2 and 10.2 (2 Zen 4 cores,
-# torch 2.13, November 2026). Past BATCH_ROWS the padding eats the gain, and an expert without
-# rows would have its weight read for nothing.
-BATCH, BATCH_ROWS = 32, 32
+# Experts may be multiplied as one batch, padded to the longest of them, where that costs less than
+# a call of their own for each. What a call is worth, found with H 256 to 1024, F = H/4, E 64 (2
+# Zen 4 cores, torch 2.13, November 2026): PADDED multiply-adds, fewer the wider the type; reading
+# SKIPPED bytes of weights of experts without rows, which lie between the others; or, instead,
+# copying COPIED bytes of weights of those that have rows. In bfloat16, T = 16, one by one and as
+# batches: 2.9 and 0.7 ms at H 256, 5.7 and 2.8 at 512, 11.1 and 9.8 at 1024.
+BATCH, PADDED, SKIPPED, COPIED = 32, 20 * 2**20, 2**18, 2**16
 
 
 class _Batch(NamedTuple):
-    """Consecutive experts in one batched product."""
+    """Experts in one batched product."""
 
-    experts: slice
+    experts: slice | Tensor
     rows: Tensor  # [experts * longest], row of the block in each place; padding repeats one
     places: Tensor  # [n], the inverse: where each row of the block is
 
+    def weights(self, w: Tensor) -> Tensor:
+        if isinstance(self.experts, slice):
+            return w[self.experts]
+        # a copy along the memory, whichever way the matrices lie there
+        lying = w.stride(-1) != 1
+        copy = (w.mT if lying else w).index_select(0, self.experts)
+        return copy.mT if lying else copy
+
     def product(self, x: Tensor, w: Tensor, out: Tensor) -> None:
-        """``out [n, O] = x [n, I] @ w [e, O, I].T``, each row with its expert's weight."""
-        w = w[self.experts]
+        """``out [n, O] = x [n, I] @ w [E, O, I].T``, each row with its expert's weight."""
+        w = self.weights(w)
         padded = x.index_select(0, self.rows).view(w.shape[0], -1, x.shape[1])
         product = torch.bmm(padded, w.mT)
         torch.index_select(product.view(-1, w.shape[1]), 0, self.places, out=out)
@@ -54,21 +62,32 @@ class _Block(NamedTuple):
             matmul(x[a:b], w[e], out[a:b])
 
 
-def _batch(spans: list[tuple[int, int, int]]) -> _Batch | None:
+def _batch(spans: list[tuple[int, int, int]], w: Tensor) -> _Batch | None:
     """The experts as a batch, where that is worth it."""
-    first, last = spans[0][0], spans[-1][0] + 1
+    ids = [e for e, _, _ in spans]
     counts = [b - a for _, a, b in spans]
-    longest = max(counts)
-    if len(spans) == 1 or longest > BATCH_ROWS or 4 * len(spans) < 3 * (last - first):
+    n, longest = sum(counts), max(counts)
+    padding = (longest * len(ids) - n) * w[0].numel()
+    if len(ids) == 1 or padding * w.itemsize**2 > len(ids) * PADDED:
         return None
-    shift = torch.tensor([(e - first) * longest - a for e, a, _ in spans])
-    row = torch.arange(spans[-1][2])
+    experts: slice | Tensor
+    skipped = ids[-1] + 1 - ids[0] - len(ids)
+    if skipped * w[0].nbytes <= len(ids) * SKIPPED:
+        experts = slice(ids[0], ids[-1] + 1)
+        place_of = [e - ids[0] for e in ids]
+    elif w[0].nbytes <= COPIED:
+        experts = torch.tensor(ids)
+        place_of = list(range(len(ids)))
+    else:
+        return None
+    shift = torch.tensor([i * longest - a for i, (_, a, _) in zip(place_of, spans, strict=True)])
+    row = torch.arange(n)
     places = shift.repeat_interleave(torch.tensor(counts)).add_(row)
-    rows = places.new_zeros((last - first) * longest).scatter_(0, places, row)
-    return _Batch(slice(first, last), rows, places)
+    rows = places.new_zeros((place_of[-1] + 1) * longest).scatter_(0, places, row)
+    return _Batch(experts, rows, places)
 
 
-def _blocks(found: list[tuple[int, int, int]]) -> Iterator[_Block]:
+def _blocks(found: list[tuple[int, int, int]], w: Tensor) -> Iterator[_Block]:
     """Blocks of a batch, or of about BLOCK_ROWS rows."""
 
     def inside(stop: int) -> list[tuple[int, int, int]]:
@@ -76,9 +95,9 @@ def _blocks(found: list[tuple[int, int, int]]) -> Iterator[_Block]:
 
     i = 0
     while i < len(found):
-        expert, first, _ = found[i]
-        stop = bisect_left(found, (expert + BATCH,), i)
-        batch = _batch(inside(stop))
+        first = found[i][1]
+        stop = min(i + BATCH, len(found))
+        batch = _batch(inside(stop), w)
         if batch is None:
             stop = i + 1
             while stop < len(found) and found[stop][1] - first < BLOCK_ROWS:
@@ -103,7 +122,7 @@ def grouped_mlp_fwd(
     row_to_token = row_to_slot // max(slot_to_row.shape[1], 1)
     pre = x.new_empty(N if save else 0, 2 * width)
     out = x.new_empty(N, x.shape[1])
-    for block in _blocks(spans(offsets, N)):
+    for block in _blocks(spans(offsets, N), w_gate_up):
         here = block.rows
         rows = x.index_select(0, row_to_token[here])  # [n, H]
         gate_up = pre[here] if save else x.new_empty(len(rows), 2 * width)
@@ -142,7 +161,7 @@ def grouped_mlp_bwd(
         zero_others(d_w_gate_up, found)
         zero_others(d_w_down, found)
 
-    for block in _blocks(found):
+    for block in _blocks(found, w_gate_up):
         here = block.rows
         slots = row_to_slot[here]
         d_out = d_y.index_select(0, row_to_token[here])  # [n, H], not yet times the weight
