@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.reference.grouped_gemm import grouped_gemm as oracle
-from moge_ops.testing import assert_matches, rms_error
+from moge_ops.testing import assert_matches, backend, rms_error
 
 # rows of each expert, rows of none, in, out
 SHAPES = [
@@ -166,6 +166,18 @@ def test_rejects(change: dict[str, object], error: type[Exception], message: str
     }
     with pytest.raises(error, match=message):
         grouped_gemm(**{**arguments, **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("offsets", [[0, 3, 2], [0, 2, 9], [1, 2, 4], [-1, 2, 4], [-9, -2, 99]])
+def test_kernels_stay_inside_with_bad_offsets(offsets: list[int]) -> None:
+    # a GPU cannot look at them without waiting: rows that two experts claim, or none, are undefined
+    rows, weight = torch.randn(4, 8), torch.randn(2, 5, 8)
+    clamped = torch.tensor(offsets).clamp(0, 4).int()
+    with backend("triton"):
+        given, inside = (
+            grouped_gemm(rows, weight, o) for o in (torch.tensor(offsets).int(), clamped)
+        )
+    torch.testing.assert_close(given, inside, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("offsets", [[0, 3, 2], [0, 2, 9], [1, 2, 4], [-1, 2, 4]])

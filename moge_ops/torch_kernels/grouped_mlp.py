@@ -27,8 +27,8 @@ class _Batch(NamedTuple):
     """Experts in one batched product."""
 
     experts: slice | Tensor
-    rows: Tensor  # [experts * longest], row of the block in each place; padding repeats one
-    places: Tensor  # [n], the inverse: where each row of the block is
+    rows: Tensor | None  # [experts * longest], row of the block in each place; None: as they come
+    places: Tensor | None  # [n], the inverse: where each row of the block is
 
     def weights(self, w: Tensor) -> Tensor:
         if isinstance(self.experts, slice):
@@ -41,6 +41,10 @@ class _Batch(NamedTuple):
     def product(self, x: Tensor, w: Tensor, out: Tensor) -> None:
         """``out [n, O] = x [n, I] @ w [E, O, I].T``, each row with its expert's weight."""
         w = self.weights(w)
+        if self.rows is None or self.places is None:
+            one, other = (torch.unflatten(y, 0, (w.shape[0], -1)) for y in (x, out))
+            torch.bmm(one, w.mT, out=other)
+            return
         padded = x.index_select(0, self.rows).view(w.shape[0], -1, x.shape[1])
         product = torch.bmm(padded, w.mT)
         torch.index_select(product.view(-1, w.shape[1]), 0, self.places, out=out)
@@ -80,6 +84,8 @@ def _batch(spans: list[tuple[int, int, int]], w: Tensor) -> _Batch | None:
         place_of = list(range(len(ids)))
     else:
         return None
+    if (place_of[-1] + 1) * longest == n:
+        return _Batch(experts, None, None)
     shift = torch.tensor([i * longest - a for i, (_, a, _) in zip(place_of, spans, strict=True)])
     row = torch.arange(n)
     places = shift.repeat_interleave(torch.tensor(counts)).add_(row)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FEW = 2**15
 CHUNK = 2**18  # elements of float32 temporaries in the backward: they stay in the cache
 
 
@@ -14,8 +15,9 @@ def unpermute_fwd(
     if not rows.numel():
         return rows.new_zeros(slot_to_row.shape[0], rows.shape[1])
     dtype = rows.dtype
-    if dtype is torch.float16:
-        rows = rows.float()  # its range is too small for a weight in two parts
+    # float16's range is too small for a weight in two parts; few elements are quicker in float32
+    if dtype is torch.float16 or (dtype is torch.bfloat16 and rows.numel() <= FEW):
+        rows = rows.float()
 
     indices, offsets = slot_to_row, None
     if row_to_slot[-1] < 0:  # dropped slots: bags of different sizes
@@ -23,7 +25,7 @@ def unpermute_fwd(
         sizes = kept.sum(1)
         indices, offsets = slot_to_row[kept], (sizes.cumsum(0) - sizes).int()
         weights = None if weights is None else weights[kept]
-    if weights is not None and dtype is torch.bfloat16:
+    if weights is not None and rows.dtype is torch.bfloat16:
         # embedding_bag sums in float32 but wants weights in bfloat16: w = high + low, and every
         # row twice
         weights = weights.float()
