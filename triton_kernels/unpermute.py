@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import acc_dtype
+from ._common import acc_dtype, narrow
 
 BLOCK_K = 8
 BLOCK_H = 1024  # 16 bytes a thread in 16-bit types
@@ -47,7 +47,7 @@ def _unpermute_fwd_kernel(
             w_ptrs = weights_ptr + pid_t * stride_weights_t + offs_k * stride_weights_k
             rows *= tl.load(w_ptrs, mask=kept, other=0.0).to(ACC)[:, None]
         y += tl.sum(rows, 0)
-    tl.store(y_ptr + pid_t * H + offs_h, y.to(y_ptr.dtype.element_ty), mask=mask_h)
+    tl.store(y_ptr + pid_t * H + offs_h, narrow(y, y_ptr.dtype.element_ty), mask=mask_h)
 
 
 @triton.jit
@@ -99,12 +99,12 @@ def _unpermute_bwd_kernel(
 
             dtype = d_rows_ptr.dtype.element_ty
             ptrs = d_rows_ptr + row[:, None] * H + offs_h[None, :]
-            tl.store(ptrs, (w[:, None] * d_y[None, :]).to(dtype), mask=mask)
+            tl.store(ptrs, narrow(w[:, None] * d_y[None, :], dtype), mask=mask)
             ptrs = d_rows_ptr + own_row[:, None] * H + offs_h[None, :]
             tl.store(ptrs, 0.0, mask=(slot < 0)[:, None] & mask_h[None, :])
 
         # zero times an infinite d_y is no number: a dropped slot's sum is not its gradient
-        d_w = tl.where(kept, tl.sum(dots, 1), 0.0).to(d_weights_ptr.dtype.element_ty)
+        d_w = narrow(tl.where(kept, tl.sum(dots, 1), 0.0), d_weights_ptr.dtype.element_ty)
         tl.store(d_weights_ptr + own_row, d_w, mask=mask_k)
 
 
