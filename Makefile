@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help test test-quick test-oldest test-wheel test-newest check demo bench clean
+.PHONY: help test test-quick test-oldest test-wheel test-newest check demo train-demo bench clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -60,8 +60,12 @@ check: .venv/made ## lint, format, types, architecture
 demo: .venv/made ## one full-size layer, checked and timed; options: ARGS='--tokens 64'
 	@.venv/bin/python bench/demo.py $(ARGS)
 
+train-demo: .venv/made ## train a small MoGE model and its top-k twin, in minutes; options: ARGS=...
+	@.venv/bin/python bench/train_demo.py $(ARGS)
+
 bench: .venv/made ## benchmarks into bench/results; options: ARGS=...
 	@.venv/bin/python bench/run.py $(ARGS)
+	@.venv/bin/python bench/plots.py
 
 clean: ## remove environments, builds and caches
 	@rm -rf .venv .venv-triton36 .venv-wheel build dist out *.egg-info .hypothesis .benchmarks .*_cache

@@ -27,6 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 import moge_ops
+from moge_ops._memory import available
 from moge_ops.nn import MoGE
 from moge_ops.reference.grouped_gate import grouped_gate as reference_gate
 from moge_ops.reference.grouped_gemm import grouped_gemm as reference_gemm
@@ -479,26 +480,6 @@ def balance(s: Sizes, devices: int) -> dict[str, dict[str, plots.Balance]]:
             for way, experts in ways.items()
         }
     return found
-
-
-def available(device: str) -> int | None:
-    """Bytes that can still be allocated; None where the system does not say."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return None
-    free = next(
-        int(line.split()[1]) * 1024
-        for line in meminfo.read_text().splitlines()
-        if line.startswith("MemAvailable")
-    )
-    group = Path("/sys/fs/cgroup")  # a container's limit is below the machine's
-    try:
-        limit = int((group / "memory.max").read_text())
-        return min(free, limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # no such file, or "max"
-        return free
 
 
 def needed(s: Sizes, shared_size: int, dtype: torch.dtype, *, backward: bool) -> int:

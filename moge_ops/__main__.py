@@ -1,9 +1,10 @@
-"""Command line: ``python -m moge_ops info``."""
+"""Command line: ``python -m moge_ops info | generate | inspect | make-tiny | convert``."""
 
 import argparse
 import importlib
 import pkgutil
 import platform
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -72,13 +73,73 @@ def info() -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Parses the command line and runs one command."""
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m moge_ops", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="versions, devices, and which operator runs on which backend")
-    parser.parse_args(argv)
-    print(info())
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=f"{text}.")
+        made.add_argument("folder", help="with config.json, and weights in safetensors files")
+        return made
+
+    def options(to: argparse.ArgumentParser) -> None:
+        devices = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
+        to.add_argument("--device", choices=devices, default=devices[0])
+        to.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the files')")
+
+    to = command("generate", "the answer of a checkpoint folder's model, as it comes")
+    to.add_argument("text", help="the question; - reads it from standard input")
+    to.add_argument("--system", default="", help="what the system says before the question")
+    to.add_argument("--raw", action="store_true", help="continue the text: no chat template")
+    to.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    to.add_argument("--temperature", type=float, default=0.6, help="0 for the likeliest token")
+    to.add_argument("--top-k", type=int, default=50, metavar="N", help="0 for all")
+    to.add_argument("--top-p", type=float, default=0.95, metavar="P")
+    to.add_argument("--seed", type=int, help="for the same answer again")
+    options(to)
+
+    to = command("inspect", "what a checkpoint folder holds, what fits into memory, its routers")
+    what = to.add_mutually_exclusive_group()
+    what.add_argument("--text", metavar="FILE", help="router statistics over this file")
+    what.add_argument("--prompt", metavar="TEXT", help="router statistics over this text")
+    to.add_argument("--max-tokens", type=int, default=2048, metavar="N", help="of the text")
+    options(to)
+
+    to = command("make-tiny", "a small random checkpoint folder with a tokenizer, to try all this")
+    to.add_argument("--seed", type=int, default=0)
+    to.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+
+    to = command("convert", "a checkpoint folder in another dtype or with files of another size")
+    to.add_argument("out", help="folder to write, in the released layout")
+    to.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the files')")
+    to.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="like 5GB or 500MiB")
+    to.set_defaults(device="cpu")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the command line and runs one command.
+
+    What is wrong with a folder or an option is said in one line on standard error, exit code 2.
+    """
+    args = _parser().parse_args(argv)
+    if args.command == "info":
+        print(info())
+        return
+    try:
+        from moge_ops import cli  # needs the extra "models", which `info` must not
+
+        getattr(cli, args.command.replace("-", "_"))(args)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines())
+        print(f"{args.command}: {reason}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # room -> other rooms that it may import: models -> nn -> ops -> {reference, kernels}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"nn", "ops", "testing"},
-    "__main__": {"ops", "testing", "_backend"},
+    "__main__": {"cli", "ops", "testing", "_backend"},
+    "cli": {"models", "_memory"},
     "integrations": {"models", "nn", "ops", "_checks"},
     "models": {"nn", "ops", "_checks"},
     "nn": {"ops", "_checks"},
@@ -22,11 +23,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "triton_kernels": set(),
     "_backend": set(),  # loads the kernels by name, when they are first used
     "_checks": set(),
+    "_memory": set(),
 }
 # other projects' packages, besides torch
 MAY_USE = {
     "triton_kernels": {"triton"},
-    "models": {"safetensors"},
+    "cli": {"rich"},
+    "models": {"safetensors", "sentencepiece", "tokenizers"},
     "integrations": {"transformers"},
 }
 PLACES = [

@@ -16,13 +16,12 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 from moge_ops.models import checkpoint
 from moge_ops.models.pangu_moe import (
-    IGNORED,
     KVCache,
     PanguMoEConfig,
     PanguMoEForCausalLM,
     PanguMoEOutput,
+    losses,
 )
-from moge_ops.ops.load_balance_loss import load_balance_loss
 
 __all__ = ["PanguCache", "PanguProMoEConfig", "PanguProMoEForCausalLM"]
 
@@ -59,7 +58,8 @@ class PanguProMoEConfig(PreTrainedConfig):
     def __init__(self, **kwargs: Any) -> None:
         defaults = dataclasses.asdict(PanguMoEConfig())
         del defaults["extra"], defaults["num_groups"]
-        values = {**defaults, "tie_word_embeddings": False, **kwargs}
+        of_transformers = {"output_router_logits": False, "tie_word_embeddings": False}
+        values = {**defaults, **of_transformers, **kwargs}
         values["num_groups"] = PanguMoEConfig.from_dict(values).num_groups
         super().__init__(**values)
 
@@ -252,20 +252,7 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         )
         loss = aux_loss = None
         if labels is not None:
-            rows: Any = slice(None)
-            if attention_mask is not None:  # as in the model's own loss
-                real = attention_mask.bool()
-                labels = labels.masked_fill(~(real & real.roll(1, 1)), IGNORED)
-                rows = real.flatten()
-            aux_loss = torch.stack(
-                [
-                    load_balance_loss(logits[rows], gating.experts[rows])
-                    for logits, gating in zip(details.router_logits, details.gating, strict=True)
-                ]
-            ).mean()
-            cross_entropy = self.loss_function(
-                details.logits, labels, vocab_size=self.model.config.vocab_size
-            )
+            cross_entropy, aux_loss = losses(details, labels, attention_mask)
             loss = cross_entropy + self.model.config.router_aux_loss_coef * aux_loss
         out = MoeCausalLMOutputWithPast(
             loss=loss,

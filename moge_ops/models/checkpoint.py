@@ -5,6 +5,7 @@ does the projections of queries, keys and values. One mapping, :func:`released`,
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,14 @@ try:
 except ImportError as error:
     raise ImportError("checkpoints need safetensors: pip install 'moge-ops[models]'") from error
 
-__all__ = ["from_pretrained", "read_config", "released", "save_pretrained"]
+__all__ = [
+    "from_pretrained",
+    "read_config",
+    "released",
+    "save_pretrained",
+    "stored_dtype",
+    "stored_tensors",
+]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -181,6 +189,36 @@ def _check(
         raise ValueError("\n  ".join([f"{folder} does not fit its config.json:", *lines]))
 
 
+def _stored(folder: Path, config: PanguMoEConfig, shards: dict[Path, set[str] | None]) -> str:
+    """Code of the dtype that the config gives or, where it gives none, that the first file has."""
+    given = config.extra.get("dtype", config.extra.get("torch_dtype"))
+    codes = {str(dtype).removeprefix("torch."): code for code, dtype in DTYPES.items()}
+    if given is None:
+        with _open(next(iter(shards))) as shard:
+            names = shard.keys()
+            stored: str = shard.get_slice(names[0]).get_dtype() if names else "none"
+    else:
+        stored = codes.get(str(given), str(given))
+    if stored not in DTYPES:
+        raise ValueError(f"{folder} must hold {' | '.join(codes)}, got {stored}")
+    return stored
+
+
+def stored_dtype(folder: str | Path) -> torch.dtype:
+    """The dtype of a folder's weights; raises as :func:`from_pretrained` does."""
+    folder = Path(folder)
+    return DTYPES[_stored(folder, read_config(folder), _shards(folder))]
+
+
+def stored_tensors(folder: str | Path) -> Iterator[tuple[str, str, int]]:
+    """Name, dtype and elements of every tensor in a folder's files, from their headers."""
+    for path in _shards(Path(folder)):
+        with _open(path) as shard:
+            for name in shard.keys():  # noqa: SIM118 - an opened file is no mapping
+                header = shard.get_slice(name)
+                yield name, header.get_dtype(), math.prod(header.get_shape())
+
+
 def from_pretrained(
     folder: str | Path,
     *,
@@ -211,17 +249,7 @@ def from_pretrained(
     folder = Path(folder)
     config = read_config(folder)
     shards = _shards(folder)
-    given = config.extra.get("dtype", config.extra.get("torch_dtype"))
-    codes = {str(dtype).removeprefix("torch."): code for code, dtype in DTYPES.items()}
-    if given is None:
-        first = next(iter(shards))
-        with _open(first) as shard:
-            names = shard.keys()
-            stored = shard.get_slice(names[0]).get_dtype() if names else "none"
-    else:
-        stored = codes.get(str(given), str(given))
-    if stored not in DTYPES:
-        raise ValueError(f"{folder} must hold {' | '.join(codes)}, got {stored}")
+    stored = _stored(folder, config, shards)
 
     with torch.device("meta"):
         model = PanguMoEForCausalLM(config).to(dtype or DTYPES[stored])

@@ -230,6 +230,28 @@ class PanguMoEOutput(NamedTuple):
     gating: list[Gating]  # of every layer
 
 
+def losses(
+    out: PanguMoEOutput, labels: Tensor, attention_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The terms of :meth:`PanguMoEForCausalLM.loss`, which describes the arguments.
+
+    Returns the mean cross-entropy and the mean over layers of :func:`moge_ops.load_balance_loss`.
+    """
+    _checks.shape("labels", labels, "[B, L]", tuple(out.logits.shape[:2]))
+    rows: slice | Tensor = slice(None)
+    if attention_mask is not None:
+        real = attention_mask.bool()  # nor is a row's first token predicted from padding
+        labels = labels.masked_fill(~(real & real.roll(1, 1)), IGNORED)
+        rows = real.flatten()
+    acc = torch.promote_types(out.logits.dtype, torch.float32)
+    logits, labels = out.logits[:, :-1].flatten(0, 1).to(acc), labels[:, 1:].flatten()
+    balance = [
+        load_balance_loss(router[rows], gates.experts[rows])
+        for router, gates in zip(out.router_logits, out.gating, strict=True)
+    ]
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED), torch.stack(balance).mean()
+
+
 class PanguMoEForCausalLM(nn.Module):
     """The language model.
 
@@ -370,18 +392,7 @@ class PanguMoEForCausalLM(nn.Module):
             Scalar, float32 or wider. The second term is ``router_aux_loss_coef`` times the mean
             over layers of :func:`moge_ops.load_balance_loss`.
         """
-        labels = input_ids if labels is None else labels
-        _checks.shape("labels", labels, "[B, L]", tuple(input_ids.shape))
-        if attention_mask is not None:
-            real = attention_mask.bool()  # nor is a row's first token predicted from padding
-            labels = labels.masked_fill(~(real & real.roll(1, 1)), IGNORED)
         out = self(input_ids, attention_mask, return_details=True)
-        acc = torch.promote_types(out.logits.dtype, torch.float32)
-        logits, labels = out.logits[:, :-1].flatten(0, 1).to(acc), labels[:, 1:].flatten()
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED)
-        rows = slice(None) if attention_mask is None else real.flatten()
-        balance = [
-            load_balance_loss(router[rows], gates.experts[rows])
-            for router, gates in zip(out.router_logits, out.gating, strict=True)
-        ]
-        return loss + self.config.router_aux_loss_coef * torch.stack(balance).mean()
+        labels = input_ids if labels is None else labels
+        cross_entropy, balance = losses(out, labels, attention_mask)
+        return cross_entropy + self.config.router_aux_loss_coef * balance

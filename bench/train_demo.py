@@ -1,0 +1,326 @@
+"""Trains a small MoGE model and its plain top-k twin on the text that ships here, and draws both.
+
+The twin is the same model with one group, so a token takes the best K of all experts; both start
+from the same weights and see the same batches. Recorded are the losses, and how many expert
+evaluations fall to each of eight devices that hold neighbouring experts. What the CSV holds is what
+the picture shows.
+"""
+
+import argparse
+import csv
+import dataclasses
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import harness
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from torch import Tensor
+
+from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
+from moge_ops.models.checkpoint import save_pretrained
+from moge_ops.models.pangu_moe import losses
+from moge_ops.models.tokenizer import BOS, CLOSE, Tokenizer, write_byte_tokenizer
+
+TEXT = Path(__file__).parent / "data" / "pentateuch.txt"
+DEVICES = 8
+HELD_OUT = 0.1  # of the text, at its end
+MOGE, TOP_K = "MoGE", "plain top-k"
+LOOKS = {MOGE: ("#D55E00", "-"), TOP_K: ("#0072B2", "--")}  # Okabe and Ito's
+PROMPT = "In the beginning God"
+
+# the released model's proportions, at a fortieth of its width
+MODEL = PanguMoEConfig(
+    hidden_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    moe_intermediate_size=32,
+    shared_expert_intermediate_size=128,
+    max_position_embeddings=1024,
+    router_aux_loss_coef=0.01,
+)
+SMOKE = dataclasses.replace(
+    MODEL,
+    hidden_size=32,
+    num_hidden_layers=2,
+    moe_intermediate_size=8,
+    shared_expert_intermediate_size=16,
+)
+
+Row = dict[str, Any]
+
+
+class Text:
+    """The text as ids, in pieces that all begin with the first token, as prompts do."""
+
+    def __init__(self, tokenizer: Tokenizer, batch: int, length: int, seed: int) -> None:
+        ids = torch.tensor(tokenizer.encode(TEXT.read_text()))
+        cut = int(len(ids) * (1.0 - HELD_OUT))
+        self.ids, self.batch, self.length = ids, batch, length
+        self.first = tokenizer.raw("")[0]
+        self.most = cut - length
+        self.random = torch.Generator().manual_seed(seed)
+        # the same for all, and all over the end of the text
+        starts = torch.linspace(cut, len(ids) - length, 4 * batch).long()
+        self.held_out = self.pieces(starts).split(batch)
+
+    def pieces(self, starts: Tensor) -> Tensor:
+        """``[B] -> [B, L]``"""
+        pieces = self.ids[starts.unsqueeze(1) + torch.arange(self.length)]
+        pieces[:, 0] = self.first
+        return pieces
+
+    def sample(self) -> Tensor:
+        """A random batch ``[B, L]`` of the text before the held-out end."""
+        return self.pieces(torch.randint(self.most, (self.batch,), generator=self.random))
+
+
+def rate(step: int, steps: int, peak: float) -> float:
+    """Learning rate: up for a tenth of the steps, then down along a cosine to a tenth."""
+    warm = max(1, steps // 10)
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * (0.55 + 0.45 * math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def held_out_loss(model: PanguMoEForCausalLM, text: Text) -> float:
+    with torch.inference_mode():
+        found = [losses(model(x, return_details=True), x)[0] for x in text.held_out]
+    return float(torch.stack(found).mean())
+
+
+def train(
+    config: PanguMoEConfig, text: Text, args: argparse.Namespace, advance: Callable[[], None]
+) -> tuple[PanguMoEForCausalLM, list[Row]]:
+    """The trained model, and one row for each layer at every ``args.every``-th step."""
+    torch.manual_seed(args.seed)
+    model = PanguMoEForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
+    per_device = config.num_experts // DEVICES
+    rows: list[Row] = []
+    recent: list[float] = []
+    for step in range(args.steps + 1):
+        x = text.sample()
+        out = model(x, return_details=True)
+        cross_entropy, balance = losses(out, x)
+        recent.append(float(cross_entropy.detach()))
+        if step % args.every == 0 or step == args.steps:
+            validation = held_out_loss(model, text)
+            for layer, gating in enumerate(out.gating):
+                devices = gating.counts.view(DEVICES, per_device).sum(1).tolist()
+                rows.append(
+                    {
+                        "step": step,
+                        "layer": layer,
+                        "loss": f"{sum(recent) / len(recent):.4f}",
+                        "held_out_loss": f"{validation:.4f}",
+                        "balance_loss": f"{float(balance.detach()):.4f}",
+                        "tokens": x.numel(),
+                        "imbalance": f"{(max(devices) - min(devices)) / x.numel():.4f}",
+                        **{f"device_{d}": n for d, n in enumerate(devices)},
+                    }
+                )
+            recent.clear()
+        if step == args.steps:
+            break
+        optimizer.zero_grad()
+        (cross_entropy + config.router_aux_loss_coef * balance).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, args.steps, args.learning_rate)
+        optimizer.step()
+        advance()
+    return model.eval(), rows
+
+
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def by_step(rows: Sequence[Row], model: str, column: str) -> tuple[list[int], list[float]]:
+    """Steps, and the mean over layers of a column."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if row["model"] == model:
+            found.setdefault(int(row["step"]), []).append(float(row[column]))
+    return list(found), [sum(values) / len(values) for values in found.values()]
+
+
+def draw(path: Path) -> Figure:
+    """Loss, imbalance, and the devices' shares of one layer, of both models."""
+    with path.open(newline="") as file:
+        rows: list[Row] = list(csv.DictReader(file))
+    figure = Figure(figsize=(10.5, 7.6), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True)
+    loss, score = panels[0]
+    for model, (colour, line) in LOOKS.items():
+        steps, values = by_step(rows, model, "loss")
+        middle = [(a + b) / 2 for a, b in pairwise(steps)]  # each is the mean since the last
+        loss.plot(middle, values[1:], line, color=colour, alpha=0.45, label=f"{model}, training")
+        steps, values = by_step(rows, model, "held_out_loss")
+        loss.plot(steps, values, line, color=colour, lw=2, label=f"{model}, held-out text")
+        score.plot(*by_step(rows, model, "imbalance"), line, color=colour, lw=2, label=model)
+    loss.set(title="Loss", ylabel="cross-entropy of a byte, nats")
+    score.set(
+        title="Imbalance score, mean over layers",
+        ylabel="(max - min) / tokens of a batch",
+        ylim=(0, None),
+    )
+
+    layers = sorted({int(row["layer"]) for row in rows})
+    layer = layers[len(layers) // 2]
+    top = max(float(row[f"device_{d}"]) for row in rows for d in range(DEVICES))
+    for panel, (model, (colour, _)) in zip(panels[1], LOOKS.items(), strict=True):
+        of_layer = [row for row in rows if row["model"] == model and row["layer"] == str(layer)]
+        steps = [int(row["step"]) for row in of_layer]
+        for d in range(DEVICES):
+            loads = [int(row[f"device_{d}"]) for row in of_layer]
+            label = f"each of {DEVICES} devices" if d == 0 else None
+            panel.plot(steps, loads, color=colour, lw=1, label=label)
+        share = int(rows[0]["tokens"]) * int(rows[0]["K"]) / DEVICES
+        panel.axhline(share, color="#000000", ls=":", lw=1.5, label="even share")
+        panel.set(title=f"{model}: tokens of each device, layer {layer}", xlabel="step")
+        panel.set(ylim=(0, 1.08 * top))
+    panels[1][0].set_ylabel("expert evaluations in a batch")
+    for panel in panels.flat:
+        panel.grid(color="#dddddd", linewidth=0.6)
+        panel.set_axisbelow(True)
+        panel.legend(frameon=False)
+    first = rows[0]
+    figure.suptitle(
+        f"{first['parameters']} parameters, E {first['E']}, K {first['K']}, "
+        f"{DEVICES} devices, {first['tokens']} tokens a batch, King James Bible by bytes\n"
+        f"{first['machine']}, {first['threads']} threads, torch {first['torch']}, "
+        f"{first['date'][:10]}",
+        fontsize="medium",
+    )
+    return figure
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Trains a MoGE model and its plain top-k twin, and draws both.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for name, default, text in (
+        ("steps", 300, "updates of each model"),
+        ("batch", 8, "pieces of text in a batch"),
+        ("length", 256, "bytes of a piece"),
+        ("every", 10, "steps from one record to the next"),
+        ("seed", 0, "of the weights and the batches"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="at its peak")
+    parser.add_argument("--smoke", action="store_true", help="a tiny model: does it run?")
+    parser.add_argument(
+        "--out", type=Path, default=harness.RESULTS, help="folder of CSV and picture"
+    )
+    parser.add_argument("--save", type=Path, help="new folder for the MoGE model, to generate with")
+    args = parser.parse_args()
+    for name in ("steps", "batch", "length", "every"):
+        least = 2 if name == "length" else 1  # a byte to predict, and one before it
+        if getattr(args, name) < least:
+            parser.error(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    most = min(int(TEXT.stat().st_size * HELD_OUT), MODEL.max_position_embeddings)
+    if args.length > most:
+        parser.error(f"--length must be at most {most}, got {args.length}")
+    return args
+
+
+def main() -> int:
+    args = parse()
+    started = time.perf_counter()
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = write_byte_tokenizer(folder)
+    config = dataclasses.replace(
+        SMOKE if args.smoke else MODEL,
+        vocab_size=tokenizer.size,
+        bos_token_id=tokenizer.id_of(BOS),
+        eos_token_id=tokenizer.id_of(CLOSE),
+    )
+    total, active = PanguMoEForCausalLM(config).parameter_counts()
+    here = harness.environment()
+    shared = {
+        **{name: here[name] for name in ("date", "machine", "threads", "torch", "revision")},
+        **{"parameters": f"{total:,}", "active": f"{active:,}", "seed": args.seed},
+        **{"E": config.num_experts, "K": config.num_experts_per_tok},
+    }
+    console.print(
+        f"{total:,} parameters, {active:,} active; {args.steps} steps of {args.batch} x "
+        f"{args.length} bytes; {here['machine']}, {here['threads']} threads, torch {here['torch']}"
+    )
+
+    twins = {MOGE: config, TOP_K: dataclasses.replace(config, num_groups=1)}
+    rows: list[Row] = []
+    table = Table(title="At the last step")
+    table.add_column("model")
+    for heading in ("seconds", "held-out loss", "imbalance score", "most / mean tokens"):
+        table.add_column(heading, justify="right")
+    progress = Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    with progress:
+        tasks = {name: progress.add_task(name, total=args.steps, start=False) for name in twins}
+        for name, of in twins.items():
+            text = Text(tokenizer, args.batch, args.length, args.seed)
+            progress.start_task(tasks[name])
+            begun = time.perf_counter()
+            model, found = train(of, text, args, lambda task=tasks[name]: progress.advance(task))
+            seconds = time.perf_counter() - begun
+            rows += [{**shared, "model": name, "G": of.num_groups, **row} for row in found]
+            table.add_row(name, f"{seconds:.0f}", *summary(found[-of.num_hidden_layers :]))
+            if name == MOGE:
+                moge = model
+    console.print(table)
+
+    path = args.out / "train.csv"
+    write(path, rows)
+    draw(path).savefig(path.with_suffix(".png"), dpi=150)
+    console.print(f"Picture: {path.with_suffix('.png')}, drawn from {path.name}")
+    sample = moge.generate([tokenizer.raw(PROMPT)], 160, temperature=0.0)
+    console.print(f"MoGE goes on: {tokenizer.decode(sample[0].tolist())}", markup=False)
+    if args.save:
+        save_pretrained(moge, args.save)
+        write_byte_tokenizer(args.save)
+        console.print(f"Model: python -m moge_ops generate {args.save} --raw '{PROMPT}'")
+    console.print(f"{time.perf_counter() - started:.0f} s in all")
+    return 0
+
+
+def summary(layers: Sequence[Row]) -> tuple[str, ...]:
+    """Loss, imbalance and the largest share of a device, the last two of the average layer."""
+    loads = [[int(row[f"device_{d}"]) for d in range(DEVICES)] for row in layers]
+    imbalance = sum(float(row["imbalance"]) for row in layers) / len(layers)
+    peak = sum(max(load) * DEVICES / sum(load) for load in loads) / len(layers)
+    return layers[0]["held_out_loss"], f"{imbalance:.3f}", f"{peak:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""How much memory there is."""
+
+from pathlib import Path
+
+import torch
+
+__all__ = ["available"]
+
+
+def available(device: str) -> int | None:
+    """Bytes that can still be allocated; None where the system does not say."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    free = next(
+        int(line.split()[1]) * 1024
+        for line in meminfo.read_text().splitlines()
+        if line.startswith("MemAvailable")
+    )
+    group = Path("/sys/fs/cgroup")  # a container's limit is below the machine's
+    try:
+        limit = int((group / "memory.max").read_text())
+        return min(free, limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no such file, or "max"
+        return free

@@ -1,0 +1,187 @@
+"""Text to token ids and back, by the tokenizer in a checkpoint folder, and the chat's form.
+
+A folder holds either ``tokenizer.json``, as transformers writes it, or ``tokenizer.model``, a
+SentencePiece model, as the released one does. Both are data: the Python code and the templates that
+a folder may hold besides are never looked at.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Stream", "Tokenizer", "load_tokenizer", "write_byte_tokenizer"]
+
+FAST, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
+UNKNOWN, BOS, OPEN, CLOSE = "<unk>", "<s>", "[unused9]", "[unused10]"
+SYSTEM, USER, ASSISTANT = "系统：", "用户：", "助手："  # noqa: RUF001 - as published
+
+# the same form for transformers, which fills in roles and contents
+TEMPLATE = (
+    "{{ bos_token }}"
+    f"{{% if messages[0].role != 'system' %}}{OPEN}{SYSTEM}{CLOSE}{{% endif %}}"
+    "{% for message in messages %}"
+    f"{OPEN}{{{{ {{'system': '{SYSTEM}', 'user': '{USER}', 'assistant': '{ASSISTANT}'}}"
+    f"[message.role] + message.content }}}}{CLOSE}"
+    "{% endfor %}"
+    f"{{% if add_generation_prompt %}}{OPEN}{ASSISTANT}{{% endif %}}"
+)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What a folder's tokenizer does.
+
+    Attributes:
+        path: The file that it was read from.
+        size: Its ids are below this.
+        encode: Text to ids, without a first token of its own.
+        decode: Ids to text; special tokens and ids that the tokenizer has not give nothing.
+        id_of: A special token's id, or None.
+    """
+
+    path: Path
+    size: int
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    id_of: Callable[[str], int | None]
+
+    def _special(self, token: str) -> int:
+        found = self.id_of(token)
+        if found is None:
+            raise ValueError(f"{self.path} has no token {token}")
+        return found
+
+    def raw(self, text: str) -> list[int]:
+        """The text behind the first token, ``<s>``, to be continued."""
+        return [self._special(BOS), *self.encode(text)]
+
+    def chat(self, user: str, system: str = "") -> list[int]:
+        """One question in the published form, up to where the answer begins.
+
+        It is ``<s>``, then system and user each as ``[unused9]`` role, text ``[unused10]``, then
+        ``[unused9]`` and the assistant's role. Text between special tokens is encoded on its own.
+        """
+        opens, closes = self._special(OPEN), self._special(CLOSE)
+        ids = [self._special(BOS)]
+        for text in (SYSTEM + system, USER + user):
+            ids += [opens, *self.encode(text), closes]
+        return [*ids, opens, *self.encode(ASSISTANT)]
+
+
+class Stream:
+    """Text of ids that come one at a time, in whole characters."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.decode = tokenizer.decode
+        self.ids: list[int] = []
+        # text is final up to `done`; what follows is decoded from `start` on, because spaces and
+        # characters depend on the tokens before
+        self.start = self.done = 0
+
+    def add(self, token: int) -> str:
+        """The text that this id completes; empty while a character is incomplete."""
+        self.ids.append(token)
+        if self.decode(self.ids[self.start :]).endswith("\ufffd"):
+            return ""
+        return self.rest()
+
+    def rest(self) -> str:
+        """The text that is left, whatever it ends with."""
+        before = self.decode(self.ids[self.start : self.done])
+        text = self.decode(self.ids[self.start :])[len(before) :]
+        self.start, self.done = self.done, len(self.ids)
+        return text
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a folder.
+
+    Raises:
+        FileNotFoundError: The folder has none.
+        ImportError: The package that reads it is not installed.
+        ValueError: Its file is damaged.
+    """
+    folder = Path(folder)
+    for name, load in ((FAST, _fast), (SENTENCEPIECE, _sentencepiece)):
+        if (folder / name).is_file():
+            return load(folder / name)
+    raise FileNotFoundError(f"{folder} has neither {FAST} nor {SENTENCEPIECE}")
+
+
+def _fast(path: Path) -> Tokenizer:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ImportError(f"{path} needs tokenizers: pip install 'moge-ops[models]'") from error
+    try:
+        engine = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package has no class of its own for its errors
+        raise ValueError(f"{path} is not a tokenizer: {error}") from None
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = engine.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(ids: Sequence[int]) -> str:
+        text: str = engine.decode(list(ids))
+        return text
+
+    return Tokenizer(path, engine.get_vocab_size(), encode, decode, engine.token_to_id)
+
+
+def _sentencepiece(path: Path) -> Tokenizer:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise ImportError(f"{path} needs sentencepiece: pip install 'moge-ops[models]'") from error
+    try:
+        engine = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a SentencePiece model: {error}") from None
+    size = engine.get_piece_size()
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = engine.encode(text)
+        return ids
+
+    def id_of(token: str) -> int | None:
+        found = engine.piece_to_id(token)
+        return None if engine.is_unknown(found) else found
+
+    silent = {id_of(token) for token in (BOS, OPEN, CLOSE)}
+
+    def decode(ids: Sequence[int]) -> str:
+        text: str = engine.decode([i for i in ids if i < size and i not in silent])
+        return text
+
+    return Tokenizer(path, size, encode, decode, id_of)
+
+
+def write_byte_tokenizer(folder: str | Path) -> Tokenizer:
+    """Writes, and loads, a tokenizer whose tokens are the 256 bytes, for small models.
+
+    transformers' ``AutoTokenizer`` reads it too.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    special = [UNKNOWN, BOS, OPEN, CLOSE]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # a character for each byte
+    vocab = {token: i for i, token in enumerate([*special, *alphabet])}
+    engine = tokenizers.Tokenizer(models.BPE(vocab, [], unk_token=UNKNOWN))
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    engine.decoder = decoders.ByteLevel()
+    engine.add_special_tokens(special)
+    engine.save(str(Path(folder) / FAST))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": UNKNOWN,
+        "bos_token": BOS,
+        "eos_token": CLOSE,
+        "chat_template": TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+    }
+    text = json.dumps(config, ensure_ascii=False, indent=2)
+    (Path(folder) / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+    return load_tokenizer(folder)
