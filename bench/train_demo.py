@@ -185,23 +185,24 @@ def draw(path: Path) -> Figure:
     score.set(
         title="Imbalance score, mean over layers",
         ylabel="(max - min) / tokens of a batch",
-        ylim=(0, None),
+        ylim=(-0.04, None),
     )
 
     layers = sorted({int(row["layer"]) for row in rows})
     layer = layers[len(layers) // 2]
-    top = max(float(row[f"device_{d}"]) for row in rows for d in range(DEVICES))
+    rows = [row for row in rows if row["layer"] == str(layer)]
+    top = max(int(row[f"device_{d}"]) for row in rows for d in range(DEVICES))
     for panel, (model, (colour, _)) in zip(panels[1], LOOKS.items(), strict=True):
-        of_layer = [row for row in rows if row["model"] == model and row["layer"] == str(layer)]
-        steps = [int(row["step"]) for row in of_layer]
+        own = [row for row in rows if row["model"] == model]
+        steps = [int(row["step"]) for row in own]
         for d in range(DEVICES):
-            loads = [int(row[f"device_{d}"]) for row in of_layer]
+            loads = [int(row[f"device_{d}"]) for row in own]
             label = f"each of {DEVICES} devices" if d == 0 else None
             panel.plot(steps, loads, color=colour, lw=1, label=label)
         share = int(rows[0]["tokens"]) * int(rows[0]["K"]) / DEVICES
         panel.axhline(share, color="#000000", ls=":", lw=1.5, label="even share")
         panel.set(title=f"{model}: tokens of each device, layer {layer}", xlabel="step")
-        panel.set(ylim=(0, 1.08 * top))
+        panel.set(ylim=(0, 1.25 * top))
     panels[1][0].set_ylabel("expert evaluations in a batch")
     for panel in panels.flat:
         panel.grid(color="#dddddd", linewidth=0.6)
@@ -211,8 +212,8 @@ def draw(path: Path) -> Figure:
     figure.suptitle(
         f"{first['parameters']} parameters, E {first['E']}, K {first['K']}, "
         f"{DEVICES} devices, {first['tokens']} tokens a batch, King James Bible by bytes\n"
-        f"{first['machine']}, {first['threads']} threads, torch {first['torch']}, "
-        f"{first['date'][:10]}",
+        f"{first['machine']}, {first['threads']} thread{'s' * (first['threads'] != '1')}, "
+        f"torch {first['torch']}, {first['date'][:10]}",
         fontsize="medium",
     )
     return figure

@@ -261,7 +261,7 @@ class TestMakeTiny:
         assert (model.config.num_experts, model.config.num_groups) == (64, 8)
 
     def test_options(self, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        for name, seed in (("same", 0), ("other", 1)):
+        for name, seed in (("other", 1), ("same", 0)):
             run("make-tiny", tmp_path / name, "--seed", seed, capsys=capsys)
         weights = {n: (tmp_path / n / "model.safetensors").read_bytes() for n in ("same", "other")}
         assert weights["same"] == (tiny / "model.safetensors").read_bytes() != weights["other"]
@@ -424,7 +424,10 @@ class TestInspect:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         torch.manual_seed(1)
-        save_pretrained(small_model(), tmp_path)
+        model = small_model()
+        with torch.no_grad():
+            model.layers[0].moge.gate[1] = model.layers[0].moge.gate[0]  # a tie goes to the first
+        save_pretrained(model, tmp_path)
         tokenizer = write_byte_tokenizer(tmp_path)
         (tmp_path / "text.txt").write_text(PSALM * 3)
         # windows of 64, the positions that there are; the text is cut to 100 tokens
@@ -449,7 +452,7 @@ class TestInspect:
             assert found[str(layer)][0] == "100"
             least, _, most, unused = found[str(layer)][1:5]
             assert (int(least), int(most)) == (counts.min(), counts.max())
-            assert int(unused) == int((counts == 0).sum())
+            assert int(unused) == int((counts == 0).sum()) >= 1 - layer
             assert found[str(layer)][5:] == ["0.000", f"{score:.3f}"]
             assert score > 0
         lines = [line for line in grid.splitlines() if re.match(r"[│ ]*[0-3]\s", line)]
