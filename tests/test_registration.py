@@ -1,5 +1,6 @@
 """Every operator as torch.library and autograd see it: opcheck, compile, autocast, and more."""
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -227,6 +228,18 @@ def test_the_layer_compiles_with_a_changing_number_of_tokens(device: str) -> Non
     for tokens in (3, 7, 4):
         x = torch.randn(tokens, H, device=device)
         assert torch.equal(compiled(x), moge(x))
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="inductor needs a C++ compiler")
+def test_the_layer_compiles_whole_by_inductor() -> None:
+    moge, x = layer("cpu"), leaf(2, 3, H, device="cpu")
+    torch._dynamo.reset()
+    compiled = torch.compile(moge, fullgraph=True)
+    parameters = (x, *moge.parameters())
+    got = torch.autograd.grad(compiled(x).square().sum(), parameters)
+    want = torch.autograd.grad(moge(x).square().sum(), parameters)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_autocast(device: str) -> None:
