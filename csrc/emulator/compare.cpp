@@ -1,0 +1,203 @@
+// Compare, Select and the compare mask.
+#include <cmath>
+
+#include "operand.h"
+
+namespace emulator {
+
+namespace {
+
+template <typename T>
+bool Holds(CMPMODE mode, T a, T b) {
+  switch (mode) {
+    case CMPMODE::LT:
+      return a < b;
+    case CMPMODE::GT:
+      return a > b;
+    case CMPMODE::EQ:
+      return a == b;
+    case CMPMODE::LE:
+      return a <= b;
+    case CMPMODE::GE:
+      return a >= b;
+    default:
+      return a != b;
+  }
+}
+
+bool CompareElement(DType dtype, CMPMODE mode, const uint8_t* a, const uint8_t* b) {
+  if (dtype == DType::kInt32) {
+    int32_t x;
+    int32_t y;
+    std::memcpy(&x, a, sizeof x);
+    std::memcpy(&y, b, sizeof y);
+    return Holds(mode, x, y);
+  }
+  float x;
+  float y;
+  if (dtype == DType::kHalf) {
+    uint16_t bits[2];
+    std::memcpy(&bits[0], a, sizeof bits[0]);
+    std::memcpy(&bits[1], b, sizeof bits[1]);
+    x = HalfToFloat(bits[0]);
+    y = HalfToFloat(bits[1]);
+  } else {
+    std::memcpy(&x, a, sizeof x);
+    std::memcpy(&y, b, sizeof y);
+  }
+  return Holds(mode, x, y);
+}
+
+bool GetBit(const uint8_t* bytes, uint64_t bit) { return (bytes[bit / 8] >> (bit % 8) & 1) != 0; }
+
+void SetBit(uint8_t* bytes, uint64_t bit, bool value) {
+  const auto mask = static_cast<uint8_t>(1u << (bit % 8));
+  bytes[bit / 8] = static_cast<uint8_t>(value ? bytes[bit / 8] | mask : bytes[bit / 8] & ~mask);
+}
+
+// Bytes of the bits of an instruction: every repeat has one for each of its lanes.
+uint32_t BitBytes(const Lanes& lanes) {
+  if (lanes.repeats == 0) return 0;
+  return static_cast<uint32_t>((uint64_t{lanes.repeats} * lanes.lanes + 7) / 8);
+}
+
+}  // namespace
+
+void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src1,
+             const void* scalar, CMPMODE mode, const Extent& extent) {
+  Core& core = CurrentCore();
+  core.Begin(op, PIPE_V);
+  const uint32_t bytes = SizeOf(src0.dtype);
+  if (src0.dtype == DType::kInt32 && mode != CMPMODE::EQ) {
+    Fail(Rule::kCompareInt32, "int32 takes CMPMODE::EQ only");
+  }
+  if (extent.form == MaskForm::kCount && extent.low * bytes % kRepeatBytes != 0) {
+    Fail(Rule::kCompareCount,
+         "count*sizeof(T) must be a multiple of 256 bytes, got count=%llu of %s",
+         static_cast<unsigned long long>(extent.low), Name(src0.dtype));
+  }
+  const Lanes lanes = Resolve(core, extent, bytes);
+  core.CountVector(op, src0.dtype, lanes);
+  CheckAlive(core, src0);
+  ReadOperand(core, src0, lanes);
+  if (src1 != nullptr) {
+    CheckAlive(core, *src1);
+    ReadOperand(core, *src1, lanes);
+  }
+  const uint32_t bit_bytes = BitBytes(lanes);
+  uint8_t* to = nullptr;
+  std::array<uint8_t, 16> to_register{};
+  if (dst != nullptr) {
+    const uint32_t begin = core.Check(*dst, 0, bit_bytes, kBlockBytes);
+    if (bit_bytes != 0) {
+      for (const Operand* source : {&src0, src1}) {
+        if (source == nullptr) continue;
+        ForEachRange(*source, lanes, [&](uint32_t from, uint32_t until) {
+          LocalRef part = source->ref;
+          part.begin += from;
+          CheckApart(*dst, bit_bytes, part, until - from);
+        });
+      }
+    }
+    core.Write(MemoryOf(dst->position), begin, begin + bit_bytes);
+    to = core.Bytes(*dst);
+  } else {
+    to = to_register.data();
+  }
+  const uint8_t* from0 = core.Bytes(src0.ref);
+  const uint8_t* from1 = src1 != nullptr ? core.Bytes(src1->ref) : nullptr;
+  std::memset(to, 0, bit_bytes);  // a masked lane gives 0
+  ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
+    for (uint32_t i = lane; i < lane + count; ++i) {
+      const uint8_t* a = from0 + LaneOffset(src0, repeat, i);
+      const uint8_t* b = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
+                                         : static_cast<const uint8_t*>(scalar);
+      SetBit(to, uint64_t{repeat} * lanes.lanes + i, CompareElement(src0.dtype, mode, a, b));
+    }
+  });
+  if (dst == nullptr) {
+    std::memcpy(core.cmp_mask.data(), to_register.data(), to_register.size());
+    core.cmp_mask_set = true;
+  }
+}
+
+void LoadCompareMask(const LocalRef& src) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kSetCmpMask, PIPE_V);
+  constexpr uint32_t kBytes = sizeof core.cmp_mask;
+  const uint32_t begin = core.Check(src, 0, kBytes, kBlockBytes / 2);
+  core.Read(MemoryOf(src.position), begin, begin + kBytes);
+  std::memcpy(core.cmp_mask.data(), core.Bytes(src), kBytes);
+  core.cmp_mask_set = true;
+}
+
+void StoreCompareMask(const LocalRef& dst) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kGetCmpMask, PIPE_V);
+  constexpr uint32_t kBytes = sizeof core.cmp_mask;
+  const uint32_t begin = core.Check(dst, 0, kBytes, kBlockBytes / 2);
+  core.Write(MemoryOf(dst.position), begin, begin + kBytes);
+  std::memcpy(core.Bytes(dst), core.cmp_mask.data(), kBytes);
+}
+
+void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const Operand* src1,
+            const void* scalar, SELMODE mode, const Extent& extent) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kSelect, PIPE_V);
+  const bool by_register = mode == SELMODE::VSEL_CMPMASK_SPR;
+  if ((mode == SELMODE::VSEL_TENSOR_SCALAR_MODE) != (src1 == nullptr)) {
+    Fail(Rule::kSelectMode, "mode 1 takes a scalar as src1, modes 0 and 2 a tensor; got mode %d",
+         static_cast<int>(mode));
+  }
+  if (by_register && extent.form == MaskForm::kCount) {
+    Fail(Rule::kSelectMode, "mode 0 has no count form");
+  }
+  if (by_register && !core.cmp_mask_set) {
+    Fail(Rule::kSelectCmpMask, "no SetCmpMask or Compare into the register came before");
+  }
+  const uint32_t bytes = SizeOf(dst.dtype);
+  const Lanes lanes = Resolve(core, extent, bytes);
+  core.CountVector(Op::kSelect, dst.dtype, lanes);
+  for (const Operand* operand : {&dst, &src0}) CheckAlive(core, *operand);
+  ReadOperand(core, src0, lanes);
+  if (src1 != nullptr) {
+    CheckAlive(core, *src1);
+    ReadOperand(core, *src1, lanes);
+  }
+  const auto* bits = reinterpret_cast<const uint8_t*>(core.cmp_mask.data());
+  if (!by_register) {
+    core.select_reserved = true;
+    core.CheckReserved();
+    // up to the last element that the count or the last mask lets through
+    uint64_t last = lanes.repeats == 0 ? 0 : uint64_t{lanes.repeats - 1} * lanes.lanes;
+    for (uint32_t lane = 0; lanes.repeats != 0 && lane < lanes.lanes; ++lane) {
+      if (HasLane(lanes.last, lane)) last = uint64_t{lanes.repeats - 1} * lanes.lanes + lane + 1;
+    }
+    const auto needed = static_cast<uint32_t>((last + 7) / 8);
+    const uint32_t begin = core.Check(mask, 0, needed, kBlockBytes);
+    core.Read(MemoryOf(mask.position), begin, begin + needed);
+    bits = core.Bytes(mask);
+    ForEachRange(dst, lanes, [&](uint32_t from, uint32_t until) {
+      LocalRef part = dst.ref;
+      part.begin += from;
+      CheckApart(part, until - from, mask, needed);
+    });
+  }
+  CheckOverlap(core, dst, src0, lanes);
+  if (src1 != nullptr) CheckOverlap(core, dst, *src1, lanes);
+  WriteOperand(core, dst, lanes);
+  uint8_t* to = core.Bytes(dst.ref);
+  const uint8_t* from0 = core.Bytes(src0.ref);
+  const uint8_t* from1 = src1 != nullptr ? core.Bytes(src1->ref) : nullptr;
+  ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
+    for (uint32_t i = lane; i < lane + count; ++i) {
+      const uint64_t bit = by_register ? i : uint64_t{repeat} * lanes.lanes + i;
+      const uint8_t* otherwise = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
+                                                 : static_cast<const uint8_t*>(scalar);
+      const uint8_t* from = GetBit(bits, bit) ? from0 + LaneOffset(src0, repeat, i) : otherwise;
+      std::memmove(to + LaneOffset(dst, repeat, i), from, bytes);
+    }
+  });
+}
+
+}  // namespace emulator

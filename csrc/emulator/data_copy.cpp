@@ -1,0 +1,162 @@
+// Transfers between global and local memory.
+#include <algorithm>
+
+#include "core.h"
+
+namespace emulator {
+
+namespace {
+
+constexpr uint32_t kMaxBlockCount = 4095;
+constexpr uint32_t kMaxBlockBytes = 2097151;
+
+uint64_t Reach(const Rows& rows, uint64_t pitch) {
+  return rows.rows == 0 ? 0 : (rows.rows - 1) * pitch + rows.bytes;
+}
+
+// dst += src, as the atomic unit in front of global memory does it
+template <typename T>
+void AddElements(uint8_t* dst, const uint8_t* src, uint32_t bytes) {
+  for (uint32_t i = 0; i < bytes; i += sizeof(T)) {
+    T sum;
+    T term;
+    std::memcpy(&sum, dst + i, sizeof(T));
+    std::memcpy(&term, src + i, sizeof(T));
+    if constexpr (std::is_integral_v<T>) {
+      sum = static_cast<T>(sum + term);
+    } else {
+      sum = T(static_cast<float>(sum) + static_cast<float>(term));
+    }
+    std::memcpy(dst + i, &sum, sizeof(T));
+  }
+}
+
+void AddRow(DType dtype, uint8_t* dst, const uint8_t* src, uint32_t bytes) {
+  switch (dtype) {
+    case DType::kFloat:
+      return AddElements<float>(dst, src, bytes);
+    case DType::kHalf:
+      return AddElements<half>(dst, src, bytes);
+    case DType::kBfloat16:
+      return AddElements<bfloat16_t>(dst, src, bytes);
+    case DType::kInt32:
+      return AddElements<int32_t>(dst, src, bytes);
+    case DType::kInt16:
+      return AddElements<int16_t>(dst, src, bytes);
+    default:
+      return AddElements<int8_t>(dst, src, bytes);
+  }
+}
+
+}  // namespace
+
+void CheckCopyCount(DType dtype, uint32_t count) {
+  const uint64_t bytes = uint64_t{count} * SizeOf(dtype);
+  if (bytes % kBlockBytes == 0) return;
+  CurrentCore().op = Op::kDataCopy;
+  Fail(Rule::kCopyCount,
+       "count*sizeof(T) must be a multiple of 32 bytes, got count=%u of %s (%llu bytes)", count,
+       Name(dtype), static_cast<unsigned long long>(bytes));
+}
+
+void CheckBlockCount(Op op, uint32_t block_count) {
+  CurrentCore().op = op;
+  CurrentCore().CheckFields();
+  if (block_count <= kMaxBlockCount) return;
+  Fail(Rule::kParamRange, "blockCount is 0 to %u, got %u", kMaxBlockCount, block_count);
+}
+
+void CheckPad(DType dtype, uint32_t block_bytes, uint32_t left, uint32_t right, uint64_t value) {
+  CurrentCore().op = Op::kDataCopyPad;
+  if (block_bytes > kMaxBlockBytes || block_bytes % SizeOf(dtype) != 0) {
+    Fail(Rule::kCopyLength, "blockLen is 0 to %u bytes, in whole elements of %s, got %u",
+         kMaxBlockBytes, Name(dtype), block_bytes);
+  }
+  if (left > kBlockBytes || right > kBlockBytes) {
+    Fail(Rule::kCopyPadding, "paddings of %u and %u bytes; 32 is the most", left, right);
+  }
+  if (SizeOf(dtype) == 8 && value != 0) {
+    Fail(Rule::kCopyPadding, "the padding value of 64-bit types is 0");
+  }
+}
+
+void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const Rows& rows,
+            const Padding* padding) {
+  Core& core = CurrentCore();
+  core.Begin(op, PIPE_MTE2);
+  core.CountPath(Path::kGmToUb, rows.rows, rows.bytes);
+  if (rows.rows == 0 || rows.bytes == 0) return;
+  const uint32_t left = padding != nullptr ? padding->left : 0;
+  const uint32_t right = padding != nullptr ? padding->right : 0;
+  const uint32_t width = (left + rows.bytes + right + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+  core.CheckGlobal(src, 0, Reach(rows, rows.source_pitch), SizeOf(dtype));
+  const uint64_t reach = (rows.rows - 1) * rows.destination_pitch + width;
+  const uint32_t begin = core.Check(dst, 0, reach, kBlockBytes);
+  const Memory memory = MemoryOf(dst.position);
+  const bool defined = padding == nullptr || padding->is_pad;
+  uint8_t* to = core.Bytes(dst);
+  for (uint32_t row = 0; row < rows.rows; ++row) {
+    const uint64_t from = row * rows.source_pitch;
+    const auto at = static_cast<uint32_t>(row * rows.destination_pitch);
+    core.ReadGlobal(src, from, rows.bytes);
+    const uint32_t filled = begin + at + left + rows.bytes + right;
+    core.Write(memory, begin + at, filled);
+    core.Write(memory, filled, begin + at + width, ByteState::kPoison);
+    if (!defined) {
+      core.Write(memory, begin + at, begin + at + left, ByteState::kPoison);
+      core.Write(memory, filled - right, filled, ByteState::kPoison);
+    }
+    uint8_t* out = to + at;
+    std::memset(out, 0xff, width);
+    std::memcpy(out + left, src.address + from, rows.bytes);
+    for (uint32_t i = 0; defined && i < left + right; i += SizeOf(dtype)) {
+      std::memcpy(out + (i < left ? i : rows.bytes + i), &padding->value, SizeOf(dtype));
+    }
+  }
+}
+
+void CopyOut(Op op, DType dtype, const GlobalRef& dst, const LocalRef& src, const Rows& rows) {
+  Core& core = CurrentCore();
+  core.Begin(op, PIPE_MTE3);
+  core.CountPath(Path::kUbToGm, rows.rows, rows.bytes);
+  if (rows.rows == 0 || rows.bytes == 0) return;
+  const uint32_t begin = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
+  core.CheckGlobal(dst, 0, Reach(rows, rows.destination_pitch), SizeOf(dtype));
+  const Memory memory = MemoryOf(src.position);
+  const uint8_t* from = core.Bytes(src);
+  for (uint32_t row = 0; row < rows.rows; ++row) {
+    const auto at = static_cast<uint32_t>(row * rows.source_pitch);
+    const uint64_t to = row * rows.destination_pitch;
+    core.Read(memory, begin + at, begin + at + rows.bytes);
+    core.WriteGlobal(dst, to, rows.bytes, core.atomic);
+    if (core.atomic) {
+      AddRow(core.atomic_dtype, dst.address + to, from + at, rows.bytes);
+    } else {
+      std::memcpy(dst.address + to, from + at, rows.bytes);
+    }
+  }
+}
+
+void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows& rows) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kDataCopy, PIPE_V);
+  core.CountPath(Path::kUbToUb, rows.rows, rows.bytes);
+  if (rows.rows == 0 || rows.bytes == 0) return;
+  const uint32_t from = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
+  const uint32_t to = core.Check(dst, 0, Reach(rows, rows.destination_pitch), kBlockBytes);
+  const bool apart = from + Reach(rows, rows.source_pitch) <= to ||
+                     to + Reach(rows, rows.destination_pitch) <= from;
+  if (!apart) {
+    Fail(Rule::kOverlap, "source at UB %u and destination at UB %u overlap (%s)", from, to,
+         Name(dtype));
+  }
+  for (uint32_t row = 0; row < rows.rows; ++row) {
+    const auto source = static_cast<uint32_t>(row * rows.source_pitch);
+    const auto destination = static_cast<uint32_t>(row * rows.destination_pitch);
+    core.Read(MemoryOf(src.position), from + source, from + source + rows.bytes);
+    core.Write(MemoryOf(dst.position), to + destination, to + destination + rows.bytes);
+    std::memcpy(core.Bytes(dst) + destination, core.Bytes(src) + source, rows.bytes);
+  }
+}
+
+}  // namespace emulator

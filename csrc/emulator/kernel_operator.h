@@ -1,0 +1,14 @@
+// The one header that a kernel includes: the vector half of Ascend C for Atlas A2 (dav-2201),
+// executed on the host with its documented limits as errors. See README.md beside this file.
+#ifndef MOGE_EMULATOR_KERNEL_OPERATOR_H_
+#define MOGE_EMULATOR_KERNEL_OPERATOR_H_
+
+#include "compare.h"
+#include "data_copy.h"
+#include "gather.h"
+#include "pipe.h"
+#include "reduce.h"
+#include "sync.h"
+#include "vector.h"
+
+#endif  // MOGE_EMULATOR_KERNEL_OPERATOR_H_

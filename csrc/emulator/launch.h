@@ -1,0 +1,76 @@
+// The host's side of the emulator: launch a kernel, get its counters, catch its first error.
+//
+//   emulator::Options options;
+//   options.blocks = 8;
+//   options.allocations = {{x, bytes, "x", emulator::Access::kIn},
+//                          {y, bytes, "y", emulator::Access::kOut}};
+//   emulator::Counters counters = emulator::Launch(options, [&] { add_half(x, y, tiling); });
+//
+// The callable is run once for each block, on a thread of its own, one block at a time: a block
+// gives way at SyncAll and at its end, so a launch is deterministic. Every global pointer that the
+// kernel uses must lie in one of `allocations`. A broken rule throws emulator::Error in the thread
+// that called Launch; the other blocks are unwound first. What cannot be caught is a kernel that
+// dereferences a __gm__ pointer itself, instead of going through GlobalTensor, and a loop without
+// a single call of the API.
+#ifndef MOGE_EMULATOR_LAUNCH_H_
+#define MOGE_EMULATOR_LAUNCH_H_
+
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "counters.h"
+#include "rules.h"
+
+namespace emulator {
+
+class Error : public std::runtime_error {
+ public:
+  Error(Rule rule, const std::string& message) : std::runtime_error(message), rule_(rule) {}
+  Rule rule() const { return rule_; }
+  const char* rule_id() const;
+
+ private:
+  Rule rule_;
+};
+
+enum class Access {
+  kIn,     // initialised; a write is an error
+  kOut,    // uninitialised until the kernel writes it
+  kInOut,  // initialised, and written
+};
+
+struct Allocation {
+  void* data;
+  uint64_t bytes;
+  std::string name;
+  Access access;
+};
+
+// How the kernel was declared: hardware SyncAll exists only in the mix form.
+enum class KernelType { kVector, kMixVector };
+
+struct Options {
+  std::string name = "kernel";
+  uint32_t blocks = 1;
+  uint32_t cores = 48;  // vector cores of the device
+  KernelType kernel = KernelType::kVector;
+  std::vector<Allocation> allocations;
+  // false: the compiler's automatic barriers, vector after vector and scalar beside V, MTE2, MTE3
+  bool strict = false;
+  // uninitialised memory, hazards and races; every other rule is always on
+  bool checks = true;
+  uint64_t seed = 0;  // other than 0: blocks take turns in a shuffled order
+  uint64_t max_instructions = uint64_t{1} << 32;  // of one block, against endless loops
+};
+
+Counters Launch(const Options& options, const std::function<void()>& kernel);
+
+// id and sentence of every rule
+std::vector<std::pair<std::string, std::string>> Rules();
+
+}  // namespace emulator
+
+#endif  // MOGE_EMULATOR_LAUNCH_H_

@@ -1,0 +1,87 @@
+// Counters and errors for Python; included by the extension modules only.
+#ifndef MOGE_EMULATOR_PYTHON_H_
+#define MOGE_EMULATOR_PYTHON_H_
+
+#include <pybind11/pybind11.h>
+
+#include "launch.h"
+
+namespace emulator {
+
+inline pybind11::dict ToDict(const CoreCounters& core) {
+  pybind11::dict paths;
+  for (const auto& [name, path] : core.paths) {
+    pybind11::dict sizes;  // smallest size of the class -> number of pieces
+    for (int i = 0; i < kSizeClasses; ++i) {
+      if (path.classes[i] != 0) sizes[pybind11::int_(uint64_t{1} << i)] = path.classes[i];
+    }
+    pybind11::dict entry;
+    entry["bytes"] = path.bytes;
+    entry["transfers"] = path.transfers;
+    entry["pieces"] = path.pieces;
+    entry["smallest"] = path.smallest;
+    entry["sizes"] = sizes;
+    paths[name.c_str()] = entry;
+  }
+  pybind11::dict instructions;
+  for (const auto& [key, vector] : core.instructions) {
+    pybind11::dict entry;
+    entry["calls"] = vector.calls;
+    entry["repeats"] = vector.repeats;
+    entry["elements"] = vector.elements;
+    instructions[pybind11::make_tuple(key.first, key.second)] = entry;
+  }
+  const auto counts = [](const auto& map) {
+    pybind11::dict result;
+    for (const auto& [name, count] : map) result[name.c_str()] = count;
+    return result;
+  };
+  pybind11::dict result;
+  result["paths"] = paths;
+  result["instructions"] = instructions;
+  result["scalars"] = counts(core.scalars);
+  result["waits"] = counts(core.waits);
+  result["barriers"] = counts(core.barriers);
+  result["sync_all"] = core.sync_all;
+  result["peak_ub"] = core.peak_ub;
+  return result;
+}
+
+// {"name", "total", "cores": [one for each block]}
+inline pybind11::dict ToDict(const Counters& counters) {
+  pybind11::list cores;
+  for (const CoreCounters& core : counters.cores) cores.append(ToDict(core));
+  pybind11::dict result;
+  result["name"] = counters.name;
+  result["total"] = ToDict(counters.Total());
+  result["cores"] = cores;
+  return result;
+}
+
+// Adds `EmulatorError`, a RuntimeError with the attribute `rule`, and `rules()`, a dict of every
+// rule's id and sentence, to the module.
+inline void Bind(pybind11::module_& module) {
+  // never destroyed: an exception may outlive the module
+  static PyObject* type = nullptr;
+  const std::string name = pybind11::cast<std::string>(module.attr("__name__")) + ".EmulatorError";
+  type = PyErr_NewException(name.c_str(), PyExc_RuntimeError, nullptr);
+  module.attr("EmulatorError") = pybind11::handle(type);
+  pybind11::register_local_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const Error& error) {
+      const pybind11::object instance = pybind11::handle(type)(error.what());
+      instance.attr("rule") = error.rule_id();
+      PyErr_SetObject(type, instance.ptr());
+    }
+  });
+  module.def("rules", [] {
+    pybind11::dict rules;
+    for (const auto& [id, text] : Rules()) rules[id.c_str()] = text;
+    return rules;
+  });
+}
+
+}  // namespace emulator
+
+#endif  // MOGE_EMULATOR_PYTHON_H_

@@ -1,0 +1,97 @@
+// The Python module: kernels by name, over NumPy arrays.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "kernels.h"
+#include "python.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using Array = py::array_t<uint8_t, py::array::c_style>;
+
+emulator::Allocation Describe(Array& array, const char* name, emulator::Access access) {
+  return {array.mutable_data(), static_cast<uint64_t>(array.nbytes()), name, access};
+}
+
+py::dict RunCase(const std::vector<moge_tests::Case>& cases, const std::string& name, Array x,
+                 Array y, Array z, bool strict, bool checks, uint64_t seed) {
+  for (const moge_tests::Case& entry : cases) {
+    if (entry.name != name) continue;
+    emulator::Options options = entry.options;
+    options.name = name;
+    options.strict = options.strict || strict;
+    options.checks = checks;
+    options.seed = seed;
+    options.allocations = {Describe(x, "x", emulator::Access::kIn),
+                           Describe(y, "y", emulator::Access::kOut),
+                           Describe(z, "z", emulator::Access::kInOut)};
+    return emulator::ToDict(emulator::Launch(
+        options, [&] { entry.kernel(x.mutable_data(), y.mutable_data(), z.mutable_data()); }));
+  }
+  throw std::invalid_argument("no kernel " + name);
+}
+
+std::vector<std::string> Names(const std::vector<moge_tests::Case>& cases) {
+  std::vector<std::string> names;
+  for (const moge_tests::Case& entry : cases) names.push_back(entry.name);
+  return names;
+}
+
+template <typename T>
+void Take(const py::dict& call, const char* name, T& field) {
+  if (call.contains(name)) field = call[name].cast<T>();
+}
+
+}  // namespace
+
+PYBIND11_MODULE(moge_emulator_tests, m) {
+  emulator::Bind(m);
+  m.def("must_fail", [] { return Names(moge_tests::MustFail()); });
+  m.def("must_pass", [] { return Names(moge_tests::MustPass()); });
+  const auto define = [&m](const char* name, const std::vector<moge_tests::Case>& cases) {
+    m.def(
+        name,
+        [&cases](const std::string& kernel, Array x, Array y, Array z, bool strict, bool checks,
+                 uint64_t seed) { return RunCase(cases, kernel, x, y, z, strict, checks, seed); },
+        py::arg("kernel"), py::arg("x"), py::arg("y"), py::arg("z"), py::arg("strict") = false,
+        py::arg("checks") = true, py::arg("seed") = 0);
+  };
+  define("fail", moge_tests::MustFail());
+  define("run", moge_tests::MustPass());
+  // (what GatherMask counted, counters)
+  m.def("instruction", [](const py::dict& fields, Array image, Array result) {
+    moge_tests::Instruction call;
+    Take(fields, "op", call.op);
+    Take(fields, "dtype", call.dtype);
+    Take(fields, "src_dtype", call.src_dtype);
+    Take(fields, "form", call.form);
+    Take(fields, "dst", call.dst);
+    Take(fields, "src0", call.src0);
+    Take(fields, "src1", call.src1);
+    Take(fields, "tmp", call.tmp);
+    Take(fields, "low", call.low);
+    Take(fields, "high", call.high);
+    Take(fields, "repeat", call.repeat);
+    Take(fields, "strides", call.strides);
+    Take(fields, "scalar", call.scalar);
+    Take(fields, "mode", call.mode);
+    Take(fields, "flag", call.flag);
+    Take(fields, "counter", call.counter);
+    Take(fields, "out_begin", call.out_begin);
+    Take(fields, "out_end", call.out_end);
+    emulator::Options options;
+    options.name = call.op;
+    options.allocations = {Describe(image, "image", emulator::Access::kIn),
+                           Describe(result, "result", emulator::Access::kOut)};
+    uint64_t taken = 0;
+    const emulator::Counters counters = emulator::Launch(options, [&] {
+      taken = moge_tests::Execute(call, image.mutable_data(), result.mutable_data());
+    });
+    return py::make_tuple(taken, emulator::ToDict(counters));
+  });
+}

@@ -1,0 +1,516 @@
+// Correct kernels in the documented styles; tests/test_emulator.py compares each with NumPy.
+#include "kernel_operator.h"
+#include "kernels.h"
+
+namespace moge_tests {
+
+using namespace AscendC;
+
+namespace {
+
+template <typename T>
+GlobalTensor<T> Global(GM_ADDR address) {
+  GlobalTensor<T> tensor;
+  tensor.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(address));
+  return tensor;
+}
+
+// --- element-wise, double-buffered queues, a tail
+// -------------------------------------------------
+
+// y = exp(x) + x over 1000 floats, in tiles of 256
+class ElementWise {
+ public:
+  __aicore__ void Init(GM_ADDR x, GM_ADDR y) {
+    x_ = Global<float>(x);
+    y_ = Global<float>(y);
+    pipe_.InitBuffer(in_, 2, kTile * sizeof(float));
+    pipe_.InitBuffer(out_, 2, kTile * sizeof(float));
+  }
+  __aicore__ void Process() {
+    for (uint32_t first = 0; first < kSize; first += kTile) {
+      const uint32_t count = kSize - first < kTile ? kSize - first : kTile;
+      CopyIn(first, count);
+      Compute(count);
+      CopyOut(first, count);
+    }
+  }
+
+ private:
+  static constexpr uint32_t kSize = 1000;
+  static constexpr uint32_t kTile = 256;
+
+  __aicore__ void CopyIn(uint32_t first, uint32_t count) {
+    LocalTensor<float> x = in_.AllocTensor<float>();
+    const auto bytes = static_cast<uint32_t>(count * sizeof(float));
+    DataCopyPad(x, x_[first], DataCopyExtParams(1, bytes, 0, 0, 0), {true, 0, 0, 0.0f});
+    in_.EnQue(x);
+  }
+  __aicore__ void Compute(uint32_t count) {
+    LocalTensor<float> x = in_.DeQue<float>();
+    LocalTensor<float> y = out_.AllocTensor<float>();
+    Exp(y, x, count);
+    Add(y, y, x, count);
+    out_.EnQue(y);
+    in_.FreeTensor(x);
+  }
+  __aicore__ void CopyOut(uint32_t first, uint32_t count) {
+    LocalTensor<float> y = out_.DeQue<float>();
+    const auto bytes = static_cast<uint32_t>(count * sizeof(float));
+    DataCopyPad(y_[first], y, DataCopyExtParams(1, bytes, 0, 0, 0));
+    out_.FreeTensor(y);
+  }
+
+  TPipe pipe_;
+  TQue<TPosition::VECIN, 1> in_;
+  TQue<TPosition::VECOUT, 1> out_;
+  GlobalTensor<float> x_;
+  GlobalTensor<float> y_;
+};
+
+__global__ __vector__ void elementwise(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  ElementWise op;
+  op.Init(x, y);
+  op.Process();
+}
+
+// y = 2x in bf16: 512 elements through float
+__global__ __vector__ void bf16_double(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  constexpr int32_t kCount = 512;
+  TPipe pipe;
+  TQue<TPosition::VECIN, 1> in;
+  TQue<TPosition::VECOUT, 1> out;
+  TBuf<TPosition::VECCALC> wide;
+  pipe.InitBuffer(in, 1, kCount * sizeof(bfloat16_t));
+  pipe.InitBuffer(out, 1, kCount * sizeof(bfloat16_t));
+  pipe.InitBuffer(wide, kCount * sizeof(float));
+  auto source = in.AllocTensor<bfloat16_t>();
+  DataCopy(source, Global<bfloat16_t>(x), kCount);
+  in.EnQue(source);
+  source = in.DeQue<bfloat16_t>();
+  auto values = wide.Get<float>();
+  Cast(values, source, RoundMode::CAST_NONE, kCount);
+  in.FreeTensor(source);
+  Muls(values, values, 2.0f, kCount);
+  auto result = out.AllocTensor<bfloat16_t>();
+  Cast(result, values, RoundMode::CAST_RINT, kCount);
+  out.EnQue(result);
+  result = out.DeQue<bfloat16_t>();
+  DataCopy(Global<bfloat16_t>(y), result, kCount);
+  out.FreeTensor(result);
+}
+
+// --- reductions
+// -----------------------------------------------------------------------------------
+
+// softmax over rows of 64 floats, 40 rows at once
+__global__ __vector__ void softmax_rows(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  constexpr uint32_t kRows = 40;
+  constexpr uint32_t kWidth = 64;
+  TPipe pipe;
+  TQue<TPosition::VECIN, 1> in;
+  TQue<TPosition::VECOUT, 1> out;
+  TBuf<TPosition::VECCALC> results;
+  TBuf<TPosition::VECCALC> spread;
+  pipe.InitBuffer(in, 1, kRows * kWidth * sizeof(float));
+  pipe.InitBuffer(out, 1, kRows * kWidth * sizeof(float));
+  pipe.InitBuffer(results, kRows * sizeof(float));
+  pipe.InitBuffer(spread, kRows * 32);
+  auto rows = in.AllocTensor<float>();
+  DataCopy(rows, Global<float>(x), kRows * kWidth);
+  in.EnQue(rows);
+  rows = in.DeQue<float>();
+  auto probabilities = out.AllocTensor<float>();
+  auto reduced = results.Get<float>();
+  auto blocks = spread.Get<float>();  // the result of a row, in all 8 places of a block
+  const BinaryRepeatParams by_row(1, 1, 0, 8, 8, 1);
+  WholeReduceMax(reduced, rows, kWidth, kRows, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
+  Brcb(blocks, reduced, kRows / 8, {1, 8});
+  Sub(probabilities, rows, blocks, uint64_t{kWidth}, kRows, by_row);
+  Exp(probabilities, probabilities, kRows * kWidth);
+  WholeReduceSum(reduced, probabilities, kWidth, kRows, 1, 1, 8);
+  Brcb(blocks, reduced, kRows / 8, {1, 8});
+  Div(probabilities, probabilities, blocks, uint64_t{kWidth}, kRows, by_row);
+  in.FreeTensor(rows);
+  out.EnQue(probabilities);
+  probabilities = out.DeQue<float>();
+  DataCopy(Global<float>(y), probabilities, kRows * kWidth);
+  out.FreeTensor(probabilities);
+}
+
+// index of the largest of every 8 floats, lowest first; 32 rows of 64
+__global__ __vector__ void group_argmax(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  constexpr uint32_t kRows = 32;
+  constexpr uint32_t kCount = kRows * 64;
+  TPipe pipe;
+  TQue<TPosition::VECIN, 1> in;
+  TQue<TPosition::VECOUT, 1> out;
+  TBuf<> best, spread, bits, index;
+  pipe.InitBuffer(in, 1, kCount * sizeof(float));
+  pipe.InitBuffer(out, 1, kRows * 8 * sizeof(float));
+  pipe.InitBuffer(best, kRows * 8 * sizeof(float));
+  pipe.InitBuffer(spread, kCount * sizeof(float));
+  pipe.InitBuffer(bits, kCount / 8);
+  pipe.InitBuffer(index, 64 * sizeof(float));
+  auto lane = index.Get<float>();  // 0 to 7, in each block
+  for (uint32_t block = 0; block < 8; ++block) CreateVecIndex(lane[block * 8], 0.0f, 8);
+  auto rows = in.AllocTensor<float>();
+  DataCopy(rows, Global<float>(x), kCount);
+  in.EnQue(rows);
+  rows = in.DeQue<float>();
+  auto maxima = best.Get<float>();
+  BlockReduceMax(maxima, rows, kRows, 64, 1, 1, 8);
+  auto wide = spread.Get<float>();
+  Brcb(wide, maxima, kRows, {1, 8});
+  auto equal = bits.Get<uint8_t>();
+  Compare(equal, rows, wide, CMPMODE::EQ, kCount);
+  in.FreeTensor(rows);
+  Duplicate(wide, 8.0f, kCount);
+  Select(wide, equal, lane, wide, SELMODE::VSEL_TENSOR_TENSOR_MODE, uint64_t{64}, kRows,
+         {1, 1, 1, 8, 0, 8});
+  auto result = out.AllocTensor<float>();
+  BlockReduceMin(result, wide, kRows, 64, 1, 1, 8);
+  out.EnQue(result);
+  result = out.DeQue<float>();
+  DataCopy(Global<float>(y), result, kRows * 8);
+  out.FreeTensor(result);
+}
+
+// --- gathering
+// ------------------------------------------------------------------------------------
+
+// rows of 20 floats by index: y[i] = x[z[i]]; a queue that goes in and out
+__global__ __vector__ void gather_rows(GM_ADDR x, GM_ADDR y, GM_ADDR z) {
+  constexpr uint32_t kRows = 33;
+  constexpr uint32_t kWidth = 20;
+  TPipe pipe;
+  TQueBind<TPosition::VECIN, TPosition::VECOUT, 1> rows;
+  pipe.InitBuffer(rows, 2, 96);
+  auto index = Global<int32_t>(z);
+  const DataCopyExtParams row(1, kWidth * sizeof(float), 0, 0, 0);
+  for (uint32_t i = 0; i < kRows; ++i) {
+    auto buffer = rows.AllocTensor<float>();
+    DataCopyPad(buffer, Global<float>(x)[index.GetValue(i) * kWidth], row, {false, 0, 0, 0.0f});
+    rows.EnQue(buffer);
+    buffer = rows.DeQue<float>();
+    DataCopyPad(Global<float>(y)[i * kWidth], buffer, row);
+    rows.FreeTensor(buffer);
+  }
+}
+
+// rows of 5 floats out of rows of 8, with 1 and 2 floats of padding, to every second block, and
+// back
+__global__ __vector__ void padded_rows(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  constexpr uint32_t kRows = 6;
+  constexpr uint32_t kBytes = 5 * sizeof(float);
+  TPipe pipe;
+  TQueBind<TPosition::VECIN, TPosition::VECOUT, 1> queue;
+  pipe.InitBuffer(queue, 1, kRows * 64);
+  auto rows = queue.AllocTensor<float>();
+  const DataCopyExtParams in(kRows, kBytes, 3 * sizeof(float), 1, 0);
+  DataCopyPad(rows, Global<float>(x), in, {true, 1, 2, 7.0f});
+  queue.EnQue(rows);
+  rows = queue.DeQue<float>();
+  // whole blocks, the unwritten ones left out; then the rows with their left padding, 3 bytes apart
+  DataCopy(Global<float>(y), rows, DataCopyParams(kRows, 1, 1, 0));
+  DataCopyPad(Global<int8_t>(y)[1024], rows.ReinterpretCast<int8_t>(),
+              DataCopyExtParams(kRows, kBytes + 4, 1, 3, 0));
+  queue.FreeTensor(rows);
+}
+
+// stable partition of 512 keys 0 to 7: the indices of each key, one after the other
+__global__ __vector__ void partition(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  constexpr uint32_t kCount = 512;
+  TPipe pipe;
+  TQue<TPosition::VECIN, 1> in;
+  TQue<TPosition::VECOUT, 1> out;
+  TBuf<> index, bits;
+  pipe.InitBuffer(in, 1, kCount * sizeof(float));
+  pipe.InitBuffer(out, 2, kCount * sizeof(int32_t));
+  pipe.InitBuffer(index, kCount * sizeof(int32_t));
+  pipe.InitBuffer(bits, kCount / 8);
+  auto tokens = index.Get<int32_t>();
+  CreateVecIndex(tokens, 0, kCount);
+  auto keys = in.AllocTensor<float>();
+  DataCopy(keys, Global<float>(x), kCount);
+  in.EnQue(keys);
+  keys = in.DeQue<float>();
+  auto equal = bits.Get<uint8_t>();
+  auto written = Global<int32_t>(y);
+  uint64_t first = 0;
+  for (int key = 0; key < 8; ++key) {
+    Compares(equal, keys, static_cast<float>(key), CMPMODE::EQ, kCount);
+    auto chosen = out.AllocTensor<int32_t>();
+    uint64_t count = 0;
+    GatherMask(chosen, tokens, bits.Get<uint32_t>(), true, kCount, {1, 1, 8, 8}, count);
+    out.EnQue(chosen);
+    chosen = out.DeQue<int32_t>();
+    const auto bytes = static_cast<uint32_t>(count * sizeof(int32_t));
+    DataCopyPad(written[first], chosen, DataCopyExtParams(1, bytes, 0, 0, 0));
+    out.FreeTensor(chosen);
+    first += count;
+  }
+  in.FreeTensor(keys);
+}
+
+// the 128 scores of x in descending order: (score, index) pairs
+__global__ __vector__ void sort_scores(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  constexpr uint32_t kCount = 128;
+  TPipe pipe;
+  TQue<TPosition::VECIN, 1> in;
+  TQue<TPosition::VECOUT, 1> out;
+  TBuf<> index, lists;
+  pipe.InitBuffer(in, 1, kCount * sizeof(float));
+  pipe.InitBuffer(out, 1, kCount * 8);
+  pipe.InitBuffer(index, kCount * sizeof(int32_t));
+  pipe.InitBuffer(lists, kCount * 8);
+  CreateVecIndex(index.Get<int32_t>(), 0, kCount);
+  auto scores = in.AllocTensor<float>();
+  DataCopy(scores, Global<float>(x), kCount);
+  in.EnQue(scores);
+  scores = in.DeQue<float>();
+  auto sorted = lists.Get<float>();
+  Sort32(sorted, scores, index.Get<uint32_t>(), kCount / 32);
+  in.FreeTensor(scores);
+  auto merged = out.AllocTensor<float>();
+  const uint16_t lengths[4] = {32, 32, 32, 32};
+  MrgSort(merged, {sorted, sorted[64], sorted[128], sorted[192]}, {lengths, false, 15, 1});
+  out.EnQue(merged);
+  merged = out.DeQue<float>();
+  DataCopy(Global<float>(y), merged, kCount * 2);
+  out.FreeTensor(merged);
+}
+
+// --- static tensors and flags
+// ---------------------------------------------------------------------
+
+// y = 3x over 8 tiles of 512 floats, two halves of UB taking turns; complete in strict mode
+__global__ __vector__ void static_ping_pong(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  constexpr uint32_t kTile = 512;
+  InitSocState();
+  LocalMemAllocator<Hardware::UB> memory;
+  LocalTensor<float> in[2] = {memory.Alloc<TPosition::VECIN, float, kTile>(),
+                              memory.Alloc<TPosition::VECIN, float, kTile>()};
+  LocalTensor<float> out[2] = {memory.Alloc<TPosition::VECOUT, float>(kTile),
+                               memory.Alloc<TPosition::VECOUT, float>(kTile)};
+  for (int turn = 0; turn < 2; ++turn) {
+    SetFlag<HardEvent::V_MTE2>(turn);
+    SetFlag<HardEvent::MTE3_V>(turn);
+  }
+  for (int tile = 0; tile < 8; ++tile) {
+    const int turn = tile % 2;
+    WaitFlag<HardEvent::V_MTE2>(turn);
+    DataCopy(in[turn], Global<float>(x)[tile * kTile], kTile);
+    SetFlag<HardEvent::MTE2_V>(turn);
+    WaitFlag<HardEvent::MTE2_V>(turn);
+    WaitFlag<HardEvent::MTE3_V>(turn);
+    Muls(out[turn], in[turn], 2.0f, kTile);
+    PipeBarrier<PIPE_V>();
+    Add(out[turn], out[turn], in[turn], kTile);
+    SetFlag<HardEvent::V_MTE2>(turn);
+    SetFlag<HardEvent::V_MTE3>(turn);
+    WaitFlag<HardEvent::V_MTE3>(turn);
+    DataCopy(Global<float>(y)[tile * kTile], out[turn], kTile);
+    SetFlag<HardEvent::MTE3_V>(turn);
+  }
+  for (int turn = 0; turn < 2; ++turn) {
+    WaitFlag<HardEvent::V_MTE2>(turn);
+    WaitFlag<HardEvent::MTE3_V>(turn);
+  }
+  PipeBarrier<PIPE_ALL>();
+}
+
+// beside queues: a buffer without a queue, its flags from the TPipe; y = x + x[0]
+__global__ __vector__ void manual_flags(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  constexpr uint32_t kCount = 64;
+  TPipe pipe;
+  TBuf<> buffer;
+  pipe.InitBuffer(buffer, kCount * sizeof(float));
+  auto values = buffer.Get<float>();
+  DataCopy(values, Global<float>(x), kCount);
+  const auto loaded = pipe.AllocEventID<HardEvent::MTE2_V>();
+  SetFlag<HardEvent::MTE2_V>(loaded);
+  WaitFlag<HardEvent::MTE2_V>(loaded);
+  pipe.ReleaseEventID<HardEvent::MTE2_V>(loaded);
+  const auto to_scalar = static_cast<event_t>(GetTPipePtr()->FetchEventID(HardEvent::MTE2_S));
+  SetFlag<HardEvent::MTE2_S>(to_scalar);
+  WaitFlag<HardEvent::MTE2_S>(to_scalar);
+  const float first = values.GetValue(0);
+  Adds(values, values, first, kCount);
+  const auto done = static_cast<event_t>(pipe.FetchEventID(HardEvent::V_MTE3));
+  SetFlag<HardEvent::V_MTE3>(done);
+  WaitFlag<HardEvent::V_MTE3>(done);
+  DataCopy(Global<float>(y), values, kCount);
+}
+
+// the scalar unit waits for the load, and issues the vector instruction only then: y = x + 1
+__global__ __vector__ void scalar_orders(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  constexpr uint32_t kCount = 64;
+  TPipe pipe;
+  TBuf<> buffer;
+  pipe.InitBuffer(buffer, kCount * sizeof(float));
+  auto values = buffer.Get<float>();
+  DataCopy(values, Global<float>(x), kCount);
+  const auto loaded = static_cast<event_t>(pipe.FetchEventID(HardEvent::MTE2_S));
+  SetFlag<HardEvent::MTE2_S>(loaded);
+  WaitFlag<HardEvent::MTE2_S>(loaded);
+  Adds(values, values, 1.0f, kCount);
+  PipeBarrier<PIPE_ALL>();
+  DataCopy(Global<float>(y), values, kCount);
+}
+
+// y = 2x over 100 floats with the mask register counting
+__global__ __vector__ void counter_mode(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  constexpr uint32_t kCount = 100;
+  TPipe pipe;
+  TQue<TPosition::VECIN, 1> in;
+  TQue<TPosition::VECOUT, 1> out;
+  pipe.InitBuffer(in, 1, 416);
+  pipe.InitBuffer(out, 1, 416);
+  auto source = in.AllocTensor<float>();
+  DataCopy(source, Global<float>(x), 104);
+  in.EnQue(source);
+  source = in.DeQue<float>();
+  auto result = out.AllocTensor<float>();
+  SetMaskCount();
+  SetVectorMask<float, MaskMode::COUNTER>(0, kCount);
+  Muls<float, false>(result, source, 2.0f, MASK_PLACEHOLDER, 1, UnaryRepeatParams());
+  SetMaskNorm();
+  ResetMask();
+  in.FreeTensor(source);
+  out.EnQue(result);
+  result = out.DeQue<float>();
+  DataCopyPad(Global<float>(y), result, DataCopyExtParams(1, kCount * sizeof(float), 0, 0, 0));
+  out.FreeTensor(result);
+}
+
+// --- several cores
+// --------------------------------------------------------------------------------
+
+constexpr uint32_t kPart = 512;  // floats of one block
+
+// sum of this block's part into z[8 * block]
+__aicore__ void WritePartSum(GM_ADDR x, GM_ADDR z, TQue<TPosition::VECIN, 1>& in,
+                             TQue<TPosition::VECOUT, 1>& out, TBuf<>& scratch) {
+  auto part = in.AllocTensor<float>();
+  DataCopy(part, Global<float>(x)[GetBlockIdx() * kPart], kPart);
+  in.EnQue(part);
+  part = in.DeQue<float>();
+  auto sum = out.AllocTensor<float>();
+  Duplicate(sum, 0.0f, 8);
+  ReduceSum(sum, part, scratch.Get<float>(), kPart);
+  in.FreeTensor(part);
+  out.EnQue(sum);
+  sum = out.DeQue<float>();
+  DataCopy(Global<float>(z)[GetBlockIdx() * 8], sum, 8);
+  out.FreeTensor(sum);
+}
+
+// y[block] = sum of the sums of all blocks, in order, plus the block
+__aicore__ void ReadPartSums(GM_ADDR y, GM_ADDR z, TQue<TPosition::VECIN, 1>& in,
+                             TQue<TPosition::VECOUT, 1>& out) {
+  const auto blocks = static_cast<uint32_t>(GetBlockNum());
+  auto sums = in.AllocTensor<float>();
+  DataCopy(sums, Global<float>(z), blocks * 8);
+  in.EnQue(sums);
+  sums = in.DeQue<float>();
+  auto total = out.AllocTensor<float>();
+  Duplicate(total, static_cast<float>(GetBlockIdx()), 8);
+  Add(total, sums, total, uint64_t{8}, blocks, BinaryRepeatParams(1, 1, 1, 0, 1, 0));
+  in.FreeTensor(sums);
+  out.EnQue(total);
+  total = out.DeQue<float>();
+  DataCopy(Global<float>(y)[GetBlockIdx() * 8], total, 8);
+  out.FreeTensor(total);
+}
+
+__global__ __mix__(0, 1) void sync_all(GM_ADDR x, GM_ADDR y, GM_ADDR z) {
+  TPipe pipe;
+  TQue<TPosition::VECIN, 1> in;
+  TQue<TPosition::VECOUT, 1> out;
+  TBuf<> scratch;
+  pipe.InitBuffer(in, 1, kPart * sizeof(float));
+  pipe.InitBuffer(out, 1, 32);
+  pipe.InitBuffer(scratch, 256);
+  WritePartSum(x, z, in, out, scratch);
+  SyncAll();
+  ReadPartSums(y, z, in, out);
+}
+
+__global__ __vector__ void sync_all_soft(GM_ADDR x, GM_ADDR y, GM_ADDR z) {
+  TPipe pipe;
+  TQue<TPosition::VECIN, 1> in;
+  TQue<TPosition::VECOUT, 1> out;
+  TBuf<> scratch, local;
+  pipe.InitBuffer(in, 1, kPart * sizeof(float));
+  pipe.InitBuffer(out, 1, 32);
+  pipe.InitBuffer(scratch, 256);
+  pipe.InitBuffer(local, 32 * GetBlockNum());
+  WritePartSum(x, z, in, out, scratch);
+  SyncAll(Global<int32_t>(z)[4096], local.Get<int32_t>());
+  ReadPartSums(y, z, in, out);
+}
+
+// every block adds its part of x to the first 512 floats of z
+__global__ __vector__ void atomic_add(GM_ADDR x, GM_ADDR, GM_ADDR z) {
+  TPipe pipe;
+  TQueBind<TPosition::VECIN, TPosition::VECOUT, 1> queue;
+  pipe.InitBuffer(queue, 1, kPart * sizeof(float));
+  auto part = queue.AllocTensor<float>();
+  DataCopy(part, Global<float>(x)[GetBlockIdx() * kPart], kPart);
+  queue.EnQue(part);
+  part = queue.DeQue<float>();
+  SetAtomicAdd<float>();
+  DataCopy(Global<float>(z), part, kPart);
+  SetAtomicNone();
+  queue.FreeTensor(part);
+}
+
+// a number from each block to all, through the scalar unit's cache
+__global__ __mix__(0, 1) void scalar_exchange(GM_ADDR, GM_ADDR y, GM_ADDR z) {
+  auto numbers = Global<int32_t>(z);
+  auto own = numbers[GetBlockIdx() * 16];
+  own.SetValue(0, static_cast<int32_t>(GetBlockIdx()) + 1);
+  DataCacheCleanAndInvalid<int32_t, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(own);
+  SyncAll();
+  int32_t sum = 0;
+  for (int64_t block = 0; block < GetBlockNum(); ++block) sum += numbers.GetValue(block * 16);
+  auto result = Global<int32_t>(y)[GetBlockIdx() * 16];
+  result.SetValue(0, sum);
+  DataCacheCleanAndInvalid<int32_t, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(result);
+}
+
+emulator::Options Blocks(uint32_t blocks, emulator::KernelType kernel) {
+  emulator::Options options;
+  options.blocks = blocks;
+  options.kernel = kernel;
+  return options;
+}
+
+}  // namespace
+
+const std::vector<Case>& MustPass() {
+  using emulator::KernelType;
+  const emulator::Options one;
+  static const std::vector<Case> cases = {
+      {"elementwise", elementwise, one},
+      {"bf16_double", bf16_double, one},
+      {"softmax_rows", softmax_rows, one},
+      {"group_argmax", group_argmax, one},
+      {"gather_rows", gather_rows, one},
+      {"padded_rows", padded_rows, one},
+      {"partition", partition, one},
+      {"sort_scores", sort_scores, one},
+      {"static_ping_pong", static_ping_pong, one},
+      {"manual_flags", manual_flags, one},
+      {"scalar_orders", scalar_orders, one},
+      {"counter_mode", counter_mode, one},
+      {"sync_all", sync_all, Blocks(6, KernelType::kMixVector)},
+      {"sync_all_soft", sync_all_soft, Blocks(6, KernelType::kVector)},
+      {"atomic_add", atomic_add, Blocks(6, KernelType::kVector)},
+      {"scalar_exchange", scalar_exchange, Blocks(6, KernelType::kMixVector)},
+  };
+  return cases;
+}
+
+}  // namespace moge_tests
