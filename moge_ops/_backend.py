@@ -9,6 +9,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch._library.custom_ops import CustomOpDef
 
 BACKENDS = ("torch", "reference", "triton", "ascend")
+ASCEND_OPS = ("grouped_gate", "permute", "route", "swiglu", "unpermute")  # with Ascend C kernels
 
 
 def _checked(name: str) -> str:
@@ -59,6 +61,20 @@ def _load_for_cpu(op: str) -> ModuleType:
     return load(_cpu_backend, op)
 
 
+def ascend_build() -> str:
+    """How the extension ``moge_ops._C`` was built: "emulate", "cann", or "off: " and why."""
+    note = Path(__file__).with_name("_C.txt")
+    return note.read_text().strip() if note.is_file() else "off: the package was not installed"
+
+
+@functools.cache
+def _on_npu(op: str) -> ModuleType:
+    """What serves NPU tensors: Ascend C if it was built with CANN, else torch as on any device."""
+    if op in ASCEND_OPS and ascend_build() == "cann":
+        return load("ascend", op)
+    return load("torch", op)
+
+
 @functools.cache  # not import_module on every call: it costs as much as a small kernel
 def load(backend: str, op: str) -> ModuleType:
     """The kernel module of ``op`` in ``backend``.
@@ -69,10 +85,13 @@ def load(backend: str, op: str) -> ModuleType:
     try:
         return importlib.import_module(f"moge_ops.{backend}_kernels.{op}")
     except ImportError as error:
-        hint = {
-            "triton": "pip install 'moge-ops[triton]'",
-            "ascend": "this version has no Ascend C kernels",
-        }.get(backend, "the installation is incomplete")
+        hint = "the installation is incomplete"
+        if backend == "triton":
+            hint = "pip install 'moge-ops[triton]'"
+        elif backend == "ascend" and op not in ASCEND_OPS:
+            hint = f"there are no Ascend C kernels of {op} yet"
+        elif backend == "ascend":
+            hint = f"the extension is not built: {ascend_build()}"
         raise ImportError(f"backend {backend!r} cannot be loaded: {error} ({hint})") from error
 
 
@@ -100,6 +119,8 @@ def define(schema: str, op: str, launcher: str) -> CustomOpDef:
         schema=f"({signature}",
     )
     definition.register_kernel("cpu")(kernel(lambda: _load_for_cpu(op)))
+    # the name "npu" is refused until torch_npu has given it to this device type
+    definition.register_kernel("privateuseone")(kernel(lambda: _on_npu(op)))
     triton = kernel(lambda: load("triton", op))
 
     def on_cuda(*args: Any) -> Any:

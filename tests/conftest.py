@@ -28,14 +28,44 @@ settings.load_profile("moge_ops")
 TRITON = "cuda" if torch.cuda.is_available() else "triton"
 
 
-@pytest.fixture(params=["torch", TRITON])
+# operators with Ascend C kernels: their tests also run on the emulator
+ASCEND = {"grouped_gate", "permute", "route", "swiglu", "unpermute"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every backend of the test's operator, unless the test chooses."""
+    chosen = any(
+        "device" in str(mark.args[0]).split(",")
+        for mark in metafunc.definition.iter_markers("parametrize")
+    )
+    if "device" not in metafunc.fixturenames or chosen:
+        return
+    backends = ["torch", TRITON]
+    stem = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
+    if stem in ASCEND and not list(metafunc.definition.iter_markers("float64")):
+        backends.append("ascend")
+    metafunc.parametrize("device", backends, indirect=True)
+
+
+@pytest.fixture
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Device of the test's tensors; "triton" is the CPU, with the kernels under the interpreter."""
+    """Device of the test's tensors; on the CPU "triton" is interpreted and "ascend" emulated."""
     if request.param == "cuda":
         yield "cuda"
         return
+    if request.param == "ascend":
+        extension = pytest.importorskip("moge_ops._C", reason="built without the Ascend emulator")
+        extension.set_emulation(cores=3)  # few: each has several tiles, and they start quickly
     with testing.backend(request.param):
         yield "cpu"
+
+
+@pytest.fixture
+def float_dtypes(request: pytest.FixtureRequest, device: str) -> list[torch.dtype]:
+    """Dtypes of the backend's operators: an NPU has no float64."""
+    ascend = request.node.callspec.params["device"] == "ascend"
+    dtypes = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+    return dtypes[:-1] if ascend else dtypes
 
 
 @pytest.fixture(autouse=True)

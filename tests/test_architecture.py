@@ -1,11 +1,14 @@
 """The house rules: imports point one way, and an operator has one obvious file in every room."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from moge_ops import _backend
 
 ROOT = Path(__file__).resolve().parents[1]
 # room -> other rooms that it may import: models -> nn -> ops -> {reference, kernels}
@@ -21,6 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": set(),
     "torch_kernels": set(),
     "triton_kernels": set(),
+    "ascend_kernels": {"_C"},
+    "_C": set(),
     "_backend": set(),  # loads the kernels by name, when they are first used
     "_checks": set(),
     "_memory": set(),
@@ -43,6 +48,15 @@ PLACES = [
 OPS = sorted(
     {p.stem for room in ("ops", "reference") for p in (ROOT / "moge_ops" / room).glob("[!_]*.py")}
 )
+ASCEND = sorted(p.parent.name for p in (ROOT / "ascend_kernels").glob("*/*_kernel.h"))
+ASCEND_PLACES = [
+    "ascend_kernels/{0}/{0}_kernel.h",
+    "ascend_kernels/{0}/{0}_tiling.h",
+    "ascend_kernels/{0}/{0}.cpp",
+    "csrc/{0}.cpp",
+    "moge_ops/ascend_kernels/{0}.py",
+    "moge_ops/ops/{0}.py",
+]
 SOURCES = [*(ROOT / "moge_ops").rglob("*.py"), *(ROOT / "triton_kernels").rglob("*.py")]
 OTHERS = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]
 
@@ -84,3 +98,24 @@ def test_nobody_imports_tests_or_benchmarks(path: Path) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_an_operator_has_its_file_in_every_room(op: str, place: str) -> None:
     assert (ROOT / place.format(op)).is_file()
+
+
+@pytest.mark.parametrize("op", sorted(set(ASCEND)))
+@pytest.mark.parametrize("place", ASCEND_PLACES)
+def test_an_ascend_operator_has_its_file_in_every_room(op: str, place: str) -> None:
+    assert op in _backend.ASCEND_OPS
+    assert (ROOT / place.format(op)).is_file()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(ROOT / "ascend_kernels").rglob("*.h"), *(ROOT / "ascend_kernels").rglob("*.cpp")],
+    ids=lambda path: path.name,
+)
+def test_device_code_includes_the_one_header_and_its_own_folder(path: Path) -> None:
+    included = re.findall(r'#include [<"](.+)[">]', path.read_text())
+    for name in included:
+        own = (path.parent / name).resolve()
+        assert name in {"kernel_operator.h", "cstdint"} or own.is_relative_to(
+            ROOT / "ascend_kernels"
+        )

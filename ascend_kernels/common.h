@@ -1,0 +1,78 @@
+// What the kernels of several operators share.
+#ifndef MOGE_ASCEND_COMMON_H_
+#define MOGE_ASCEND_COMMON_H_
+
+#include "kernel_operator.h"
+
+namespace moge {
+
+using namespace AscendC;
+
+constexpr uint32_t kBlockBytes = 32;    // what a local address and a row in UB are aligned to
+constexpr uint32_t kRepeatBytes = 256;  // what one repeat of a vector instruction covers
+constexpr uint32_t kMaxRepeats = 255;   // of one instruction
+// 192 KiB, less 256 bytes that every kernel leaves, less 8 KiB that Select's tensor modes use
+constexpr uint32_t kUbBytes = 196608 - 256 - 8192;
+
+template <typename T>
+constexpr bool kIsFloat = sizeof(T) == sizeof(float);
+template <typename T>
+constexpr uint32_t kPerBlock = kBlockBytes / sizeof(T);
+
+constexpr uint64_t CeilDiv(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
+constexpr uint32_t RoundUp(uint32_t a, uint32_t b) { return (a + b - 1) / b * b; }
+
+__aicore__ inline uint64_t Min(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+// The part of `total` units that falls to this core: parts differ by one unit at most.
+struct Share {
+  uint64_t begin;
+  uint64_t end;
+};
+__aicore__ inline Share ShareOf(uint64_t total, uint64_t core) {
+  const uint64_t cores = GetBlockNum();
+  const uint64_t each = total / cores;
+  const uint64_t more = total % cores;
+  const uint64_t begin = core * each + Min(core, more);
+  return {begin, begin + each + (core < more ? 1 : 0)};
+}
+__aicore__ inline Share MyShare(uint64_t total) { return ShareOf(total, GetBlockIdx()); }
+
+template <typename T>
+__aicore__ inline GlobalTensor<T> Global(GM_ADDR address) {
+  GlobalTensor<T> tensor;
+  tensor.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(address));
+  return tensor;
+}
+
+// One contiguous piece of any length; what fills the last 32 bytes of UB is undefined.
+template <typename T>
+__aicore__ inline void Load(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t count) {
+  DataCopyPad(dst, src, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0),
+              DataCopyPadExtParams<T>(false, 0, 0, static_cast<T>(0)));
+}
+template <typename T>
+__aicore__ inline void Store(const GlobalTensor<T>& dst, const LocalTensor<T>& src,
+                             uint32_t count) {
+  DataCopyPad(dst, src, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0));
+}
+
+// There is no arithmetic in bfloat16 on this chip, and none in float16 here: all of it is float.
+template <typename T>
+__aicore__ inline void Widen(const LocalTensor<float>& dst, const LocalTensor<T>& src,
+                             uint32_t count) {
+  Cast(dst, src, RoundMode::CAST_NONE, count);
+}
+template <typename T>
+__aicore__ inline void Narrow(const LocalTensor<T>& dst, const LocalTensor<float>& src,
+                              uint32_t count) {
+  Cast(dst, src, RoundMode::CAST_RINT, count);
+}
+
+}  // namespace moge
+
+// One entry for each dtype: `entries(suffix, type)` is a macro of the operator.
+#define MOGE_FOR_EACH_DTYPE(entries) \
+  entries(float16, half) entries(bfloat16, bfloat16_t) entries(float32, float)
+
+#endif  // MOGE_ASCEND_COMMON_H_

@@ -1,0 +1,85 @@
+// What the two gate kernels, of blocks and of rows, share.
+#ifndef MOGE_ASCEND_GROUPED_GATE_COMMON_H_
+#define MOGE_ASCEND_GROUPED_GATE_COMMON_H_
+
+#include "../common.h"
+#include "grouped_gate_tiling.h"
+
+namespace moge {
+
+// Order of the choice: numbers, then -inf, then NaN. Comparisons are of floats, so the last two
+// become these; a bias below the first of them counts as -inf.
+constexpr float kMinusInfinity = -3.0e38f;
+constexpr float kNotANumber = -3.2e38f;
+
+// Loads a vector that stays until Release.
+class Constant {
+ public:
+  __aicore__ inline void Init(GM_ADDR address, uint32_t rows, uint32_t columns, TPipe* pipe) {
+    const uint32_t pitch = RoundUp(columns, kPerBlock<float>);
+    pipe->InitBuffer(queue_, 1, rows * pitch * sizeof(float));
+    LocalTensor<float> in = queue_.AllocTensor<float>();
+    DataCopyPad(in, Global<float>(address),
+                DataCopyExtParams(rows, columns * sizeof(float), 0, 0, 0),
+                DataCopyPadExtParams<float>(true, 0, pitch - columns, 0.0f));
+    queue_.EnQue(in);
+    values_ = queue_.DeQue<float>();
+    used_ = true;
+  }
+  __aicore__ inline const LocalTensor<float>& Values() const { return values_; }
+  __aicore__ inline void Release() {
+    if (used_) queue_.FreeTensor(values_);
+  }
+
+ private:
+  TQue<TPosition::VECIN, 1> queue_;
+  LocalTensor<float> values_;
+  bool used_ = false;
+};
+
+// Sums E values of every core, in the order of the cores, whichever is first to be done.
+template <typename T>
+class CoreSums {
+ public:
+  __aicore__ inline void Init(GM_ADDR workspace, GM_ADDR sums, uint32_t E, TPipe* pipe) {
+    workspace_ = Global<T>(workspace);
+    sums_ = Global<T>(sums);
+    E_ = E;
+    pipe->InitBuffer(in_, 2, RoundUp(E, kPerBlock<T>) * sizeof(T));
+    pipe->InitBuffer(out_, 1, RoundUp(E, kPerBlock<T>) * sizeof(T));
+  }
+  // To be filled by this core, and given to Reduce.
+  __aicore__ inline LocalTensor<T> Own() { return out_.template AllocTensor<T>(); }
+  __aicore__ inline void Reduce(LocalTensor<T>& own) {
+    out_.EnQue(own);
+    own = out_.template DeQue<T>();
+    Store(workspace_[GetBlockIdx() * E_], own, E_);
+    out_.FreeTensor(own);
+    SyncAll();
+    if (GetBlockIdx() != 0) return;
+    LocalTensor<T> sum = out_.template AllocTensor<T>();
+    Duplicate(sum, static_cast<T>(0), E_);
+    for (int64_t core = 0; core < GetBlockNum(); ++core) {
+      LocalTensor<T> in = in_.template AllocTensor<T>();
+      Load(in, workspace_[core * E_], E_);
+      in_.EnQue(in);
+      in = in_.template DeQue<T>();
+      Add(sum, sum, in, E_);
+      in_.FreeTensor(in);
+    }
+    out_.EnQue(sum);
+    sum = out_.template DeQue<T>();
+    Store(sums_, sum, E_);
+    out_.FreeTensor(sum);
+  }
+
+ private:
+  GlobalTensor<T> workspace_, sums_;
+  uint32_t E_ = 0;
+  TQue<TPosition::VECIN, 1> in_;
+  TQue<TPosition::VECOUT, 1> out_;
+};
+
+}  // namespace moge
+
+#endif  // MOGE_ASCEND_GROUPED_GATE_COMMON_H_

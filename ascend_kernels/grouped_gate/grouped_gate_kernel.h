@@ -1,0 +1,31 @@
+// The gate: scores, the k best experts of every group, their weights and counts, in one launch.
+#ifndef MOGE_ASCEND_GROUPED_GATE_KERNEL_H_
+#define MOGE_ASCEND_GROUPED_GATE_KERNEL_H_
+
+#include "grouped_gate_blocks_kernel.h"
+#include "grouped_gate_rows_kernel.h"
+
+namespace moge {
+
+__aicore__ inline bool GateTakesBlocks(const GroupedGateTiling& tiling) {
+  return tiling.E == kGateE && tiling.G == kGateG && tiling.k == 1;
+}
+
+template <template <typename> class Blocks, template <typename> class Rows, typename T,
+          typename... Addresses>
+__aicore__ inline void RunGate(const GroupedGateTiling& tiling, Addresses... addresses) {
+  TPipe pipe;
+  if (GateTakesBlocks(tiling)) {
+    Blocks<T> kernel;
+    kernel.Init(addresses..., tiling, &pipe);
+    kernel.Process(tiling);
+  } else {
+    Rows<T> kernel;
+    kernel.Init(addresses..., tiling, &pipe);
+    kernel.Process(tiling);
+  }
+}
+
+}  // namespace moge
+
+#endif  // MOGE_ASCEND_GROUPED_GATE_KERNEL_H_

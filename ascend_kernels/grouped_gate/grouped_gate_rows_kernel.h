@@ -1,0 +1,329 @@
+// The gate for any E, G and k: a token at a time. Its row lies in UB with each group on its own
+// blocks; the k best of a group are found one after the other, and what belongs to the chosen ones
+// alone is scalar work.
+#ifndef MOGE_ASCEND_GROUPED_GATE_ROWS_KERNEL_H_
+#define MOGE_ASCEND_GROUPED_GATE_ROWS_KERNEL_H_
+
+#include "grouped_gate_common.h"
+
+namespace moge {
+
+constexpr uint32_t kGatePart = kRepeatBytes / sizeof(float);
+
+// Elements of a row in UB: each group starts on a block, and the whole is some repeats.
+constexpr uint64_t GateWidth(uint64_t E, uint64_t G, uint32_t size) {
+  const uint64_t per_block = kBlockBytes / size;
+  return CeilDiv(G * CeilDiv(E / G, per_block) * per_block, kGatePart) * kGatePart;
+}
+// At least what the buffers of either pass take of UB.
+constexpr uint64_t GateRowsBytes(uint64_t E, uint64_t G, uint64_t K, uint32_t size) {
+  const uint64_t width = GateWidth(E, G, size);
+  return 2 * width * size + 2 * width * 4 + kGatePart * 16    // logits, scores, spare, temporaries
+         + width * 4 + (width + E) * 4 + width / 8            // bias twice, bits
+         + 4 * (E + 8) * 4                                    // router_scale, sums over cores
+         + 6 * (K + 8) * 4 + (size == 4 ? 0 : width * size);  // slots; d_logits in place of bias
+}
+
+template <typename T>
+class GateRow {
+ public:
+  __aicore__ inline void Init(GM_ADDR logits, const GroupedGateTiling& tiling, TPipe* pipe) {
+    logits_ = Global<T>(logits);
+    softmax_ = tiling.softmax != 0;
+    E_ = tiling.E;
+    G_ = tiling.G;
+    per_group = E_ / G_;
+    pitch = RoundUp(per_group, kPerBlock<T>);
+    width = G_ * pitch;
+    const uint32_t whole = GateWidth(E_, G_, sizeof(T));
+    pipe->InitBuffer(in_, 2, whole * sizeof(T));
+    pipe->InitBuffer(row_, 2 * whole * sizeof(float));
+    pipe->InitBuffer(tmp_, kGatePart * 4 * sizeof(float));
+    scores = row_.Get<float>();
+    spare = scores[whole];
+    // instructions on whole repeats also read behind the row
+    Duplicate(scores, 0.0f, 2 * whole);
+  }
+  // Behind each group stands -inf, whose score is 0.
+  __aicore__ inline void Score(uint64_t token) {
+    LocalTensor<T> in = in_.template AllocTensor<T>();
+    const float minus_infinity = -1.0f / 0.0f;
+    DataCopyPad(
+        in, logits_[token * E_], DataCopyExtParams(G_, per_group * sizeof(T), 0, 0, 0),
+        DataCopyPadExtParams<T>(true, 0, pitch - per_group, static_cast<T>(minus_infinity)));
+    in_.EnQue(in);
+    in = in_.template DeQue<T>();
+    if constexpr (kIsFloat<T>) {
+      Adds(scores, in, 0.0f, width);
+    } else {
+      Widen(scores, in, width);
+    }
+    in_.FreeTensor(in);
+    if (softmax_) {
+      Adds(scores, scores, -Best(scores, width).value, width);
+      Exp(scores, scores, width);
+      LocalTensor<float> tmp = tmp_.Get<float>();
+      ReduceSum(tmp, scores, tmp[kGatePart], width);
+      Muls(scores, scores, 1.0f / tmp.GetValue(0), width);
+    } else {
+      Muls(scores, scores, -1.0f, width);
+      Exp(scores, scores, width);
+      Adds(scores, scores, 1.0f, width);
+      Duplicate(spare, 1.0f, width);
+      Div(scores, spare, scores, width);
+    }
+  }
+  struct Largest {
+    float value;
+    uint32_t index;
+  };
+  __aicore__ inline Largest Best(const LocalTensor<float>& values, uint32_t count) {
+    LocalTensor<float> tmp = tmp_.Get<float>();
+    ReduceMax(tmp, values, tmp[kGatePart], count, true);
+    return {tmp.GetValue(0), tmp.ReinterpretCast<uint32_t>().GetValue(1)};
+  }
+  // where the expert lies in a row
+  __aicore__ inline uint32_t Place(uint32_t expert) const {
+    return expert / per_group * pitch + expert % per_group;
+  }
+
+  uint32_t per_group = 0;
+  uint32_t pitch = 0;         // of a group
+  uint32_t width = 0;         // of a row
+  LocalTensor<float> scores;  // [G, pitch]
+  LocalTensor<float> spare;   // as large
+
+ private:
+  GlobalTensor<T> logits_;
+  bool softmax_ = true;
+  uint32_t E_ = 0, G_ = 0;
+  TQue<TPosition::VECIN, 1> in_;
+  TBuf<TPosition::VECCALC> row_, tmp_;
+};
+
+template <typename T>
+class GateRowsFwd {
+ public:
+  __aicore__ inline void Init(GM_ADDR logits, GM_ADDR bias, GM_ADDR router_scale, GM_ADDR weights,
+                              GM_ADDR experts, GM_ADDR counts, GM_ADDR workspace,
+                              const GroupedGateTiling& tiling, TPipe* pipe) {
+    row_.Init(logits, tiling, pipe);
+    weights_ = Global<float>(weights);
+    experts_ = Global<int32_t>(experts);
+    pipe->InitBuffer(bits_, RoundUp(row_.width, kRepeatBytes) / 8);
+    if (tiling.has_bias) {
+      bias_in_.Init(bias, tiling.G, row_.per_group, pipe);
+      pipe->InitBuffer(bias_, row_.width * sizeof(float));
+      // at the pitch of the logits
+      const uint32_t pitch = RoundUp(row_.per_group, kPerBlock<float>);
+      Duplicate(bias_.Get<float>(), 0.0f, row_.width);
+      for (uint32_t g = 0; g < tiling.G; ++g) {
+        Adds(bias_.Get<float>()[g * row_.pitch], bias_in_.Values()[g * pitch], 0.0f,
+             row_.per_group);
+      }
+    }
+    if (tiling.has_router_scale) router_scale_.Init(router_scale, 1, tiling.E, pipe);
+    sums_.Init(workspace, counts, tiling.E, pipe);
+    pipe->InitBuffer(weights_out_, 2, RoundUp(tiling.G * tiling.k * 4, kBlockBytes));
+    pipe->InitBuffer(experts_out_, 2, RoundUp(tiling.G * tiling.k * 4, kBlockBytes));
+  }
+  __aicore__ inline void Process(const GroupedGateTiling& tiling) {
+    LocalTensor<int32_t> counts = sums_.Own();
+    Duplicate(counts, 0, tiling.E);
+    const Share share = MyShare(tiling.T);
+    for (uint64_t token = share.begin; token < share.end; ++token) {
+      row_.Score(token);
+      Token(tiling, counts, token);
+    }
+    bias_in_.Release();
+    router_scale_.Release();
+    sums_.Reduce(counts);
+  }
+
+ private:
+  __aicore__ inline void Token(const GroupedGateTiling& tiling, const LocalTensor<int32_t>& counts,
+                               uint64_t token) {
+    const LocalTensor<float>& keys = Keys(tiling);
+    LocalTensor<float> weights = weights_out_.AllocTensor<float>();
+    LocalTensor<int32_t> experts = experts_out_.AllocTensor<int32_t>();
+    const uint32_t K = tiling.G * tiling.k;
+    float total = 0.0f;
+    for (uint32_t c = 0; c < K; ++c) {
+      const uint32_t group = c / tiling.k;
+      const uint32_t first = group * row_.pitch;
+      const uint32_t best = row_.Best(keys[first], row_.per_group).index;
+      keys.SetValue(first + best, -1.0f / 0.0f);  // below a NaN too: not chosen again
+      const float score = row_.scores.GetValue(first + best);
+      const uint32_t expert = group * row_.per_group + best;
+      total += score;
+      weights.SetValue(c, score);
+      experts.SetValue(c, static_cast<int32_t>(expert));
+      counts.SetValue(expert, counts.GetValue(expert) + 1);
+    }
+    for (uint32_t c = 0; c < K; ++c) {
+      float weight = weights.GetValue(c);
+      if (tiling.renormalize) weight /= total;
+      weight *= tiling.scaling;
+      if (tiling.has_router_scale) {
+        weight *= router_scale_.Values().GetValue(experts.GetValue(c));
+      }
+      weights.SetValue(c, weight);
+    }
+    weights_out_.EnQue(weights);
+    experts_out_.EnQue(experts);
+    weights = weights_out_.DeQue<float>();
+    experts = experts_out_.DeQue<int32_t>();
+    Store(weights_[token * K], weights, K);
+    Store(experts_[token * K], experts, K);
+    weights_out_.FreeTensor(weights);
+    experts_out_.FreeTensor(experts);
+  }
+  // what the choice compares: see kMinusInfinity
+  __aicore__ inline const LocalTensor<float>& Keys(const GroupedGateTiling& tiling) {
+    const LocalTensor<float>& keys = row_.spare;
+    if (tiling.has_bias) {
+      Add(keys, row_.scores, bias_.Get<float>(), row_.width);
+    } else {
+      Adds(keys, row_.scores, 0.0f, row_.width);
+    }
+    const uint32_t whole = RoundUp(row_.width, kGatePart);
+    LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
+    Compare(bits, keys, keys, CMPMODE::EQ, whole);
+    Maxs(keys, keys, kMinusInfinity, row_.width);
+    Select(keys, bits, keys, kNotANumber, SELMODE::VSEL_TENSOR_SCALAR_MODE, row_.width);
+    return keys;
+  }
+
+  GateRow<T> row_;
+  GlobalTensor<float> weights_;
+  GlobalTensor<int32_t> experts_;
+  Constant bias_in_, router_scale_;
+  CoreSums<int32_t> sums_;
+  TBuf<TPosition::VECCALC> bits_, bias_;
+  TQue<TPosition::VECOUT, 1> weights_out_, experts_out_;
+};
+
+template <typename T>
+class GateRowsBwd {
+ public:
+  __aicore__ inline void Init(GM_ADDR d_weights, GM_ADDR logits, GM_ADDR experts,
+                              GM_ADDR router_scale, GM_ADDR d_logits, GM_ADDR d_router_scale,
+                              GM_ADDR workspace, const GroupedGateTiling& tiling, TPipe* pipe) {
+    row_.Init(logits, tiling, pipe);
+    d_weights_ = Global<float>(d_weights);
+    experts_ = Global<int32_t>(experts);
+    d_logits_ = Global<T>(d_logits);
+    if (tiling.has_router_scale) {
+      router_scale_.Init(router_scale, 1, tiling.E, pipe);
+      sums_.Init(workspace, d_router_scale, tiling.E, pipe);
+    }
+    const uint32_t K = tiling.G * tiling.k;
+    pipe->InitBuffer(weights_in_, 2, RoundUp(K * sizeof(float), kBlockBytes));
+    pipe->InitBuffer(experts_in_, 2, RoundUp(K * sizeof(float), kBlockBytes));
+    pipe->InitBuffer(chosen_, RoundUp(K, kPerBlock<float>) * 2 * sizeof(float));
+    pipe->InitBuffer(d_scores_, row_.width * sizeof(float));
+    pipe->InitBuffer(out_, 2, row_.width * sizeof(T));
+  }
+  __aicore__ inline void Process(const GroupedGateTiling& tiling) {
+    LocalTensor<float> sums;
+    if (tiling.has_router_scale) {
+      sums = sums_.Own();
+      Duplicate(sums, 0.0f, tiling.E);
+    }
+    const Share share = MyShare(tiling.T);
+    for (uint64_t token = share.begin; token < share.end; ++token) {
+      row_.Score(token);
+      Derive(tiling, sums, token);
+      CopyOut(tiling, token);
+    }
+    if (tiling.has_router_scale) {
+      router_scale_.Release();
+      sums_.Reduce(sums);
+    }
+  }
+
+ private:
+  __aicore__ inline void Derive(const GroupedGateTiling& tiling, const LocalTensor<float>& sums,
+                                uint64_t token) {
+    const uint32_t K = tiling.G * tiling.k;
+    LocalTensor<float> d_weights = weights_in_.AllocTensor<float>();
+    LocalTensor<int32_t> experts = experts_in_.AllocTensor<int32_t>();
+    Load(d_weights, d_weights_[token * K], K);
+    Load(experts, experts_[token * K], K);
+    weights_in_.EnQue(d_weights);
+    experts_in_.EnQue(experts);
+    d_weights = weights_in_.DeQue<float>();
+    experts = experts_in_.DeQue<int32_t>();
+
+    LocalTensor<float> d_base = chosen_.Get<float>();
+    float total = 1.0f;
+    if (tiling.renormalize) {
+      total = 0.0f;
+      for (uint32_t c = 0; c < K; ++c) total += Score(experts.GetValue(c));
+    }
+    float along = 0.0f;
+    for (uint32_t c = 0; c < K; ++c) {
+      const uint32_t expert = experts.GetValue(c);
+      const float base = Score(expert) / total;
+      float d = d_weights.GetValue(c) * tiling.scaling;
+      if (tiling.has_router_scale) {
+        sums.SetValue(expert, sums.GetValue(expert) + d * base);
+        d *= router_scale_.Values().GetValue(expert);
+      }
+      if (tiling.renormalize) along += d * base;
+      d_base.SetValue(c, d);
+    }
+    // base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S
+    LocalTensor<float> d_scores = d_scores_.Get<float>();
+    Duplicate(d_scores, 0.0f, row_.width);
+    float row_along = 0.0f;
+    for (uint32_t c = 0; c < K; ++c) {
+      const uint32_t expert = experts.GetValue(c);
+      const float d = (d_base.GetValue(c) - along) / total;
+      d_scores.SetValue(row_.Place(expert), d);
+      row_along += d * Score(expert);
+    }
+    weights_in_.FreeTensor(d_weights);
+    experts_in_.FreeTensor(experts);
+    if (tiling.softmax) {
+      Adds(d_scores, d_scores, -row_along, row_.width);
+    } else {
+      Muls(row_.spare, row_.scores, -1.0f, row_.width);
+      Adds(row_.spare, row_.spare, 1.0f, row_.width);
+      Mul(d_scores, d_scores, row_.spare, row_.width);
+    }
+  }
+  __aicore__ inline float Score(uint32_t expert) const {
+    return row_.scores.GetValue(row_.Place(expert));
+  }
+
+  __aicore__ inline void CopyOut(const GroupedGateTiling& tiling, uint64_t token) {
+    LocalTensor<T> out = out_.template AllocTensor<T>();
+    LocalTensor<float> d_scores = d_scores_.Get<float>();
+    if constexpr (kIsFloat<T>) {
+      Mul(out, d_scores, row_.scores, row_.width);
+    } else {
+      Mul(d_scores, d_scores, row_.scores, row_.width);
+      Narrow(out, d_scores, row_.width);
+    }
+    out_.EnQue(out);
+    out = out_.template DeQue<T>();
+    DataCopyPad(d_logits_[token * tiling.E], out,
+                DataCopyExtParams(tiling.G, row_.per_group * sizeof(T), 0, 0, 0));
+    out_.FreeTensor(out);
+  }
+
+  GateRow<T> row_;
+  GlobalTensor<float> d_weights_;
+  GlobalTensor<int32_t> experts_;
+  GlobalTensor<T> d_logits_;
+  Constant router_scale_;
+  CoreSums<float> sums_;
+  TQue<TPosition::VECIN, 1> weights_in_, experts_in_;
+  TQue<TPosition::VECOUT, 1> out_;
+  TBuf<TPosition::VECCALC> chosen_, d_scores_;
+};
+
+}  // namespace moge
+
+#endif  // MOGE_ASCEND_GROUPED_GATE_ROWS_KERNEL_H_

@@ -1,0 +1,19 @@
+// Sizes and options of a gate launch, shared by host and device.
+#ifndef MOGE_ASCEND_GROUPED_GATE_TILING_H_
+#define MOGE_ASCEND_GROUPED_GATE_TILING_H_
+
+#include <cstdint>
+
+struct GroupedGateTiling {
+  uint64_t T;
+  uint32_t E;
+  uint32_t G;
+  uint32_t k;
+  float scaling;
+  uint32_t softmax;  // else sigmoid
+  uint32_t renormalize;
+  uint32_t has_bias;
+  uint32_t has_router_scale;
+};
+
+#endif  // MOGE_ASCEND_GROUPED_GATE_TILING_H_

@@ -1,0 +1,13 @@
+// Entries of the permute kernel, one for each dtype.
+#include "permute_kernel.h"
+
+#define MOGE_PERMUTE_ENTRIES(dtype, T)                                                           \
+  extern "C" __global__ __vector__ void permute_fwd_##dtype(                                     \
+      GM_ADDR x, GM_ADDR row_to_slot, GM_ADDR slot_to_row, GM_ADDR rows, PermuteTiling tiling) { \
+    AscendC::TPipe pipe;                                                                         \
+    moge::PermuteFwd<T> kernel;                                                                  \
+    kernel.Init(x, row_to_slot, slot_to_row, rows, tiling, &pipe);                               \
+    kernel.Process(tiling);                                                                      \
+  }
+
+MOGE_FOR_EACH_DTYPE(MOGE_PERMUTE_ENTRIES)

@@ -1,0 +1,16 @@
+// Sizes of a permute launch, shared by host and device.
+#ifndef MOGE_ASCEND_PERMUTE_TILING_H_
+#define MOGE_ASCEND_PERMUTE_TILING_H_
+
+#include <cstdint>
+
+struct PermuteTiling {
+  uint64_t T;
+  uint32_t H;
+  uint32_t K;
+  uint32_t tokens;   // whose slots are loaded together
+  uint32_t rows;     // of a tile; 1 where a tile is part of a row
+  uint32_t columns;  // of a tile
+};
+
+#endif  // MOGE_ASCEND_PERMUTE_TILING_H_

@@ -1,0 +1,47 @@
+// Rows in the order of experts: what permute and unpermute share.
+#ifndef MOGE_ASCEND_ROWS_H_
+#define MOGE_ASCEND_ROWS_H_
+
+#include "common.h"
+
+namespace moge {
+
+constexpr uint32_t kSlots = 2048;          // slots whose rows a core loads at a time, at most
+constexpr uint32_t kZeroBytes = 8 * 1024;  // of one transfer of zeros
+
+// Rows in use come first, and row_to_slot is -1 behind them. A search reads a few scalars instead
+// of the whole tensor, and one where nothing was dropped.
+__aicore__ inline uint64_t RowsInUse(const GlobalTensor<int32_t>& row_to_slot, uint64_t N) {
+  if (row_to_slot.GetValue(N - 1) >= 0) return N;
+  uint64_t low = 0, high = N - 1;  // between them is the first row that is not in use
+  while (low < high) {
+    const uint64_t middle = (low + high) / 2;
+    if (row_to_slot.GetValue(middle) < 0) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return low;
+}
+
+// This core's part of the rows [first, N) becomes zero.
+template <typename T>
+__aicore__ inline void ZeroRows(const GlobalTensor<T>& rows, uint64_t first, uint64_t N, uint64_t H,
+                                TQue<TPosition::VECOUT, 1>& zeros) {
+  constexpr uint32_t kCount = kZeroBytes / sizeof(T);
+  const Share share = MyShare((N - first) * H);
+  if (share.begin == share.end) return;
+  LocalTensor<T> zero = zeros.AllocTensor<T>();
+  Duplicate(zero, static_cast<T>(0), kCount);
+  zeros.EnQue(zero);
+  zero = zeros.DeQue<T>();
+  for (uint64_t i = share.begin; i < share.end; i += kCount) {
+    Store(rows[first * H + i], zero, Min(kCount, share.end - i));
+  }
+  zeros.FreeTensor(zero);
+}
+
+}  // namespace moge
+
+#endif  // MOGE_ASCEND_ROWS_H_

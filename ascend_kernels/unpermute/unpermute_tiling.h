@@ -1,0 +1,16 @@
+// Sizes of an unpermute launch, shared by host and device.
+#ifndef MOGE_ASCEND_UNPERMUTE_TILING_H_
+#define MOGE_ASCEND_UNPERMUTE_TILING_H_
+
+#include <cstdint>
+
+struct UnpermuteTiling {
+  uint64_t T;
+  uint32_t H;
+  uint32_t K;
+  uint32_t tokens;    // whose slots are loaded together
+  uint32_t columns;   // of a row that are summed together
+  uint32_t weighted;  // 0: all weights are 1
+};
+
+#endif  // MOGE_ASCEND_UNPERMUTE_TILING_H_

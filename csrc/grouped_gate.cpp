@@ -1,0 +1,93 @@
+// The entries are in this translation unit: a launch with <<<>>> needs their definitions.
+#include "../ascend_kernels/grouped_gate/grouped_gate.cpp"
+
+#include "ops.h"
+
+namespace moge {
+
+namespace {
+
+constexpr int64_t kTokensOfCore = kGateTokens;  // less is not worth a core
+
+void CheckGate(const char* op, const GateShape& shape, DType dtype) {
+  CheckSize(op, "T", shape.T, int64_t{1} << 40);
+  const auto size = static_cast<uint32_t>(SizeOf(dtype));
+  const int64_t bytes =
+      static_cast<int64_t>(GateRowsBytes(shape.E, shape.G, shape.G * shape.k, size));
+  if (shape.E > INT16_MAX || bytes > int64_t{kUbBytes}) {
+    throw std::invalid_argument(
+        std::string(op) + ": E must be so small that a row of logits fits into " +
+        std::to_string(kUbBytes) + " bytes of UB, got E=" + std::to_string(shape.E) + " in " +
+        std::to_string(shape.G) + " groups, which take " + std::to_string(bytes));
+  }
+}
+
+GroupedGateTiling Tiling(const GateShape& shape, bool softmax, bool renormalize, double scaling) {
+  GroupedGateTiling tiling{};
+  tiling.T = static_cast<uint64_t>(shape.T);
+  tiling.E = static_cast<uint32_t>(shape.E);
+  tiling.G = static_cast<uint32_t>(shape.G);
+  tiling.k = static_cast<uint32_t>(shape.k);
+  tiling.scaling = static_cast<float>(scaling);
+  tiling.softmax = softmax ? 1 : 0;
+  tiling.renormalize = renormalize ? 1 : 0;
+  return tiling;
+}
+
+}  // namespace
+
+int64_t GateBlocks(int64_t T) { return Blocks((T + kTokensOfCore - 1) / kTokensOfCore); }
+
+void GroupedGateForward(Pointer logits, Pointer bias, Pointer router_scale, Pointer weights,
+                        Pointer experts, Pointer counts, Pointer workspace, const GateShape& shape,
+                        bool softmax, bool renormalize, double scaling, DType dtype,
+                        Pointer stream) {
+  const char* op = "grouped_gate_fwd";
+  CheckGate(op, shape, dtype);
+  GroupedGateTiling tiling = Tiling(shape, softmax, renormalize, scaling);
+  tiling.has_bias = bias != 0 ? 1 : 0;
+  tiling.has_router_scale = router_scale != 0 ? 1 : 0;
+  const int64_t T = shape.T, E = shape.E, K = shape.G * shape.k;
+  const int64_t blocks = GateBlocks(T);
+  const Launch launch{op,
+                      blocks,
+                      stream,
+                      {{"logits", logits, T * E, SizeOf(dtype), Access::kIn},
+                       {"bias", bias, bias != 0 ? E : 0, 4, Access::kIn},
+                       {"router_scale", router_scale, router_scale != 0 ? E : 0, 4, Access::kIn},
+                       {"weights", weights, T * K, 4, Access::kOut},
+                       {"experts", experts, T * K, 4, Access::kOut},
+                       {"counts", counts, E, 4, Access::kOut},
+                       {"workspace", workspace, blocks * E, 4, Access::kOut}},
+                      true};
+  MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gate_fwd, Gm(logits), Gm(bias), Gm(router_scale),
+                    Gm(weights), Gm(experts), Gm(counts), Gm(workspace), tiling);
+}
+
+void GroupedGateBackward(Pointer d_weights, Pointer logits, Pointer experts, Pointer router_scale,
+                         Pointer d_logits, Pointer d_router_scale, Pointer workspace,
+                         const GateShape& shape, bool softmax, bool renormalize, double scaling,
+                         DType dtype, Pointer stream) {
+  const char* op = "grouped_gate_bwd";
+  CheckGate(op, shape, dtype);
+  GroupedGateTiling tiling = Tiling(shape, softmax, renormalize, scaling);
+  tiling.has_router_scale = router_scale != 0 ? 1 : 0;
+  const int64_t T = shape.T, E = shape.E, K = shape.G * shape.k;
+  const int64_t blocks = GateBlocks(T);
+  const int64_t scales = router_scale != 0 ? E : 0;
+  const Launch launch{op,
+                      blocks,
+                      stream,
+                      {{"d_weights", d_weights, T * K, 4, Access::kIn},
+                       {"logits", logits, T * E, SizeOf(dtype), Access::kIn},
+                       {"experts", experts, T * K, 4, Access::kIn},
+                       {"router_scale", router_scale, scales, 4, Access::kIn},
+                       {"d_logits", d_logits, T * E, SizeOf(dtype), Access::kOut},
+                       {"d_router_scale", d_router_scale, scales, 4, Access::kOut},
+                       {"workspace", workspace, blocks * scales, 4, Access::kOut}},
+                      true};
+  MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gate_bwd, Gm(d_weights), Gm(logits), Gm(experts),
+                    Gm(router_scale), Gm(d_logits), Gm(d_router_scale), Gm(workspace), tiling);
+}
+
+}  // namespace moge

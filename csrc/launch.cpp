@@ -1,0 +1,117 @@
+#include "launch.h"
+
+#include <algorithm>
+
+#ifdef MOGE_ASCEND_CANN
+#include "acl/acl.h"
+#else
+#include "emulation.h"
+#endif
+
+namespace moge {
+
+void CheckBuffers(const Launch& launch) {
+  for (const Buffer& buffer : launch.buffers) {
+    if (buffer.count == 0) continue;
+    if (buffer.data == 0) {
+      throw std::invalid_argument(launch.name + ": " + buffer.name + " must not be null");
+    }
+    if (buffer.data % static_cast<Pointer>(buffer.size) != 0) {
+      throw std::invalid_argument(launch.name + ": " + buffer.name + " must be aligned to " +
+                                  std::to_string(buffer.size) + " bytes, got address " +
+                                  std::to_string(buffer.data));
+    }
+  }
+}
+
+void CheckSize(const char* op, const char* name, int64_t value, int64_t most) {
+  if (value < 0 || value > most) {
+    throw std::invalid_argument(std::string(op) + ": " + name + " must be in [0, " +
+                                std::to_string(most) + "], got " + std::to_string(value));
+  }
+}
+
+void CheckRows(const char* op, int64_t T, int64_t H, int64_t K, int64_t most_slots) {
+  CheckSize(op, "H", H, INT32_MAX);
+  CheckSize(op, "K", K, most_slots);
+  CheckSize(op, "T", T, INT32_MAX / std::max<int64_t>(K, 1));  // rows are numbered in int32
+}
+
+#ifdef MOGE_ASCEND_CANN
+
+int64_t Blocks(int64_t units) {
+  int64_t cores = 0;
+  int32_t device = 0;
+  if (aclrtGetDevice(&device) != ACL_SUCCESS ||
+      aclrtGetDeviceInfo(device, ACL_DEV_ATTR_VECTOR_CORE_NUM, &cores) != ACL_SUCCESS) {
+    throw std::runtime_error("the number of vector cores cannot be read: is a device set?");
+  }
+  return std::max<int64_t>(1, std::min(cores, units));
+}
+
+#else
+
+namespace {
+
+emulator::Access ToAccess(Access access) {
+  switch (access) {
+    case Access::kIn:
+      return emulator::Access::kIn;
+    case Access::kOut:
+      return emulator::Access::kOut;
+    default:
+      return emulator::Access::kInOut;
+  }
+}
+
+// Inputs may share memory, as views of one tensor do: what overlaps becomes one allocation.
+std::vector<emulator::Allocation> Allocations(std::vector<Buffer> buffers) {
+  std::sort(buffers.begin(), buffers.end(),
+            [](const Buffer& a, const Buffer& b) { return a.data < b.data; });
+  std::vector<emulator::Allocation> allocations;
+  for (const Buffer& buffer : buffers) {
+    if (buffer.count == 0) continue;
+    auto* data = reinterpret_cast<uint8_t*>(buffer.data);
+    const uint64_t bytes = static_cast<uint64_t>(buffer.count * buffer.size);
+    if (!allocations.empty() && buffer.access == Access::kIn) {
+      emulator::Allocation& last = allocations.back();
+      auto* begin = static_cast<uint8_t*>(last.data);
+      if (last.access == emulator::Access::kIn && data < begin + last.bytes) {
+        last.bytes = std::max<uint64_t>(last.bytes, data - begin + bytes);
+        continue;
+      }
+    }
+    allocations.push_back({data, bytes, buffer.name, ToAccess(buffer.access)});
+  }
+  return allocations;
+}
+
+}  // namespace
+
+Emulation& TheEmulation() {
+  static Emulation emulation;
+  return emulation;
+}
+
+int64_t Blocks(int64_t units) {
+  return std::max<int64_t>(1, std::min<int64_t>(TheEmulation().cores, units));
+}
+
+void Emulate(const Launch& launch, const std::function<void()>& kernel) {
+  Emulation& emulation = TheEmulation();
+  emulator::Options options;
+  options.name = launch.name;
+  options.blocks = static_cast<uint32_t>(launch.blocks);
+  options.cores = emulation.cores;
+  options.kernel = launch.mix ? emulator::KernelType::kMixVector : emulator::KernelType::kVector;
+  options.allocations = Allocations(launch.buffers);
+  options.strict = emulation.strict;
+  options.checks = emulation.checks;
+  options.seed = emulation.seed;
+  emulator::Counters counters = emulator::Launch(options, kernel);
+  if (emulation.record) emulation.launches.push_back(std::move(counters));
+}
+
+#endif
+
+}  // namespace moge

@@ -1,0 +1,92 @@
+// The host's side of the kernels: arguments from Python, checks, and one way to launch for both
+// builds. Pointers come as integers, memory belongs to the caller, nothing is allocated here.
+#ifndef MOGE_CSRC_LAUNCH_H_
+#define MOGE_CSRC_LAUNCH_H_
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace moge {
+
+using Pointer = uintptr_t;  // 0: none
+
+enum class DType { kFloat16, kBfloat16, kFloat32 };
+constexpr int64_t SizeOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+enum class Access { kIn, kOut, kInOut };
+
+struct Buffer {
+  const char* name;
+  Pointer data;
+  int64_t count;  // elements
+  int64_t size;   // bytes of an element
+  Access access;
+};
+
+struct Launch {
+  std::string name;
+  int64_t blocks;
+  Pointer stream;  // of the NPU; the emulator has none
+  std::vector<Buffer> buffers;
+  bool mix = false;  // SyncAll needs a kernel of the mix form
+};
+
+// Raises ValueError (std::invalid_argument) for a buffer that is missing or misaligned.
+void CheckBuffers(const Launch& launch);
+// Raises ValueError where `value` is outside [0, most].
+void CheckSize(const char* op, const char* name, int64_t value, int64_t most);
+
+// Raises ValueError where T * K rows of H elements cannot be numbered, or K is above `most_slots`.
+void CheckRows(const char* op, int64_t T, int64_t H, int64_t K, int64_t most_slots);
+
+inline uint8_t* Gm(Pointer pointer) { return reinterpret_cast<uint8_t*>(pointer); }
+
+// Vector cores of the device, of which `units` of work can use so many.
+int64_t Blocks(int64_t units);
+
+}  // namespace moge
+
+#ifdef MOGE_ASCEND_CANN
+
+#define MOGE_LAUNCH(launch, kernel, ...)                               \
+  do {                                                                 \
+    moge::CheckBuffers(launch);                                        \
+    kernel<<<static_cast<uint32_t>((launch).blocks), nullptr,          \
+             reinterpret_cast<void*>((launch).stream)>>>(__VA_ARGS__); \
+  } while (false)
+
+#else
+
+#include <functional>
+
+namespace moge {
+
+void Emulate(const Launch& launch, const std::function<void()>& kernel);
+
+}  // namespace moge
+
+#define MOGE_LAUNCH(launch, kernel, ...)                 \
+  do {                                                   \
+    moge::CheckBuffers(launch);                          \
+    moge::Emulate(launch, [&] { kernel(__VA_ARGS__); }); \
+  } while (false)
+
+#endif
+
+// The entry of `dtype`.
+#define MOGE_LAUNCH_DTYPE(launch, dtype, kernel, ...)      \
+  switch (dtype) {                                         \
+    case moge::DType::kFloat16:                            \
+      MOGE_LAUNCH(launch, kernel##_float16, __VA_ARGS__);  \
+      break;                                               \
+    case moge::DType::kBfloat16:                           \
+      MOGE_LAUNCH(launch, kernel##_bfloat16, __VA_ARGS__); \
+      break;                                               \
+    case moge::DType::kFloat32:                            \
+      MOGE_LAUNCH(launch, kernel##_float32, __VA_ARGS__);  \
+      break;                                               \
+  }
+
+#endif  // MOGE_CSRC_LAUNCH_H_

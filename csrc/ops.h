@@ -1,0 +1,51 @@
+// The functions that bindings.cpp exposes: checks, tiling, launch. Pointers to contiguous tensors.
+#ifndef MOGE_CSRC_OPS_H_
+#define MOGE_CSRC_OPS_H_
+
+#include "launch.h"
+
+namespace moge {
+
+struct GateShape {
+  int64_t T, E, G, k;
+};
+// cores of a gate launch, of which each has a row of E values in the workspace
+int64_t GateBlocks(int64_t T);
+// [T, E], [E] float or none, [E] float or none -> [T, K] float, [T, K] int32, [E] int32
+void GroupedGateForward(Pointer logits, Pointer bias, Pointer router_scale, Pointer weights,
+                        Pointer experts, Pointer counts, Pointer workspace, const GateShape& shape,
+                        bool softmax, bool renormalize, double scaling, DType dtype,
+                        Pointer stream);
+// [T, K] float, [T, E], [T, K], [E] float or none -> [T, E], [E] float or none
+void GroupedGateBackward(Pointer d_weights, Pointer logits, Pointer experts, Pointer router_scale,
+                         Pointer d_logits, Pointer d_router_scale, Pointer workspace,
+                         const GateShape& shape, bool softmax, bool renormalize, double scaling,
+                         DType dtype, Pointer stream);
+
+// [N, 2F] -> [N, F]
+void SwigluForward(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dtype, Pointer stream);
+// [N, F], [N, 2F] -> [N, 2F]
+void SwigluBackward(Pointer d_act, Pointer gate_up, Pointer d_gate_up, int64_t N, int64_t F,
+                    DType dtype, Pointer stream);
+
+// cores of a route launch, of which each has a row of E counts in the workspace
+int64_t RouteBlocks(int64_t T);
+// [T, K] int32 -> [N], [T, K], [E + 1]; G is 1 where the ids are not promised to be group-wise
+void RouteForward(Pointer experts, Pointer row_to_slot, Pointer slot_to_row, Pointer offsets,
+                  Pointer workspace, int64_t T, int64_t K, int64_t E, int64_t G, Pointer stream);
+
+// [T, H], [N], [T, K] -> [N, H]
+void PermuteForward(Pointer x, Pointer row_to_slot, Pointer slot_to_row, Pointer rows, int64_t T,
+                    int64_t H, int64_t K, DType dtype, Pointer stream);
+
+// [N, H], [T, K], [T, K] float or none -> [T, H]
+void UnpermuteForward(Pointer rows, Pointer slot_to_row, Pointer weights, Pointer y, int64_t T,
+                      int64_t H, int64_t K, DType dtype, Pointer stream);
+// [T, H], [N, H], [N], [T, K], [T, K] float -> [N, H], [T, K] float
+void UnpermuteBackward(Pointer d_y, Pointer rows, Pointer row_to_slot, Pointer slot_to_row,
+                       Pointer weights, Pointer d_rows, Pointer d_weights, int64_t T, int64_t H,
+                       int64_t K, DType dtype, Pointer stream);
+
+}  // namespace moge
+
+#endif  // MOGE_CSRC_OPS_H_

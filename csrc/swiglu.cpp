@@ -1,0 +1,62 @@
+// The entries are in this translation unit: a launch with <<<>>> needs their definitions.
+#include "../ascend_kernels/swiglu/swiglu.cpp"
+
+#include <algorithm>
+
+#include "ops.h"
+
+namespace moge {
+
+namespace {
+
+constexpr int64_t kMaxRows = int64_t{1} << 40;
+constexpr int64_t kMaxColumns = int64_t{1} << 31;  // a field of 32 bits, with room for 2F
+
+SwigluTiling Tiling(const char* op, int64_t N, int64_t F, DType dtype, uint32_t tile) {
+  CheckSize(op, "N", N, kMaxRows);
+  CheckSize(op, "F", F, kMaxColumns - 1);
+  const auto per_block = static_cast<int64_t>(kBlockBytes / SizeOf(dtype));
+  SwigluTiling tiling{};
+  tiling.N = static_cast<uint64_t>(N);
+  tiling.F = static_cast<uint32_t>(F);
+  tiling.columns = static_cast<uint32_t>(std::min<int64_t>(F, tile));
+  const int64_t pitch = (tiling.columns + per_block - 1) / per_block * per_block;
+  // 4095 blocks are the most of one transfer
+  tiling.rows = static_cast<uint32_t>(std::min<int64_t>({tile / pitch, N, 4095}));
+  return tiling;
+}
+
+int64_t Tiles(const SwigluTiling& tiling) {
+  return static_cast<int64_t>(CeilDiv(tiling.N, tiling.rows) * CeilDiv(tiling.F, tiling.columns));
+}
+
+}  // namespace
+
+void SwigluForward(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dtype,
+                   Pointer stream) {
+  if (N == 0 || F == 0) return;
+  const SwigluTiling tiling = Tiling("swiglu_fwd", N, F, dtype, kSwigluFwdTile);
+  const int64_t size = SizeOf(dtype);
+  const Launch launch{"swiglu_fwd",
+                      Blocks(Tiles(tiling)),
+                      stream,
+                      {{"gate_up", gate_up, 2 * N * F, size, Access::kIn},
+                       {"act", act, N * F, size, Access::kOut}}};
+  MOGE_LAUNCH_DTYPE(launch, dtype, swiglu_fwd, Gm(gate_up), Gm(act), tiling);
+}
+
+void SwigluBackward(Pointer d_act, Pointer gate_up, Pointer d_gate_up, int64_t N, int64_t F,
+                    DType dtype, Pointer stream) {
+  if (N == 0 || F == 0) return;
+  const SwigluTiling tiling = Tiling("swiglu_bwd", N, F, dtype, kSwigluBwdTile);
+  const int64_t size = SizeOf(dtype);
+  const Launch launch{"swiglu_bwd",
+                      Blocks(Tiles(tiling)),
+                      stream,
+                      {{"d_act", d_act, N * F, size, Access::kIn},
+                       {"gate_up", gate_up, 2 * N * F, size, Access::kIn},
+                       {"d_gate_up", d_gate_up, 2 * N * F, size, Access::kOut}}};
+  MOGE_LAUNCH_DTYPE(launch, dtype, swiglu_bwd, Gm(d_act), Gm(gate_up), Gm(d_gate_up), tiling);
+}
+
+}  // namespace moge

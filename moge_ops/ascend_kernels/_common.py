@@ -1,0 +1,37 @@
+"""What several launchers share."""
+
+import torch
+from torch import Tensor
+
+from moge_ops import _C
+
+_DTYPES = {
+    torch.float16: _C.DType.float16,
+    torch.bfloat16: _C.DType.bfloat16,
+    torch.float32: _C.DType.float32,
+}
+
+
+def dtype_of(name: str, x: Tensor) -> _C.DType:
+    """The kernels' dtype of ``x``.
+
+    Raises:
+        TypeError: They have none for it.
+    """
+    if x.dtype not in _DTYPES:
+        expected = " | ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+        got = str(x.dtype).removeprefix("torch.")
+        raise TypeError(f"{name} must be {expected} for the Ascend C kernels, got {got}")
+    return _DTYPES[x.dtype]
+
+
+def pointer(x: Tensor | None) -> int:
+    """Address of the first element; 0 for None and for an empty tensor."""
+    return 0 if x is None else x.data_ptr()
+
+
+def stream(x: Tensor) -> int:
+    """The current stream of an NPU tensor's device; the emulator has none."""
+    if x.device.type == "cpu":
+        return 0
+    return int(torch.get_device_module(x.device).current_stream(x.device).npu_stream)

@@ -1,0 +1,25 @@
+"""Permutation in Ascend C."""
+
+from torch import Tensor
+
+from moge_ops import _C
+
+from ._common import dtype_of, pointer, stream
+
+
+def permute_fwd(x: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
+    """``[T, H], [N], [T, K] -> [N, H]``."""
+    dtype = dtype_of("x", x)
+    x, row_to_slot, slot_to_row = x.contiguous(), row_to_slot.contiguous(), slot_to_row.contiguous()
+    rows = x.new_empty(row_to_slot.shape[0], x.shape[1])
+    _C.permute_fwd(
+        pointer(x),
+        pointer(row_to_slot),
+        pointer(slot_to_row),
+        pointer(rows),
+        *x.shape,
+        slot_to_row.shape[1],
+        dtype,
+        stream(x),
+    )
+    return rows
