@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help test test-quick test-oldest test-wheel test-newest check demo train-demo bench clean
+.PHONY: help test test-quick test-oldest test-wheel test-newest check demo train-demo bench ascend-counters clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -16,7 +16,7 @@ pip = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
 # on its own, because torch may ask for the Triton that it was built with; a GPU keeps that one
 newest_triton = $(if $(GPU),,$(call pip,$(1)) --no-deps -r requirements/triton-newest.txt)
 # one torch thread in each of two workers: most of the time goes to the interpreter, which has one
-PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest --quiet --numprocesses 2 --dist loadgroup
+PYTEST := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 .venv/bin/pytest --quiet --numprocesses 2 --dist loadgroup
 CPP = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h')
 
 help: ## show this list
@@ -47,7 +47,7 @@ test-wheel: .venv/made ## build sdist and wheel, test the installed wheel
 	@$(call newest_triton,.venv-wheel)
 	$(say) 'tests of the installed wheel'
 	@cd .venv-wheel && MOGE_OPS_DIST="$(CURDIR)/dist" bin/pytest --quiet -c ../pyproject.toml \
-		../tests/test_{packaging,info,readme,swiglu}.py
+		../tests/test_{packaging,info,readme,swiglu,ascend}.py
 
 check: .venv/made ## lint, format, types, architecture
 	$(say) 'ruff, mypy, clang-format, architecture'
@@ -60,6 +60,9 @@ check: .venv/made ## lint, format, types, architecture
 demo: .venv/made ## one full-size layer, checked and timed; options: ARGS='--tokens 64'
 	@.venv/bin/python bench/demo.py $(ARGS)
 
+ascend-counters: .venv/made ## what the Ascend C kernels do, emulated, into bench/results
+	@.venv/bin/python bench/ascend_counters.py $(ARGS)
+
 train-demo: .venv/made ## train a small MoGE model and its top-k twin, in minutes; options: ARGS=...
 	@.venv/bin/python bench/train_demo.py $(ARGS)
 
@@ -68,13 +71,15 @@ bench: .venv/made ## benchmarks into bench/results; options: ARGS=...
 	@.venv/bin/python bench/plots.py
 
 clean: ## remove environments, builds and caches
-	@rm -rf .venv .venv-triton36 .venv-wheel build dist out *.egg-info .hypothesis .benchmarks .*_cache
+	@rm -rf .venv .venv-triton36 .venv-wheel build dist out moge_ops/_C.*.so moge_ops/_C.txt *.egg-info .hypothesis .benchmarks .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # stamps: an environment is brought up to date only when its requirements have changed
 SETUP := pyproject.toml setup.py requirements/test.txt
+# the extension is built with an environment; CMake knows what of it is out of date
+EXTENSION := $(shell git ls-files -co --exclude-standard csrc ascend_kernels)
 
-.venv/made: $(SETUP) requirements/dev.txt requirements/triton-newest.txt
+.venv/made: $(SETUP) $(EXTENSION) requirements/dev.txt requirements/triton-newest.txt
 	$(say) '.venv: $(TORCH), newest Triton, developer tools'
 	@$(PYTHON) -m venv .venv
 	@$(call pip,.venv) "$(TORCH)" -r requirements/dev.txt -e '.[models,bench,test]'

@@ -27,6 +27,7 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "torch", torch.__version__
     for name in ("triton", "numpy"):
         yield name, _version(name)
+    yield "ascend c", _backend.ascend_build()
 
 
 def _devices() -> Iterator[tuple[str, str]]:
@@ -45,7 +46,9 @@ def _probe(backend: str, op: str) -> str:
             _backend.load(backend, op)
         return "interpreter"
     _backend.load(backend, op)
-    return {"torch": "cpu", "triton": "cuda", "ascend": "npu"}[backend]
+    if backend == "ascend":
+        return {"emulate": "emulated", "cann": "npu"}[_backend.ascend_build()]
+    return {"torch": "cpu", "triton": "cuda"}[backend]
 
 
 def info() -> str:

@@ -1,6 +1,10 @@
 """What is particular to the Ascend C kernels: their paths, limits and counts, all emulated."""
 
+import csv
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ from moge_ops.reference.unpermute import unpermute as unpermute_oracle
 from moge_ops.testing import assert_matches, group_ids, spaced_logits
 
 _C: Any = pytest.importorskip("moge_ops._C", reason="built without the Ascend emulator")
+BENCH = Path(__file__).resolve().parents[1] / "bench"
 NAN, INF = float("nan"), float("inf")
 
 
@@ -230,3 +235,30 @@ def test_a_wrong_argument_is_an_error_of_the_emulator() -> None:
             x.data_ptr(), rows.data_ptr(), 0, act.data_ptr(), 4, 8, 2, _C.DType.float32, 0
         )
     assert error.value.rule == "gm.bounds"
+
+
+def test_the_committed_counters_are_those_of_the_kernels(tmp_path: Path) -> None:
+    out = tmp_path / "counters.csv"
+    subprocess.run(
+        [sys.executable, BENCH / "ascend_counters.py", "--tokens", "1", "456", "--out", out],
+        check=True,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+    )
+    with out.open() as file, (BENCH / "results" / "ascend_counters.csv").open() as committed:
+        rows = list(csv.DictReader(file))
+        assert rows == [r for r in csv.DictReader(committed) if r["T"] != "8192"]
+    assert {row["source"] for row in rows} == {"emulated"}
+
+
+def test_the_counters_meet_their_targets() -> None:
+    with (BENCH / "results" / "ascend_counters.csv").open() as file:
+        rows = {(r["launch"], r["dtype"]): r for r in csv.DictReader(file) if r["T"] == "8192"}
+    for dtype in ("float32", "bfloat16"):
+        assert float(rows["grouped_gate_fwd", dtype]["vector_cycles_per_token"]) <= 20
+    assert float(rows["route_fwd", "int32"]["vector_cycles_per_token"]) <= 6
+    for launch in ("permute_fwd", "unpermute_fwd", "unpermute_bwd", "swiglu_fwd", "swiglu_bwd"):
+        row = rows[launch, "bfloat16"]
+        moved = int(row["gm_to_ub_bytes"]) + int(row["ub_to_gm_bytes"])
+        assert moved <= int(row["floor_bytes"])
+        assert row["pieces_under_2k"] == "0"

@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import moge_ops
+from moge_ops import _backend
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
@@ -19,6 +21,9 @@ MODULES = sorted(
     for folder, prefix in (("moge_ops", ""), ("triton_kernels", "moge_ops/"))
     for path in (ROOT / folder).rglob("*.py")
 )
+
+
+EXTENSION = ("_C.pyi", "_C.txt")  # types of the extension, and how it was built
 
 
 @pytest.fixture
@@ -32,7 +37,9 @@ def dist() -> Path:
 def test_wheel_holds_every_module_and_nothing_else(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
-    assert names == {*MODULES, "moge_ops/py.typed"}
+    extension = {n for n in names if n.startswith("moge_ops/_C.") and n.endswith(".so")}
+    assert len(extension) == (_backend.ascend_build() == "emulate")
+    assert names - extension == {*MODULES, *(f"moge_ops/{n}" for n in ("py.typed", *EXTENSION))}
 
 
 def test_sdist_holds_what_the_tests_need(dist: Path) -> None:
@@ -69,16 +76,58 @@ def test_version_is_said_once_more_only_in_the_metadata() -> None:
     assert moge_ops.__version__ == importlib.metadata.version("moge-ops")
 
 
-def test_build_needs_setuptools_only() -> None:
-    """The build runs in an environment of its own that holds what is declared: no torch."""
+def test_build_needs_no_torch() -> None:
+    """The build runs in an environment of its own that holds what is declared."""
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     assert [line for line in lines if line.startswith("requires = ")] == [
-        'requires = ["setuptools>=77"]'
+        'requires = ["setuptools>=77", "pybind11>=3", "cmake>=3.18", "ninja>=1.11"]'
     ]
     tree = ast.parse((ROOT / "setup.py").read_text())
     imported = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     imported |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    assert imported == {"setuptools"}
+    others = {name.partition(".")[0] for name in imported if name} - sys.stdlib_module_names
+    assert others == {"setuptools", "pybind11"}
+
+
+def built(tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """setup.py in a copy of the tree, which it writes to; it prints the names of extensions."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "moge_ops").mkdir()
+    code = "import sys; sys.argv = ['setup.py', '--name']; import runpy; runpy.run_path('setup.py')"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("env", "note"),
+    [
+        ({"MOGE_ASCEND_BACKEND": "off"}, "off: MOGE_ASCEND_BACKEND=off at installation"),
+        ({"PATH": "/nowhere"}, "off: no cmake at installation"),
+        ({"CXX": "no-such-compiler"}, "off: no C++17 compiler at installation (no-such-compiler)"),
+        ({"MOGE_ASCEND_BACKEND": "cann"}, "cann"),
+    ],
+    ids=["off", "no-cmake", "no-compiler", "cann"],
+)
+def test_the_extension_is_optional(env: dict[str, str], note: str, tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", "77")
+    if "CXX" in env and not shutil.which("cmake"):
+        pytest.skip("there is no cmake, which is asked for first")
+    done = built(tmp_path, **env)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "moge_ops" / "_C.txt").read_text().strip() == note
+
+
+def test_an_unknown_ascend_backend_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", "77")
+    done = built(tmp_path, MOGE_ASCEND_BACKEND="npu")
+    assert done.returncode
+    assert "MOGE_ASCEND_BACKEND must be emulate, cann or off, got 'npu'" in done.stderr
 
 
 def test_torch_is_the_only_dependency_of_the_core() -> None:

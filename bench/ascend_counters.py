@@ -1,0 +1,163 @@
+"""What the Ascend C kernels do at Pangu's shapes, counted by the emulator: nothing ran on an NPU.
+
+Vector cycles come from the counted repeats and the documented elements per cycle of Atlas A2; a
+masked or partial repeat costs a whole one. They are the sum over the cores.
+"""
+
+import argparse
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import moge_ops
+from moge_ops import _C, testing
+
+RESULTS = Path(__file__).parent / "results" / "ascend_counters.csv"
+H, E, G, F = 5120, 64, 8, 1344  # Pangu Pro MoE; k = 1, so K = G
+CORES = 48
+SMALL = 2048  # bytes; a transfer below it does not reach the memory's rate
+
+# elements per cycle of 16- and 32-bit types, where it is not a whole repeat of 128 and 64
+RATES = {
+    **dict.fromkeys(("Exp", "Ln", "Sqrt", "Div"), (32, 32)),
+    "MulAddDst": (64, 32),
+    "GatherMask": (64, 32),
+    "ReduceDataBlock": (128 / 7, 64),
+    "ReduceRepeat": (128 / 7, 64 / 7),
+}
+BYTES = {"half": 2, "bf16": 2, "int16": 2, "uint16": 2}  # others have 4
+
+
+def cycles(instructions: dict[tuple[str, str], dict[str, int]]) -> float:
+    """Of the vector unit."""
+    total = 0.0
+    for (name, dtype), counted in instructions.items():
+        if name == "Gather":
+            total += counted["elements"] / 5
+        elif name == "Cast":  # 64 elements of any type, and a repeat has no more of the wider one
+            total += max(counted["repeats"], counted["elements"] / 64)
+        elif name == "Brcb":
+            total += counted["repeats"]
+        else:
+            wide = BYTES.get(dtype, 4) == 4
+            lanes = 64 if wide else 128
+            total += counted["repeats"] * lanes / RATES.get(name, (128, 64))[wide]
+    return total
+
+
+def cases(T: int) -> Iterator[tuple[str, str, int, Callable[[], Any]]]:
+    """Name of the launch, dtype, fewest bytes that it has to move, and a call that launches it."""
+    N = T * G
+
+    def logits(dtype: torch.dtype) -> Tensor:
+        return torch.randn(T, E).to(dtype).requires_grad_()
+
+    router_scale = torch.rand(E, requires_grad=True)
+    for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
+        name = str(dtype).removeprefix("torch.")
+        gating = moge_ops.grouped_gate(logits(dtype), G, router_scale=router_scale)
+        yield (
+            "grouped_gate_fwd",
+            name,
+            T * E * size + N * 8 + E * 8,
+            lambda dtype=dtype: moge_ops.grouped_gate(logits(dtype), G, router_scale=router_scale),
+        )
+        yield (
+            "grouped_gate_bwd",
+            name,
+            2 * T * E * size + N * 8 + E * 8,
+            lambda gating=gating: gating.weights.sum().backward(),
+        )
+    experts = gating.experts
+    yield (
+        "route_fwd",
+        "int32",
+        3 * N * 4 + (E + 1) * 4,
+        lambda: moge_ops.route(experts, E, num_groups=G),
+    )
+
+    routing = moge_ops.route(experts, E, num_groups=G)
+    rows = (T + N) * H * 2
+    x = torch.zeros(T, H, dtype=torch.bfloat16)
+    yield "permute_fwd", "bfloat16", rows + N * 4, lambda: moge_ops.permute(x, routing)
+    sorted_rows = torch.zeros(N, H, dtype=torch.bfloat16, requires_grad=True)
+    weights = torch.rand(T, G, requires_grad=True)
+    y = moge_ops.unpermute(sorted_rows, routing, weights)
+    yield (
+        "unpermute_fwd",
+        "bfloat16",
+        rows + 2 * N * 4,
+        lambda rows=sorted_rows: moge_ops.unpermute(rows, routing, weights),
+    )
+    yield "unpermute_bwd", "bfloat16", rows + N * H * 2 + 3 * N * 4, lambda: y.backward(x)
+    gate_up = torch.zeros(N, 2 * F, dtype=torch.bfloat16, requires_grad=True)
+    act = moge_ops.swiglu(gate_up)
+    yield "swiglu_fwd", "bfloat16", 3 * N * F * 2, lambda: moge_ops.swiglu(gate_up)
+    yield "swiglu_bwd", "bfloat16", 5 * N * F * 2, lambda: act.backward(act)
+
+
+def row(T: int, name: str, dtype: str, floor: int, call: Callable[[], Any]) -> dict[str, Any]:
+    """Counters of the one launch of that name."""
+    _C.start_recording()
+    call()
+    (launch,) = (launch for launch in _C.stop_recording() if launch["name"] == name)
+    total, paths = launch["total"], launch["total"]["paths"]
+    moved = {path: paths[path]["bytes"] for path in ("gm->ub", "ub->gm")}
+    small = sum(
+        count for path in moved for size, count in paths[path]["sizes"].items() if size < SMALL
+    )
+    vector = cycles(total["instructions"])
+    return {
+        "source": "emulated",
+        "launch": name,
+        "dtype": dtype,
+        "T": T,
+        "blocks": len(launch["cores"]),
+        "gm_to_ub_bytes": moved["gm->ub"],
+        "ub_to_gm_bytes": moved["ub->gm"],
+        "floor_bytes": floor,
+        "bytes_over_floor": f"{sum(moved.values()) / floor:.4f}",
+        "pieces": sum(paths[path]["pieces"] for path in moved),
+        "pieces_under_2k": small,
+        "vector_cycles": round(vector),
+        "vector_cycles_per_token": f"{vector / T:.2f}",
+        "vector_cycles_busiest_core": round(
+            max(cycles(c["instructions"]) for c in launch["cores"])
+        ),
+        "scalar_accesses": sum(total["scalars"].values()),
+        "waits": sum(total["waits"].values()),
+        "sync_alls": total["sync_all"],
+        "peak_ub_bytes": total["peak_ub"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1, 456, 8192], metavar="T")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    rows = []
+    for T in args.tokens:
+        torch.manual_seed(0)
+        _C.set_emulation(cores=CORES, checks=False)  # the tests check; here shadows would cost GBs
+        with testing.backend("ascend"):
+            rows += [row(T, *case) for case in cases(T)]
+    with args.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for each in rows:
+        print(
+            f"{each['launch']:<17} {each['dtype']:<9} T {each['T']:<5} {each['blocks']:>2} cores  "
+            f"{each['vector_cycles_per_token']:>10} vector cycles a token  "
+            f"{each['bytes_over_floor']} of the fewest bytes  "
+            f"{each['pieces_under_2k']} of {each['pieces']} pieces under 2 KB"
+        )
+
+
+if __name__ == "__main__":
+    main()
