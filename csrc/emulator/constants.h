@@ -47,14 +47,14 @@ enum class TPosition : uint8_t {
 using QuePosition = TPosition;
 
 // source pipe, destination pipe
-#define MOGE_EMULATOR_EVENTS(X)                                                                  \
-  X(MTE2, V)                                                                                     \
-  X(V, MTE2)                                                                                     \
-  X(V, MTE3)                                                                                     \
-  X(MTE3, V) X(MTE2, MTE1) X(MTE1, MTE2) X(MTE1, M) X(M, MTE1) X(M, FIX) X(FIX, M) X(MTE3, MTE2) \
-      X(MTE2, MTE3) X(S, V) X(V, S) X(S, MTE2) X(MTE2, S) X(S, MTE3) X(MTE3, S) X(FIX, S)        \
-          X(S, FIX) X(M, S) X(S, M) X(FIX, MTE2) X(MTE2, FIX) X(FIX, MTE3) X(MTE3, FIX) X(M, V)  \
-              X(V, M) X(MTE3, MTE1) X(MTE1, MTE3) X(MTE1, FIX) X(FIX, MTE1)
+// clang-format off: lists, which it lays out anew every time
+#define MOGE_EMULATOR_EVENTS(X)                                                         \
+  X(MTE2, V) X(V, MTE2) X(V, MTE3) X(MTE3, V) X(MTE2, MTE1) X(MTE1, MTE2) X(MTE1, M)    \
+  X(M, MTE1) X(M, FIX) X(FIX, M) X(MTE3, MTE2) X(MTE2, MTE3) X(S, V) X(V, S) X(S, MTE2) \
+  X(MTE2, S) X(S, MTE3) X(MTE3, S) X(FIX, S) X(S, FIX) X(M, S) X(S, M) X(FIX, MTE2)     \
+  X(MTE2, FIX) X(FIX, MTE3) X(MTE3, FIX) X(M, V) X(V, M) X(MTE3, MTE1) X(MTE1, MTE3)    \
+  X(MTE1, FIX) X(FIX, MTE1)
+// clang-format on
 
 enum class HardEvent : uint8_t {
 #define MOGE_EVENT(source, destination) source##_##destination,

@@ -19,24 +19,20 @@ using AscendC::SELMODE;
 using AscendC::TPosition;
 
 // Calls that the machine records, by the pipe that executes them.
-#define MOGE_EMULATOR_OPS(X)                                                                    \
-  X(DataCopy)                                                                                   \
-  X(DataCopyPad)                                                                                \
-  X(Copy)                                                                                       \
-  X(Add)                                                                                        \
-  X(Sub) X(Mul) X(Div) X(Max) X(Min) X(MulAddDst) X(And) X(Or) X(Not) X(Adds) X(Muls) X(Maxs)   \
-      X(Mins) X(Axpy) X(ShiftLeft) X(ShiftRight) X(Exp) X(Ln) X(Sqrt) X(Rsqrt) X(Reciprocal)    \
-          X(Abs) X(Relu) X(Cast) X(Duplicate) X(CreateVecIndex) X(Brcb) X(Compare) X(Compares)  \
-              X(SetCmpMask) X(GetCmpMask) X(Select) X(ReduceRepeat) X(ReduceDataBlock)          \
-                  X(ReducePairElem) X(ReduceMax) X(ReduceMin) X(ReduceSum) X(Sort32) X(MrgSort) \
-                      X(GatherMask) X(Gather) X(Gatherb) X(GetValue) X(SetValue) X(SetFlag)     \
-                          X(WaitFlag) X(PipeBarrier) X(DataSyncBarrier) X(SyncAll)              \
-                              X(DataCacheCleanAndInvalid) X(AllocTensor) X(FreeTensor) X(EnQue) \
-                                  X(DeQue) X(InitBuffer) X(AllocEventID) X(ReleaseEventID)      \
-                                      X(FetchEventID) X(SetMask) X(GetMrgSortResult)            \
-                                          X(LocalTensor) X(GlobalTensor) X(TPipe) X(Get)        \
-                                              X(SetAtomicAdd) X(SetAtomicNone) X(SetDeqScale)   \
-                                                  X(InitSocState) X(KernelEnd)
+// clang-format off: lists, which it lays out anew every time
+#define MOGE_EMULATOR_OPS(X)                                                                \
+  X(DataCopy) X(DataCopyPad) X(Copy) X(Add) X(Sub) X(Mul) X(Div) X(Max) X(Min) X(MulAddDst) \
+  X(And) X(Or) X(Not) X(Adds) X(Muls) X(Maxs) X(Mins) X(Axpy) X(ShiftLeft) X(ShiftRight)    \
+  X(Exp) X(Ln) X(Sqrt) X(Rsqrt) X(Reciprocal) X(Abs) X(Relu) X(Cast) X(Duplicate)           \
+  X(CreateVecIndex) X(Brcb) X(Compare) X(Compares) X(SetCmpMask) X(GetCmpMask) X(Select)    \
+  X(ReduceRepeat) X(ReduceDataBlock) X(ReducePairElem) X(ReduceMax) X(ReduceMin)            \
+  X(ReduceSum) X(Sort32) X(MrgSort) X(GatherMask) X(Gather) X(Gatherb) X(GetValue)          \
+  X(SetValue) X(SetFlag) X(WaitFlag) X(PipeBarrier) X(DataSyncBarrier) X(SyncAll)           \
+  X(DataCacheCleanAndInvalid) X(AllocTensor) X(FreeTensor) X(EnQue) X(DeQue) X(InitBuffer)  \
+  X(AllocEventID) X(ReleaseEventID) X(FetchEventID) X(SetMask) X(GetMrgSortResult)          \
+  X(LocalTensor) X(GlobalTensor) X(TPipe) X(Get) X(SetAtomicAdd) X(SetAtomicNone)           \
+  X(SetDeqScale) X(InitSocState) X(KernelEnd)
+// clang-format on
 
 enum class Op : uint8_t {
 #define MOGE_OP(name) k##name,
