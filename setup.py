@@ -59,7 +59,8 @@ class CMakeBuild(build_ext):
         import pybind11
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        work = Path(self.build_temp).resolve() / "csrc"
+        # not build_temp, which an editable install makes anew: nothing would be kept there
+        work = ROOT / "build" / f"csrc-{BACKEND}-{sys.implementation.cache_tag}"
         work.mkdir(parents=True, exist_ok=True)
         options = {
             "MOGE_ASCEND_BACKEND": BACKEND,

@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kTokensOfCore = kGateTokens;  // less is not worth a core
 
 void CheckGate(const char* op, const GateShape& shape, DType dtype) {
-  CheckSize(op, "T", shape.T, int64_t{1} << 40);
+  CheckSize(op, "T", shape.T, kMaxElements / shape.E);
   const auto size = static_cast<uint32_t>(SizeOf(dtype));
   const int64_t bytes =
       static_cast<int64_t>(GateRowsBytes(shape.E, shape.G, shape.G * shape.k, size));

@@ -35,6 +35,7 @@ void CheckRows(const char* op, int64_t T, int64_t H, int64_t K, int64_t most_slo
   CheckSize(op, "H", H, INT32_MAX);
   CheckSize(op, "K", K, most_slots);
   CheckSize(op, "T", T, INT32_MAX / std::max<int64_t>(K, 1));  // rows are numbered in int32
+  CheckSize(op, "N * H", T * K * H, kMaxElements);
 }
 
 #ifdef MOGE_ASCEND_CANN

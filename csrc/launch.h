@@ -12,6 +12,9 @@ namespace moge {
 
 using Pointer = uintptr_t;  // 0: none
 
+// of a tensor: its bytes fit into int64
+constexpr int64_t kMaxElements = int64_t{1} << 58;
+
 enum class DType { kFloat16, kBfloat16, kFloat32 };
 constexpr int64_t SizeOf(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 

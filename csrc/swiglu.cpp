@@ -9,12 +9,11 @@ namespace moge {
 
 namespace {
 
-constexpr int64_t kMaxRows = int64_t{1} << 40;
 constexpr int64_t kMaxColumns = int64_t{1} << 31;  // a field of 32 bits, with room for 2F
 
 SwigluTiling Tiling(const char* op, int64_t N, int64_t F, DType dtype, uint32_t tile) {
-  CheckSize(op, "N", N, kMaxRows);
   CheckSize(op, "F", F, kMaxColumns - 1);
+  CheckSize(op, "N", N, kMaxElements / (2 * F));
   const auto per_block = static_cast<int64_t>(kBlockBytes / SizeOf(dtype));
   SwigluTiling tiling{};
   tiling.N = static_cast<uint64_t>(N);

@@ -58,6 +58,11 @@ def _load_for_cpu(op: str) -> ModuleType:
                 "were already loaded for a GPU in this process: set TRITON_INTERPRET=1 before "
                 "it starts"
             )
+    if _cpu_backend == "ascend" and ascend_build() == "cann":
+        raise RuntimeError(
+            "the ascend backend on CPU tensors needs the emulator, but the extension is built for "
+            "an NPU: install with MOGE_ASCEND_BACKEND=emulate"
+        )
     return load(_cpu_backend, op)
 
 

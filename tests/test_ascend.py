@@ -156,8 +156,7 @@ def test_more_columns_than_one_load_of_slots() -> None:
     assert torch.equal(moge_ops.permute(x, routing), permute_oracle(x, *routing[:2]))
 
 
-def test_strict_mode_needs_no_barrier_that_the_compiler_would_not_set() -> None:
-    """Element-wise kernels have no scalar dependence, and their only hazards are vector's own."""
+def test_strict_mode_asks_for_the_barriers_that_the_compiler_sets() -> None:
     _C.set_emulation(cores=2, strict=True)
     with pytest.raises(_C.EmulatorError, match="PipeBarrier<PIPE_V>") as error:
         moge_ops.swiglu(torch.randn(2, 64))
@@ -200,6 +199,14 @@ HALF = _C.DType.float16
         (lambda: _C.swiglu_fwd(64, 64, 1, 2**31, HALF, 0), r"F must be in \[0, 2147483647\]"),
         (lambda: _C.swiglu_fwd(64, 64, -1, 8, HALF, 0), r"N must be in .*, got -1"),
         (
+            lambda: _C.swiglu_fwd(64, 64, 2**55, 8, HALF, 0),
+            r"N must be in \[0, 18014398509481984\]",
+        ),
+        (
+            lambda: _C.permute_fwd(64, 64, 64, 64, 2**27, 2**31 - 1, 8, HALF, 0),
+            r"N \* H must be in \[0, 288230376151711744\], got 2305843008139952128",
+        ),
+        (
             lambda: _C.permute_fwd(64, 64, 64, 64, 2**28, 8, 8, HALF, 0),
             r"permute_fwd: T must be in \[0, 268435455\], got 268435456",
         ),
@@ -220,7 +227,19 @@ HALF = _C.DType.float16
             "a row of logits fits into 188160 bytes of UB, got E=16000 in 1 groups",
         ),
     ],
-    ids=["null", "misaligned", "wide", "negative", "rows", "columns", "long", "experts", "ub"],
+    ids=[
+        "null",
+        "misaligned",
+        "wide",
+        "negative",
+        "tall",
+        "large",
+        "rows",
+        "columns",
+        "long",
+        "experts",
+        "ub",
+    ],
 )
 def test_the_host_refuses(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

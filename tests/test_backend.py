@@ -86,6 +86,15 @@ def test_kernels_loaded_for_a_gpu_are_not_interpreted(monkeypatch: pytest.Monkey
         pass
 
 
+def test_kernels_built_for_an_npu_are_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_backend, "ascend_build", lambda: "cann")
+    with (
+        pytest.raises(RuntimeError, match=r"built for an NPU: .* MOGE_ASCEND_BACKEND=emulate"),
+        testing.backend("ascend"),
+    ):
+        pass
+
+
 def in_a_new_process(backend: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     code = """
 import sys, torch, moge_ops

@@ -37,7 +37,7 @@ class Constant {
   bool used_ = false;
 };
 
-// Sums E values of every core, in the order of the cores, whichever is first to be done.
+// Sums E values of every core, always in the order of the cores.
 template <typename T>
 class CoreSums {
  public:
