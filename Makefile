@@ -3,7 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help test test-quick test-oldest test-wheel test-newest check demo train-demo bench ascend-counters clean
+.PHONY: help test test-quick test-oldest test-wheel test-newest check typecheck-ascend demo train-demo \
+	bench ascend-counters clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -20,7 +21,7 @@ PYTEST := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 .venv/bin/pytest -
 CPP = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h')
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
 
 test: test-oldest test-wheel test-newest ## everything, in three environments
 
@@ -56,6 +57,11 @@ check: .venv/made ## lint, format, types, architecture
 	@.venv/bin/mypy
 	@$(if $(CPP),.venv/bin/clang-format --dry-run --Werror $(CPP))
 	@.venv/bin/pytest --quiet tests/test_architecture.py
+
+typecheck-ascend: ## the Ascend kernels against the real headers: ASC_DEVKIT=folder ASC_TOOLS=folder [ACL=folder]
+	@$(PYTHON) csrc/typecheck/lint.py
+	@$(if $(ASC_DEVKIT),$(PYTHON) csrc/typecheck/typecheck.py --devkit '$(ASC_DEVKIT)' \
+		--tools '$(ASC_TOOLS)' $(if $(ACL),--acl '$(ACL)'),echo 'skipped: no ASC_DEVKIT')
 
 demo: .venv/made ## one full-size layer, checked and timed; options: ARGS='--tokens 64'
 	@.venv/bin/python bench/demo.py $(ARGS)

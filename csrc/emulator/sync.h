@@ -4,9 +4,9 @@
 
 #include "tensor.h"
 
-// this part of the emulator has vector cores only
-#define ASCEND_IS_AIV true
-#define ASCEND_IS_AIC false
+// vector cores only; in parentheses, as kernels write `if ASCEND_IS_AIV {`
+#define ASCEND_IS_AIV (true)
+#define ASCEND_IS_AIC (false)
 
 namespace AscendC {
 
