@@ -206,12 +206,11 @@ def test_bias_has_no_gradient(device: str) -> None:
 @pytest.mark.parametrize("gate", GATES)
 def test_gradcheck(gate: dict[str, Any], device: str) -> None:
     # far enough apart that a finite difference does not change the choice
-    logits = torch.randperm(9 * 6).view(9, 6).double().div(10).to(device).requires_grad_()
+    logits = torch.randperm(3 * 6).view(3, 6).double().div(10).to(device).requires_grad_()
     router_scale = torch.rand(6, dtype=torch.float64, device=device, requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda l, r: grouped_gate(l, 2, 2, router_scale=r, **gate).weights,
         (logits, router_scale),
-        fast_mode=True,  # in full it takes 10 s under the interpreter
     )
 
 

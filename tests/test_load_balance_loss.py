@@ -86,11 +86,9 @@ def test_any_shape_and_stride(
 
 @pytest.mark.parametrize("score", SCORES)
 def test_gradcheck(score: str, device: str) -> None:
-    logits = torch.randn(9, 6, dtype=torch.float64, device=device, requires_grad=True)
-    experts = group_ids(9, 6, 2, 2).to(device)
-    assert torch.autograd.gradcheck(
-        lambda l: load_balance_loss(l, experts, score=score), (logits,), fast_mode=True
-    )
+    logits = torch.randn(3, 6, dtype=torch.float64, device=device, requires_grad=True)
+    experts = group_ids(3, 6, 2, 2).to(device)
+    assert torch.autograd.gradcheck(lambda l: load_balance_loss(l, experts, score=score), (logits,))
 
 
 @pytest.mark.parametrize("score", SCORES)
