@@ -812,6 +812,9 @@ def test_refuses_what_it_cannot_do(pangu: Any, tmp_path: Path) -> None:
         pangu.save_pretrained(tmp_path, state_dict={"x": 1}, push_to_hub=True)
     with pytest.raises(TypeError, match="past_key_values must be a PanguCache, got DynamicCache"):
         pangu(torch.ones(1, 1, dtype=torch.long), past_key_values=transformers.DynamicCache())
-    with pytest.raises(NotImplementedError, match="vocabulary of Pangu Pro MoE is fixed"):
+    size = pangu.config.vocab_size
+    with pytest.raises(ValueError, match=f"new_num_tokens must be vocab_size={size}, got 100"):
         pangu.resize_token_embeddings(100)
+    for same in (None, size):  # what training scripts ask for after adding no token
+        assert pangu.resize_token_embeddings(same) is pangu.get_input_embeddings()
     assert not list(tmp_path.iterdir())

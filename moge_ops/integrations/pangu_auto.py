@@ -177,13 +177,18 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         head: torch.nn.Module = self.model.lm_head
         return head
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
-        """Not for a released vocabulary.
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
+    ) -> torch.nn.Embedding:
+        """The embedding; the vocabulary keeps the size that the checkpoint has.
 
         Raises:
-            NotImplementedError: Always.
+            ValueError: Another size is asked for.
         """
-        raise NotImplementedError("the vocabulary of Pangu Pro MoE is fixed")
+        size = self.model.config.vocab_size
+        if new_num_tokens not in (None, size):
+            raise ValueError(f"new_num_tokens must be vocab_size={size}, got {new_num_tokens}")
+        return self.model.embed
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self,
