@@ -10,7 +10,7 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 
 from hypothesis import HealthCheck, settings
 
-from moge_ops import testing
+from moge_ops import _backend, testing
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 # a property test's time depends on the backend: no deadline; the same examples on every run
@@ -28,12 +28,8 @@ settings.load_profile("moge_ops")
 TRITON = "cuda" if torch.cuda.is_available() else "triton"
 
 
-# operators with Ascend C kernels: their tests also run on the emulator
-ASCEND = {"grouped_gate", "permute", "route", "swiglu", "unpermute"}
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every backend of the test's operator, unless the test chooses."""
+    """Every backend of the test's operator, the emulator included, unless the test chooses."""
     chosen = any(
         "device" in str(mark.args[0]).split(",")
         for mark in metafunc.definition.iter_markers("parametrize")
@@ -42,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     backends = ["torch", TRITON]
     stem = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
-    if stem in ASCEND and not list(metafunc.definition.iter_markers("float64")):
+    if stem in _backend.ASCEND_OPS and not list(metafunc.definition.iter_markers("float64")):
         backends.append("ascend")
     metafunc.parametrize("device", backends, indirect=True)
 
