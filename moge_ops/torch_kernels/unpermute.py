@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEW = 2**15
+FEW = 2**15  # elements that cost less to widen than the operations that avoid it
 CHUNK = 2**18  # elements of float32 temporaries in the backward: they stay in the cache
 
 
