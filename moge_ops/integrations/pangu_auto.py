@@ -188,7 +188,8 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         size = self.model.config.vocab_size
         if new_num_tokens not in (None, size):
             raise ValueError(f"new_num_tokens must be vocab_size={size}, got {new_num_tokens}")
-        return self.model.embed
+        embedding: torch.nn.Embedding = self.model.embed
+        return embedding
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self,
