@@ -73,6 +73,14 @@ def cases(T: int) -> Iterator[tuple[str, str, int, Callable[[], Any]]]:
             lambda gating=gating: gating.weights.sum().backward(),
         )
     experts = gating.experts
+    loss = moge_ops.load_balance_loss(logits(torch.float32), experts)
+    yield (
+        "load_balance_loss_fwd",
+        "float32",
+        T * E * 4 + N * 4 + E * 4,
+        lambda: moge_ops.load_balance_loss(logits(torch.float32), experts),
+    )
+    yield "load_balance_loss_bwd", "float32", 2 * T * E * 4 + E * 4, loss.backward
     yield (
         "route_fwd",
         "int32",
@@ -152,7 +160,7 @@ def main() -> None:
         writer.writerows(rows)
     for each in rows:
         print(
-            f"{each['launch']:<17} {each['dtype']:<9} T {each['T']:<5} {each['blocks']:>2} cores  "
+            f"{each['launch']:<21} {each['dtype']:<9} T {each['T']:<5} {each['blocks']:>2} cores  "
             f"{each['vector_cycles_per_token']:>10} vector cycles a token  "
             f"{each['bytes_over_floor']} of the fewest bytes  "
             f"{each['pieces_under_2k']} of {each['pieces']} pieces under 2 KB"

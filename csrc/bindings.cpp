@@ -22,6 +22,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("grouped_gate_blocks", &moge::GateBlocks);
   m.def("grouped_gate_fwd", &moge::GroupedGateForward);
   m.def("grouped_gate_bwd", &moge::GroupedGateBackward);
+  m.def("load_balance_loss_fwd", &moge::LoadBalanceLossForward);
+  m.def("load_balance_loss_bwd", &moge::LoadBalanceLossBackward);
   m.def("route_blocks", &moge::RouteBlocks);
   m.def("route_fwd", &moge::RouteForward);
   m.def("permute_fwd", &moge::PermuteForward);

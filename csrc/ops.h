@@ -22,6 +22,14 @@ void GroupedGateBackward(Pointer d_weights, Pointer logits, Pointer experts, Poi
                          const GateShape& shape, bool softmax, bool renormalize, double scaling,
                          DType dtype, Pointer stream);
 
+// [T, E], [T, K] -> scalar, [E] float; workspaces [GateBlocks(T), E] of float and of int32
+void LoadBalanceLossForward(Pointer logits, Pointer experts, Pointer loss, Pointer f,
+                            Pointer scores, Pointer counts, int64_t T, int64_t K, int64_t E,
+                            bool softmax, DType dtype, Pointer stream);
+// scalar, [T, E], [E] float -> [T, E]
+void LoadBalanceLossBackward(Pointer d_loss, Pointer logits, Pointer f, Pointer d_logits, int64_t T,
+                             int64_t E, bool softmax, DType dtype, Pointer stream);
+
 // [N, 2F] -> [N, F]
 void SwigluForward(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dtype, Pointer stream);
 // [N, F], [N, 2F] -> [N, 2F]

@@ -17,7 +17,8 @@ import torch
 from torch._library.custom_ops import CustomOpDef
 
 BACKENDS = ("torch", "reference", "triton", "ascend")
-ASCEND_OPS = ("grouped_gate", "permute", "route", "swiglu", "unpermute")  # with Ascend C kernels
+# with Ascend C kernels
+ASCEND_OPS = ("grouped_gate", "load_balance_loss", "permute", "route", "swiglu", "unpermute")
 
 
 def _checked(name: str) -> str:

@@ -41,6 +41,7 @@ class Constant {
 template <typename T>
 class CoreSums {
  public:
+  // `sums`: where Reduce leaves them
   __aicore__ inline void Init(GM_ADDR workspace, GM_ADDR sums, uint32_t E, TPipe* pipe) {
     workspace_ = Global<T>(workspace);
     sums_ = Global<T>(sums);
@@ -48,15 +49,13 @@ class CoreSums {
     pipe->InitBuffer(in_, 2, RoundUp(E, kPerBlock<T>) * sizeof(T));
     pipe->InitBuffer(out_, 1, RoundUp(E, kPerBlock<T>) * sizeof(T));
   }
-  // To be filled by this core, and given to Reduce.
+  // To be filled by this core, and given to Publish or Reduce.
   __aicore__ inline LocalTensor<T> Own() { return out_.template AllocTensor<T>(); }
-  __aicore__ inline void Reduce(LocalTensor<T>& own) {
-    out_.EnQue(own);
-    own = out_.template DeQue<T>();
-    Store(workspace_[GetBlockIdx() * E_], own, E_);
-    out_.FreeTensor(own);
-    SyncAll();
-    if (GetBlockIdx() != 0) return;
+  __aicore__ inline void Publish(LocalTensor<T>& own) {
+    Write(workspace_[GetBlockIdx() * E_], own);
+  }
+  // After SyncAll: the sums, to be given to Release.
+  __aicore__ inline LocalTensor<T> Sum() {
     LocalTensor<T> sum = out_.template AllocTensor<T>();
     Duplicate(sum, static_cast<T>(0), E_);
     for (int64_t core = 0; core < GetBlockNum(); ++core) {
@@ -67,13 +66,25 @@ class CoreSums {
       Add(sum, sum, in, E_);
       in_.FreeTensor(in);
     }
-    out_.EnQue(sum);
-    sum = out_.template DeQue<T>();
-    Store(sums_, sum, E_);
-    out_.FreeTensor(sum);
+    return sum;
+  }
+  __aicore__ inline void Release(LocalTensor<T>& sum) { out_.FreeTensor(sum); }
+  __aicore__ inline void Reduce(LocalTensor<T>& own) {
+    Publish(own);
+    SyncAll();
+    if (GetBlockIdx() != 0) return;
+    LocalTensor<T> sum = Sum();
+    Write(sums_, sum);
   }
 
  private:
+  __aicore__ inline void Write(const GlobalTensor<T>& to, LocalTensor<T>& values) {
+    out_.EnQue(values);
+    values = out_.template DeQue<T>();
+    Store(to, values, E_);
+    out_.FreeTensor(values);
+  }
+
   GlobalTensor<T> workspace_, sums_;
   uint32_t E_ = 0;
   TQue<TPosition::VECIN, 1> in_;

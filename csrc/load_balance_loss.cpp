@@ -1,0 +1,71 @@
+// The entries are in this translation unit: a launch with <<<>>> needs their definitions.
+#include "../ascend_kernels/load_balance_loss/load_balance_loss.cpp"
+
+#include <algorithm>
+
+#include "ops.h"
+
+namespace moge {
+
+namespace {
+
+LoadBalanceLossTiling LossTiling(const char* op, int64_t T, int64_t K, int64_t E, bool softmax,
+                                 DType dtype) {
+  CheckSize(op, "E", E, INT16_MAX);
+  CheckSize(op, "T", T, kMaxElements / E);
+  CheckSize(op, "K", K, INT32_MAX / std::max<int64_t>(T, 1));  // counts are int32
+  const uint64_t bytes = LossBytes(static_cast<uint64_t>(E), static_cast<uint32_t>(SizeOf(dtype)));
+  if (bytes > kUbBytes) {
+    throw std::invalid_argument(std::string(op) +
+                                ": E must be so small that a row of logits fits "
+                                "into " +
+                                std::to_string(kUbBytes) + " bytes of UB, got E=" +
+                                std::to_string(E) + ", which takes " + std::to_string(bytes));
+  }
+  LoadBalanceLossTiling tiling{};
+  tiling.T = static_cast<uint64_t>(T);
+  tiling.E = static_cast<uint32_t>(E);
+  tiling.K = static_cast<uint32_t>(K);
+  tiling.softmax = softmax ? 1 : 0;
+  return tiling;
+}
+
+}  // namespace
+
+void LoadBalanceLossForward(Pointer logits, Pointer experts, Pointer loss, Pointer f,
+                            Pointer scores, Pointer counts, int64_t T, int64_t K, int64_t E,
+                            bool softmax, DType dtype, Pointer stream) {
+  const char* op = "load_balance_loss_fwd";
+  const LoadBalanceLossTiling tiling = LossTiling(op, T, K, E, softmax, dtype);
+  const int64_t blocks = GateBlocks(T);
+  const Launch launch{op,
+                      blocks,
+                      stream,
+                      {{"logits", logits, T * E, SizeOf(dtype), Access::kIn},
+                       {"experts", experts, T * K, 4, Access::kIn},
+                       {"loss", loss, 1, 4, Access::kOut},
+                       {"f", f, E, 4, Access::kOut},
+                       {"scores", scores, blocks * E, 4, Access::kOut},
+                       {"counts", counts, blocks * E, 4, Access::kOut}},
+                      true};
+  MOGE_LAUNCH_DTYPE(launch, dtype, load_balance_loss_fwd, Gm(logits), Gm(experts), Gm(loss), Gm(f),
+                    Gm(scores), Gm(counts), tiling);
+}
+
+void LoadBalanceLossBackward(Pointer d_loss, Pointer logits, Pointer f, Pointer d_logits, int64_t T,
+                             int64_t E, bool softmax, DType dtype, Pointer stream) {
+  if (T == 0) return;
+  const char* op = "load_balance_loss_bwd";
+  const LoadBalanceLossTiling tiling = LossTiling(op, T, 0, E, softmax, dtype);
+  const Launch launch{op,
+                      GateBlocks(T),
+                      stream,
+                      {{"d_loss", d_loss, 1, 4, Access::kIn},
+                       {"logits", logits, T * E, SizeOf(dtype), Access::kIn},
+                       {"f", f, E, 4, Access::kIn},
+                       {"d_logits", d_logits, T * E, SizeOf(dtype), Access::kOut}}};
+  MOGE_LAUNCH_DTYPE(launch, dtype, load_balance_loss_bwd, Gm(d_loss), Gm(logits), Gm(f),
+                    Gm(d_logits), tiling);
+}
+
+}  // namespace moge
