@@ -81,6 +81,16 @@ def groups(num_experts: int, num_groups: Any, k: Any = 1) -> None:
         )
 
 
+def voted(num_voted: Any, k: int, per_group: int) -> None:
+    """Checks how many experts of a group stay; raises TypeError or ValueError."""
+    if not isinstance(num_voted, int) or isinstance(num_voted, bool):
+        raise TypeError(f"num_voted must be an int, got {type(num_voted).__name__}")
+    if not k <= num_voted <= per_group:
+        raise ValueError(
+            f"num_voted must be from k={k} to the experts per group, {per_group}, got {num_voted}"
+        )
+
+
 def autocast(*tensors: Any) -> Any:
     """Casts float tensors to the autocast dtype of their device, where autocast is on."""
 

@@ -39,6 +39,8 @@ class MoGE(nn.Module):
         shared_gate_up: ``[2S, H]``; shared_down: ``[H, S]``; absent if ``shared_size`` is 0.
         bias: Buffer ``[E]``, zeros at first, added to the scores for selection only; absent
             unless ``selection_bias``.
+        expert_mask: Buffer ``[E]`` bool as in :func:`moge_ops.grouped_gate`, or None, as at first:
+            assign one to switch experts off. Not part of the state dict.
 
     Args:
         hidden_size: H.
@@ -50,6 +52,8 @@ class MoGE(nn.Module):
         score, renormalize, scaling: As in :func:`moge_ops.grouped_gate`.
         router_scale: Whether the layer learns a factor per expert, as Pangu Pro MoE does.
         selection_bias: Whether the layer has ``bias``.
+        num_voted: As in :func:`moge_ops.grouped_gate`, where the votes of the whole batch bound
+            the experts in use; None for no vote. An attribute, to be changed at any time.
         weight_on: As in :func:`moge_ops.grouped_mlp`.
         device, dtype: Of the parameters; ``router_scale`` and ``bias`` too.
 
@@ -74,6 +78,7 @@ class MoGE(nn.Module):
         scaling: float = 1.0,
         router_scale: bool = True,
         selection_bias: bool = False,
+        num_voted: int | None = None,
         weight_on: str = "output",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -91,7 +96,9 @@ class MoGE(nn.Module):
         _checks.choice("weight_on", weight_on, ("output", "activation"))
         self.num_groups, self.k = num_groups, k
         self.score, self.renormalize, self.scaling = score, renormalize, scaling
-        self.weight_on = weight_on
+        if num_voted is not None:
+            _checks.voted(num_voted, k, num_experts // num_groups)
+        self.num_voted, self.weight_on = num_voted, weight_on
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -105,6 +112,7 @@ class MoGE(nn.Module):
         self.shared_down = parameter(H, shared_size) if shared_size else None
         bias = torch.empty(E, device=device, dtype=dtype) if selection_bias else None
         self.register_buffer("bias", bias)
+        self.register_buffer("expert_mask", None, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -129,8 +137,8 @@ class MoGE(nn.Module):
             f"renormalize={self.renormalize}, weight_on={self.weight_on!r}"
         )
 
-    def router(self, x: Tensor) -> tuple[Tensor, Gating]:
-        """Logits ``[T, E]`` and gating of tokens ``x [T, H]``."""
+    def router(self, x: Tensor, row_mask: Tensor | None = None) -> tuple[Tensor, Gating]:
+        """Logits ``[T, E]`` and gating of tokens ``x [T, H]``; those of ``row_mask`` vote."""
         logits = F.linear(x, self.gate)
         gating = grouped_gate(
             logits,
@@ -141,27 +149,33 @@ class MoGE(nn.Module):
             router_scale=self.router_scale,
             renormalize=self.renormalize,
             scaling=self.scaling,
+            expert_mask=self.expert_mask if isinstance(self.expert_mask, Tensor) else None,
+            num_voted=self.num_voted,
+            row_mask=row_mask,
         )
         return logits, gating
 
-    def forward(self, x: Tensor, *, return_routing: bool = False) -> Tensor | MoGEOutput:
+    def forward(
+        self, x: Tensor, *, return_routing: bool = False, row_mask: Tensor | None = None
+    ) -> Tensor | MoGEOutput:
         """Applies the layer to every token.
 
         Args:
             x: ``[..., H]``, dtype of the parameters (or any, under autocast).
             return_routing: Also return the router's logits and the gating, for a balance loss.
+            row_mask: ``[...]`` bool, true where a token votes, with ``num_voted``.
 
         Returns:
             ``[..., H]``, or a :class:`MoGEOutput`.
 
         Raises:
-            ValueError: The last dimension of ``x`` is not H.
+            ValueError: The last dimension of ``x`` is not H, or ``row_mask`` does not fit.
         """
         H, E = self.gate.shape[1], self.gate.shape[0]
         if x.ndim < 1 or x.shape[-1] != H:
             raise ValueError(f"x must be [..., H={H}], got {list(x.shape)}")
         tokens = x.reshape(-1, H)  # [T, H]
-        logits, gating = self.router(tokens)
+        logits, gating = self.router(tokens, None if row_mask is None else row_mask.flatten())
         routing = route(gating.experts, E, num_groups=self.num_groups)
         y = grouped_mlp(
             tokens,

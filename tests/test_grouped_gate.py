@@ -17,6 +17,7 @@ from moge_ops.testing import assert_matches, spaced_logits
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 
 NAN, INF = float("nan"), float("inf")
+ON = torch.ones(8, dtype=torch.bool)
 SHAPES = [  # T, E, G, k
     pytest.param(5, 64, 8, 1, id="pangu"),
     pytest.param(3, 512, 8, 1, id="intern"),
@@ -49,6 +50,8 @@ def check(
     *,
     bias: Tensor | None = None,
     router_scale: Tensor | None = None,
+    expert_mask: Tensor | None = None,
+    row_mask: Tensor | None = None,
     **options: Any,
 ) -> Gating:
     """Ids and counts exactly, weights and gradients within tolerance of the float64 oracle."""
@@ -56,9 +59,25 @@ def check(
     logits64, scale64 = double(logits), double(router_scale)
     leaves64 = [x for x in (logits64, scale64) if x is not None]
 
-    gating = grouped_gate(logits, num_groups, k, bias=bias, router_scale=router_scale, **options)
+    gating = grouped_gate(
+        logits,
+        num_groups,
+        k,
+        bias=bias,
+        router_scale=router_scale,
+        expert_mask=expert_mask,
+        row_mask=row_mask,
+        **options,
+    )
     weights, experts, counts = oracle(
-        logits64, num_groups, k, bias=double(bias), router_scale=scale64, **options
+        logits64,
+        num_groups,
+        k,
+        bias=double(bias),
+        router_scale=scale64,
+        expert_mask=None if expert_mask is None else expert_mask.cpu(),
+        row_mask=None if row_mask is None else row_mask.cpu(),
+        **options,
     )
     assert gating.experts.dtype is gating.counts.dtype is torch.int32
     assert gating.experts.cpu().equal(experts), "experts"
@@ -202,6 +221,98 @@ def test_bias_has_no_gradient(device: str) -> None:
         assert torch.autograd.grad(gating.weights.sum(), bias, allow_unused=True) == (None,)
 
 
+def some_on(G: int, per_group: int, fewest: int) -> Tensor:
+    """A random mask ``[E]`` that leaves at least ``fewest`` experts on in each group."""
+    rank = torch.rand(G, per_group).argsort(-1).argsort(-1)
+    return (rank < torch.randint(fewest, per_group + 1, (G, 1))).flatten()
+
+
+@given(
+    T=st.integers(0, 13),
+    G=st.integers(1, 4),
+    per_group=st.integers(1, 6),
+    data=st.data(),
+    score=st.sampled_from(["softmax", "sigmoid"]),
+    renormalize=st.booleans(),
+)
+def test_experts_off_and_votes(
+    T: int,
+    G: int,
+    per_group: int,
+    data: st.DataObject,
+    score: str,
+    renormalize: bool,
+    float_dtypes: list[torch.dtype],
+    device: str,
+) -> None:
+    E, k = G * per_group, data.draw(st.integers(1, per_group), label="k")
+    num_voted = data.draw(st.none() | st.integers(k, per_group), label="num_voted")
+    draw = lambda label: data.draw(st.booleans(), label=label)  # noqa: E731
+    mask = some_on(G, per_group, k).to(device) if draw("mask") else None
+    bias = torch.randn(2 * E, device=device)[::2] if draw("bias") else None
+    voters = (
+        torch.rand(2 * T, device=device)[::2] < data.draw(st.sampled_from([0.0, 0.5]))
+        if num_voted is not None and draw("row_mask")
+        else None
+    )
+    # few different logits: experts with equally many votes are the rule
+    logits = spaced_logits(T, E, data.draw(st.sampled_from(float_dtypes)), steps=4).to(device)
+    gating = check(
+        logits,
+        G,
+        k,
+        bias=bias,
+        router_scale=torch.rand(E, device=device),
+        expert_mask=mask,
+        row_mask=voters,
+        num_voted=num_voted,
+        score=score,
+        renormalize=renormalize,
+    )
+    used = gating.counts.cpu() > 0
+    assert mask is None or not used[~mask.cpu()].any(), "an expert that is off was chosen"
+    assert used.view(G, per_group).sum(1).max() <= (num_voted or per_group), "too many stayed"
+
+
+def test_the_vote_by_hand(device: str) -> None:
+    # one group of four: two rows for expert 3, one each for 0 and 2, so the tie goes to 0
+    rows = [[0, 1, 2, 9], [0, 2, 1, 9], [9, 1, 2, 3], [1, 3, 9, 2], [0, 9, 1, 2]]
+    logits = torch.tensor(rows, dtype=torch.float32, device=device)
+    voters = torch.tensor([True, True, True, True, False], device=device)
+    gating = check(logits, 1, 1, num_voted=2, row_mask=voters)
+    assert gating.experts.tolist() == [[3], [3], [0], [3], [3]]
+    assert gating.counts.tolist() == [1, 0, 0, 4]
+    # the weights are the softmax over all, as without a vote
+    torch.testing.assert_close(gating.weights[3], logits.softmax(-1)[3, 3:])
+    # everybody votes: 1 ties with 0 and 2; of those that are on, 1 has the lower id
+    assert check(logits.detach(), 1, 1, num_voted=2).experts[4].tolist() == [3]
+    on = torch.tensor([False, True, True, True], device=device)
+    gating = check(logits.detach(), 1, 1, num_voted=2, expert_mask=on)
+    assert gating.experts.tolist() == [[3], [3], [3], [1], [1]]
+
+
+def test_without_a_voter_the_lowest_ids_stay(device: str) -> None:
+    none = torch.zeros(3, dtype=torch.bool, device=device)
+    gating = check(spaced_logits(3, 8, torch.float32).to(device), 2, 2, num_voted=2, row_mask=none)
+    assert gating.counts.tolist() == [3, 3, 0, 0, 3, 3, 0, 0]
+
+
+def test_a_row_of_nan_chooses_as_if_all_were_on(device: str) -> None:
+    logits = spaced_logits(3, 6, torch.float32).to(device)
+    logits[1] = NAN
+    on = torch.tensor([False, True, True, False, False, True], device=device)
+    assert check(logits, 2, 1, expert_mask=on).experts[1].tolist() == [0, 3]
+    gating = check(logits.detach(), 2, 1, expert_mask=on, num_voted=1)
+    assert gating.experts[1].tolist() == [0, 3]
+    assert gating.counts[on].sum() == 4
+
+
+def test_experts_that_are_off_fill_what_is_left(device: str) -> None:
+    on = torch.tensor([True, False, False, False, False, True], device=device)
+    gating = check(spaced_logits(2, 6, torch.float32).to(device), 2, 2, expert_mask=on)
+    assert gating.experts.tolist() == [[0, 1, 5, 3]] * 2
+
+
 @pytest.mark.float64
 @pytest.mark.parametrize("gate", GATES)
 def test_gradcheck(gate: dict[str, Any], device: str) -> None:
@@ -271,6 +382,15 @@ def test_reference_backend_gives_the_oracle() -> None:
         ((4,), {"renormalize": 1}, TypeError, r"renormalize must be a bool, got int"),
         ((4,), {"scaling": "2"}, TypeError, r"scaling must be a float, got str"),
         ((4,), {"scaling": NAN}, ValueError, r"scaling must be finite, got nan"),
+        ((4,), {"expert_mask": torch.ones(8)}, TypeError, r"expert_mask must be bool, got float32"),
+        ((4,), {"expert_mask": ON[1:]}, ValueError, r"expert_mask .* \[8\], got \[7\]"),
+        ((4,), {"expert_mask": ON.to("meta")}, ValueError, r"expert_mask .* cpu, got meta"),
+        ((2, 2), {"num_voted": 1}, ValueError, r"from k=2 to the experts per group, 4, got 1"),
+        ((2,), {"num_voted": 5}, ValueError, r"from k=1 to the experts per group, 4, got 5"),
+        ((2,), {"num_voted": 2.0}, TypeError, r"num_voted must be an int, got float"),
+        ((2,), {"row_mask": ON[:2]}, ValueError, r"row_mask must come with num_voted, got None"),
+        ((2,), {"num_voted": 2, "row_mask": ON}, ValueError, r"row_mask .* \[2\], got \[8\]"),
+        ((2,), {"num_voted": 2, "row_mask": ON.int()}, TypeError, r"row_mask .* got int32"),
     ],
 )
 def test_rejects(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import moge_ops
 from moge_ops import nn
 from moge_ops.reference.grouped_gate import grouped_gate
 from moge_ops.reference.grouped_mlp import grouped_mlp
@@ -84,6 +85,32 @@ def test_returns_its_routing(device: str) -> None:
     assert gating.experts.shape == (5, 2 * G)
     groups = gating.experts.view(5, G, 2) // (E // G)
     assert torch.equal(groups, torch.arange(G, device=device).view(1, G, 1).expand_as(groups).int())
+
+
+def test_experts_off_and_votes(device: str) -> None:
+    layer = nn.MoGE(H, F, E, G, num_voted=2, device=device)
+    before = set(layer.state_dict())
+    layer.expert_mask = torch.arange(E, device=device) % 4 != 1
+    assert set(layer.state_dict()) == before
+    x = torch.randn(2, 9, H, device=device)
+    voters = torch.zeros(2, 9, dtype=torch.bool, device=device)
+    voters[1, 4] = True
+    _, logits, gating = layer(x, return_routing=True, row_mask=voters)
+    want = moge_ops.grouped_gate(
+        logits,
+        G,
+        router_scale=layer.router_scale,
+        expert_mask=layer.expert_mask,
+        num_voted=2,
+        row_mask=voters.flatten(),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(gating, want, strict=True))
+    assert (gating.counts.view(G, -1) > 0).sum(1).max() <= 2
+    assert not gating.counts[~layer.expert_mask].any()
+    layer.num_voted = layer.expert_mask = None
+    assert layer(x, return_routing=True).gating.counts.gt(0).sum() > 2 * G
+    with pytest.raises(ValueError, match=r"num_voted must be from k=2 .* 4, got 5"):
+        nn.MoGE(H, F, E, G, 2, num_voted=5)
 
 
 @pytest.mark.parametrize("shape", [(0, H), (2, 0, H), (H,)], ids=str)

@@ -109,11 +109,19 @@ def public_calls(device: str) -> dict[str, tuple[Callable[..., Any], tuple[Tenso
     """Operator -> a function of differentiable tensors, and those tensors."""
     r = routing(device)
     x, w_gate_up, w_down, weights = mlp_args(device)
-    chosen = ids(device)
+    chosen, on = ids(device), torch.arange(E, device=device) % (E // G) > 0
     return {
         "grouped_gate": (
             lambda a, s: moge_ops.grouped_gate(a, G, router_scale=s, renormalize=True).weights,
             (leaf(T, E, device=device), leaf(E, device=device)),
+        ),
+        "grouped_gate, experts off and votes": (
+            lambda a: (
+                moge_ops.grouped_gate(
+                    a, G, expert_mask=on, num_voted=1, row_mask=torch.ones_like(a[:, 0]).bool()
+                ).weights
+            ),
+            (leaf(T, E, device=device),),
         ),
         "route and permute": (
             lambda a: moge_ops.permute(a, moge_ops.route(chosen, E, num_groups=G)),
@@ -141,6 +149,7 @@ def public_calls(device: str) -> dict[str, tuple[Callable[..., Any], tuple[Tenso
 
 PUBLIC = [
     "grouped_gate",
+    "grouped_gate, experts off and votes",
     "route and permute",
     "unpermute",
     "grouped_gemm",

@@ -91,6 +91,38 @@ def _backward(ctx: Any, d_weights: Tensor, d_experts: None, d_counts: None) -> t
 _fwd.register_autograd(_backward, setup_context=_setup)
 
 
+def _without(logits: Tensor, bias: Tensor | None, expert_mask: Tensor) -> Tensor:
+    """``bias``, -inf where an expert is off."""
+    if bias is None:
+        bias = logits.new_zeros(logits.shape[1], dtype=torch.float32)
+    return bias.detach().masked_fill(~expert_mask, -math.inf)
+
+
+def _voted(
+    logits: Tensor,
+    num_groups: int,
+    score: str,
+    bias: Tensor | None,
+    expert_mask: Tensor | None,
+    num_voted: int,
+    row_mask: Tensor | None,
+) -> Tensor:
+    """``[E]`` bool: the ``num_voted`` experts of each group that most rows prefer."""
+    _, best, counts = _fwd(logits.detach(), num_groups, 1, score, bias, None, False, 1.0)
+    per_group = logits.shape[1] // num_groups
+    places = torch.arange(per_group, device=logits.device)
+    votes = counts.view(num_groups, per_group)
+    if row_mask is not None:
+        hits = (best % per_group).unsqueeze(-1) == places  # [T, G, E/G]
+        votes = (hits & row_mask.view(-1, 1, 1)).sum(0)
+    # as an index breaks the ties, no two are equal, and the n-th of a group bounds the first n
+    order = votes.long() * per_group - places
+    if expert_mask is not None:  # behind those that are on and have no vote
+        order = order.masked_fill(~expert_mask.view_as(order), -per_group)
+    kept: Tensor = order >= order.topk(num_voted).values[:, -1:]
+    return kept.flatten()
+
+
 def grouped_gate(
     logits: Tensor,
     num_groups: int,
@@ -101,6 +133,9 @@ def grouped_gate(
     router_scale: Tensor | None = None,
     renormalize: bool = False,
     scaling: float = 1.0,
+    expert_mask: Tensor | None = None,
+    num_voted: int | None = None,
+    row_mask: Tensor | None = None,
 ) -> Gating:
     r"""Chooses, for every token, the ``k`` best experts of each of ``num_groups`` groups.
 
@@ -126,6 +161,17 @@ def grouped_gate(
             gradient. It plays no part in the choice.
         renormalize: Divides a row's chosen scores by their sum.
         scaling: Factor of all weights.
+        expert_mask: ``[E]`` bool, false for an expert that is off: it counts as one whose bias is
+            -inf, and the softmax still runs over all E. A NaN stands behind those that are off:
+            a row of NaN chooses as if all were on. The host does not read the mask, so a group
+            with fewer than k experts on is no error: those that are off fill its other columns,
+            by id.
+        num_voted: n, k <= n <= E/G, for a choice that touches few experts: every row votes for its
+            best expert in each group; the n experts of a group with the most votes stay, ties to
+            the lowest id; every row then chooses among those that stay. So a row's experts depend
+            on the whole batch. The votes have no gradient and are counted without the host.
+        row_mask: ``[T]`` bool, with ``num_voted``: the rows that vote, as padding should not. The
+            others choose like the rest.
 
     Returns:
         A :class:`Gating` of ``weights`` ``[T, K]``, ``experts`` ``[T, K]`` and ``counts`` ``[E]``,
@@ -145,7 +191,8 @@ def grouped_gate(
         Tang et al. 2025, "Pangu Pro MoE: Mixture of Grouped Experts for Efficient Sparsity",
         section 2 (arXiv:2505.21411), and its released ``modeling_pangu_moe.py``: softmax over all
         experts, the maximum of each group, not renormalised, times ``router_scale``. Intern-S1-Pro
-        renormalises. The bias of the choice: DeepSeek-V3, eq. 16 (arXiv:2412.19437).
+        renormalises. The bias of the choice: DeepSeek-V3, eq. 16 (arXiv:2412.19437). The vote:
+        ``MERRouter`` of vLLM-Ascend 0.9, which counts all rows and leaves the ties open.
     """
     _checks.tensor("logits", logits, "[T, E]", _checks.FLOATS)
     E = logits.shape[1]
@@ -162,6 +209,18 @@ def grouped_gate(
         raise TypeError(f"scaling must be a float, got {type(scaling).__name__}")
     if not abs(scaling) < math.inf:  # unlike math.isfinite, torch.compile can trace it
         raise ValueError(f"scaling must be finite, got {scaling}")
+    if expert_mask is not None:
+        _checks.tensor("expert_mask", expert_mask, "[E]", (torch.bool,))
+        _checks.shape("expert_mask", expert_mask, "[E]", (E,))
+        _checks.same_device("expert_mask", expert_mask, "logits", logits)
+    if num_voted is not None:
+        _checks.voted(num_voted, k, E // num_groups)
+    if row_mask is not None:
+        if num_voted is None:
+            raise ValueError("row_mask must come with num_voted, got None")
+        _checks.tensor("row_mask", row_mask, "[T]", (torch.bool,))
+        _checks.shape("row_mask", row_mask, "[T]", (logits.shape[0],))
+        _checks.same_device("row_mask", row_mask, "logits", logits)
     if _backend.use_reference(logits):
         return Gating(
             *_reference(
@@ -173,8 +232,16 @@ def grouped_gate(
                 router_scale=router_scale,
                 renormalize=renormalize,
                 scaling=scaling,
+                expert_mask=expert_mask,
+                num_voted=num_voted,
+                row_mask=row_mask,
             )
         )
+    if expert_mask is not None:
+        bias = _without(logits, bias, expert_mask)
+    if num_voted is not None:
+        voted = _voted(logits, num_groups, score, bias, expert_mask, num_voted, row_mask)
+        bias = _without(logits, bias, voted)
     return Gating(
         *_fwd(logits, num_groups, k, score, bias, router_scale, renormalize, float(scaling))
     )

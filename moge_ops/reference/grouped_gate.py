@@ -20,10 +20,36 @@ def grouped_gate(
     router_scale: Tensor | None = None,
     renormalize: bool = False,
     scaling: float = 1.0,
+    expert_mask: Tensor | None = None,
+    num_voted: int | None = None,
+    row_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
     T, E = logits.shape
     scores = scores_of(logits, score)  # [T, E]
+
+    if expert_mask is not None:
+        off = torch.where(expert_mask, 0.0, float("-inf"))
+        bias = off if bias is None else torch.where(expert_mask, bias, off)
+    if num_voted is not None:
+        best = grouped_gate(logits.detach(), num_groups, score=score, bias=bias)[1]  # [T, G]
+        voters = best if row_mask is None else best[row_mask]
+        votes = torch.bincount(voters.flatten(), minlength=E)  # [E]
+        stays = torch.zeros(E, dtype=torch.bool, device=logits.device)
+        for group in torch.arange(E, device=logits.device).view(num_groups, -1):
+            on = group if expert_mask is None else group[expert_mask[group]]
+            stays[on[votes[on].argsort(descending=True, stable=True)[:num_voted]]] = True
+        return grouped_gate(
+            logits,
+            num_groups,
+            k,
+            score=score,
+            bias=bias,
+            router_scale=router_scale,
+            renormalize=renormalize,
+            scaling=scaling,
+            expert_mask=stays,
+        )
 
     keys = scores.detach() if bias is None else scores.detach() + bias.to(scores.dtype)
     keys = keys.view(T, num_groups, E // num_groups)  # [T, G, E/G]
