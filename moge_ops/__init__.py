@@ -1,10 +1,10 @@
 """Fused operators for Mixture of Grouped Experts (MoGE), forward and backward."""
 
-from moge_ops import nn, testing
+from moge_ops import experts, nn, testing
 from moge_ops.ops.grouped_gate import Gating, grouped_gate
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.ops.grouped_mlp import grouped_mlp
-from moge_ops.ops.load_balance_loss import load_balance_loss
+from moge_ops.ops.load_balance_loss import load_balance_loss, router_z_loss
 from moge_ops.ops.permute import permute
 from moge_ops.ops.route import Routing, route
 from moge_ops.ops.swiglu import swiglu
@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Gating",
     "Routing",
+    "experts",
     "grouped_gate",
     "grouped_gemm",
     "grouped_mlp",
@@ -21,6 +22,7 @@ __all__ = [
     "nn",
     "permute",
     "route",
+    "router_z_loss",
     "swiglu",
     "testing",
     "unpermute",

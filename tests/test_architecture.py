@@ -13,9 +13,10 @@ from moge_ops import _backend
 ROOT = Path(__file__).resolve().parents[1]
 # room -> other rooms that it may import: models -> nn -> ops -> {reference, kernels}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"nn", "ops", "testing"},
+    "__init__": {"experts", "nn", "ops", "testing"},
     "__main__": {"cli", "ops", "testing", "_backend"},
     "cli": {"models", "_memory"},
+    "experts": {"nn", "ops"},
     "integrations": {"models", "nn", "ops", "_checks"},
     "models": {"nn", "ops", "_checks"},
     "nn": {"ops", "_checks"},

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moge_ops import testing
-from moge_ops.ops.load_balance_loss import load_balance_loss
+from moge_ops.ops.load_balance_loss import load_balance_loss, router_z_loss
 from moge_ops.reference.load_balance_loss import load_balance_loss as oracle
 from moge_ops.testing import assert_matches, group_ids
 
@@ -169,3 +169,33 @@ def test_rejects(
 ) -> None:
     with pytest.raises(error, match=message):
         load_balance_loss(logits, experts, score=score)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+@pytest.mark.parametrize("T", [0, 1, 9])
+def test_z_loss_is_its_formula(T: int, dtype: torch.dtype) -> None:
+    logits = (3.0 * torch.randn(12, T)).to(dtype).t().requires_grad_()
+    loss = router_z_loss(logits)
+    wide = logits.detach().double().requires_grad_()
+    want = sum((row.exp().sum().log() ** 2 for row in wide), 0.0 * wide.sum()) / max(T, 1)
+    assert loss.dtype is torch.promote_types(dtype, torch.float32)
+    assert_matches(loss, want, "loss")
+    (d_logits,) = torch.autograd.grad(loss, logits)
+    (want_d,) = torch.autograd.grad(want, wide)
+    assert d_logits.dtype is dtype
+    assert_matches(d_logits, want_d, "d_logits")
+
+
+def test_z_loss_has_the_right_gradient_and_no_overflow() -> None:
+    logits = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(router_z_loss, logits)
+    # in float16 neither the exponential of 100 nor the square of 1000 exists
+    assert router_z_loss(torch.full((2, 1), 1000.0, dtype=torch.float16)).item() == 1e6
+    with pytest.raises(ValueError, match=r"logits must be \[T, E\], got \[3\]"):
+        router_z_loss(torch.zeros(3))
+
+
+def test_z_loss_compiles_whole() -> None:
+    logits = torch.randn(4, 6)
+    compiled = torch.compile(router_z_loss, fullgraph=True, backend="aot_eager")
+    assert compiled(logits).equal(router_z_loss(logits))

@@ -1,4 +1,4 @@
-"""The load-balance loss of a router."""
+"""The auxiliary losses of a router: load balance, and the size of its logits."""
 
 from typing import Any
 
@@ -87,3 +87,31 @@ def load_balance_loss(logits: Tensor, experts: Tensor, *, score: str = "softmax"
         return _reference(logits, experts, score=score)
     loss: Tensor = _fwd(logits, experts, score)[0]
     return loss
+
+
+def router_z_loss(logits: Tensor) -> Tensor:
+    r"""Mean squared log-sum-exp of a router's logits, which keeps them small and training stable.
+
+    .. math:: L_z = \frac{1}{T} \sum_t \Bigl(\log \sum_i e^{l_{ti}}\Bigr)^2
+
+    Plain torch, not a kernel of ours: it is one reduction of a small tensor, which torch.compile
+    fuses. The factor that weighs it against the model's loss is the caller's (1e-3 in the paper).
+
+    Args:
+        logits: ``[T, E]``, float16 | bfloat16 | float32 | float64, with any strides.
+
+    Returns:
+        A float32 scalar (float64 for float64 logits), 0 where T is 0, with a gradient to
+        ``logits``. Computed in that dtype; the host does not wait.
+
+    Raises:
+        TypeError: ``logits`` has another type or dtype.
+        ValueError: ``logits`` is not ``[T, E]``.
+
+    Source:
+        Zoph et al. 2022, "ST-MoE", eq. 5 (arXiv:2202.08906).
+    """
+    _checks.tensor("logits", logits, "[T, E]", _checks.FLOATS)
+    acc = torch.promote_types(logits.dtype, torch.float32)
+    z = logits.to(acc).logsumexp(-1)  # [T]
+    return z.square().sum() / max(len(z), 1)

@@ -61,6 +61,12 @@ def check_routing(routing: Any, name: str, x: Tensor) -> None:
 def route(experts: Tensor, num_experts: int, *, num_groups: int | None = None) -> Routing:
     r"""Sorts the slots of a batch by expert, within an expert by slot (stable).
 
+    Null experts (AdaMoE), which let a token use fewer than K: give the router E + n logits, let
+    :func:`moge_ops.grouped_gate` choose among them in one group, and call this with E. Ids from E
+    on are dropped slots: no row is computed for them, and the softmax still takes the gradient to
+    their logits. With several groups, each of P experts with its null ones last, renumber first:
+    ``torch.where(ids % P < E // G, ids // P * (E // G) + ids % P, E)``.
+
     Args:
         experts: ``[T, K]``, int32 | int64, the experts of every token; any strides. An id may come
             more than once in a row.
@@ -83,7 +89,8 @@ def route(experts: Tensor, num_experts: int, *, num_groups: int | None = None) -
 
     Source:
         Tang et al. 2025, "Pangu Pro MoE: Mixture of Grouped Experts for Efficient Sparsity",
-        section 2 (arXiv:2505.21411): every token meets each group equally often.
+        section 2 (arXiv:2505.21411): every token meets each group equally often. Null experts:
+        Zeng et al. 2024, "AdaMoE" (arXiv:2406.13233).
     """
     _checks.tensor("experts", experts, "[T, K]", _checks.IDS)
     T, K = experts.shape
