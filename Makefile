@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest check typecheck-ascend demo train-demo \
-	bench ascend-counters clean
+	balance bench ascend-counters clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -71,6 +71,9 @@ ascend-counters: .venv/made ## what the Ascend C kernels do, emulated, into benc
 
 train-demo: .venv/made ## train a small MoGE model and its top-k twin, in minutes; options: ARGS=...
 	@.venv/bin/python bench/train_demo.py $(ARGS)
+
+balance: .venv/made ## loads of the devices, MoGE and plain top-k, counted and modelled, into bench/results
+	@.venv/bin/python bench/balance.py $(ARGS)
 
 bench: .venv/made ## benchmarks into bench/results; options: ARGS=...
 	@.venv/bin/python bench/run.py $(ARGS)

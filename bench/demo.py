@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import balance
 import harness
-import plots
 import torch
 import torch.nn.functional as F
 from harness import Sizes, Work
@@ -461,27 +461,6 @@ class Demo:
             )
 
 
-def balance(s: Sizes, devices: int) -> dict[str, dict[str, plots.Balance]]:
-    """Loads of ``devices`` that hold neighbouring experts, under two routers and two choices."""
-    # Gumbel noise makes the best K of E a draw without replacement with probabilities p
-    noise = -torch.empty(s.T, s.E).exponential_().log()
-    zipf = -(torch.randperm(s.E) + 1.0).log()  # p ~ 1 / rank, ranks in random order
-    found = {}
-    for router, logits in {"uniform router": noise, "skewed router (Zipf)": noise + zipf}.items():
-        ways = {
-            "MoGE": moge_ops.grouped_gate(logits, s.G, s.k).experts.long(),
-            "plain top-k": logits.topk(s.K).indices,
-        }
-        found[router] = {
-            way: plots.Balance(
-                torch.bincount(experts.flatten() // (s.E // devices), minlength=devices).tolist(),
-                s.T,
-            )
-            for way, experts in ways.items()
-        }
-    return found
-
-
 def needed(s: Sizes, shared_size: int, dtype: torch.dtype, *, backward: bool) -> int:
     """Bytes at the peak: weights, their gradients, activations, and the oracle's float64."""
     expert, shared = 3 * s.F * s.H, 3 * shared_size * s.H
@@ -569,13 +548,13 @@ def main() -> int:
 
     devices = 8 if s.G % 8 == 0 else s.G
     torch.manual_seed(args.seed)  # the same picture whatever was drawn before
-    panels = balance(s, devices)
+    panels = balance.loads_of_one_batch(s, devices)
     caption = (
         f"T = {s.T}, {s.K} of {s.E} experts each, on {devices} devices; IS = (max - min) / tokens"
     )
     args.out.mkdir(parents=True, exist_ok=True)
     picture = args.out / "balance.png"
-    plots.draw_balance(panels, caption).savefig(picture, dpi=150)
+    balance.draw_loads(panels, caption).savefig(picture, dpi=150)
     console.print(f"Load balance: {caption}")
     for router, ways in panels.items():
         console.print(f"  {router}: " + "; ".join(f"{way} {b}" for way, b in ways.items()))

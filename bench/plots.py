@@ -1,8 +1,8 @@
-"""Draws the results: rates against T from the CSV alone, and the load balance of the demo."""
+"""Draws GFLOP/s against T from the CSV of `run.py`, and from nothing else."""
 
 import argparse
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import harness
@@ -74,46 +74,6 @@ def draw_rates(rows: Mapping[tuple[str, str, int, str], Row]) -> Figure:
         for variant, (colour, marker, line) in STYLES.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    return figure
-
-
-class Balance:
-    """Expert evaluations on each device, of one way to choose experts."""
-
-    def __init__(self, loads: Sequence[int], tokens: int) -> None:
-        self.loads = loads
-        self.imbalance = (max(loads) - min(loads)) / tokens  # IS of arXiv 2505.21411
-        self.peak = max(loads) * len(loads) / sum(loads)
-
-    def __str__(self) -> str:
-        return f"IS {self.imbalance:.2f}, max/mean {self.peak:.2f}"
-
-
-def draw_balance(panels: Mapping[str, Mapping[str, Balance]], caption: str) -> Figure:
-    """One panel per router; in it the loads of MoGE beside those of plain top-k."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    axes: Sequence[Axes] = figure.subplots(1, len(panels), sharey=True)
-    looks = {"MoGE": ("#D55E00", ""), "plain top-k": ("#56B4E9", "///")}
-    top = max(max(b.loads) for ways in panels.values() for b in ways.values())
-    for panel, (router, ways) in zip(axes, panels.items(), strict=True):
-        for i, (way, balance) in enumerate(ways.items()):
-            colour, hatch = looks[way]
-            places = [d + 0.4 * i - 0.2 for d in range(len(balance.loads))]
-            panel.bar(
-                places,
-                balance.loads,
-                0.4,
-                color=colour,
-                hatch=hatch,
-                edgecolor="white",
-                label=f"{way}: {balance}",
-            )
-        devices = range(len(balance.loads))
-        panel.set(title=router, xlabel="device", ylim=(0, 1.3 * top))
-        panel.set_xticks(devices, [str(d) for d in devices])
-        panel.legend(loc="upper center", frameon=False)
-    axes[0].set_ylabel("expert evaluations on the device")
-    figure.suptitle(caption, fontsize="medium")
     return figure
 
 

@@ -3,7 +3,8 @@
 The twin is the same model with one group, so a token takes the best K of all experts; both start
 from the same weights and see the same batches. Recorded are the losses, and how many expert
 evaluations fall to each of eight devices that hold neighbouring experts. What the CSV holds is what
-the picture shows.
+the picture shows. The experts that held-out tokens chose at the end go into an .npz, which
+`balance.py` reads.
 """
 
 import argparse
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import numpy as np
 import torch
+from balance import DEVICES, MOGE, TOP_K, device_loads, imbalance, peak
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import (
@@ -39,9 +42,7 @@ from moge_ops.models.pangu_moe import losses
 from moge_ops.models.tokenizer import BOS, CLOSE, Tokenizer, write_byte_tokenizer
 
 TEXT = Path(__file__).parent / "data" / "pentateuch.txt"
-DEVICES = 8
 HELD_OUT = 0.1  # of the text, at its end
-MOGE, TOP_K = "MoGE", "plain top-k"
 LOOKS = {MOGE: ("#D55E00", "-"), TOP_K: ("#0072B2", "--")}  # Okabe and Ito's
 PROMPT = "In the beginning God"
 
@@ -106,6 +107,14 @@ def held_out_loss(model: PanguMoEForCausalLM, text: Text) -> float:
     return float(torch.stack(found).mean())
 
 
+def chosen_experts(model: PanguMoEForCausalLM, text: Text) -> Tensor:
+    """``[layers, T, K]``: the experts of every second batch of held-out text."""
+    with torch.inference_mode():
+        gating = [model(x, return_details=True).gating for x in text.held_out[::2]]
+    layers = zip(*gating, strict=True)
+    return torch.stack([torch.cat([gates.experts for gates in layer]) for layer in layers])
+
+
 def train(
     config: PanguMoEConfig, text: Text, args: argparse.Namespace, advance: Callable[[], None]
 ) -> tuple[PanguMoEForCausalLM, list[Row]]:
@@ -113,7 +122,6 @@ def train(
     torch.manual_seed(args.seed)
     model = PanguMoEForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
-    per_device = config.num_experts // DEVICES
     rows: list[Row] = []
     recent: list[float] = []
     for step in range(args.steps + 1):
@@ -124,7 +132,7 @@ def train(
         if step % args.every == 0 or step == args.steps:
             validation = held_out_loss(model, text)
             for layer, gating in enumerate(out.gating):
-                devices = gating.counts.view(DEVICES, per_device).sum(1).tolist()
+                loads = device_loads(gating.counts, DEVICES)
                 rows.append(
                     {
                         "step": step,
@@ -133,8 +141,8 @@ def train(
                         "held_out_loss": f"{validation:.4f}",
                         "balance_loss": f"{float(balance.detach()):.4f}",
                         "tokens": x.numel(),
-                        "imbalance": f"{(max(devices) - min(devices)) / x.numel():.4f}",
-                        **{f"device_{d}": n for d, n in enumerate(devices)},
+                        "imbalance": f"{float(imbalance(loads, x.numel())):.4f}",
+                        **{f"device_{d}": n for d, n in enumerate(loads.tolist())},
                     }
                 )
             recent.clear()
@@ -275,6 +283,7 @@ def main() -> int:
 
     twins = {MOGE: config, TOP_K: dataclasses.replace(config, num_groups=1)}
     rows: list[Row] = []
+    experts: dict[str, Any] = {}
     table = Table(title="At the last step")
     table.add_column("model")
     for heading in ("seconds", "held-out loss", "imbalance score", "most / mean tokens"):
@@ -295,6 +304,7 @@ def main() -> int:
             begun = time.perf_counter()
             model, found = train(of, text, args, lambda task=tasks[name]: progress.advance(task))
             seconds = time.perf_counter() - begun
+            experts[name] = chosen_experts(model, text).byte().numpy()
             rows += [{**shared, "model": name, "G": of.num_groups, **row} for row in found]
             table.add_row(name, f"{seconds:.0f}", *summary(found[-of.num_hidden_layers :]))
             if name == MOGE:
@@ -303,6 +313,7 @@ def main() -> int:
 
     path = args.out / "train.csv"
     write(path, rows)
+    np.savez_compressed(path.with_name("train_experts.npz"), **experts)
     draw(path).savefig(path.with_suffix(".png"), dpi=150)
     console.print(f"Picture: {path.with_suffix('.png')}, drawn from {path.name}")
     sample = moge.generate([tokenizer.raw(PROMPT)], 160, temperature=0.0)
@@ -317,10 +328,9 @@ def main() -> int:
 
 def summary(layers: Sequence[Row]) -> tuple[str, ...]:
     """Loss, imbalance and the largest share of a device, the last two of the average layer."""
-    loads = [[int(row[f"device_{d}"]) for d in range(DEVICES)] for row in layers]
-    imbalance = sum(float(row["imbalance"]) for row in layers) / len(layers)
-    peak = sum(max(load) * DEVICES / sum(load) for load in loads) / len(layers)
-    return layers[0]["held_out_loss"], f"{imbalance:.3f}", f"{peak:.3f}"
+    loads = torch.tensor([[row[f"device_{d}"] for d in range(DEVICES)] for row in layers])
+    score = imbalance(loads, layers[0]["tokens"]).mean()
+    return layers[0]["held_out_loss"], f"{score:.3f}", f"{peak(loads).mean():.3f}"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from moge_ops.__main__ import main
@@ -74,6 +75,16 @@ def test_both_models_learn(smoke: Path) -> None:
             losses = [float(row[column]) for row in rows if row["model"] == model]
             assert losses[0] == pytest.approx(5.56, abs=0.1)  # log of 260 tokens
             assert losses[-1] < losses[0] - 1.0
+
+
+def test_saves_what_held_out_tokens_chose(smoke: Path) -> None:
+    with np.load(smoke / "train_experts.npz") as file:
+        moge, top_k = file["MoGE"], file["plain top-k"]
+    assert moge.dtype == top_k.dtype == np.uint8
+    assert moge.shape == top_k.shape == (2, 2 * 4 * 64, 8)  # half of four batches of 4 x 64
+    assert (moge // 8 == np.arange(8)).all()  # one of each group
+    assert (top_k // 8 != np.arange(8)).any()
+    assert (np.diff(np.sort(top_k)) > 0).all()  # eight different ones
 
 
 def test_draws_a_picture(smoke: Path) -> None:

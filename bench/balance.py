@@ -1,0 +1,644 @@
+"""How evenly MoGE and plain top-k load the devices, counted, and what that costs, modelled.
+
+Counted, by Monte Carlo and on the choices of the models that `train_demo.py` trained: expert
+evaluations on each of eight devices that hold neighbouring experts. Modelled, from those counts:
+the time of the routed experts of one Pangu Pro MoE layer in bfloat16, as a roofline, and tokens/s
+of the expert layers on 4 to 512 devices. Nothing here is timed. Seeds are fixed: the CSV is the
+same on every run, and the pictures are drawn from it.
+"""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import harness
+import numpy as np
+import torch
+from harness import Sizes
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+import moge_ops
+
+MOGE, TOP_K = "MoGE", "plain top-k"
+LOOKS = {MOGE: ("#D55E00", ""), TOP_K: ("#56B4E9", "///")}  # Okabe and Ito's
+PANGU = Sizes(1, H=5120, F=1344)  # E 64, G 8, k 1; T is the study's
+LAYERS = 48
+DEVICES = 8
+TOKENS = (1, 8, 16, 64, 256, 1024, 4096, 16384)
+VOTE_TOKENS = (4, 16, 64, 256)
+ROUTERS = {"uniform": 0.0, "Zipf 0.5": 0.5, "Zipf 1": 1.0, "Zipf 1.5": 1.5}
+TRAINED = "trained, layer {}"
+CHUNK = 2**17  # tokens that are drawn at a time
+ITEM = 2  # bytes of a bfloat16
+RATE = "modelled_tokens_s_card"
+
+Row = dict[str, Any]
+
+
+class Chip(NamedTuple):
+    """Rates of one device, bytes/s of a link each way, and devices that share the quick one."""
+
+    name: str
+    flops: float
+    bytes: float
+    node_link: float
+    net_link: float
+    node: int = 8
+
+
+CHIPS = (
+    # An 8192³ bfloat16 product and a device copy, timed on one such card elsewhere. NVLink 4: 900
+    # GB/s in both directions together (NVIDIA, H100 datasheet); ConnectX-7: 400 Gb/s a GPU (DGX
+    # H100 user guide)
+    Chip("H100 SXM", 798e12, 3.0e12, 450e9, 50e9),
+    # The specification's, the product derived from cores and clock. HCCS: 7 links of 56 GB/s in
+    # both directions together, and RoCE of 200 Gb/s, as published for the Atlas 800 A2 servers
+    Chip("Ascend 910B2", 354e12, 1.6e12, 196e9, 25e9),
+)
+
+
+# -- what is counted ------------------------------------------------------------------------------
+
+
+def imbalance(loads: Tensor, tokens: int) -> Tensor:
+    """``[..., devices] -> [...]``: the imbalance score IS of arXiv:2505.21411."""
+    return (loads.amax(-1) - loads.amin(-1)) / tokens
+
+
+def peak(loads: Tensor) -> Tensor:
+    """``[..., devices] -> [...]``: the largest load over the mean."""
+    return loads.amax(-1) / loads.double().mean(-1)
+
+
+class Balance:
+    """Expert evaluations on each device, of one batch and one way to choose experts."""
+
+    def __init__(self, loads: Sequence[int], tokens: int) -> None:
+        self.loads = loads
+        self.imbalance = float(imbalance(torch.tensor(loads), tokens))
+        self.peak = float(peak(torch.tensor(loads)))
+
+    def __str__(self) -> str:
+        return f"IS {self.imbalance:.2f}, max/mean {self.peak:.2f}"
+
+
+def router_logits(samples: int, tokens: int, E: int, exponent: float) -> Tensor:
+    """``[samples, tokens, E]``: the best K are a draw without replacement, p ~ 1/rank^exponent.
+
+    Every sample has its own order of the experts, which all of its tokens share.
+    """
+    noise = -torch.empty(samples, tokens, E).exponential_().log()  # Gumbel's
+    if exponent:
+        rank = torch.rand(samples, 1, E).argsort(-1) + 1.0
+        noise -= exponent * rank.log()
+    return noise
+
+
+def choices(logits: Tensor, s: Sizes) -> dict[str, Tensor]:
+    """``[..., E] ->`` experts ``[..., K]`` of both ways."""
+    moge = moge_ops.grouped_gate(logits.flatten(0, -2), s.G, s.k).experts
+    return {MOGE: moge.view(*logits.shape[:-1], s.K), TOP_K: logits.topk(s.K).indices}
+
+
+def expert_rows(experts: Tensor, E: int) -> Tensor:
+    """``[samples, T, K] -> [samples, E]``: rows of each expert."""
+    samples = len(experts)
+    first = torch.arange(samples).view(-1, 1, 1) * E
+    return (experts + first).flatten().bincount(minlength=samples * E).view(samples, E)
+
+
+def device_loads(rows: Tensor, devices: int) -> Tensor:
+    """``[..., E] -> [..., devices]``, each device holding E/devices neighbours."""
+    return rows.unflatten(-1, (devices, -1)).sum(-1)
+
+
+def sampled_rows(tokens: int, exponent: float, samples: int, s: Sizes) -> dict[str, Tensor]:
+    """Rows of each expert ``[samples, E]`` of both ways, seeded by the point itself."""
+    torch.manual_seed(tokens)
+    step = max(1, CHUNK // tokens)
+    found: dict[str, list[Tensor]] = {MOGE: [], TOP_K: []}
+    for first in range(0, samples, step):
+        logits = router_logits(min(step, samples - first), tokens, s.E, exponent)
+        for way, experts in choices(logits, s).items():
+            found[way].append(expert_rows(experts, s.E))
+    return {way: torch.cat(rows) for way, rows in found.items()}
+
+
+# -- what is modelled -----------------------------------------------------------------------------
+
+
+def expert_seconds(rows: Tensor, chip: Chip, s: Sizes) -> Tensor:
+    """``[..., E] -> [..., E]``: roofline of each expert's two products.
+
+    An expert with rows takes the longer of reading its weights and of multiplying; one without
+    takes nothing. Activations, launches and tails of tiles are left out.
+    """
+    weights = 3 * s.H * s.F * ITEM / chip.bytes
+    products = rows * (6 * s.H * s.F / chip.flops)
+    return torch.where(rows > 0, products.clamp_min(weights), 0.0)
+
+
+def step_seconds(rows: Tensor, devices: int, chip: Chip, s: Sizes) -> Tensor:
+    """``[..., E] -> [...]``: the slowest device, which works on its experts one after another."""
+    return device_loads(expert_seconds(rows, chip, s), devices).amax(-1)
+
+
+def modelled_us(chip: Chip) -> str:
+    """Name of the column."""
+    return f"modelled_us {chip.name}"
+
+
+def modelled(rows: Tensor, s: Sizes) -> Row:
+    """Mean microseconds of a layer on each chip."""
+    return {
+        modelled_us(chip): f"{float(step_seconds(rows, DEVICES, chip, s).mean()) * 1e6:.4g}"
+        for chip in CHIPS
+    }
+
+
+# -- the studies, each an iterator of rows --------------------------------------------------------
+
+
+def point(study: str, router: str, way: str, tokens: int, rows: Tensor, s: Sizes) -> Row:
+    """Means over the samples of ``rows [samples, E]``."""
+    loads = device_loads(rows, DEVICES)
+    return {
+        "study": study,
+        "router": router,
+        "way": way,
+        "tokens": tokens,
+        "samples": len(rows),
+        "imbalance": f"{float(imbalance(loads, tokens).double().mean()):.4f}",
+        "max_over_mean": f"{float(peak(loads).mean()):.4f}",
+        "experts_used": f"{float((rows > 0).double().sum(-1).mean()):.2f}",
+        **modelled(rows, s),
+    }
+
+
+def study_routers(scale: float) -> Iterator[Row]:
+    """Random routers at every batch size, and the distribution of IS at 16 tokens."""
+    for router, exponent in ROUTERS.items():
+        for tokens in TOKENS:
+            # the mean of IS is then known to 0.2 to 0.5 % at the batches that are compared with
+            # published figures, elsewhere to 2 %
+            most = 2**22 if router == "uniform" and tokens <= 1024 else 2**19
+            samples = int(scale * min(16384, most // tokens)) or 1
+            for way, rows in sampled_rows(tokens, exponent, samples, PANGU).items():
+                yield point("router", router, way, tokens, rows, PANGU)
+                if router == "uniform" and tokens == 16:
+                    scores = imbalance(device_loads(rows, DEVICES), tokens)
+                    for score, n in zip(*scores.unique(return_counts=True), strict=True):
+                        row = {"study": "histogram", "router": router, "way": way, "tokens": tokens}
+                        share = {"imbalance": f"{float(score):.4f}", "share": f"{n / samples:.5f}"}
+                        yield {**row, "samples": samples, **share}
+
+
+def study_trained(path: Path, scale: float) -> Iterator[Row]:
+    """Batches of random held-out tokens, as of so many sequences, through the trained routers."""
+    with np.load(path) as file:
+        trained = {way: torch.from_numpy(file[way]).long() for way in (MOGE, TOP_K)}
+    for way, layers in trained.items():
+        for layer, experts in enumerate(layers):  # [T, K]
+            for tokens in TOKENS:
+                torch.manual_seed(tokens)
+                samples = int(scale * min(256, 2**19 // tokens))
+                batches = torch.randint(len(experts), (samples, tokens))
+                rows = expert_rows(experts[batches], PANGU.E)
+                yield point("trained", TRAINED.format(layer), way, tokens, rows, PANGU)
+
+
+def study_vote(scale: float) -> Iterator[Row]:
+    """MoGE with only the ``num_voted`` most popular experts of each group."""
+    s = PANGU
+    for router in ("uniform", "Zipf 1"):
+        for tokens in VOTE_TOKENS:
+            torch.manual_seed(tokens)
+            logits = router_logits(int(scale * 128), tokens, s.E, ROUTERS[router])
+            free = choices(logits, s)[MOGE]
+            for num_voted in range(1, s.E // s.G + 1):
+                batches = [
+                    moge_ops.grouped_gate(batch, s.G, s.k, num_voted=num_voted).experts
+                    for batch in logits
+                ]
+                experts = torch.stack(batches)
+                kept = float((experts == free).double().mean())
+                row = point("vote", router, MOGE, tokens, expert_rows(experts, s.E), s)
+                yield {**row, "num_voted": num_voted, "kept": f"{kept:.4f}"}
+
+
+class Layout(NamedTuple):
+    """A set of devices that holds all experts: ``ranks`` share them, each expert split ``tp`` ways.
+
+    Whole groups bound MoGE's ranks to G, whole experts plain top-k's to E.
+    """
+
+    way: str
+    ranks: int
+    tp: int = 1
+
+    @property
+    def devices(self) -> int:
+        return self.ranks * self.tp
+
+    def on(self, devices: int) -> str:
+        """Name with the replicas of the set that fill ``devices``."""
+        parts = {"EP": self.ranks, "TP": self.tp, "DP": devices // self.devices}
+        return "·".join(f"{name}{n}" for name, n in parts.items() if n > 1)
+
+
+SIZES = (4, 8, 16, 32, 64, 128, 256, 512)  # of a cluster
+LAYOUTS = [
+    *(Layout(MOGE, min(n, PANGU.G), max(1, n // PANGU.G)) for n in SIZES),
+    *(Layout(TOP_K, n) for n in SIZES if n <= PANGU.E),
+]
+
+
+def gather_seconds(layout: Layout, per_card: int, chip: Chip, s: Sizes) -> float:
+    """All-gather in, reduce-scatter out: H of each token, each way, to every device of the set.
+
+    A token crosses the network once for each other node, whose cards share that traffic.
+    """
+    token = per_card * s.H * ITEM
+    far = max(0, layout.devices - chip.node) / chip.node
+    return 2 * token * max((layout.devices - 1) / chip.node_link, far / chip.net_link)
+
+
+def all_to_all_seconds(experts: Tensor, ranks: int, chip: Chip, s: Sizes) -> float:
+    """Dispatch and combine: H of each token, each way, to the ranks on which its experts are.
+
+    It crosses the network once for each other node, to the card in its sender's place there, which
+    passes it on to those that it meets, once to each. ``experts`` is ``[T, K]`` of T/ranks
+    neighbouring tokens on each rank. The slowest card counts, by what it sends or receives.
+    """
+    T, node = len(experts), min(ranks, chip.node)
+    card = torch.arange(T) // (T // ranks)
+    place, home = card % node, card // node
+    meets = torch.zeros(T, ranks).scatter_(1, experts // (s.E // ranks), 1.0).view(T, -1, node)
+    crosses = meets.amax(-1)  # [T, nodes]
+    crosses[torch.arange(T), home] = 0.0
+    meets[torch.arange(T), :, place] = 0.0  # it is there already
+
+    def by(index: Tensor, x: Tensor, n: int) -> Tensor:
+        return x.new_zeros(n, *x.shape[1:]).index_add_(0, index, x)
+
+    near = max(meets.sum(0).amax(), by(place, meets.sum(-1), node).amax())
+    far = max(by(card, crosses.sum(-1), ranks).amax(), by(place, crosses, node).amax())
+    return 2 * s.H * ITEM * max(float(near) / chip.node_link, float(far) / chip.net_link)
+
+
+def study_scale(scale: float) -> Iterator[Row]:
+    """Tokens/s of the expert layers on a card: a model, of routed experts and links alone.
+
+    Attention, the shared expert and latencies are left out, and so are the exchange of counts and
+    the wait of the host that an uneven all-to-all needs. Of all layouts that fill the devices, each
+    way has its quickest.
+    """
+    for router in ("uniform", "Zipf 1"):
+        for per_card in (16, 128, 1024):
+            found = [row for of in LAYOUTS for row in layout_rows(of, per_card, router, scale)]
+            for chip in CHIPS:
+                for way in (MOGE, TOP_K):
+                    own = [r for r in found if (r["chip"], r["way"]) == (chip.name, way)]
+                    for devices in SIZES:
+                        fit = [row for row in own if row["layout"].devices <= devices]
+                        row = max(fit, key=lambda row: float(row[RATE]))
+                        yield {**row, "devices": devices, "layout": row["layout"].on(devices)}
+
+
+def layout_rows(layout: Layout, per_card: int, router: str, scale: float) -> Iterator[Row]:
+    """One set of devices, on each chip."""
+    s = PANGU._replace(F=PANGU.F // layout.tp)
+    tokens = per_card * layout.devices
+    drawn = min(tokens, int(scale * 2**15) // layout.ranks * layout.ranks)
+    samples = max(1, int(scale * 2**16) // drawn)
+    torch.manual_seed(tokens)
+    logits = router_logits(samples, drawn, s.E, ROUTERS[router])
+    experts = choices(logits, s)[layout.way].long()
+    more = tokens / drawn  # the counts of a larger batch are multiplied
+    rows = expert_rows(experts, s.E) * more
+    for chip in CHIPS:
+        if layout.way == MOGE:
+            links = gather_seconds(layout, per_card, chip, s)
+        else:
+            times = [all_to_all_seconds(batch, layout.ranks, chip, s) for batch in experts]
+            links = sum(times) / samples * more
+        compute = float(step_seconds(rows, layout.ranks, chip, s).mean())
+        yield {
+            "study": "scale",
+            "router": router,
+            "way": layout.way,
+            "tokens": tokens,
+            "samples": samples,
+            "chip": chip.name,
+            "layout": layout,
+            "tokens_per_card": per_card,
+            "modelled_experts_us": f"{compute * 1e6:.4g}",
+            "modelled_links_us": f"{links * 1e6:.4g}",
+            RATE: f"{per_card / (LAYERS * (compute + links)):.4g}",
+        }
+
+
+COLUMNS = [
+    *("study", "router", "way", "tokens", "samples", "imbalance", "max_over_mean", "experts_used"),
+    *(modelled_us(chip) for chip in CHIPS),
+    *("share", "num_voted", "kept", "chip", "devices", "layout", "tokens_per_card"),
+    *("modelled_experts_us", "modelled_links_us", RATE),
+]
+
+
+# -- pictures, tables -----------------------------------------------------------------------------
+
+
+def loads_of_one_batch(s: Sizes, devices: int) -> dict[str, dict[str, Balance]]:
+    """Of ``s.T`` tokens, under a uniform and a skewed router and both ways to choose."""
+    found = {}
+    for name, exponent in {"uniform router": 0.0, "skewed router (Zipf)": 1.0}.items():
+        ways = choices(router_logits(1, s.T, s.E, exponent), s)
+        found[name] = {
+            way: Balance(device_loads(expert_rows(experts, s.E), devices)[0].tolist(), s.T)
+            for way, experts in ways.items()
+        }
+    return found
+
+
+def draw_loads(panels: Mapping[str, Mapping[str, Balance]], caption: str) -> Figure:
+    """One panel per router; in it the loads of MoGE beside those of plain top-k."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    axes: Sequence[Axes] = figure.subplots(1, len(panels), sharey=True)
+    top = max(max(b.loads) for ways in panels.values() for b in ways.values())
+    for panel, (router, ways) in zip(axes, panels.items(), strict=True):
+        for i, (way, balance) in enumerate(ways.items()):
+            colour, hatch = LOOKS[way]
+            places = [d + 0.4 * i - 0.2 for d in range(len(balance.loads))]
+            panel.bar(
+                places,
+                balance.loads,
+                0.4,
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+                label=f"{way}: {balance}",
+            )
+        devices = range(len(balance.loads))
+        panel.set(title=router, xlabel="device", ylim=(0, 1.3 * top))
+        panel.set_xticks(devices, [str(d) for d in devices])
+        panel.legend(loc="upper center", frameon=False)
+    axes[0].set_ylabel("expert evaluations on the device")
+    figure.suptitle(caption, fontsize="medium")
+    return figure
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def curve(rows: Sequence[Mapping[str, str]], x: str, y: str, **where: object) -> dict[int, float]:
+    """x -> mean of y over the rows that have these values."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if all(row[name] == str(value) for name, value in where.items()):
+            found.setdefault(int(row[x]), []).append(float(row[y]))
+    return {key: sum(values) / len(values) for key, values in sorted(found.items())}
+
+
+# label -> rows of plain top-k or of MoGE, colour, marker
+CURVES = {
+    "uniform": ({"router": "uniform"}, "#56B4E9", "o"),
+    "Zipf 0.5": ({"router": "Zipf 0.5"}, "#009E73", "s"),
+    "Zipf 1": ({"router": "Zipf 1"}, "#0072B2", "^"),
+    "Zipf 1.5": ({"router": "Zipf 1.5"}, "#000000", "v"),
+    "trained, mean of 4 layers": ({"study": "trained"}, "#CC79A7", "D"),
+}
+
+
+def finish(panel: Axes, ticks: Sequence[int], *, legend: bool = True, **labels: Any) -> None:
+    panel.set(**labels)
+    if ticks:
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+    panel.minorticks_off()
+    panel.grid(color="#dddddd", linewidth=0.6)
+    panel.set_axisbelow(True)
+    if legend:
+        panel.legend(frameon=False, fontsize="small")
+
+
+def draw_balance(rows: list[dict[str, str]]) -> Figure:
+    """Figure 2b, imbalance and peak load against the batch, and what they cost."""
+    figure = Figure(figsize=(11, 8.2), layout="constrained")
+    (histogram, score), (load, cost) = figure.subplots(2, 2)
+    shares = [row for row in rows if row["study"] == "histogram" and row["way"] == TOP_K]
+    histogram.bar(
+        [float(row["imbalance"]) for row in shares],
+        [float(row["share"]) for row in shares],
+        1 / 16,
+        color=LOOKS[TOP_K][0],
+        edgecolor="white",
+        label="plain top-k",
+    )
+    histogram.axvline(0.0, color=LOOKS[MOGE][0], lw=4, label="MoGE: 0 in every batch")
+    finish(
+        histogram,
+        (),
+        title="16 tokens, uniform router",
+        xlabel="imbalance score IS = (max - min) / tokens",
+        ylabel="share of batches",
+    )
+    for panel, column in ((score, "imbalance"), (load, "max_over_mean")):
+        for label, (where, colour, marker) in CURVES.items():
+            points = curve(rows, "tokens", column, **{"study": "router", **where}, way=TOP_K)
+            panel.plot(
+                points.keys(), points.values(), color=colour, marker=marker, ms=5, label=label
+            )
+        points = curve(rows, "tokens", column, study="router", way=MOGE)
+        colour = LOOKS[MOGE][0]
+        panel.plot(points.keys(), points.values(), color=colour, lw=3, label="MoGE, every router")
+    finish(score, TOKENS, legend=False, title="Imbalance score of plain top-k")
+    score.set(xlabel="tokens of the batch", ylabel="IS, mean")
+    finish(load, TOKENS, legend=False, title="Load of the fullest device, plain top-k")
+    load.set(xlabel="tokens of the batch", ylabel="max / mean over 8 devices")
+    for where, colour, marker in CURVES.values():
+        where = {"study": "router", **where}
+        for chip, line in zip(CHIPS, ("-", ":"), strict=True):
+            ways = [
+                curve(rows, "tokens", modelled_us(chip), **where, way=way) for way in (TOP_K, MOGE)
+            ]
+            ratio = {tokens: us / ways[1][tokens] for tokens, us in ways[0].items()}
+            cost.plot(ratio.keys(), ratio.values(), line, color=colour, marker=marker, ms=4)
+    cost.axhline(1.0, color=LOOKS[MOGE][0], lw=3)
+    finish(
+        cost, TOKENS, legend=False, title="Modelled time of the routed experts, plain top-k / MoGE"
+    )
+    cost.set(
+        xlabel="tokens of the batch (solid: H100, dotted: 910B2)", ylabel="ratio, slowest device"
+    )
+    handles, labels = load.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    figure.suptitle(
+        "64 experts, 8 per token, on 8 devices: MoGE and plain top-k\n"
+        "counted by Monte Carlo and on the models of make train-demo; times are modelled",
+        fontsize="medium",
+    )
+    return figure
+
+
+def draw_models(rows: list[dict[str, str]]) -> Figure:
+    """The vote, and the scale model."""
+    figure = Figure(figsize=(11, 8.2), layout="constrained")
+    (used, kept), scales = figure.subplots(2, 2)
+    colours = ("#56B4E9", "#009E73", "#0072B2", "#000000")
+    for tokens, colour, marker in zip(VOTE_TOKENS, colours, "os^v", strict=True):
+        for router, line in (("uniform", "-"), ("Zipf 1", ":")):
+            where = {"study": "vote", "router": router, "tokens": tokens}
+            label = f"{tokens} tokens" if line == "-" else None
+            times = curve(rows, "num_voted", modelled_us(CHIPS[0]), **where)
+            free = times[max(times)]
+            used.plot(
+                times.keys(),
+                [us / free for us in times.values()],
+                line,
+                color=colour,
+                marker=marker,
+                ms=5,
+                label=label,
+            )
+            points = curve(rows, "num_voted", "kept", **where)
+            kept.plot(
+                points.keys(),
+                points.values(),
+                line,
+                color=colour,
+                marker=marker,
+                ms=5,
+                label=label,
+            )
+    finish(used, (), title="The vote: modelled time on H100, of that without one")
+    finish(kept, (), title="The vote: choices that stay as they were")
+    for panel, name in ((used, "time / time without a vote"), (kept, "share of choices")):
+        panel.set(xlabel="num_voted of 8 (solid: uniform, dotted: Zipf 1)", ylabel=name)
+        panel.set_ylim(0, 1.08)
+    for panel, chip in zip(scales, CHIPS, strict=True):
+        for way in (MOGE, TOP_K):
+            for per_card, marker in ((16, "o"), (128, "s"), (1024, "^")):
+                for router, line in (("uniform", "-"), ("Zipf 1", ":")):
+                    where = {"chip": chip.name, "way": way, "tokens_per_card": per_card}
+                    rates = curve(rows, "devices", RATE, **where, router=router)
+                    colour = LOOKS[way][0] if way == MOGE else "#0072B2"
+                    label = f"{way}, {per_card} tokens a card" if line == "-" else None
+                    panel.plot(
+                        rates.keys(),
+                        rates.values(),
+                        line,
+                        color=colour,
+                        marker=marker,
+                        ms=5,
+                        label=label,
+                    )
+        panel.set_yscale("log")
+        rates = [1000 * n for n in (1, 2, 4, 8, 16, 32)]
+        panel.set_yticks(rates, [str(rate) for rate in rates])
+        finish(panel, SIZES, title=f"Model: expert layers on {chip.name}, quickest layout")
+        panel.set(xlabel="devices (solid: uniform, dotted: Zipf 1)", ylabel="tokens/s of a card")
+    figure.suptitle(
+        "Models, nothing timed: rooflines of the routed experts of Pangu Pro MoE in bfloat16, and "
+        "links at their published rates",
+        fontsize="medium",
+    )
+    return figure
+
+
+def tables(rows: list[dict[str, str]]) -> Iterator[Table]:
+    table = Table(title="Counted: 64 experts, 8 per token, 8 devices (MoGE: IS 0, max/mean 1)")
+    for heading in ("router", "tokens", "IS", "max/mean"):
+        table.add_column(heading, justify="left" if heading == "router" else "right")
+    for chip in CHIPS:
+        table.add_column(f"modelled us, {chip.name}:\ntop-k, MoGE", justify="right")
+    pairs: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in rows:
+        if row["study"] in ("router", "trained"):
+            pairs.setdefault((row["router"], row["tokens"]), {})[row["way"]] = row
+    for (router, tokens), ways in pairs.items():
+        top = ways[TOP_K]
+        times = [", ".join(ways[w][modelled_us(c)] for w in (TOP_K, MOGE)) for c in CHIPS]
+        table.add_row(router, tokens, top["imbalance"], top["max_over_mean"], *times)
+    yield table
+
+    table = Table(
+        title="A model: tokens/s of a card, expert layers alone, quickest layouts",
+        caption="more devices than are listed: replicas of the last set",
+    )
+    for heading in ("chip", "router", "tokens a card", "devices"):
+        table.add_column(heading, justify="left" if heading in ("chip", "router") else "right")
+    for heading in (MOGE, "", TOP_K, ""):
+        table.add_column(heading, justify="left" if heading else "right")
+    table.add_column("MoGE / top-k", justify="right")
+    cells: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
+    for row in rows:
+        if row["study"] == "scale":
+            names = ("chip", "router", "tokens_per_card", "devices")
+            cells.setdefault(tuple(row[name] for name in names), {})[row["way"]] = row
+    before: object = None
+    for place, ways in cells.items():
+        rates = [ways[way][RATE] for way in (MOGE, TOP_K)]
+        if (place[:-1], rates) != before:  # else the same set of devices, once more
+            cells_of = [ways[way][name] for way in (MOGE, TOP_K) for name in ("layout", RATE)]
+            table.add_row(*place, *cells_of, f"{float(rates[0]) / float(rates[1]):.2f}")
+        before = place[:-1], rates
+    yield table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The balance study: a CSV, and pictures of it.")
+    parser.add_argument("--smoke", action="store_true", help="few samples: does it run?")
+    parser.add_argument(
+        "--out", type=Path, default=harness.RESULTS, help="folder of what it writes"
+    )
+    parser.add_argument(
+        "--trained",
+        type=Path,
+        default=harness.RESULTS / "train_experts.npz",
+        help="choices that train_demo.py saved",
+    )
+    args = parser.parse_args()
+    started = time.perf_counter()
+    scale = 0.02 if args.smoke else 1.0
+    studies = {
+        "routers": study_routers(scale),
+        "trained models": study_trained(args.trained, scale),
+        "votes": study_vote(scale),
+        "scale": study_scale(scale),
+    }
+    rows: list[Row] = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for name, study in studies.items():
+            rows += progress.track(study, description=name, total=None)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "balance.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    written = read(path)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for table in tables(written):
+        console.print(table)
+    for name, draw in {"balance_study": draw_balance, "balance_models": draw_models}.items():
+        draw(written).savefig(args.out / f"{name}.png", dpi=130)
+        console.print(f"Picture: {args.out / name}.png")
+    console.print(f"{time.perf_counter() - started:.0f} s in all")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
