@@ -360,12 +360,13 @@ COLUMNS = [
 
 def loads_of_one_batch(s: Sizes, devices: int) -> dict[str, dict[str, Balance]]:
     """Of ``s.T`` tokens, under a uniform and a skewed router and both ways to choose."""
+    noise = router_logits(1, s.T, s.E, 0.0)
+    skew = -(torch.randperm(s.E) + 1.0).log()  # Zipf 1
     found = {}
-    for name, exponent in {"uniform router": 0.0, "skewed router (Zipf)": 1.0}.items():
-        ways = choices(router_logits(1, s.T, s.E, exponent), s)
+    for name, logits in {"uniform router": noise, "skewed router (Zipf)": noise + skew}.items():
         found[name] = {
             way: Balance(device_loads(expert_rows(experts, s.E), devices)[0].tolist(), s.T)
-            for way, experts in ways.items()
+            for way, experts in choices(logits, s).items()
         }
     return found
 
