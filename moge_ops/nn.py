@@ -137,16 +137,21 @@ class MoGE(nn.Module):
             f"renormalize={self.renormalize}, weight_on={self.weight_on!r}"
         )
 
+    def router_weights(self) -> tuple[Tensor, Tensor | None]:
+        """``gate`` and ``router_scale``, as the router uses them."""
+        return self.gate, self.router_scale
+
     def router(self, x: Tensor, row_mask: Tensor | None = None) -> tuple[Tensor, Gating]:
         """Logits ``[T, E]`` and gating of tokens ``x [T, H]``; those of ``row_mask`` vote."""
-        logits = F.linear(x, self.gate)
+        gate, router_scale = self.router_weights()
+        logits = F.linear(x, gate)
         gating = grouped_gate(
             logits,
             self.num_groups,
             self.k,
             score=self.score,
             bias=self.bias if isinstance(self.bias, Tensor) else None,
-            router_scale=self.router_scale,
+            router_scale=router_scale,
             renormalize=self.renormalize,
             scaling=self.scaling,
             expert_mask=self.expert_mask if isinstance(self.expert_mask, Tensor) else None,

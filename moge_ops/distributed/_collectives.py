@@ -1,0 +1,76 @@
+"""Collectives of rows, with gradients."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# The functional collectives: they trace under torch.compile(fullgraph=True) and have meta kernels,
+# and their names are the same in every torch from 2.6 on, which those of the Python functions
+# around them are not. The in-place ones of torch.distributed break the graph within a Function.
+_ops = torch.ops._c10d_functional
+
+
+def _gather(x: Tensor, ranks: int, group: str) -> Tensor:
+    out: Tensor = _ops.all_gather_into_tensor(x.contiguous(), ranks, group)
+    return _ops.wait_tensor(out)  # type: ignore[no-any-return]
+
+
+def _reduce_scatter(x: Tensor, ranks: int, group: str) -> Tensor:
+    out: Tensor = _ops.reduce_scatter_tensor(x.contiguous(), "sum", ranks, group)
+    return _ops.wait_tensor(out)  # type: ignore[no-any-return]
+
+
+def _exchange(x: Tensor, sizes: tuple[list[int], list[int]], group: str) -> Tensor:
+    out: Tensor = _ops.all_to_all_single(x.contiguous(), *sizes, group)
+    return _ops.wait_tensor(out)  # type: ignore[no-any-return]
+
+
+Collective = Callable[[Tensor, Any, str], Tensor]
+
+
+class _Collective(torch.autograd.Function):
+    """One collective forward, the opposite one backward, each with its own sizes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        there: Collective,
+        back: Collective,
+        sizes: Any,
+        opposite: Any,
+        group: str,
+    ) -> Tensor:
+        ctx.back = back, opposite, group
+        return there(x, sizes, group)
+
+    @staticmethod
+    def backward(ctx: Any, *d_out: Tensor) -> tuple[Tensor | None, ...]:
+        back, opposite, group = ctx.back
+        return back(d_out[0], opposite, group), None, None, None, None, None
+
+
+def _apply(*arguments: Any) -> Tensor:
+    out: Tensor = _Collective.apply(*arguments)  # type: ignore[no-untyped-call]
+    return out
+
+
+def gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """``[n, ...] -> [ranks * n, ...]``, every rank's rows; the gradient is reduce-scattered."""
+    ranks = group.size()
+    return _apply(x, _gather, _reduce_scatter, ranks, ranks, group.group_name)
+
+
+def reduce_scatter(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """``[ranks * n, ...] -> [n, ...]``, own rows of the sum; the gradient is gathered."""
+    ranks = group.size()
+    return _apply(x, _reduce_scatter, _gather, ranks, ranks, group.group_name)
+
+
+def exchange(x: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:
+    """All-to-all: the first ``sent[0]`` rows to rank 0 and so on; ``received[r]`` come from r."""
+    there, back = (received, sent), (sent, received)
+    return _apply(x, _exchange, _exchange, there, back, group.group_name)

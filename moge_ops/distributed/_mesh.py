@@ -1,0 +1,102 @@
+"""What a mesh splits, and the parameters that are split over it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import (
+    DTensor,
+    Partial,
+    Placement,
+    Replicate,
+    Shard,
+    distribute_tensor,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which dimension of a mesh splits what; names of ``DeviceMesh.mesh_dim_names``.
+
+    The paper's layout on eight devices (attention DP2 TP4, routed experts TP2 EP4, shared expert
+    TP8) is ``Plan(groups="b", width="a", heads="b")`` on a mesh ``a=2, b=4``.
+
+    Attributes:
+        groups: Whole groups of experts.
+        width: F, inside every expert; a mesh of two dimensions needs it.
+        heads: Attention heads, in :func:`moge_ops.distributed.parallelize`. Along the other
+            dimensions attention is data-parallel: their ranks have rows of the batch of their own.
+    """
+
+    groups: str = "ep"
+    width: str | None = None
+    heads: str | None = None
+
+    def check(self, mesh: DeviceMesh) -> None:
+        """Raises ValueError where the plan does not fit the mesh."""
+        names = mesh.mesh_dim_names or ()
+        for field, name in vars(self).items():
+            if name is not None and name not in names:
+                raise ValueError(f"plan.{field} must be one of the mesh's {names}, got {name!r}")
+        split = tuple(name for name in (self.groups, self.width) if name is not None)
+        if sorted(split) != sorted(names):
+            raise ValueError(
+                f"plan.groups and plan.width must be the mesh's dimensions {names}, got {split}"
+            )
+
+
+def size(mesh: DeviceMesh, name: str | None) -> int:
+    """Ranks along a dimension; 1 for None."""
+    return 1 if name is None else mesh[name].size()
+
+
+def check_divides(name: str, ranks: int, what: str, number: int) -> None:
+    """Raises ValueError, with both numbers, unless the ranks divide the number."""
+    if number % ranks:
+        raise ValueError(f"the ranks of {name} must divide {what}={number}, got {ranks}")
+
+
+def split(tensor: Tensor, mesh: DeviceMesh, **dims: int) -> nn.Parameter:
+    """A parameter of which this rank keeps its part: ``dims``, mesh dimension to tensor dimension.
+
+    Where no dimension is given for one of the mesh's, its ranks have copies.
+    """
+    placements: list[Placement] = [
+        Shard(dims[name]) if name in dims else Replicate() for name in mesh.mesh_dim_names or ()
+    ]
+    # without a source rank nothing is sent: every rank cuts its part out of its own tensor
+    part = distribute_tensor(tensor.detach(), mesh, placements, src_data_rank=None)
+    return nn.Parameter(part, tensor.requires_grad)
+
+
+def own_part(parameter: Tensor | None, *, alike: str | None = None) -> Any:
+    """This rank's part of a DTensor parameter, for use on work that no other rank does.
+
+    The gradient is then a partial sum wherever the parameter is replicated: it is added up over
+    those dimensions in the backward pass, once, so that ``grad`` is whole on every rank. FSDP and
+    DDP, which take means over ranks, leave what is equal on all of them as it is.
+
+    Args:
+        parameter: A DTensor; None stays None.
+        alike: Dimension of the mesh along which all ranks do the same work: their gradients are
+            whole and equal already.
+    """
+    if parameter is None:
+        return None
+    assert isinstance(parameter, DTensor)
+    names = parameter.device_mesh.mesh_dim_names or ()
+    partial = [
+        Partial() if isinstance(placement, Replicate) and name != alike else placement
+        for name, placement in zip(names, parameter.placements, strict=True)
+    ]
+    if partial != list(parameter.placements):
+        # changes nothing here; its backward turns the partial sums into the parameter's placements
+        parameter = parameter.redistribute(placements=parameter.placements)
+    return parameter.to_local(grad_placements=partial)
+
+
+def flat_group(mesh: DeviceMesh) -> dist.ProcessGroup:
+    """All ranks of a mesh, in the order of their coordinates."""
+    return (mesh if mesh.ndim == 1 else mesh._flatten()).get_group()

@@ -1,0 +1,173 @@
+"""Expert parallelism for MoGE: whole groups on every rank, so that every size is known."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from moge_ops.distributed._collectives import gather, reduce_scatter
+from moge_ops.distributed._mesh import Plan, check_divides, flat_group, own_part, size, split
+from moge_ops.nn import MoGE, MoGEOutput
+from moge_ops.ops.grouped_gate import Gating
+from moge_ops.ops.grouped_mlp import grouped_mlp
+from moge_ops.ops.route import route
+from moge_ops.ops.swiglu import swiglu
+
+
+class ExpertParallel(MoGE):
+    r"""A :class:`moge_ops.nn.MoGE` over the ranks of a mesh, every rank with its own tokens.
+
+    Forward: the tokens of all ranks are gathered; every rank chooses experts for all of them, but
+    works only on the columns of its own groups, which by MoGE's rule are T·K/ranks rows for T
+    tokens in all, whatever the router says; the ranks' partial outputs are reduce-scattered.
+    Backward is the mirror image. So a rank moves H elements per token in and H out, in the dtype
+    of ``x``, times (ranks - 1)/ranks, and that again in backward. No size depends on a
+    value: nothing is read back to the host, there is no capacity and nothing is dropped; the calls
+    can be captured in a graph and compile with ``fullgraph=True``.
+
+    On a mesh of two dimensions ``plan.width`` splits F inside every expert as well. The shared
+    expert's width is split over all ranks. All these partial sums end in the one reduce-scatter.
+
+    Gradients are those of the *sum* over ranks of the ranks' losses, on every rank and for every
+    parameter: the gradients of the replicated ones, gate and router_scale, are summed over the
+    ranks in the backward pass. Means over data-parallel ranks, as FSDP2 and DDP take them on
+    another dimension of the mesh, come on top.
+
+    Partial outputs are rounded to the dtype of ``x`` and added in it by the backend, in backward
+    too: for bfloat16 that is one rounding more per rank than in a single process.
+
+    Parameters, all DTensors on ``mesh`` (state dicts hold them as such; shapes are global):
+        gate ``[E, H]``, router_scale ``[E]``: replicated.
+        w_gate_up: ``[E, 2, F, H]``; w_down: ``[E, H, F]``.
+        shared_gate_up: ``[2, S, H]``; shared_down: ``[H, S]``.
+
+    Args:
+        moge: With the same weights on every rank, of which each keeps its part; or on the meta
+            device. Not to be used afterwards: what is replicated is not copied.
+        mesh: One named dimension, or two.
+        plan: What they split; ``heads`` is not used.
+        max_tokens: Most tokens of a rank in any call. Without it all ranks must have equally many
+            in a call. With it every rank's tokens are padded to this number, with zeros, whose
+            outputs are zeros: ranks may then have any number of tokens, or none.
+
+    Raises:
+        ValueError: The ranks do not divide G, F or S, or the plan does not fit the mesh; raised on
+            every rank before any communication.
+
+    Source:
+        Tang et al. 2025, "Pangu Pro MoE", sections 2 and 4 (arXiv:2505.21411).
+    """
+
+    def __init__(
+        self,
+        moge: MoGE,
+        mesh: DeviceMesh,
+        plan: Plan | None = None,
+        *,
+        max_tokens: int | None = None,
+    ) -> None:
+        plan = Plan() if plan is None else plan
+        plan.check(mesh)
+        # all that a module is stands in its __dict__: options, buffers and hooks are taken over
+        nn.Module.__init__(self)
+        vars(self).update({name: copy.copy(value) for name, value in vars(moge).items()})
+        self.mesh, self.plan, self.max_tokens = mesh, plan, max_tokens
+
+        ranks, parts = mesh.size(), size(mesh, plan.groups)
+        (E, H, width), K = moge.w_down.shape, moge.num_groups * moge.k
+        check_divides(f"{plan.groups!r}", parts, "num_groups", moge.num_groups)
+        check_divides(f"{plan.width!r}", size(mesh, plan.width), "expert_size", width)
+        if moge.shared_down is not None:
+            check_divides("the mesh", ranks, "shared_size", moge.shared_down.shape[1])
+
+        names = mesh.mesh_dim_names or ()
+        rows = {plan.groups: 0}
+        columns = {} if plan.width is None else {plan.width: 2}
+        self.gate = split(moge.gate, mesh)
+        if moge.router_scale is not None:
+            self.router_scale = split(moge.router_scale, mesh)
+        self.w_gate_up = split(moge.w_gate_up.view(E, 2, width, -1), mesh, **rows, **columns)
+        self.w_down = split(moge.w_down, mesh, **rows, **columns)
+        if moge.shared_gate_up is not None and moge.shared_down is not None:
+            everywhere = dict.fromkeys(names, 1)
+            self.shared_gate_up = split(moge.shared_gate_up.view(2, -1, H), mesh, **everywhere)
+            self.shared_down = split(moge.shared_down, mesh, **everywhere)
+
+        # this rank's share: its groups, their columns of a token's choice, and the first expert
+        self.own_groups = moge.num_groups // parts
+        part = mesh.get_local_rank(plan.groups)
+        self.own_columns = slice(part * K // parts, (part + 1) * K // parts)
+        self.first_expert = part * E // parts
+        self.group = flat_group(mesh)
+        self.routing_of = (self.group.rank(),)
+
+    def router_weights(self) -> tuple[Tensor, Tensor | None]:
+        """The router's parameters; every rank uses them for its own groups, so gradients add up."""
+        return own_part(self.gate), own_part(self.router_scale)
+
+    def forward(self, x: Tensor, *, return_routing: bool = False) -> Tensor | MoGEOutput:
+        """Applies the layer to the tokens of this rank; every rank must call it.
+
+        Args:
+            x: ``[..., H]``, this rank's T tokens.
+            return_routing: Also return the router's logits ``[T, E]`` and the gating, of this
+                rank's tokens.
+
+        Returns:
+            ``[..., H]``, or a :class:`moge_ops.nn.MoGEOutput`.
+
+        Raises:
+            ValueError: The last dimension of ``x`` is not H, or there are more than ``max_tokens``.
+        """
+        H = self.gate.shape[1]
+        if x.ndim < 1 or x.shape[-1] != H:
+            raise ValueError(f"x must be [..., H={H}], got {list(x.shape)}")
+        own = x.reshape(-1, H)  # [T, H]
+        T = own.shape[0]
+        if self.max_tokens is not None:
+            if self.max_tokens < T:
+                raise ValueError(f"x must have at most max_tokens={self.max_tokens}, got {T}")
+            own = F.pad(own, (0, 0, 0, self.max_tokens - T))
+        tokens = gather(own, self.group)  # [ranks * T, H]
+
+        logits, gating = self.router(tokens)
+        # ids of other ranks' groups are not looked at, so they need no mask
+        experts = gating.experts[:, self.own_columns] - self.first_expert
+        w_down: Tensor = own_part(self.w_down)
+        routing = route(experts, w_down.shape[0], num_groups=self.own_groups)
+        y = grouped_mlp(
+            tokens,
+            own_part(self.w_gate_up).flatten(1, 2),
+            w_down,
+            gating.weights[:, self.own_columns],
+            routing,
+            weight_on=self.weight_on,
+        )
+        if self.shared_gate_up is not None and self.shared_down is not None:
+            act = swiglu(F.linear(tokens, own_part(self.shared_gate_up).flatten(0, 1)))
+            y = y + F.linear(act, own_part(self.shared_down))
+        y = reduce_scatter(y, self.group)[:T].reshape(x.shape)
+        return MoGEOutput(y, *self._routing(logits, gating, T)) if return_routing else y
+
+    def _routing(self, logits: Tensor, gating: Gating, T: int) -> tuple[Tensor, Gating]:
+        """Of the ranks in ``routing_of``, those rows which are T tokens and no padding.
+
+        Only this rank's rows have gradients: each rank's loss has its own for the others.
+        """
+
+        def rows(x: Tensor) -> Tensor:
+            blocks = x.view(self.group.size(), -1, x.shape[1])
+            parts = [blocks[rank, :T] for rank in self.routing_of]
+            return torch.cat(
+                [
+                    part if rank == self.group.rank() else part.detach()
+                    for rank, part in zip(self.routing_of, parts, strict=True)
+                ]
+            )
+
+        experts = rows(gating.experts)
+        counts = torch.zeros_like(gating.counts)
+        counts.scatter_add_(0, experts.flatten().long(), torch.ones_like(experts).flatten())
+        return rows(logits), Gating(rows(gating.weights), experts, counts)

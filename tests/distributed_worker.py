@@ -1,0 +1,260 @@
+"""One rank of tests/test_distributed.py: runs every check of its world size, in order.
+
+A check is a function named ``check_...``, called with the world on all ranks alike. What it
+returns, errors and counts, is kept for the report.
+"""
+
+import copy
+import datetime
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import moge_ops
+from moge_ops import nn
+from moge_ops.distributed import ExpertParallel, Plan, expert_parallel
+from moge_ops.testing import assert_matches
+
+H, F, E, G, S = 24, 16, 32, 8, 16
+TIMEOUT = 60.0  # seconds that a collective waits for a rank, unless a check is about that
+
+
+class World:
+    """This rank, and the largest error that its comparisons have seen."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        self.largest = 0.0
+
+    def mesh(self, **dims: int) -> DeviceMesh:
+        return init_device_mesh("cpu", tuple(dims.values()), mesh_dim_names=tuple(dims))
+
+    def matches(
+        self, actual: Tensor, oracle: Tensor, what: str, scale: float | None = None
+    ) -> None:
+        """Within the library's tolerances of a float64 oracle; DTensors are gathered first."""
+        if isinstance(actual, DTensor):
+            actual = actual.full_tensor()
+        actual = actual.detach().reshape(oracle.shape)
+        assert_matches(actual, oracle, what, scale=scale)
+        if actual.numel() and actual.dtype == torch.float32:
+            unit = oracle.square().mean().sqrt().item() if scale is None else scale
+            error = (actual - oracle).abs().max().item() / max(unit, 1e-300)
+            self.largest = max(self.largest, error)
+
+
+def moge(**options: Any) -> nn.MoGE:
+    """The same layer on every rank."""
+    torch.manual_seed(1)
+    layer = nn.MoGE(H, F, E, G, **{"k": 2, "shared_size": S, **options})
+    with torch.no_grad():
+        if layer.router_scale is not None:
+            layer.router_scale.uniform_(0.5, 1.5)
+        if isinstance(layer.bias, Tensor):
+            layer.bias.uniform_(-0.1, 0.1)
+    return layer
+
+
+def tokens(counts: list[int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Every rank's x and d_y, the same on all of them."""
+    torch.manual_seed(2)
+    return [torch.randn(n, H) for n in counts], [torch.randn(n, H) for n in counts]
+
+
+def wide(layer: nn.MoGE) -> nn.MoGE:
+    """A copy in float64: the oracle."""
+    return copy.deepcopy(layer).double()
+
+
+def compare(
+    world: World, layer: nn.MoGE, parallel: ExpertParallel, counts: list[int], what: str
+) -> None:
+    """Output and every gradient of a rank's tokens, against one process with all tokens."""
+    oracle = wide(layer)
+    xs, d_ys = tokens(counts)
+    x = xs[world.rank].clone().requires_grad_()
+    parallel(x).backward(d_ys[world.rank])
+
+    x64 = [x.double().requires_grad_() for x in xs]
+    y64 = oracle(torch.cat(x64))
+    y64.backward(torch.cat(d_ys).double())
+    with torch.no_grad():
+        y = parallel(xs[world.rank])
+    world.matches(y, y64.split(counts)[world.rank], f"{what}: y")
+    world.matches(x.grad, x64[world.rank].grad, f"{what}: d_x")
+    # chosen scores nearly cancel in the softmax's gradient: measured against the size of d_x
+    scale = torch.cat([x.grad for x in x64]).square().mean().sqrt().item()
+    for name, p in oracle.named_parameters():
+        got = parallel.get_parameter(name).grad
+        world.matches(got, p.grad, f"{what}: d_{name}", scale if name == "gate" else None)
+
+
+def check_expert_parallel(world: World) -> None:
+    mesh = world.mesh(ep=world.size)
+    for name, options in {
+        "all parts": {},
+        "plain": {"k": 1, "shared_size": 0, "router_scale": False},
+        "sigmoid": {"score": "sigmoid", "selection_bias": True, "renormalize": True},
+        "weight on activation": {"weight_on": "activation"},
+    }.items():
+        layer = moge(**options)
+        compare(world, layer, ExpertParallel(moge(**options), mesh), [5] * world.size, name)
+
+
+def check_width(world: World) -> None:
+    """Groups over one dimension, F over the other, either one outermost."""
+    for a, b in ((2, world.size // 2), (world.size // 2, 2)):
+        mesh = world.mesh(a=a, b=b)
+        for plan in (Plan(groups="a", width="b"), Plan(groups="b", width="a")):
+            parallel = ExpertParallel(moge(), mesh, plan)
+            compare(world, moge(), parallel, [5] * world.size, f"{a} x {b}, {plan}")
+
+
+def check_unequal_tokens(world: World) -> None:
+    mesh = world.mesh(ep=world.size)
+    parallel = ExpertParallel(moge(), mesh, max_tokens=7)
+    counts = [(3 * r) % 8 for r in range(world.size)]  # rank 0 has none
+    compare(world, moge(), parallel, counts, "unequal")
+
+
+class Wire(TorchDispatchMode):
+    """Bytes that this rank receives, by collective, from the calls that reach the dispatcher."""
+
+    def __init__(self, ranks: int) -> None:
+        super().__init__()
+        self.ranks = ranks
+        self.bytes: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func._schema.name
+        if "c10d" in name and not name.endswith(("wait_tensor", "_wrap_tensor_autograd")):
+            # a ring sends the others' rows of a gather's result, or of a reduce-scatter's input,
+            # and does both for an all-reduce
+            kind = name.partition("::")[2]
+            whole = {
+                "all_gather_into_tensor": out.nbytes,
+                "reduce_scatter_tensor": args[0].nbytes,
+                "all_reduce": 2 * args[0].nbytes,
+            }[kind]
+            received = whole * (self.ranks - 1) // self.ranks
+            self.bytes[kind] = self.bytes.get(kind, 0) + received
+        return out
+
+
+def check_bytes(world: World) -> dict[str, Any]:
+    """What is counted is the formula: H in and H out per token, in the dtype, and back again."""
+    T, found = 6, {}
+    mesh = world.mesh(ep=world.size)
+    for dtype in (torch.float32, torch.bfloat16):
+        parallel = ExpertParallel(moge().to(dtype), mesh)
+        x = torch.randn(T, H, dtype=dtype, requires_grad=True)
+        one_way = T * (world.size - 1) * H * dtype.itemsize  # by the formula
+        with Wire(world.size) as forward:
+            y = parallel(x)
+        moves = {"all_gather_into_tensor": one_way, "reduce_scatter_tensor": one_way}
+        assert forward.bytes == moves, (forward.bytes, moves)
+        with Wire(world.size) as backward:
+            y.sum().backward()
+        # the replicated parameters' gradients, whatever the number of tokens
+        router = sum(p.nbytes for p in (parallel.gate, parallel.router_scale))
+        moves["all_reduce"] = 2 * router * (world.size - 1) // world.size
+        assert backward.bytes == moves, (backward.bytes, moves)
+        per_token = T * world.size
+        found[str(dtype).removeprefix("torch.")] = {
+            "counted per token and rank": sum(forward.bytes.values()) / per_token,
+            "formula": 2 * H * dtype.itemsize * (world.size - 1) / world.size,
+        }
+    return found
+
+
+def check_rows_are_equal(world: World) -> list[int]:
+    """On every step, whatever the router: T K / ranks rows on each rank."""
+    T, K = 6, 2 * G
+    parallel = ExpertParallel(moge(), world.mesh(ep=world.size))
+    rows: list[int] = []
+
+    def grouped_mlp(*arguments: Any, **options: Any) -> Tensor:
+        rows.append(int(arguments[4].offsets[-1]))
+        return moge_ops.grouped_mlp(*arguments, **options)
+
+    with mock.patch.object(expert_parallel, "grouped_mlp", grouped_mlp):
+        for step in range(4):
+            torch.manual_seed(world.rank + 100 * step)
+            with torch.no_grad():  # a router that is as one-sided as it can be, at the last step
+                parallel.gate.to_local().mul_(10.0**step)
+            parallel(torch.randn(T, H) + step)
+    assert rows == [T * world.size * K // world.size] * 4
+    return rows
+
+
+def check_refusals(world: World) -> None:
+    """Before any communication, on every rank, with both numbers."""
+    one = world.mesh(ep=world.size)
+    for error, message, build in (
+        (
+            ValueError,
+            f"'ep' must divide num_groups=3, got {world.size}",
+            lambda: ExpertParallel(nn.MoGE(H, F, 6, 3), one),
+        ),
+    ):
+        with Wire(world.size) as wire, pytest.raises(error, match=message):
+            build()
+        assert not wire.bytes
+
+
+def run(rank: int, size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    folder_ = Path(folder)
+    world = World(rank, size)
+    store = dist.FileStore(str(folder_ / "store"), size)
+    dist.init_process_group(
+        "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=datetime.timedelta(seconds=TIMEOUT),
+    )
+    results: dict[str, Any] = {}
+    for name, check in checks(size).items():
+        world.largest = 0.0
+        began = time.monotonic()
+        try:
+            found = check(world)
+        except BaseException:
+            # the other ranks may be in the middle of anything: nothing more is run
+            results[name] = {"error": traceback.format_exc()}
+            break
+        seconds = time.monotonic() - began
+        results[name] = {"seconds": seconds, "largest": world.largest, "found": found}
+    (folder_ / f"{rank}.json").write_text(json.dumps(results))
+    os._exit(0)  # past the destructors of groups whose ranks may be gone
+
+
+def checks(size: int) -> dict[str, Callable[[World], Any]]:
+    """By name, those that have this many ranks to run on."""
+    return {
+        name.removeprefix("check_"): function
+        for name, function in globals().items()
+        if name.startswith("check_") and size in getattr(function, "sizes", (2, 4, 8))
+    }
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+elif "WORLD" in globals():  # as tests/test_distributed.py starts it
+    run(*globals()["WORLD"])
