@@ -26,7 +26,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import moge_ops
 from moge_ops import nn
-from moge_ops.distributed import ExpertParallel, Plan, expert_parallel
+from moge_ops.distributed import (
+    ExpertParallel,
+    Plan,
+    TopKExpertParallel,
+    expert_parallel,
+    load_balance_loss,
+)
 from moge_ops.testing import assert_matches
 
 H, F, E, G, S = 24, 16, 32, 8, 16
@@ -129,6 +135,69 @@ def check_unequal_tokens(world: World) -> None:
     parallel = ExpertParallel(moge(), mesh, max_tokens=7)
     counts = [(3 * r) % 8 for r in range(world.size)]  # rank 0 has none
     compare(world, moge(), parallel, counts, "unequal")
+
+
+def check_top_k(world: World) -> None:
+    """Any choice of experts: skewed, with dropped slots, rank 0 without tokens."""
+    counts = [(3 * r) % 8 for r in range(world.size)]
+    xs, d_ys = tokens(counts)
+    layer = moge()
+    K = 3
+    for name, high in (("all experts", E + 2), ("two experts", 2)):  # ids E, E + 1: dropped
+        experts = [torch.randint(0, high, (n, K)) for n in counts]
+        weights = [torch.rand(n, K) for n in counts]
+        parallel = TopKExpertParallel(layer.w_gate_up, layer.w_down, world.mesh(ep=world.size))
+        x = xs[world.rank].clone().requires_grad_()
+        w = weights[world.rank].clone().requires_grad_()
+        y = parallel(x, experts[world.rank], w)
+        y.backward(d_ys[world.rank])
+
+        oracle = wide(layer)
+        x64 = torch.cat(xs).double().requires_grad_()
+        w64 = torch.cat(weights).double().requires_grad_()
+        routing = moge_ops.route(torch.cat(experts), E)
+        y64 = moge_ops.grouped_mlp(x64, oracle.w_gate_up, oracle.w_down, w64, routing)
+        y64.backward(torch.cat(d_ys).double())
+        for what, got, want in (
+            ("y", y, y64),
+            ("d_x", x.grad, x64.grad),
+            ("d_w", w.grad, w64.grad),
+        ):
+            world.matches(got, want.split(counts)[world.rank], f"{name}: {what}")
+        for part in ("w_gate_up", "w_down"):
+            want = oracle.get_parameter(part).grad
+            world.matches(parallel.get_parameter(part).grad, want, f"{name}: d_{part}")
+
+
+def check_loss_scopes(world: World) -> None:
+    """Parts add up to the loss on the scope's tokens, gradients are parts of its gradient."""
+    counts = [(3 * r) % 8 for r in range(world.size)]
+    mesh = world.mesh(dp=2, ep=world.size // 2)
+    for score in ("softmax", "sigmoid"):
+        torch.manual_seed(3)
+        logits = [torch.randn(n, E) for n in counts]
+        experts = [torch.randint(-1, E + 1, (n, 4)) for n in counts]  # out of range on both sides
+        ep_ranks = mesh.mesh[mesh.get_local_rank("dp")].tolist()
+        for group, ranks in (
+            (None, [world.rank]),
+            (mesh.get_group("ep"), ep_ranks),
+            (dist.group.WORLD, list(range(world.size))),
+        ):
+            own = logits[world.rank].clone().requires_grad_()
+            part = load_balance_loss(own, experts[world.rank], group, score=score)
+            part.backward()
+            all_logits = torch.cat([logits[r] for r in ranks]).double().requires_grad_()
+            all_experts = torch.cat([experts[r] for r in ranks])
+            whole = moge_ops.load_balance_loss(all_logits, all_experts, score=score)
+            (want,) = torch.autograd.grad(whole, all_logits)
+            before = sum(counts[r] for r in ranks if r < world.rank)
+            scale = want.square().mean().sqrt().item() if want.numel() else None
+            here = want[before : before + counts[world.rank]]
+            world.matches(own.grad, here, f"{score}, {len(ranks)} ranks: d_logits", scale)
+            total = part.detach().clone()
+            if group is not None:
+                dist.all_reduce(total, group=group)
+            world.matches(total, whole.detach(), f"{score}, {len(ranks)} ranks: loss")
 
 
 class Wire(TorchDispatchMode):

@@ -74,3 +74,8 @@ def exchange(x: Tensor, sent: list[int], received: list[int], group: dist.Proces
     """All-to-all: the first ``sent[0]`` rows to rank 0 and so on; ``received[r]`` come from r."""
     there, back = (received, sent), (sent, received)
     return _apply(x, _exchange, _exchange, there, back, group.group_name)
+
+
+def sum_over(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The sum over the ranks, on all of them; without a gradient."""
+    return _ops.wait_tensor(_ops.all_reduce(x, "sum", group.group_name))  # type: ignore[no-any-return]

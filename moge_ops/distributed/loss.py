@@ -1,0 +1,67 @@
+"""The load-balance loss over the tokens of several ranks."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from moge_ops import _checks
+from moge_ops.distributed._collectives import sum_over
+from moge_ops.ops.grouped_gate import SCORES
+from moge_ops.ops.load_balance_loss import load_balance_loss as _of_one_rank
+
+
+def load_balance_loss(
+    logits: Tensor,
+    experts: Tensor,
+    group: dist.ProcessGroup | None = None,
+    *,
+    score: str = "softmax",
+) -> Tensor:
+    r"""This rank's part of :func:`moge_ops.load_balance_loss` on the tokens of all ranks.
+
+    .. math::
+        L_r = \sum_i f_i\,\frac{1}{T} \sum_{t \in r} q_{ti}, \qquad
+        f_i = \frac{E}{K T} \sum_{t,j} [c_{tj} = i]
+
+    with f and T over the tokens of all ranks in ``group``. The parts add up to the loss on all
+    tokens, and so do their gradients, for any number of tokens on each rank. The wider the scope,
+    the less an even share is demanded of every small batch; one sum of E + 1 integers per call.
+
+    Args:
+        logits: ``[T_r, E]``, as in :func:`moge_ops.load_balance_loss`: this rank's tokens.
+        experts: ``[T_r, K]``, with the same K on all ranks.
+        group: The scope: None for this rank's batch, ``mesh.get_group("ep")`` for the ranks of
+            expert parallelism, ``torch.distributed.group.WORLD`` for all.
+        score: ``"softmax"`` or ``"sigmoid"``.
+
+    Returns:
+        A float32 scalar (float64 for float64 logits); the gradient goes to ``logits``, without
+        communication, as f has none. The host does not wait.
+
+    Raises:
+        TypeError, ValueError: As :func:`moge_ops.load_balance_loss`.
+
+    Source:
+        Tang et al. 2025, "Pangu Ultra MoE", its expert-parallel-group loss (arXiv:2505.04519).
+    """
+    if group is None:
+        return _of_one_rank(logits, experts, score=score)
+    _checks.tensor("logits", logits, "[T, E]", _checks.FLOATS)
+    _checks.tensor("experts", experts, "[T, K]", _checks.IDS)
+    (T, E), K = logits.shape, experts.shape[1]
+    _checks.shape("experts", experts, "[T, K]", (T, K))
+    _checks.choice("score", score, SCORES)
+
+    # slots of every expert, slots of none, and tokens
+    ids = torch.where((experts >= 0) & (experts < E), experts, E).flatten().long()
+    counts = ids.new_zeros(E + 2).scatter_add_(0, ids, torch.ones_like(ids))
+    counts[E + 1] = T
+    counts = sum_over(counts, group)
+    acc = torch.promote_types(logits.dtype, torch.float32)
+    if score == "softmax":
+        q = logits.softmax(-1, dtype=acc)
+    else:
+        q = F.normalize(logits.to(acc).sigmoid(), p=1.0, dim=-1)
+    total = counts[E + 1].to(acc).clamp_min(1.0)
+    return q.sum(0) @ counts[:E].to(acc) * (E / max(K, 1)) / total.square()
