@@ -8,10 +8,11 @@ import copy
 import datetime
 import json
 import os
+import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,7 +33,10 @@ from moge_ops.distributed import (
     TopKExpertParallel,
     expert_parallel,
     load_balance_loss,
+    parallelize,
+    state_dict,
 )
+from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.testing import assert_matches
 
 H, F, E, G, S = 24, 16, 32, 8, 16
@@ -198,6 +202,104 @@ def check_loss_scopes(world: World) -> None:
             if group is not None:
                 dist.all_reduce(total, group=group)
             world.matches(total, whole.detach(), f"{score}, {len(ranks)} ranks: loss")
+
+
+SIZES = {
+    "vocab_size": 31,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "num_experts": 16,
+    "num_experts_per_tok": 8,
+    "num_groups": 8,
+    "moe_intermediate_size": 12,
+    "shared_expert_intermediate_size": 16,
+    "router_aux_loss_coef": 0.5,
+    "eos_token_id": None,
+}
+
+
+def pangu() -> PanguMoEForCausalLM:
+    """The same model on every rank, with weights of a size at which every part matters."""
+    torch.manual_seed(4)
+    model = PanguMoEForCausalLM(PanguMoEConfig(**SIZES))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(torch.randn(p.shape) * (0.3 if p.ndim == 1 else p.shape[-1] ** -0.5))
+            if "norm" in name or "router_scale" in name:
+                p.add_(1.0)
+    return model
+
+
+def layouts(world: World) -> Iterator[tuple[str, DeviceMesh, Plan, list[list[int]]]]:
+    """Meshes, plans and the sets of ranks that share attention; the paper's is the last at 8."""
+    R = world.size
+    one, ranks = world.mesh(ep=R), list(range(R))
+    yield "attention data-parallel", one, Plan(), [[r] for r in ranks]
+    if SIZES["num_key_value_heads"] >= R:
+        yield "attention tensor-parallel", one, Plan(heads="ep"), [ranks]
+    if R > 2:
+        two = world.mesh(a=2, b=R // 2)
+        columns = two.mesh.T.tolist()
+        yield "two dimensions", two, Plan(groups="a", width="b", heads="a"), columns
+        yield "H2P", two, Plan(groups="b", width="a", heads="b"), two.mesh.tolist()
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    """By the names that hold on every mesh."""
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(p.grad)
+    return state_dict(model)
+
+
+def check_model(world: World) -> None:
+    """Logits, loss and every gradient, rows of the batch padded on the left, B L not divisible."""
+    B, L = 2, 5
+    for what, mesh, plan, sets in layouts(world):
+        torch.manual_seed(5)
+        ids = [torch.randint(0, 31, (B, L)) for _ in sets]
+        masks = [torch.ones(B, L) for _ in sets]
+        for i, mask in enumerate(masks):
+            mask[0, : i % 3] = 0
+        mine = next(i for i, ranks in enumerate(sets) if world.rank in ranks)
+
+        model = parallelize(pangu(), mesh, plan)
+        out = model(ids[mine], masks[mine], return_details=True)
+        oracle = pangu().double()
+        outs = [oracle(i, m, return_details=True) for i, m in zip(ids, masks, strict=True)]
+        world.matches(out.logits, outs[mine].logits, f"{what}: logits")
+        for i, (got, want) in enumerate(zip(out.gating, outs[mine].gating, strict=True)):
+            assert torch.equal(got.experts, want.experts), f"{what}: experts of layer {i}"
+            assert torch.equal(got.counts, want.counts), f"{what}: counts of layer {i}"
+
+        loss = model.loss(ids[mine], attention_mask=masks[mine])
+        losses = [oracle.loss(i, attention_mask=m) for i, m in zip(ids, masks, strict=True)]
+        world.matches(loss, losses[mine].detach(), f"{what}: loss")
+        loss.backward()
+        sum(losses).backward()
+        scale = None
+        for name, want in gradients(oracle).items():
+            got = model.get_parameter(name).grad.full_tensor()
+            # what a softmax leaves of nearly equal terms is measured against the sums it is left of
+            scale = largest_gradient(oracle) if re.search(r"gate$|k_bias", name) else None
+            world.matches(got, want, f"{what}: d_{name}", scale)
+
+
+def largest_gradient(model: torch.nn.Module) -> float:
+    return max(p.square().mean().sqrt().item() for p in model.parameters())
+
+
+def check_generation(world: World) -> None:
+    """Greedy tokens with the cache; prompts of unequal lengths."""
+    for what, mesh, plan, sets in layouts(world):
+        mine = next(i for i, ranks in enumerate(sets) if world.rank in ranks)
+        prompt = [[1 + mine, 2, 3], [4, 5 + mine, 6, 7, 8]]
+        model = parallelize(pangu(), mesh, plan).eval()
+        got = model.generate(prompt, 6, temperature=0.0)
+        want = pangu().eval().generate(prompt, 6, temperature=0.0)
+        assert torch.equal(got, want), f"{what}: {got} != {want}"
 
 
 class Wire(TorchDispatchMode):

@@ -1,7 +1,6 @@
 """What a mesh splits, and the parameters that are split over it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -46,6 +45,12 @@ class Plan:
                 f"plan.groups and plan.width must be the mesh's dimensions {names}, got {split}"
             )
 
+    def check_sizes(self, mesh: DeviceMesh, num_groups: int, expert_size: int, shared: int) -> None:
+        """Raises ValueError, with both numbers, where ranks do not divide what they split."""
+        check_divides(repr(self.groups), size(mesh, self.groups), "num_groups", num_groups)
+        check_divides(repr(self.width), size(mesh, self.width), "expert_size", expert_size)
+        check_divides("the mesh", mesh.size(), "shared_size", shared)
+
 
 def size(mesh: DeviceMesh, name: str | None) -> int:
     """Ranks along a dimension; 1 for None."""
@@ -71,7 +76,7 @@ def split(tensor: Tensor, mesh: DeviceMesh, **dims: int) -> nn.Parameter:
     return nn.Parameter(part, tensor.requires_grad)
 
 
-def own_part(parameter: Tensor | None, *, alike: str | None = None) -> Any:
+def own_part(parameter: Tensor, *, alike: str | None = None) -> Tensor:
     """This rank's part of a DTensor parameter, for use on work that no other rank does.
 
     The gradient is then a partial sum wherever the parameter is replicated: it is added up over
@@ -79,12 +84,10 @@ def own_part(parameter: Tensor | None, *, alike: str | None = None) -> Any:
     DDP, which take means over ranks, leave what is equal on all of them as it is.
 
     Args:
-        parameter: A DTensor; None stays None.
+        parameter: A DTensor.
         alike: Dimension of the mesh along which all ranks do the same work: their gradients are
             whole and equal already.
     """
-    if parameter is None:
-        return None
     assert isinstance(parameter, DTensor)
     names = parameter.device_mesh.mesh_dim_names or ()
     partial = [
@@ -94,7 +97,8 @@ def own_part(parameter: Tensor | None, *, alike: str | None = None) -> Any:
     if partial != list(parameter.placements):
         # changes nothing here; its backward turns the partial sums into the parameter's placements
         parameter = parameter.redistribute(placements=parameter.placements)
-    return parameter.to_local(grad_placements=partial)
+    part: Tensor = parameter.to_local(grad_placements=partial)
+    return part
 
 
 def flat_group(mesh: DeviceMesh) -> dist.ProcessGroup:

@@ -8,12 +8,19 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from moge_ops.distributed._collectives import gather, reduce_scatter
-from moge_ops.distributed._mesh import Plan, check_divides, flat_group, own_part, size, split
+from moge_ops.distributed._mesh import Plan, flat_group, own_part, size, split
 from moge_ops.nn import MoGE, MoGEOutput
 from moge_ops.ops.grouped_gate import Gating
 from moge_ops.ops.grouped_mlp import grouped_mlp
 from moge_ops.ops.route import route
 from moge_ops.ops.swiglu import swiglu
+
+
+def gating_of(weights: Tensor, experts: Tensor, num_experts: int) -> Gating:
+    """Some rows of a gating, with the counts of these."""
+    ids = experts.flatten()
+    counts = ids.new_zeros(num_experts).scatter_add_(0, ids.long(), torch.ones_like(ids))
+    return Gating(weights, experts, counts)
 
 
 class ExpertParallel(MoGE):
@@ -70,17 +77,15 @@ class ExpertParallel(MoGE):
     ) -> None:
         plan = Plan() if plan is None else plan
         plan.check(mesh)
+        shared = 0 if moge.shared_down is None else moge.shared_down.shape[1]
+        plan.check_sizes(mesh, moge.num_groups, moge.w_down.shape[2], shared)
         # all that a module is stands in its __dict__: options, buffers and hooks are taken over
         nn.Module.__init__(self)
         vars(self).update({name: copy.copy(value) for name, value in vars(moge).items()})
         self.mesh, self.plan, self.max_tokens = mesh, plan, max_tokens
 
-        ranks, parts = mesh.size(), size(mesh, plan.groups)
+        parts = size(mesh, plan.groups)
         (E, H, width), K = moge.w_down.shape, moge.num_groups * moge.k
-        check_divides(f"{plan.groups!r}", parts, "num_groups", moge.num_groups)
-        check_divides(f"{plan.width!r}", size(mesh, plan.width), "expert_size", width)
-        if moge.shared_down is not None:
-            check_divides("the mesh", ranks, "shared_size", moge.shared_down.shape[1])
 
         names = mesh.mesh_dim_names or ()
         rows = {plan.groups: 0}
@@ -101,11 +106,12 @@ class ExpertParallel(MoGE):
         self.own_columns = slice(part * K // parts, (part + 1) * K // parts)
         self.first_expert = part * E // parts
         self.group = flat_group(mesh)
-        self.routing_of = (self.group.rank(),)
+        self.routing_of: tuple[int, ...] = (self.group.rank(),)
 
     def router_weights(self) -> tuple[Tensor, Tensor | None]:
         """The router's parameters; every rank uses them for its own groups, so gradients add up."""
-        return own_part(self.gate), own_part(self.router_scale)
+        scale = self.router_scale
+        return own_part(self.gate), None if scale is None else own_part(scale)
 
     def forward(self, x: Tensor, *, return_routing: bool = False) -> Tensor | MoGEOutput:
         """Applies the layer to the tokens of this rank; every rank must call it.
@@ -167,7 +173,5 @@ class ExpertParallel(MoGE):
                 ]
             )
 
-        experts = rows(gating.experts)
-        counts = torch.zeros_like(gating.counts)
-        counts.scatter_add_(0, experts.flatten().long(), torch.ones_like(experts).flatten())
-        return rows(logits), Gating(rows(gating.weights), experts, counts)
+        chosen = gating_of(rows(gating.weights), rows(gating.experts), logits.shape[1])
+        return rows(logits), chosen

@@ -132,7 +132,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
     return dict(shards)
 
 
-def _open(path: Path) -> Any:
+def opened(path: Path) -> Any:
     """Opens a shard: its header is parsed and its size checked, its data is mapped, not read."""
     try:
         return safe_open(path, framework="pt")
@@ -160,7 +160,7 @@ def _check(
     """Compares all headers with the config, before any memory is taken; raises ValueError."""
     problems, found = [], set()
     for path, listed in shards.items():
-        with _open(path) as shard:
+        with opened(path) as shard:
             names = set(shard.keys())
             for name in sorted(names if listed is None else names | listed):
                 where = f"{name} in {path.name}"
@@ -194,7 +194,7 @@ def _stored(folder: Path, config: PanguMoEConfig, shards: dict[Path, set[str] | 
     given = config.extra.get("dtype", config.extra.get("torch_dtype"))
     codes = {str(dtype).removeprefix("torch."): code for code, dtype in DTYPES.items()}
     if given is None:
-        with _open(next(iter(shards))) as shard:
+        with opened(next(iter(shards))) as shard:
             names = shard.keys()
             stored: str = shard.get_slice(names[0]).get_dtype() if names else "none"
     else:
@@ -213,10 +213,27 @@ def stored_dtype(folder: str | Path) -> torch.dtype:
 def stored_tensors(folder: str | Path) -> Iterator[tuple[str, str, int]]:
     """Name, dtype and elements of every tensor in a folder's files, from their headers."""
     for path in _shards(Path(folder)):
-        with _open(path) as shard:
+        with opened(path) as shard:
             for name in shard.keys():  # noqa: SIM118 - an opened file is no mapping
                 header = shard.get_slice(name)
                 yield name, header.get_dtype(), math.prod(header.get_shape())
+
+
+def checked(
+    folder: str | Path, dtype: torch.dtype | None
+) -> tuple[PanguMoEForCausalLM, list[Path]]:
+    """A folder's model without memory, in ``dtype``, and its files, which have all that it needs.
+
+    Raises as :func:`from_pretrained`.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    shards = _shards(folder)
+    stored = _stored(folder, config, shards)
+    with torch.device("meta"):
+        model = PanguMoEForCausalLM(config).to(dtype or DTYPES[stored])
+    _check(folder, shards, {name: list(x.shape) for name, x in released(model)}, stored)
+    return model, list(shards)
 
 
 def from_pretrained(
@@ -246,18 +263,11 @@ def from_pretrained(
             missing, unexpected, misshapen, or not of the dtype that ``config.json`` gives as
             ``torch_dtype``; the message names file and tensors.
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    shards = _shards(folder)
-    stored = _stored(folder, config, shards)
-
-    with torch.device("meta"):
-        model = PanguMoEForCausalLM(config).to(dtype or DTYPES[stored])
-    _check(folder, shards, {name: list(x.shape) for name, x in released(model)}, stored)
+    model, shards = checked(folder, dtype)
     model.to_empty(device=device)
     parts = dict(released(model))
     for path in shards:
-        with _open(path) as shard:
+        with opened(path) as shard:
             names = shard.keys()
             for name in names:
                 parts[name].copy_(shard.get_tensor(name))

@@ -124,6 +124,9 @@ FIXED = {
 class KVCache:
     """Keys and values of all layers, allocated once, in the model's dtype.
 
+    Args:
+        kv_heads: C where it is not the config's, because the heads are split over devices.
+
     Attributes:
         kv: ``[layers, 2, B, C, max_length, D]``.
         length: Tokens of a row, padding included, that are in use: the model moves it.
@@ -135,10 +138,12 @@ class KVCache:
         batch: int,
         max_length: int,
         *,
+        kv_heads: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        heads = (config.num_key_value_heads, max_length, config.head_dim)
+        C = config.num_key_value_heads if kv_heads is None else kv_heads
+        heads = (C, max_length, config.head_dim)
         shape = (config.num_hidden_layers, 2, batch, *heads)
         self.kv = torch.empty(shape, device=device, dtype=dtype)
         self.length = 0
@@ -152,6 +157,7 @@ class Context(NamedTuple):
     mask: Tensor | None  # [B or 1, 1, L, S], true where a query sees a key
     causal: bool  # without a mask: whether a query sees no later key
     start: int  # S - L
+    shape: tuple[int, int]  # B, L
 
 
 def rotate(x: Tensor, context: Context) -> Tensor:
@@ -167,15 +173,16 @@ class Attention(nn.Module):
         super().__init__()
         H = config.hidden_size
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = config.head_dim
         self.dropout = config.attention_dropout
         self.qkv = nn.Linear(H, (self.heads + 2 * self.kv_heads) * config.head_dim)
         self.o = nn.Linear(H, H)
 
     def forward(self, x: Tensor, context: Context, kv: Tensor | None) -> Tensor:
         """``[B, L, H] -> [B, L, H]``; adds keys and values to ``kv [2, B, C, S, D]``."""
-        B, L, H = x.shape
-        A, C = self.heads, self.kv_heads
-        qkv = self.qkv(x).view(B, L, A + 2 * C, H // A)
+        B, L, _ = x.shape
+        A, C, D = self.heads, self.kv_heads, self.head_dim
+        qkv = self.qkv(x).view(B, L, A + 2 * C, D)
         qk = rotate(qkv[:, :, : A + C], context).transpose(1, 2)  # [B, A + C, L, D]
         q, k = qk[:, :A], qk[:, A:]
         v = qkv[:, :, A + C :].transpose(1, 2)  # [B, C, L, D]
@@ -192,7 +199,7 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(
                 q, k, v, context.mask, dropout, context.causal, enable_gqa=True
             ).transpose(1, 2)
-        return self.o(y.reshape(B, L, H))  # type: ignore[no-any-return]
+        return self.o(y.reshape(B, L, A * D))  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):
@@ -267,6 +274,7 @@ class PanguMoEForCausalLM(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
+        self.kv_heads = config.num_key_value_heads  # of a cache
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -293,11 +301,15 @@ class PanguMoEForCausalLM(nn.Module):
 
     def new_cache(self, batch: int, max_length: int) -> KVCache:
         """A cache for ``batch`` rows of at most ``max_length`` tokens."""
-        weight = self.embed.weight
-        return KVCache(self.config, batch, max_length, device=weight.device, dtype=weight.dtype)
+        weight, C = self.embed.weight, self.kv_heads
+        return KVCache(
+            self.config, batch, max_length, kv_heads=C, device=weight.device, dtype=weight.dtype
+        )
 
-    def _context(self, attention_mask: Tensor | None, L: int, start: int) -> Context:
-        weight = self.embed.weight
+    def _context(
+        self, attention_mask: Tensor | None, shape: tuple[int, int], start: int
+    ) -> Context:
+        weight, (_, L) = self.embed.weight, shape
         columns = torch.arange(start + L, device=weight.device)  # [S]
         positions = columns[start:].unsqueeze(0)  # [1, L]
         mask = None
@@ -313,7 +325,7 @@ class PanguMoEForCausalLM(nn.Module):
         powers = torch.arange(0, D, 2, device=weight.device, dtype=torch.float32) / D
         angles = positions[..., None, None, None] * self.config.rope_theta**-powers
         cos, sin = angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
-        return Context(cos, torch.cat([-sin, sin], -2), mask, mask is None and L > 1, start)
+        return Context(cos, torch.cat([-sin, sin], -2), mask, mask is None and L > 1, start, shape)
 
     def forward(
         self,
@@ -356,7 +368,7 @@ class PanguMoEForCausalLM(nn.Module):
             V, got = self.config.vocab_size, f"{int(input_ids.min())} to {int(input_ids.max())}"
             raise ValueError(f"input_ids must be in [0, {V}), got {got}") from error
 
-        context = self._context(attention_mask, L, start)
+        context = self._context(attention_mask, (B, L), start)
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         hidden_states, router_logits, gating = [x], [], []
         for i, layer in enumerate(self.layers):
