@@ -17,7 +17,7 @@ import pytest
 WORKER = Path(__file__).with_name("distributed_worker.py")
 worker = runpy.run_path(str(WORKER))
 LIMIT = 150.0  # seconds for one world size
-CHECKS = [(size, name) for size in (2, 4, 8) for name in worker["checks"](size)]
+CHECKS = [(size, name) for size in worker["TIMEOUTS"] for name in worker["checks"](size)]
 Results = list[dict[str, Any]]  # of every rank
 
 
