@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_example_runs(device: str) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    block, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)  # the other: on two ranks
     assert len(block.splitlines()) <= 14
     namespace: dict[str, torch.Tensor] = {}
     with torch.device(device):

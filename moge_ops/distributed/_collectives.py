@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 # The functional collectives: they trace under torch.compile(fullgraph=True) and have meta kernels,
@@ -56,6 +57,12 @@ class _Collective(torch.autograd.Function):
 def _apply(*arguments: Any) -> Tensor:
     out: Tensor = _Collective.apply(*arguments)  # type: ignore[no-untyped-call]
     return out
+
+
+def filled(x: Tensor, rows: int) -> Tensor:
+    """``[n, H] -> [rows, H]``, with zeros at the end; x itself where it has as many."""
+    missing = rows - x.shape[0]
+    return F.pad(x, (0, 0, 0, missing)) if missing else x
 
 
 def gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:

@@ -44,6 +44,7 @@ class Plan:
             raise ValueError(
                 f"plan.groups and plan.width must be the mesh's dimensions {names}, got {split}"
             )
+        check_ascending(mesh)
 
     def check_sizes(self, mesh: DeviceMesh, num_groups: int, expert_size: int, shared: int) -> None:
         """Raises ValueError, with both numbers, where ranks do not divide what they split."""
@@ -55,6 +56,13 @@ class Plan:
 def size(mesh: DeviceMesh, name: str | None) -> int:
     """Ranks along a dimension; 1 for None."""
     return 1 if name is None else mesh[name].size()
+
+
+def check_ascending(mesh: DeviceMesh) -> None:
+    """Raises ValueError unless a mesh has its ranks in the order that process groups have them."""
+    ranks = mesh.mesh.flatten().tolist()
+    if ranks != sorted(ranks):
+        raise ValueError(f"the mesh must have its ranks in ascending order, got {ranks}")
 
 
 def check_divides(name: str, ranks: int, what: str, number: int) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from moge_ops.distributed._collectives import gather, reduce_scatter
+from moge_ops.distributed._collectives import filled, gather, reduce_scatter
 from moge_ops.distributed._mesh import Plan, flat_group, own_part, size, split
 from moge_ops.nn import MoGE, MoGEOutput
 from moge_ops.ops.grouped_gate import Gating
@@ -135,7 +135,7 @@ class ExpertParallel(MoGE):
         if self.max_tokens is not None:
             if self.max_tokens < T:
                 raise ValueError(f"x must have at most max_tokens={self.max_tokens}, got {T}")
-            own = F.pad(own, (0, 0, 0, self.max_tokens - T))
+            own = filled(own, self.max_tokens)
         tokens = gather(own, self.group)  # [ranks * T, H]
 
         logits, gating = self.router(tokens)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from moge_ops.distributed._collectives import gather, reduce_scatter
+from moge_ops.distributed._collectives import filled, gather, reduce_scatter
 from moge_ops.distributed._mesh import Plan, check_divides, own_part, size, split
 from moge_ops.distributed.expert_parallel import ExpertParallel, gating_of
 from moge_ops.models.pangu_moe import Attention, Context, Layer, PanguMoEForCausalLM
@@ -31,7 +31,7 @@ class Shards:
         self.rank = 0 if self.group is None else self.group.rank()
 
     def _filled(self, x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, 0, -x.shape[0] % self.ranks))
+        return filled(x, -(-x.shape[0] // self.ranks) * self.ranks)
 
     def own(self, x: Tensor) -> Tensor:
         """``[T, H] -> [T_r, H]``: this rank's rows."""

@@ -1,13 +1,12 @@
 """Expert parallelism for any choice of experts, where the sizes depend on the choice."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from moge_ops import _checks
-from moge_ops.distributed._collectives import exchange
-from moge_ops.distributed._mesh import check_divides, own_part, split
+from moge_ops.distributed._collectives import exchange, filled
+from moge_ops.distributed._mesh import check_ascending, check_divides, own_part, split
 from moge_ops.ops.grouped_mlp import grouped_mlp
 from moge_ops.ops.permute import permute
 from moge_ops.ops.route import route
@@ -42,6 +41,7 @@ class TopKExpertParallel(nn.Module):
         super().__init__()
         if mesh.ndim != 1 or not mesh.mesh_dim_names:
             raise ValueError(f"mesh must have one named dimension, got {mesh}")
+        check_ascending(mesh)
         (name,) = mesh.mesh_dim_names
         check_divides(repr(name), mesh.size(), "the number of experts", w_down.shape[0])
         self.w_gate_up = split(w_gate_up, mesh, **{name: 0})
@@ -77,5 +77,4 @@ class TopKExpertParallel(nn.Module):
             arrived, own_part(self.w_gate_up), w_down, ones, route(ids, w_down.shape[0])
         )
         back = exchange(out, received_rows, sent_rows, self.group)
-        dropped = experts.numel() - back.shape[0]
-        return unpermute(F.pad(back, (0, 0, 0, dropped)), routing, weights)
+        return unpermute(filled(back, experts.numel()), routing, weights)
