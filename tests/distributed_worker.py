@@ -99,6 +99,14 @@ def wide(layer: nn.MoGE) -> nn.MoGE:
     return copy.deepcopy(layer).double()
 
 
+def whole_gradient(module: torch.nn.Module, name: str) -> Tensor:
+    """A parameter's gradient, no part of which is left to be summed."""
+    p = module.get_parameter(name)
+    assert isinstance(p.grad, DTensor)
+    assert p.grad.placements == p.placements, name
+    return p.grad.full_tensor()
+
+
 def compare(
     world: World, layer: nn.MoGE, parallel: ExpertParallel, counts: list[int], what: str
 ) -> None:
@@ -118,7 +126,7 @@ def compare(
     # chosen scores nearly cancel in the softmax's gradient: measured against the size of d_x
     scale = torch.cat([x.grad for x in x64]).square().mean().sqrt().item()
     for name, p in oracle.named_parameters():
-        got = parallel.get_parameter(name).grad
+        got = whole_gradient(parallel, name)
         world.matches(got, p.grad, f"{what}: d_{name}", scale if name == "gate" else None)
 
 
@@ -179,7 +187,7 @@ def check_top_k(world: World) -> None:
             world.matches(got, want.split(counts)[world.rank], f"{name}: {what}")
         for part in ("w_gate_up", "w_down"):
             want = oracle.get_parameter(part).grad
-            world.matches(parallel.get_parameter(part).grad, want, f"{name}: d_{part}")
+            world.matches(whole_gradient(parallel, part), want, f"{name}: d_{part}")
 
 
 def check_loss_scopes(world: World) -> None:
@@ -292,7 +300,7 @@ def check_model(world: World) -> None:
         sum(losses).backward()
         scale = None
         for name, want in gradients(oracle).items():
-            got = model.get_parameter(name).grad.full_tensor()
+            got = whole_gradient(model, name)
             # what a softmax leaves of nearly equal terms is measured against the sums it is left of
             scale = largest_gradient(oracle) if re.search(r"gate$|k_bias", name) else None
             world.matches(got, want, f"{what}: d_{name}", scale)

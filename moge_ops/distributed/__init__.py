@@ -1,7 +1,8 @@
 """More than one device: expert parallelism with static sizes, on torch.distributed.
 
 Process groups and meshes are torch's, and so is the transport: gloo, NCCL, HCCL by the same calls.
-Released checkpoint folders: :mod:`moge_ops.distributed.checkpoint`, which needs safetensors.
+Run on gloo with CPU tensors; NCCL and HCCL have not been run. Released checkpoint folders:
+:mod:`moge_ops.distributed.checkpoint`, which needs safetensors.
 """
 
 from moge_ops.distributed._mesh import Plan

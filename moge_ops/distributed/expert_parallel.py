@@ -27,12 +27,13 @@ class ExpertParallel(MoGE):
     r"""A :class:`moge_ops.nn.MoGE` over the ranks of a mesh, every rank with its own tokens.
 
     Forward: the tokens of all ranks are gathered; every rank chooses experts for all of them, but
-    works only on the columns of its own groups, which by MoGE's rule are T·K/ranks rows for T
-    tokens in all, whatever the router says; the ranks' partial outputs are reduce-scattered.
-    Backward is the mirror image. So a rank moves H elements per token in and H out, in the dtype
-    of ``x``, times (ranks - 1)/ranks, and that again in backward. No size depends on a
-    value: nothing is read back to the host, there is no capacity and nothing is dropped; the calls
-    can be captured in a graph and compile with ``fullgraph=True``.
+    works only on the columns of its own groups, whose rows are by MoGE's rule T·K / ranks of
+    ``plan.groups`` for T tokens in all, whatever the router says; the ranks' partial outputs are
+    reduce-scattered. Backward is the mirror image. So a rank receives H elements per token and
+    again H, in the dtype of ``x``, times (ranks - 1)/ranks, and that once more in backward, with
+    the gradients of the router, whose size does not depend on T. No size depends on a value:
+    nothing is read back to the host, there is no capacity and nothing is dropped, as capturing in
+    a graph demands; ``torch.compile(fullgraph=True)`` works.
 
     On a mesh of two dimensions ``plan.width`` splits F inside every expert as well. The shared
     expert's width is split over all ranks. All these partial sums end in the one reduce-scatter.
@@ -44,6 +45,11 @@ class ExpertParallel(MoGE):
 
     Partial outputs are rounded to the dtype of ``x`` and added in it by the backend, in backward
     too: for bfloat16 that is one rounding more per rank than in a single process.
+
+    A rank that is gone becomes a RuntimeError on the others: on gloo at once where its connection
+    closes, else after the timeout of the process group. The groups of a mesh's dimensions have
+    the backend's default, not that of ``init_process_group``, unless ``init_device_mesh`` is told
+    otherwise by ``backend_override`` (pytorch/pytorch#119574).
 
     Parameters, all DTensors on ``mesh`` (state dicts hold them as such; shapes are global):
         gate ``[E, H]``, router_scale ``[E]``: replicated.

@@ -93,7 +93,7 @@ class _Head(nn.Module):
 
 
 class _QKV(nn.Module):
-    """Own heads' queries, keys and values, in one product; three parameters each way."""
+    """Own heads' queries, keys and values; a parameter of each, as each is split on its own."""
 
     def __init__(self, attention: Attention, mesh: DeviceMesh, heads: str | None) -> None:
         super().__init__()
@@ -105,12 +105,11 @@ class _QKV(nn.Module):
                 self.register_parameter(f"{name}_{kind}", split(part, mesh, **rows))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = (
-            torch.cat([own_part(self.get_parameter(f"{name}_{kind}")) for name in "qkv"])
-            for kind in ("weight", "bias")
-        )
-        out: Tensor = F.linear(x, weight, bias)
-        return out
+        def part(name: str) -> Tensor:
+            return own_part(self.get_parameter(name))
+
+        # three products: to put the weights together would copy them in every step
+        return torch.cat([F.linear(x, part(f"{n}_weight"), part(f"{n}_bias")) for n in "qkv"], -1)
 
 
 class _Output(nn.Module):
@@ -231,13 +230,11 @@ def parallelize(
     module.kv_heads //= shards.ranks
     model = cast(nn.Module, module)
     model.embed = _Embedding(module.embed, mesh, shards)
-    layers = [cast(Layer, layer) for layer in module.layers]
-    model.layers = nn.ModuleList(
-        ParallelLayer(
-            layer, mesh, plan, shards, last=layer is layers[-1], max_tokens=max_tokens
+    for i, layer in enumerate(module.layers):  # one by one, so that the whole of one is freed
+        last = i + 1 == len(module.layers)
+        module.layers[i] = ParallelLayer(
+            cast(Layer, layer), mesh, plan, shards, last=last, max_tokens=max_tokens
         ).train(layer.training)
-        for layer in layers
-    )
     model.norm = _Norm(module.norm, mesh, alike=plan.heads)
     model.lm_head = _Head(module.lm_head, mesh, alike=plan.heads)
     return module
