@@ -158,6 +158,29 @@ def check_unequal_tokens(world: World) -> None:
     compare(world, moge(), parallel, counts, "unequal")
 
 
+def check_votes(world: World) -> None:
+    """Experts switched off, and the tokens of all ranks vote together, but for padding."""
+    counts = [1 + (3 * r) % 5 for r in range(world.size)]
+    xs, _ = tokens(counts)
+    torch.manual_seed(3)
+    masks = [torch.rand(n) < 0.5 for n in counts]
+    mine = world.rank
+    for given in (False, True):
+        layer = moge(num_voted=2)
+        layer.expert_mask = torch.arange(E) % 4 != 1
+        parallel = ExpertParallel(layer, world.mesh(ep=world.size), max_tokens=6)
+        got = parallel(xs[mine], return_routing=True, row_mask=masks[mine] if given else None)
+        oracle = wide(moge(num_voted=2))
+        oracle.expert_mask = layer.expert_mask
+        x64, mask = torch.cat(xs).double(), torch.cat(masks) if given else None
+        want = oracle(x64, return_routing=True, row_mask=mask)
+        world.matches(got.y, want.y.split(counts)[mine], "y")
+        assert torch.equal(got.gating.experts, want.gating.experts.split(counts)[mine]), "experts"
+    oracle.num_voted = None
+    unbound = oracle(x64, return_routing=True).gating.experts
+    assert not torch.equal(unbound, want.gating.experts), "the votes change nothing"
+
+
 def check_top_k(world: World) -> None:
     """Any choice of experts: skewed, with dropped slots, rank 0 without tokens."""
     counts = [(3 * r) % 8 for r in range(world.size)]
@@ -308,6 +331,23 @@ def check_model(world: World) -> None:
 
 def largest_gradient(model: torch.nn.Module) -> float:
     return max(p.square().mean().sqrt().item() for p in model.parameters())
+
+
+def check_model_with_votes(world: World) -> None:
+    """What fills the ranks' rows up does not vote: 7 tokens of every set, over all ranks."""
+    for what, mesh, plan, sets in layouts(world):
+        torch.manual_seed(5)
+        ids = [torch.randint(0, 31, (1, 7)) for _ in sets]
+        mine = next(i for i, ranks in enumerate(sets) if world.rank in ranks)
+        model, oracle = parallelize(pangu(), mesh, plan), pangu().double()
+        for layer in (*model.layers, *oracle.layers):
+            layer.moge.num_voted = 1
+        got = model(ids[mine], return_details=True)
+        want = oracle(torch.cat(ids), return_details=True)
+        for i, (gating, wanted) in enumerate(zip(got.gating, want.gating, strict=True)):
+            experts = wanted.experts.view(len(sets), 7, -1)[mine]
+            assert torch.equal(gating.experts, experts), f"{what}: experts of layer {i}"
+        world.matches(got.logits, want.logits[mine : mine + 1], f"{what}: logits")
 
 
 def check_generation(world: World) -> None:

@@ -119,19 +119,24 @@ class ExpertParallel(MoGE):
         scale = self.router_scale
         return own_part(self.gate), None if scale is None else own_part(scale)
 
-    def forward(self, x: Tensor, *, return_routing: bool = False) -> Tensor | MoGEOutput:
+    def forward(
+        self, x: Tensor, *, return_routing: bool = False, row_mask: Tensor | None = None
+    ) -> Tensor | MoGEOutput:
         """Applies the layer to the tokens of this rank; every rank must call it.
 
         Args:
             x: ``[..., H]``, this rank's T tokens.
             return_routing: Also return the router's logits ``[T, E]`` and the gating, of this
                 rank's tokens.
+            row_mask: As in :class:`moge_ops.nn.MoGE`, this rank's part of it; on all ranks or on
+                none. The tokens of all ranks vote together, and no padding does.
 
         Returns:
             ``[..., H]``, or a :class:`moge_ops.nn.MoGEOutput`.
 
         Raises:
-            ValueError: The last dimension of ``x`` is not H, or there are more than ``max_tokens``.
+            ValueError: The last dimension of ``x`` is not H, there are more than ``max_tokens``,
+                or ``row_mask`` does not fit.
         """
         H = self.gate.shape[1]
         if x.ndim < 1 or x.shape[-1] != H:
@@ -142,9 +147,16 @@ class ExpertParallel(MoGE):
             if self.max_tokens < T:
                 raise ValueError(f"x must have at most max_tokens={self.max_tokens}, got {T}")
             own = filled(own, self.max_tokens)
+        voters = None
+        if row_mask is not None or (self.num_voted is not None and self.max_tokens is not None):
+            mask = own.new_ones(T) if row_mask is None else row_mask.flatten()
+            if len(mask) != T:
+                raise ValueError(f"row_mask must have the {T} tokens of x, got {len(mask)}")
+            mask = filled(mask.to(torch.uint8).unsqueeze(1), own.shape[0])
+            voters = gather(mask, self.group).flatten().bool()  # [ranks * T]
         tokens = gather(own, self.group)  # [ranks * T, H]
 
-        logits, gating = self.router(tokens)
+        logits, gating = self.router(tokens, voters)
         # ids of other ranks' groups are not looked at, so they need no mask
         experts = gating.experts[:, self.own_columns] - self.first_expert
         w_down: Tensor = own_part(self.w_down)

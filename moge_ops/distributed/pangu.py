@@ -169,7 +169,10 @@ class ParallelLayer(nn.Module):
         B, L = context.shape
         everyone = self.shards.gather(self.attention_norm(x), B * L)
         x = x + self.attention(everyone.view(B, L, -1), context, kv)
-        out: MoGEOutput = self.moge(self.moge_norm(x), return_routing=True)
+        voters = None
+        if self.moge.num_voted is not None:  # rows of no meaning do not vote
+            voters = self.shards.own(x.new_ones(B * L, 1)).flatten().bool()
+        out: MoGEOutput = self.moge(self.moge_norm(x), return_routing=True, row_mask=voters)
         x = x + out.y
         if self.last:
             x = self.shards.whole(x, B * L).view(B, L, -1)
