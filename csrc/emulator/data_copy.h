@@ -18,6 +18,8 @@ inline Rows BlockRows(const AscendC::DataCopyParams& params) {
   return {params.blockCount, bytes, bytes + params.srcStride * 32u, bytes + params.dstStride * 32u};
 }
 
+void CheckNdToNz(const AscendC::Nd2NzParams& params);
+
 }  // namespace emulator
 
 namespace AscendC {
@@ -51,6 +53,18 @@ void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataC
 template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& params) {
   emulator::CopyLocal(emulator::kDTypeOf<T>, dst.Ref(), src.Ref(), emulator::BlockRows(params));
+}
+
+template <typename T>
+void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Nd2NzParams& params) {
+  static_assert(sizeof(T) <= 4, "DataCopy: rule dtype.table: Nd2Nz takes 8-, 16- and 32-bit types");
+  constexpr uint64_t kBytes = sizeof(T);
+  emulator::CheckNdToNz(params);
+  emulator::CopyNdToNz(
+      emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
+      {params.ndNum, params.nValue, static_cast<uint32_t>(params.dValue * kBytes),
+       params.srcNdMatrixStride * kBytes, params.srcDValue * kBytes, params.dstNzC0Stride * 32u,
+       params.dstNzNStride * 32u, params.dstNzMatrixStride * kBytes});
 }
 
 template <typename T>

@@ -49,13 +49,20 @@ struct Allocation {
   Access access;
 };
 
-// How the kernel was declared: hardware SyncAll exists only in the mix form.
-enum class KernelType { kVector, kMixVector };
+// How the kernel was declared. Hardware SyncAll and cross-core flags exist only in the mix forms.
+enum class KernelType {
+  kVector,     // __vector__
+  kMixVector,  // __mix__(0, 1)
+  kCube,       // __cube__
+  kMixCube,    // __mix__(1, 0)
+  kMix,        // __mix__(1, 2): one cube core and two vector cores a block
+};
 
 struct Options {
   std::string name = "kernel";
   uint32_t blocks = 1;
-  uint32_t cores = 48;  // vector cores of the device
+  uint32_t cores = 48;       // vector cores of the device
+  uint32_t cube_cores = 24;  // and cube cores
   KernelType kernel = KernelType::kVector;
   std::vector<Allocation> allocations;
   // false: the compiler's automatic barriers, vector after vector and scalar beside V, MTE2, MTE3

@@ -42,6 +42,36 @@ inline pybind11::dict ToDict(const CoreCounters& core) {
   result["scalars"] = counts(core.scalars);
   result["waits"] = counts(core.waits);
   result["barriers"] = counts(core.barriers);
+  pybind11::dict pipes;
+  for (const auto& [name, pipe] : core.pipes) {
+    pybind11::dict entry;
+    entry["instructions"] = pipe.instructions;
+    entry["bytes"] = pipe.bytes;
+    entry["cycles"] = pipe.cycles;
+    pipes[name.c_str()] = entry;
+  }
+  pybind11::dict products;
+  for (const auto& [dtype, product] : core.products) {
+    pybind11::dict entry;
+    entry["calls"] = product.calls;
+    entry["fractals"] = product.fractals;
+    entry["cycles"] = product.cycles;
+    entry["products"] = product.products;
+    products[dtype.c_str()] = entry;
+  }
+  pybind11::dict global;
+  for (const auto& [name, memory] : core.global) {
+    pybind11::dict entry;
+    entry["read"] = memory.read;
+    entry["written"] = memory.written;
+    global[name.c_str()] = entry;
+  }
+  result["kind"] = core.kind;
+  result["pipes"] = pipes;
+  result["products"] = products;
+  result["global"] = global;
+  result["cross"] = counts(core.cross);
+  result["peaks"] = counts(core.peaks);
   result["sync_all"] = core.sync_all;
   result["peak_ub"] = core.peak_ub;
   return result;

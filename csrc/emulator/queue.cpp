@@ -101,6 +101,7 @@ void Core::ClearPipe() {
 }
 
 uint32_t Core::AddBuffer(TPosition position, uint32_t bytes) {
+  if (IsCube()) Fail(Rule::kStyleCube, "TPipe on a cube core: use LocalTensor by address");
   CheckPosition(position);
   if (++pipe_buffers > 64) Fail(Rule::kPipeBuffers, "%u buffers", pipe_buffers);
   Buffer buffer;
@@ -333,6 +334,9 @@ void Barrier(pipe_t pipe) {
   Core& core = CurrentCore();
   core.op = Op::kPipeBarrier;
   if (pipe == PIPE_S) Fail(Rule::kBarrierScalar, "PipeBarrier<PIPE_S>");
+  if (pipe != PIPE_ALL && !core.Has(pipe)) {
+    Fail(Rule::kCorePipe, "a barrier on pipe %s, which the core does not have", PipeName(pipe));
+  }
   ++core.barriers[pipe];
   if (pipe == PIPE_ALL) {
     core.JoinAll();
@@ -348,13 +352,17 @@ void ScalarBarrier() {
   ++core.barriers[PIPE_S];
 }
 
-void SyncAllHard() {
+void SyncAllHard(bool vector_only) {
   Core& core = CurrentCore();
   core.Begin(Op::kSyncAll, PIPE_S);
-  if (core.machine.options.kernel != KernelType::kMixVector) {
-    Fail(Rule::kSyncAllKernel, "declare the kernel __mix__(0, 1), or use the form with workspace");
+  const KernelType kernel = core.machine.options.kernel;
+  if (kernel == KernelType::kVector || kernel == KernelType::kCube) {
+    Fail(Rule::kSyncAllKernel, "declare the kernel __mix__, or use the form with workspace");
   }
-  core.SyncAll();
+  if (vector_only && core.IsCube()) {
+    Fail(Rule::kSyncAllKernel, "a cube core takes part in SyncAll<false>() only");
+  }
+  core.SyncAll(vector_only);
 }
 
 void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used_cores) {
@@ -379,19 +387,76 @@ void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used
          memory.allocation().name.c_str());
   }
   core.Check(local, 0, bytes, kBlockBytes);
-  core.SyncAll();
+  core.SyncAll(true);
 }
 
-void Core::SyncAll() {
-  if (machine.options.blocks > machine.options.cores) {
-    Fail(Rule::kSyncAllBlocks, "%u blocks on %u cores: the last would never start",
-         machine.options.blocks, machine.options.cores);
+// --- flags between cores
+// --------------------------------------------------------------------------
+
+namespace {
+
+// ids that SyncAll takes for itself
+constexpr uint16_t kSyncAllIds = 0xf << 11;
+
+[[noreturn]] void FailSyncAllIds() {
+  Fail(Rule::kCrossId, "flag ids 11 to 14 are SyncAll's, which the kernel calls, too");
+}
+
+void CheckCross(Core& core, uint16_t id) {
+  if (id >= kCrossIds) Fail(Rule::kCrossId, "flag id %u, of 0 to 15", id);
+  core.cross_used |= static_cast<uint16_t>(1 << id);
+  if (core.machine.sync_all && (core.cross_used & kSyncAllIds) != 0) FailSyncAllIds();
+}
+
+}  // namespace
+
+void Core::SyncAll(bool vector_only) {
+  const Options& options = machine.options;
+  const uint32_t vector_cores = options.blocks * (options.kernel == KernelType::kMix ? 2 : 1);
+  if (!IsCube() && vector_cores > options.cores) {
+    Fail(Rule::kSyncAllBlocks, "%u blocks on %u cores: the last would never start", vector_cores,
+         options.cores);
   }
+  if (IsCube() && options.blocks > options.cube_cores) {
+    Fail(Rule::kSyncAllBlocks, "%u blocks on %u cores: the last would never start", options.blocks,
+         options.cube_cores);
+  }
+  if ((cross_used & kSyncAllIds) != 0) FailSyncAllIds();
   ++sync_alls;
-  machine.WaitForAll(*this);
-  // every core sets its flag when MTE3 is done, and every pipe waits
-  const Clock done = seen_[PIPE_MTE3];
-  for (int other = 0; other < kPipes; ++other) Join(static_cast<pipe_t>(other), done);
+  // every core sets its flag when what it writes with is done, and every pipe waits
+  machine.WaitForAll(*this, vector_only, Tell(IsCube() ? PIPE_FIX : PIPE_MTE3));
+}
+
+void SetCrossCoreFlag(uint8_t mode, pipe_t pipe, uint16_t id) {
+  Core& core = CurrentCore();
+  core.op = Op::kCrossCoreSetFlag;
+  if (mode > 2 || pipe == PIPE_S || pipe == PIPE_ALL) {
+    Fail(Rule::kCrossMode, "mode %u on pipe %s", mode, PipeName(pipe));
+  }
+  core.Begin(Op::kCrossCoreSetFlag, pipe);
+  const KernelType kernel = core.machine.options.kernel;
+  const bool mix = kernel == KernelType::kMix;
+  const bool one_kind = kernel == KernelType::kMixVector || kernel == KernelType::kMixCube;
+  if (!mix && !(one_kind && mode == 0)) {
+    Fail(Rule::kCrossKernel, "mode %u: declare the kernel %s", mode,
+         mode == 0 ? "__mix__" : "__mix__(1, 2)");
+  }
+  if (mode == 1 && core.IsCube()) Fail(Rule::kCrossMode, "mode 1 is between vector cores");
+  CheckCross(core, id);
+  ++core.cross[0];
+  core.machine.SetCrossFlag(core, mode, id, core.Tell(pipe));
+}
+
+void WaitCrossCoreFlag(uint16_t id) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kCrossCoreWaitFlag, PIPE_S);
+  const KernelType kernel = core.machine.options.kernel;
+  if (kernel == KernelType::kVector || kernel == KernelType::kCube) {
+    Fail(Rule::kCrossKernel, "declare the kernel __mix__");
+  }
+  CheckCross(core, id);
+  ++core.cross[1];
+  core.machine.WaitCrossFlag(core, id);
 }
 
 }  // namespace emulator

@@ -20,6 +20,7 @@ struct Case {
 
 const std::vector<Case>& MustFail();  // each named after its rule, and a word behind a space
 const std::vector<Case>& MustPass();
+const std::vector<Case>& MustPassCube();
 
 // One instruction on an image of UB: every field as the call in the test gives it.
 struct Instruction {

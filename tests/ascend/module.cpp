@@ -63,6 +63,7 @@ PYBIND11_MODULE(moge_emulator_tests, m) {
   };
   define("fail", moge_tests::MustFail());
   define("run", moge_tests::MustPass());
+  define("run_cube", moge_tests::MustPassCube());
   // (what GatherMask counted, counters)
   m.def("instruction", [](const py::dict& fields, Array image, Array result) {
     moge_tests::Instruction call;
