@@ -1,5 +1,6 @@
 // The Python module moge_ops._C: plain functions over pointers and sizes, no libtorch.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "ops.h"
 #ifndef MOGE_ASCEND_CANN
@@ -48,10 +49,23 @@ PYBIND11_MODULE(_C, m) {
       },
       py::kw_only(), py::arg("cores") = 48, py::arg("strict") = false, py::arg("checks") = true,
       py::arg("seed") = 0);
-  m.def("start_recording", [] {
-    moge::TheEmulation().record = true;
-    moge::TheEmulation().launches.clear();
-  });
+  m.def(
+      "start_recording",
+      [](const std::string& device, const std::vector<uint32_t>& pictured) {
+        moge::Emulation& emulation = moge::TheEmulation();
+        emulation.record = true;
+        emulation.launches.clear();
+        emulation.cache = emulator::CacheModel();
+        emulation.pictured = pictured;
+        emulation.device = nullptr;
+        for (const emulator::Device& each : emulator::Devices()) {
+          if (each.name == device) emulation.device = &each;
+        }
+        if (emulation.device == nullptr && !device.empty()) {
+          throw std::invalid_argument("no device '" + device + "'");
+        }
+      },
+      py::arg("device") = "", py::arg("pictured") = std::vector<uint32_t>());
   m.def("stop_recording", [] {
     moge::TheEmulation().record = false;
     py::list launches;

@@ -109,6 +109,11 @@ void Emulate(const Launch& launch, const std::function<void()>& kernel) {
   options.strict = emulation.strict;
   options.checks = emulation.checks;
   options.seed = emulation.seed;
+  if (emulation.record) {
+    options.device = emulation.device;
+    options.pictured = emulation.pictured;
+    options.cache = &emulation.cache;
+  }
   emulator::Counters counters = emulator::Launch(options, kernel);
   if (emulation.record) emulation.launches.push_back(std::move(counters));
 }

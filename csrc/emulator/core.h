@@ -12,6 +12,7 @@
 
 #include "launch.h"
 #include "machine.h"
+#include "timing.h"
 
 namespace emulator {
 
@@ -53,6 +54,12 @@ using Clock = std::array<uint32_t, kPipes>;
 // yet.
 using Knowledge = std::vector<Clock>;
 void Merge(Knowledge& into, const Knowledge& from);
+
+// What a cross-core flag tells, and its number in the traces.
+struct Message {
+  Knowledge known;
+  uint32_t number;
+};
 
 // Who touched 32 bytes of local memory, or a fractal of L0, last: numbers of instructions on their
 // pipes, 0 for none.
@@ -98,6 +105,7 @@ class GlobalMemory {
   explicit GlobalMemory(const Allocation& allocation);
   const Allocation& allocation() const { return allocation_; }
   uint8_t* begin() const { return static_cast<uint8_t*>(allocation_.data); }
+  uint64_t place = 0;  // where the model of time sees it
   uint64_t width() const { return width_; }
   // Cells of [begin, end), split first where the range does not fall on their borders.
   GlobalCell* Cells(uint64_t begin, uint64_t end, uint64_t* count);
@@ -135,6 +143,10 @@ enum class Path : uint8_t {
 #undef MOGE_PATH
 };
 inline constexpr int kPaths = static_cast<int>(Path::kL0CToGm) + 1;
+inline bool IsGlobal(int path) {
+  return path != -1 && path != static_cast<int>(Path::kUbToUb) &&
+         path != static_cast<int>(Path::kL1ToL0A) && path != static_cast<int>(Path::kL1ToL0B);
+}
 
 // What an instruction does, for whoever gives it a time; what does not apply is 0.
 struct Work {
@@ -146,6 +158,17 @@ struct Work {
   uint64_t cycles = 0;   // of a Mmad
   DType dtype = DType::kUint8;
 };
+
+// What an instruction takes by the documented tables, without its head; of a transfer to or from
+// global memory, nothing.
+double DocumentedCycles(Op op, pipe_t pipe, const Work& work);
+// Before an instruction gets going.
+double HeadCycles(Op op, pipe_t pipe);
+// The core's own side of a transfer.
+double MoveCycles(Path path, bool nd_to_nz, const Transfer& transfer);
+// The scalar unit's: for each call, and for an access to local memory or to global memory.
+double IssueCycles();
+double ScalarCycles(bool missed);
 
 enum class BufferState : uint8_t { kIdle, kAllocated, kEnqueued, kDequeued, kPermanent };
 
@@ -159,6 +182,7 @@ struct Buffer {
   bool used = false;
   Clock ready{};  // of the filling pipe at EnQue
   Clock free{};   // of the using pipe at FreeTensor
+  uint32_t ready_flag = kNone, free_flag = kNone;  // of the trace
 };
 
 struct Queue {
@@ -171,6 +195,7 @@ struct Queue {
 struct Flag {
   bool pending = false;
   Clock clock{};
+  uint32_t traced = kNone;
 };
 
 // Elements of an instruction, resolved: `repeats` times `lanes`, the last repeat with its own mask.
@@ -237,6 +262,11 @@ class Core {
   // Account, the one place to hang a model of time on. Pipes wait for each other in Join.
   void CountPath(Path path, uint64_t rows, uint64_t row_bytes);
   void CountGlobal(const GlobalRef& ref, uint64_t bytes, bool writes);
+  // What the model of time adds: rows of global memory, from the start of one to that of the next.
+  void TimeMove(Path path, const GlobalRef& ref, uint64_t rows, uint64_t row_bytes, uint64_t pitch,
+                bool nd_to_nz = false);
+  // The scalar unit's access to UB, which the compiler lets wait for the vector pipe.
+  void TimeScalar(Op op);
   void CountVector(Op op, DType dtype, const Lanes& lanes);
   void CountProduct(DType dtype, const ProductCounters& work);
   void Account(const Work& work);
@@ -315,7 +345,7 @@ class Core {
   ProductOrder product_order = ProductOrder::kUnset;
 
   // cross-core flags that have come and were not waited for; each with what it tells
-  std::array<std::deque<Knowledge>, kCrossIds> inbox;
+  std::array<std::deque<Message>, kCrossIds> inbox;
   uint16_t cross_used = 0;  // bits of the ids set or waited for
 
   // counters
@@ -331,6 +361,8 @@ class Core {
   std::array<uint64_t, 2> cross{};  // sets, waits
   uint64_t sync_alls = 0;
   uint32_t peak_ub = 0;
+
+  std::unique_ptr<Trace> trace;  // null: times are not modelled
 
   void PassBarrier(pipe_t of) { fence_[of] = time_[of]; }
   bool PassedBarrier(pipe_t of, uint32_t time) const { return time <= fence_[of]; }
@@ -353,7 +385,7 @@ class Core {
 // Sets of a cross-core flag that have not come together yet, in the order of the cores.
 struct CrossGroup {
   std::vector<uint32_t> sources, targets;  // cores
-  std::vector<std::deque<Knowledge>> sets;
+  std::vector<std::deque<Message>> sets;
 };
 
 class Machine {
@@ -366,11 +398,13 @@ class Machine {
   std::vector<std::unique_ptr<Core>> cores;
   uint64_t stamp = 0;     // writes to global memory so far
   bool sync_all = false;  // whether one was called
+  uint32_t messages = 0;                        // sets of cross-core flags so far
+  std::vector<std::vector<uint32_t>> meetings;  // those that came together, for a wait
 
   // Called by a core: gives way until every core, or every vector core, has come here, and tells it
   // what the others know.
   void WaitForAll(Core& core, bool vector_only, const Knowledge& message);
-  void SetCrossFlag(Core& core, uint8_t mode, uint16_t id, Knowledge message);
+  void SetCrossFlag(Core& core, uint8_t mode, uint16_t id, Message message);
   void WaitCrossFlag(Core& core, uint16_t id);
 
  private:

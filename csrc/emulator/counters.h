@@ -76,9 +76,35 @@ struct CoreCounters {
   uint64_t peak_ub = 0;
 };
 
+// When a core was done, and how long its pipes were busy, in cycles.
+struct CoreTimes {
+  double end = 0;
+  std::map<std::string, double> busy;
+};
+
+// One instruction on its pipe, in cycles.
+struct Slice {
+  uint32_t core;
+  const char* pipe;
+  const char* op;
+  double start, end;
+};
+
+// What the model of time says of a launch; nothing was measured.
+struct Times {
+  std::string device;  // empty: not modelled
+  double clock = 0;    // Hz
+  double cycles = 0;   // until the last core is done
+  double seconds = 0;  // with what a launch costs
+  uint64_t memory_bytes = 0, l2_bytes = 0;
+  std::vector<CoreTimes> cores;
+  std::vector<Slice> picture;
+};
+
 struct Counters {
   std::string name;
   std::vector<CoreCounters> cores;
+  Times times;
 
   // sums, and the largest of each peak; of one kind of core, or of all
   CoreCounters Total(const std::string& kind = "") const;

@@ -126,6 +126,8 @@ void LoadFractals(DType dtype, const LocalRef& dst, const GlobalRef& src, const 
   const Memory to = MemoryOf(dst.position);
   core.CountPath(LoadPath(true, to), run.repeat, kFractalBytes);
   core.CountGlobal(src, uint64_t{run.repeat} * kFractalBytes, false);
+  core.TimeMove(LoadPath(true, to), src, run.repeat, kFractalBytes,
+                uint64_t{run.source_stride} * kFractalBytes);
   core.Check(dst, 0, 0, kFractalBytes);
   for (uint32_t unit = 0; unit < run.repeat; ++unit) {
     const uint64_t from = SourceAt(run, unit, kFractalBytes);
@@ -202,6 +204,10 @@ void TakeUnits(Core& core, uint32_t begin, uint32_t end, uint8_t flag) {
       }
       bits = 0;
       continue;
+    }
+    if (core.trace) {
+      const bool follows = writes ? (bits & Core::kUnitByFixpipe) != 0 : full;
+      core.trace->Unit(unit, follows, flag == 3);
     }
     if (writes && full) {
       Fail(Rule::kUnitFlagOrder, "waits for Fixpipe to move L0C [%u, %u) out, which it has not",
@@ -564,6 +570,8 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
       shape.row_major ? uint64_t{shape.m} * shape.matrices : CeilDivide(shape.n, columns.width);
   core.CountPath(Path::kL0CToGm, rows, rows == 0 ? 0 : elements / rows * bytes);
   core.CountGlobal(dst, elements * bytes, true);
+  core.TimeMove(Path::kL0CToGm, dst, rows, rows == 0 ? 0 : elements / rows * bytes,
+                shape.row_major ? columns.row_pitch : columns.column_pitch);
   if (elements == 0) return;
   CheckShape(from, to, shape);
   const Scaling scaling = CheckQuant(from, to, shape.quant, scales != nullptr);

@@ -99,6 +99,8 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
   }
   core.CountPath(memory == Memory::kL1 ? Path::kGmToL1 : Path::kGmToUb, rows.rows, rows.bytes);
   core.CountGlobal(src, uint64_t{rows.rows} * rows.bytes, false);
+  core.TimeMove(memory == Memory::kL1 ? Path::kGmToL1 : Path::kGmToUb, src, rows.rows, rows.bytes,
+                rows.source_pitch);
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t left = padding != nullptr ? padding->left : 0;
   const uint32_t right = padding != nullptr ? padding->right : 0;
@@ -137,6 +139,8 @@ void CopyOut(Op op, DType dtype, const GlobalRef& dst, const LocalRef& src, cons
   }
   core.CountPath(memory == Memory::kL1 ? Path::kL1ToGm : Path::kUbToGm, rows.rows, rows.bytes);
   core.CountGlobal(dst, uint64_t{rows.rows} * rows.bytes, true);
+  core.TimeMove(memory == Memory::kL1 ? Path::kL1ToGm : Path::kUbToGm, dst, rows.rows, rows.bytes,
+                rows.destination_pitch);
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t begin = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
   core.CheckGlobal(dst, 0, Reach(rows, rows.destination_pitch), SizeOf(dtype));
@@ -198,6 +202,7 @@ void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const Nd
   const uint64_t all_rows = uint64_t{shape.matrices} * shape.rows;
   core.CountPath(Path::kGmToL1, all_rows, shape.row_bytes);
   core.CountGlobal(src, all_rows * shape.row_bytes, false);
+  core.TimeMove(Path::kGmToL1, src, all_rows, shape.row_bytes, shape.source_row, true);
   if (all_rows == 0 || shape.row_bytes == 0) return;
   const uint32_t columns = (shape.row_bytes + kBlockBytes - 1) / kBlockBytes;
   const auto last = [](uint64_t count, uint64_t stride) { return (count - 1) * stride; };

@@ -205,7 +205,7 @@ GlobalRef PlaceGlobal(void* address, uint64_t bytes) {
 GlobalRef Offset(const GlobalRef& ref, uint64_t bytes) {
   // past the end nothing is left: the first access says so
   const uint64_t inside = std::min(bytes, ref.bytes);
-  return {ref.address + inside, ref.bytes - inside, ref.allocation};
+  return {ref.address + inside, ref.bytes - inside, ref.allocation, ref.bypass};
 }
 
 // --- the scalar unit's cache
@@ -268,6 +268,10 @@ void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value)
   const uint32_t bytes = SizeOf(dtype);
   const uint64_t begin = core.CheckGlobal(ref, offset, bytes, bytes);
   const auto address = reinterpret_cast<uintptr_t>(ref.address) + offset;
+  if (core.trace) {
+    const bool missed = core.cache.count(address / kCacheLineBytes) == 0;
+    core.trace->Work(PIPE_S, Op::kGetValue, ScalarCycles(missed));
+  }
   const CacheLineState& line = Fetch(core, ref, address);
   const uint32_t at = address % kCacheLineBytes;
   const uint64_t wanted = ByteMask(at, bytes);

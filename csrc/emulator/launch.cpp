@@ -103,10 +103,18 @@ Machine::Machine(const Options& options)
     }
   }
   for (const Allocation& allocation : sorted) globals.emplace_back(allocation);
+  if (options.device != nullptr) {
+    CacheModel fresh;
+    CacheModel& cache = options.cache != nullptr ? *options.cache : fresh;
+    for (GlobalMemory& memory : globals) {
+      memory.place = cache.Place(memory.begin(), memory.allocation().bytes);
+    }
+  }
   const auto add = [this](CoreKind kind, uint32_t block, uint32_t sub) {
     const auto index = static_cast<uint32_t>(cores.size());
     cores.push_back(std::make_unique<Core>(*this, index, kind, block, sub));
     scheduler_->order.push_back(index);
+    if (this->options.device != nullptr) cores.back()->trace = std::make_unique<Trace>();
   };
   const bool vectors_only =
       options.kernel == KernelType::kVector || options.kernel == KernelType::kMixVector;
@@ -130,6 +138,7 @@ void Machine::WaitForAll(Core& core, bool vector_only, const Knowledge& message)
   scheduler.in_sync_all.push_back(core.index);
   const auto takes_part = [&](const auto& other) { return !vector_only || !other->IsCube(); };
   const auto expected = std::count_if(cores.begin(), cores.end(), takes_part);
+  if (core.trace) core.trace->SyncAll(static_cast<uint32_t>(expected));
   if (static_cast<int64_t>(scheduler.in_sync_all.size()) != expected) {
     scheduler.Wait(*this, core.index, "SyncAll");
     return;
@@ -163,19 +172,21 @@ CrossGroup& Machine::FindGroup(const Core& core, uint8_t mode, uint16_t id) {
   return group;
 }
 
-void Machine::SetCrossFlag(Core& core, uint8_t mode, uint16_t id, Knowledge message) {
+void Machine::SetCrossFlag(Core& core, uint8_t mode, uint16_t id, Message message) {
   CrossGroup& group = FindGroup(core, mode, id);
   const auto at = std::find(group.sources.begin(), group.sources.end(), core.index);
   group.sets[at - group.sources.begin()].push_back(std::move(message));
-  const auto empty = [](const std::deque<Knowledge>& sets) { return sets.empty(); };
+  const auto empty = [](const std::deque<Message>& sets) { return sets.empty(); };
   if (std::any_of(group.sets.begin(), group.sets.end(), empty)) return;
-  Knowledge together;
-  for (std::deque<Knowledge>& sets : group.sets) {
-    Merge(together, sets.front());
+  Message together{{}, static_cast<uint32_t>(meetings.size())};
+  meetings.emplace_back();
+  for (std::deque<Message>& sets : group.sets) {
+    Merge(together.known, sets.front().known);
+    meetings.back().push_back(sets.front().number);
     sets.pop_front();
   }
   for (const uint32_t target : group.targets) {
-    std::deque<Knowledge>& inbox = cores[target]->inbox[id];
+    std::deque<Message>& inbox = cores[target]->inbox[id];
     inbox.push_back(together);
     if (inbox.size() > kCrossAhead) {
       Fail(Rule::kCrossCounter, "flag %u of %s was set %zu times without a wait", id,
@@ -190,7 +201,9 @@ void Machine::SetCrossFlag(Core& core, uint8_t mode, uint16_t id, Knowledge mess
 
 void Machine::WaitCrossFlag(Core& core, uint16_t id) {
   if (core.inbox[id].empty()) scheduler_->Wait(*this, core.index, FlagName(id));
-  core.Learn(core.inbox[id].front());
+  const Message& message = core.inbox[id].front();
+  core.Learn(message.known);
+  if (core.trace) core.trace->CrossWait(message.number);
   core.inbox[id].pop_front();
 }
 
@@ -252,6 +265,7 @@ Counters Machine::Run(const std::function<void()>& kernel) {
   Counters counters;
   counters.name = options.name;
   for (const std::unique_ptr<Core>& core : cores) counters.cores.push_back(core->Report());
+  if (options.device != nullptr) counters.times = MakeSchedule(*this);
   return counters;
 }
 

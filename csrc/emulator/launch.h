@@ -58,6 +58,26 @@ enum class KernelType {
   kMix,        // __mix__(1, 2): one cube core and two vector cores a block
 };
 
+// What the model of time needs to know of a chip.
+struct Device {
+  std::string name;
+  uint32_t cube_cores, vector_cores;
+  double clock;        // Hz
+  double memory_rate;  // bytes per second
+};
+const std::vector<Device>& Devices();
+
+// A figure of the model of time, and where it comes from.
+struct TimeParameter {
+  const char* name;
+  double value;
+  const char* unit;
+  const char* origin;
+};
+std::vector<TimeParameter> TimeParameters();
+
+class CacheModel;
+
 struct Options {
   std::string name = "kernel";
   uint32_t blocks = 1;
@@ -71,6 +91,9 @@ struct Options {
   bool checks = true;
   uint64_t seed = 0;  // other than 0: blocks take turns in a shuffled order
   uint64_t max_instructions = uint64_t{1} << 32;  // of one block, against endless loops
+  const Device* device = nullptr;  // whose times are modelled
+  CacheModel* cache = nullptr;     // L2 as earlier launches left it; null: empty
+  std::vector<uint32_t> pictured;  // cores whose instructions are listed with their times
 };
 
 Counters Launch(const Options& options, const std::function<void()>& kernel);

@@ -198,6 +198,7 @@ void Core::Begin(Op next, pipe_t on) {
          static_cast<unsigned long long>(machine.options.max_instructions));
   }
   ++time_[pipe];
+  if (trace) trace->Issue(IssueCycles());
   // the scalar unit issues every instruction: what it has waited for is over
   fence_[pipe] = std::max(fence_[pipe], seen_[PIPE_S][pipe]);
   for (int other = PIPE_V; other < kPipes; ++other) {
@@ -397,6 +398,7 @@ void LoadScalar(const LocalRef& ref, uint64_t offset, DType dtype, void* value) 
   Core& core = CurrentCore();
   core.Begin(Op::kGetValue, PIPE_S);
   ++core.scalars[0];
+  core.TimeScalar(Op::kGetValue);
   const uint32_t bytes = SizeOf(dtype);
   const uint32_t begin = core.Check(ref, offset, bytes, bytes);
   core.Read(MemoryOf(ref.position), begin, begin + bytes);
@@ -407,6 +409,7 @@ void StoreScalar(const LocalRef& ref, uint64_t offset, DType dtype, const void* 
   Core& core = CurrentCore();
   core.Begin(Op::kSetValue, PIPE_S);
   ++core.scalars[1];
+  core.TimeScalar(Op::kSetValue);
   const uint32_t bytes = SizeOf(dtype);
   const uint32_t begin = core.Check(ref, offset, bytes, bytes);
   core.Write(MemoryOf(ref.position), begin, begin + bytes);
@@ -626,7 +629,31 @@ void Core::Account(const Work& work) {
   PipeCounters& counters = pipes[pipe];
   ++counters.instructions;
   counters.bytes += work.bytes;
-  counters.cycles += work.cycles;
+  const double cycles = DocumentedCycles(op, pipe, work);
+  counters.cycles += cycles;
+  // a transfer's time is TimeMove's matter
+  if (trace && !IsGlobal(work.path)) trace->Work(pipe, op, HeadCycles(op, pipe) + cycles);
+}
+
+void Core::TimeMove(Path path, const GlobalRef& ref, uint64_t rows, uint64_t row_bytes,
+                    uint64_t pitch, bool nd_to_nz) {
+  if (!trace || rows == 0 || row_bytes == 0 || ref.allocation < 0) return;
+  const GlobalMemory& memory = machine.globals[ref.allocation];
+  const bool writes = pipe != PIPE_MTE2;
+  if (pitch == row_bytes) {  // rows that touch are one
+    row_bytes *= rows;
+    rows = 1;
+  }
+  const Transfer transfer{memory.place + static_cast<uint64_t>(ref.address - memory.begin()), pitch,
+                          static_cast<uint32_t>(rows), static_cast<uint32_t>(row_bytes), writes,
+                          ref.bypass};
+  trace->Move(pipe, op, MoveCycles(path, nd_to_nz, transfer), transfer);
+}
+
+void Core::TimeScalar(Op of) {
+  if (!trace) return;
+  if (!machine.options.strict && !IsCube()) trace->Finish(PIPE_V, of);
+  trace->Work(PIPE_S, of, ScalarCycles(false));
 }
 
 CoreCounters Core::Report() const {

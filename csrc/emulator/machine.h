@@ -85,6 +85,7 @@ struct GlobalRef {
   uint8_t* address = nullptr;
   uint64_t bytes = 0;  // from `address` to the end of the buffer
   int32_t allocation = -1;
+  bool bypass = false;  // of L2
 };
 
 // One operand of a vector instruction; strides in blocks of 32 bytes.

@@ -77,7 +77,34 @@ inline pybind11::dict ToDict(const CoreCounters& core) {
   return result;
 }
 
-// {"name", "total", "cores": [one for each block]}
+inline pybind11::dict ToDict(const Times& times) {
+  pybind11::list cores;
+  for (const CoreTimes& core : times.cores) {
+    pybind11::dict busy;
+    for (const auto& [pipe, cycles] : core.busy) busy[pipe.c_str()] = cycles;
+    pybind11::dict entry;
+    entry["end"] = core.end;
+    entry["busy"] = busy;
+    cores.append(entry);
+  }
+  pybind11::list picture;
+  for (const Slice& slice : times.picture) {
+    picture.append(
+        pybind11::make_tuple(slice.core, slice.pipe, slice.op, slice.start, slice.end));
+  }
+  pybind11::dict result;
+  result["device"] = times.device;
+  result["clock"] = times.clock;
+  result["cycles"] = times.cycles;
+  result["seconds"] = times.seconds;
+  result["memory_bytes"] = times.memory_bytes;
+  result["l2_bytes"] = times.l2_bytes;
+  result["cores"] = cores;
+  result["picture"] = picture;
+  return result;
+}
+
+// {"name", "total", "cores": [one for each core], "times": if they were modelled}
 inline pybind11::dict ToDict(const Counters& counters) {
   pybind11::list cores;
   for (const CoreCounters& core : counters.cores) cores.append(ToDict(core));
@@ -85,6 +112,7 @@ inline pybind11::dict ToDict(const Counters& counters) {
   result["name"] = counters.name;
   result["total"] = ToDict(counters.Total());
   result["cores"] = cores;
+  if (!counters.times.device.empty()) result["times"] = ToDict(counters.times);
   return result;
 }
 
@@ -104,6 +132,22 @@ inline void Bind(pybind11::module_& module) {
       instance.attr("rule") = error.rule_id();
       PyErr_SetObject(type, instance.ptr());
     }
+  });
+  module.def("devices", [] {  // name -> (cube cores, vector cores, Hz, bytes per second)
+    pybind11::dict devices;
+    for (const Device& device : Devices()) {
+      devices[device.name.c_str()] = pybind11::make_tuple(
+          device.cube_cores, device.vector_cores, device.clock, device.memory_rate);
+    }
+    return devices;
+  });
+  module.def("time_parameters", [] {  // name -> (value, unit, origin)
+    pybind11::dict parameters;
+    for (const TimeParameter& parameter : TimeParameters()) {
+      parameters[parameter.name] =
+          pybind11::make_tuple(parameter.value, parameter.unit, parameter.origin);
+    }
+    return parameters;
   });
   module.def("rules", [] {
     pybind11::dict rules;

@@ -189,6 +189,7 @@ LocalRef QueueAlloc(int32_t id) {
   buffer.state = BufferState::kAllocated;
   if (buffer.used) {
     core.Join(Producer(queue.source), buffer.free);
+    if (core.trace) core.trace->Wait(Producer(queue.source), buffer.free_flag);
     core.CountWait(Consumer(queue.destination), Producer(queue.source));
   }
   buffer.used = true;
@@ -217,6 +218,7 @@ void QueuePush(int32_t id, const LocalRef& ref) {
   }
   buffer.state = BufferState::kEnqueued;
   buffer.ready = core.Snapshot(Producer(queue.source));
+  if (core.trace) buffer.ready_flag = core.trace->Set(Producer(queue.source));
   queue.enqueued.push_back(ref.buffer);
 }
 
@@ -230,6 +232,7 @@ LocalRef QueuePop(int32_t id) {
   Buffer& buffer = core.buffers[number];
   buffer.state = BufferState::kDequeued;
   core.Join(Consumer(queue.destination), buffer.ready);
+  if (core.trace) core.trace->Wait(Consumer(queue.destination), buffer.ready_flag);
   core.CountWait(Producer(queue.source), Consumer(queue.destination));
   return {buffer.position, buffer.begin, buffer.end, number, buffer.generation};
 }
@@ -248,6 +251,7 @@ void QueueFree(int32_t id, const LocalRef& ref) {
   buffer.state = BufferState::kIdle;
   ++buffer.generation;
   buffer.free = core.Snapshot(Consumer(queue.destination));
+  if (core.trace) buffer.free_flag = core.trace->Set(Consumer(queue.destination));
   --core.outstanding[queue.source];
   queue.idle.push_back(ref.buffer);
 }
@@ -283,6 +287,7 @@ void SetHardFlag(HardEvent event, int32_t id) {
   }
   flag.pending = true;
   flag.clock = core.Snapshot(EventSource(event));
+  if (core.trace) flag.traced = core.trace->Set(EventSource(event));
 }
 
 void WaitHardFlag(HardEvent event, int32_t id) {
@@ -292,6 +297,7 @@ void WaitHardFlag(HardEvent event, int32_t id) {
   if (!flag.pending) Fail(Rule::kFlagNeverSet, "%s %d is not set", EventName(event), id);
   flag.pending = false;
   core.Join(EventDestination(event), flag.clock);
+  if (core.trace) core.trace->Wait(EventDestination(event), flag.traced);
   ++core.waits[static_cast<int>(event)];
 }
 
@@ -341,8 +347,10 @@ void Barrier(pipe_t pipe) {
   if (pipe == PIPE_ALL) {
     core.JoinAll();
     core.final_barrier = true;
+    if (core.trace) core.trace->Finish(PIPE_ALL, Op::kPipeBarrier);
   } else {
     core.PassBarrier(pipe);
+    if (core.trace) core.trace->Settle(pipe);
   }
 }
 
@@ -444,7 +452,9 @@ void SetCrossCoreFlag(uint8_t mode, pipe_t pipe, uint16_t id) {
   if (mode == 1 && core.IsCube()) Fail(Rule::kCrossMode, "mode 1 is between vector cores");
   CheckCross(core, id);
   ++core.cross[0];
-  core.machine.SetCrossFlag(core, mode, id, core.Tell(pipe));
+  const uint32_t number = core.machine.messages++;
+  if (core.trace) core.trace->CrossSet(pipe, number);
+  core.machine.SetCrossFlag(core, mode, id, {core.Tell(pipe), number});
 }
 
 void WaitCrossCoreFlag(uint16_t id) {

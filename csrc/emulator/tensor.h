@@ -40,7 +40,9 @@ class GlobalTensor {
     return view;
   }
   template <CacheRwMode mode = CacheRwMode::RW>
-  void SetL2CacheHint(CacheMode) {}
+  void SetL2CacheHint(CacheMode how) {
+    ref_.bypass = how == CacheMode::CACHE_MODE_DISABLE;
+  }
   uint64_t GetSize() const { return size_; }
   __gm__ T* GetPhyAddr(uint64_t offset = 0) const {
     return reinterpret_cast<T*>(ref_.address) + offset;
