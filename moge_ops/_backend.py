@@ -17,7 +17,16 @@ import torch
 from torch._library.custom_ops import CustomOpDef
 
 BACKENDS = ("torch", "reference", "triton", "ascend")
-ASCEND_OPS = ("grouped_gate", "permute", "route", "swiglu", "unpermute")  # with Ascend C kernels
+# with Ascend C kernels
+ASCEND_OPS = (
+    "grouped_gate",
+    "grouped_gemm",
+    "grouped_mlp",
+    "permute",
+    "route",
+    "swiglu",
+    "unpermute",
+)
 
 
 def _checked(name: str) -> str:

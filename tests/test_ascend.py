@@ -182,10 +182,9 @@ def test_float64_is_refused(name: str, call: Any) -> None:
         call()
 
 
-@pytest.mark.parametrize("op", ["grouped_gemm", "grouped_mlp", "load_balance_loss"])
-def test_operators_without_kernels_say_so(op: str) -> None:
-    with pytest.raises(ImportError, match=f"no Ascend C kernels of {op} yet"):
-        _backend.load("ascend", op)
+def test_an_operator_without_kernels_says_so() -> None:
+    with pytest.raises(ImportError, match="no Ascend C kernels of load_balance_loss yet"):
+        _backend.load("ascend", "load_balance_loss")
 
 
 HALF = _C.DType.float16
