@@ -25,6 +25,16 @@ PYBIND11_MODULE(_C, m) {
   m.def("grouped_gate_bwd", &moge::GroupedGateBackward);
   m.def("load_balance_loss_fwd", &moge::LoadBalanceLossForward);
   m.def("load_balance_loss_bwd", &moge::LoadBalanceLossBackward);
+  py::class_<moge::GemmShape>(m, "GemmShape")
+      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("N"), py::arg("E"),
+           py::arg("out"), py::arg("in_"));
+  m.def("grouped_gemm_pitch", &moge::GemmPitch);
+  m.def("grouped_gemm_fwd", &moge::GroupedGemmForward);
+  m.def("grouped_gemm_dx", &moge::GroupedGemmDx);
+  m.def("grouped_gemm_dw", &moge::GroupedGemmDw);
+  m.def("grouped_mlp_ring", &moge::GroupedMlpRing);
+  m.def("grouped_mlp_up", &moge::GroupedMlpUp);
+  m.def("grouped_mlp_bwd", &moge::GroupedMlpBackward);
   m.def("route_blocks", &moge::RouteBlocks);
   m.def("route_fwd", &moge::RouteForward);
   m.def("permute_fwd", &moge::PermuteForward);

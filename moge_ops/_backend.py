@@ -18,7 +18,16 @@ from torch._library.custom_ops import CustomOpDef
 
 BACKENDS = ("torch", "reference", "triton", "ascend")
 # with Ascend C kernels
-ASCEND_OPS = ("grouped_gate", "load_balance_loss", "permute", "route", "swiglu", "unpermute")
+ASCEND_OPS = (
+    "grouped_gate",
+    "grouped_gemm",
+    "grouped_mlp",
+    "load_balance_loss",
+    "permute",
+    "route",
+    "swiglu",
+    "unpermute",
+)
 
 
 def _checked(name: str) -> str:

@@ -38,7 +38,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     backends = ["torch", TRITON]
     stem = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
-    if stem in _backend.ASCEND_OPS and not list(metafunc.definition.iter_markers("float64")):
+    float64 = any(metafunc.definition.iter_markers("float64"))
+    if stem in (*_backend.ASCEND_OPS, "nn") and not float64:
         backends.append("ascend")
     metafunc.parametrize("device", backends, indirect=True)
 
