@@ -1,6 +1,8 @@
 #include "launch.h"
 
 #include <algorithm>
+#include <iterator>
+#include <string_view>
 
 #ifdef MOGE_ASCEND_CANN
 #include "acl/acl.h"
@@ -88,6 +90,9 @@ emulator::Access ToAccess(Access access) {
   }
 }
 
+// What kernels read to decide what to do: it has values even where the rest is only counted.
+constexpr std::string_view kIndices[] = {"offsets", "row_to_slot", "slot_to_row"};
+
 // Inputs may share memory, as views of one tensor do: what overlaps becomes one allocation.
 std::vector<emulator::Allocation> Allocations(std::vector<Buffer> buffers) {
   std::sort(buffers.begin(), buffers.end(),
@@ -105,7 +110,9 @@ std::vector<emulator::Allocation> Allocations(std::vector<Buffer> buffers) {
         continue;
       }
     }
-    allocations.push_back({data, bytes, buffer.name, ToAccess(buffer.access)});
+    const auto* const end = std::end(kIndices);
+    const bool bulk = TheEmulation().counting && std::find(kIndices, end, buffer.name) == end;
+    allocations.push_back({data, bytes, buffer.name, ToAccess(buffer.access), bulk});
   }
   return allocations;
 }
@@ -134,6 +141,7 @@ void Emulate(const Launch& launch, const std::function<void()>& kernel) {
   options.strict = emulation.strict;
   options.checks = emulation.checks;
   options.seed = emulation.seed;
+  options.counting = emulation.counting;
   if (emulation.record) {
     options.device = emulation.device;
     options.pictured = emulation.pictured;

@@ -71,7 +71,12 @@ struct BlockRecord {
   std::array<Op, kPipes> read_by{};
 };
 
-enum class ByteState : uint8_t { kUninitialised, kValid, kPoison };
+enum class ByteState : uint8_t {
+  kUninitialised,
+  kValid,
+  kPoison,
+  kVirtual,  // counting mode: its value was never computed
+};
 
 struct LocalMemory {
   uint32_t block_bytes = kBlockBytes;
@@ -102,7 +107,8 @@ struct BesideAccess {
 
 class GlobalMemory {
  public:
-  explicit GlobalMemory(const Allocation& allocation);
+  // `tracked`: with cells
+  GlobalMemory(const Allocation& allocation, bool tracked);
   const Allocation& allocation() const { return allocation_; }
   uint8_t* begin() const { return static_cast<uint8_t*>(allocation_.data); }
   uint64_t place = 0;  // where the model of time sees it
@@ -164,8 +170,8 @@ struct Work {
 double DocumentedCycles(Op op, pipe_t pipe, const Work& work);
 // Before an instruction gets going.
 double HeadCycles(Op op, pipe_t pipe);
-// The core's own side of a transfer.
-double MoveCycles(Path path, bool nd_to_nz, const Transfer& transfer);
+// What a transfer costs beside its bytes.
+double MoveCycles(bool nd_to_nz, pipe_t pipe, uint32_t rows);
 // The scalar unit's: for each call, and for an access to local memory or to global memory.
 double IssueCycles();
 double ScalarCycles(bool missed);
@@ -180,8 +186,8 @@ struct Buffer {
   int32_t queue = -1;
   BufferState state = BufferState::kIdle;
   bool used = false;
-  Clock ready{};  // of the filling pipe at EnQue
-  Clock free{};   // of the using pipe at FreeTensor
+  Clock ready{};                                   // of the filling pipe at EnQue
+  Clock free{};                                    // of the using pipe at FreeTensor
   uint32_t ready_flag = kNone, free_flag = kNone;  // of the trace
 };
 
@@ -236,6 +242,11 @@ class Core {
   // writes, and both before the data changes.
   void Read(Memory memory, uint32_t begin, uint32_t end);
   void Write(Memory memory, uint32_t begin, uint32_t end, ByteState state = ByteState::kValid);
+  // Counting mode: whether a part of it is virtual.
+  bool IsVirtual(Memory memory, uint32_t begin, uint32_t end);
+  bool IsBulk(const GlobalRef& ref) const;
+  // Counting mode: refuses to go on with a value that was never computed.
+  [[noreturn]] void FailVirtual() const;
   // The two halves of Read, for transfers that carry undefined bytes along: only what an
   // instruction computes with must be valid.
   void CheckValid(Memory memory, uint32_t begin, uint32_t end);
@@ -263,7 +274,7 @@ class Core {
   void CountPath(Path path, uint64_t rows, uint64_t row_bytes);
   void CountGlobal(const GlobalRef& ref, uint64_t bytes, bool writes);
   // What the model of time adds: rows of global memory, from the start of one to that of the next.
-  void TimeMove(Path path, const GlobalRef& ref, uint64_t rows, uint64_t row_bytes, uint64_t pitch,
+  void TimeMove(const GlobalRef& ref, uint64_t rows, uint64_t row_bytes, uint64_t pitch,
                 bool nd_to_nz = false);
   // The scalar unit's access to UB, which the compiler lets wait for the vector pipe.
   void TimeScalar(Op op);
@@ -303,6 +314,7 @@ class Core {
   Op op = Op::kKernelEnd;
   pipe_t pipe = PIPE_S;
   uint64_t instructions = 0;
+  bool lacks_data = false;  // counting mode: an operand of the running instruction is virtual
 
   long long truncated = 0;  // the value of the first such parameter
   unsigned truncated_bits = 0;
@@ -393,11 +405,11 @@ class Machine {
   explicit Machine(const Options& options);
   Counters Run(const std::function<void()>& kernel);
 
-  const Options& options;
+  const Options options;
   std::vector<GlobalMemory> globals;
   std::vector<std::unique_ptr<Core>> cores;
-  uint64_t stamp = 0;     // writes to global memory so far
-  bool sync_all = false;  // whether one was called
+  uint64_t stamp = 0;                           // writes to global memory so far
+  bool sync_all = false;                        // whether one was called
   uint32_t messages = 0;                        // sets of cross-core flags so far
   std::vector<std::vector<uint32_t>> meetings;  // those that came together, for a wait
 

@@ -96,7 +96,7 @@ struct Times {
   double clock = 0;    // Hz
   double cycles = 0;   // until the last core is done
   double seconds = 0;  // with what a launch costs
-  uint64_t memory_bytes = 0, l2_bytes = 0;
+  double memory_bytes = 0, l2_bytes = 0;
   std::vector<CoreTimes> cores;
   std::vector<Slice> picture;
 };

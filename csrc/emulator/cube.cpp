@@ -75,6 +75,12 @@ void LoadUnits(Op op, const LocalRef& dst, const LocalRef& src, const FractalRun
   core.Check(src, 0, 0, kBlockBytes);
   const uint32_t begin = core.Check(dst, 0, 0, kFractalBytes);
   const uint32_t fractals = unit_bytes / kFractalBytes;
+  if (core.machine.options.counting) {
+    if (run.repeat == 0) return;
+    core.Check(src, SourceAt(run, run.repeat - 1, unit_bytes), unit_bytes, 1);
+    core.Check(dst, DestinationAt(run, run.repeat - 1), kFractalBytes, 1);
+    return;
+  }
   std::array<bool, 65536 / kFractalBytes> taken{};
   uint8_t* bytes_to = core.Bytes(dst);
   const uint8_t* bytes_from = core.Bytes(src);
@@ -126,8 +132,7 @@ void LoadFractals(DType dtype, const LocalRef& dst, const GlobalRef& src, const 
   const Memory to = MemoryOf(dst.position);
   core.CountPath(LoadPath(true, to), run.repeat, kFractalBytes);
   core.CountGlobal(src, uint64_t{run.repeat} * kFractalBytes, false);
-  core.TimeMove(LoadPath(true, to), src, run.repeat, kFractalBytes,
-                uint64_t{run.source_stride} * kFractalBytes);
+  core.TimeMove(src, run.repeat, kFractalBytes, uint64_t{run.source_stride} * kFractalBytes);
   core.Check(dst, 0, 0, kFractalBytes);
   for (uint32_t unit = 0; unit < run.repeat; ++unit) {
     const uint64_t from = SourceAt(run, unit, kFractalBytes);
@@ -135,6 +140,7 @@ void LoadFractals(DType dtype, const LocalRef& dst, const GlobalRef& src, const 
     core.CheckGlobal(src, from, kFractalBytes, 1);
     core.ReadGlobal(src, from, kFractalBytes);
     const uint32_t address = core.Check(dst, at, kFractalBytes, 1);
+    if (core.machine.options.counting) continue;
     core.Write(to, address, address + kFractalBytes);
     std::memcpy(core.Bytes(dst) + at, src.address + from, kFractalBytes);
   }
@@ -165,7 +171,7 @@ void FillBlocks(DType dtype, const LocalRef& dst, const void* value, uint32_t re
   work.bytes = uint64_t{repeat} * blocks * unit;
   core.Account(work);
   core.Check(dst, 0, 0, unit);
-  if (blocks == 0) return;
+  if (blocks == 0 || core.machine.options.counting) return;
   const uint32_t bytes = SizeOf(dtype);
   for (uint32_t row = 0; row < repeat; ++row) {
     const uint64_t at = uint64_t{row} * (blocks + gap) * unit;
@@ -374,6 +380,7 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
   const uint32_t result_bytes = m_fractals * n_fractals * kProductBytes;
   const uint32_t result = core.Check(dst, 0, result_bytes, kProductBytes);
   TakeUnits(core, result, result + result_bytes, product.unit_flag);
+  if (core.machine.options.counting) return;
   if (core.machine.options.checks) {
     ReadLeft(core, left, shape);
     ReadRight(core, right, shape);
@@ -570,12 +577,17 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
       shape.row_major ? uint64_t{shape.m} * shape.matrices : CeilDivide(shape.n, columns.width);
   core.CountPath(Path::kL0CToGm, rows, rows == 0 ? 0 : elements / rows * bytes);
   core.CountGlobal(dst, elements * bytes, true);
-  core.TimeMove(Path::kL0CToGm, dst, rows, rows == 0 ? 0 : elements / rows * bytes,
+  core.TimeMove(dst, rows, rows == 0 ? 0 : elements / rows * bytes,
                 shape.row_major ? columns.row_pitch : columns.column_pitch);
   if (elements == 0) return;
   CheckShape(from, to, shape);
   const Scaling scaling = CheckQuant(from, to, shape.quant, scales != nullptr);
   CheckApart(to, shape, columns);
+  const uint32_t last_width = shape.n - (shape.n - 1) / columns.width * columns.width;
+  const uint64_t last_pitch = shape.row_major ? columns.row_pitch : last_width * bytes;
+  const uint64_t columns_end = uint64_t{shape.matrices - 1} * shape.destination_matrix * bytes +
+                               (shape.n - 1) / columns.width * columns.column_pitch +
+                               (shape.m - 1) * last_pitch + last_width * bytes;
   if (shape.unit_flag != 0) {
     const auto wanted =
         shape.row_major ? Core::ProductOrder::kRowMajor : Core::ProductOrder::kColumnMajor;
@@ -586,6 +598,8 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
   }
   core.Check(src, 0, 0, kRowBytes);
   core.CheckGlobal(dst, 0, 0, shape.row_major ? 1 : kBlockBytes);
+  const bool counting = core.machine.options.counting;
+  if (counting && !core.IsBulk(dst)) core.FailVirtual();
   std::vector<uint64_t> scale(shape.n, shape.scale);
   if (scales != nullptr) {
     if (MemoryOf(scales->position) != Memory::kL1) {
@@ -604,6 +618,7 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
       const uint32_t begin = core.Check(src, at, uint64_t{shape.m} * kRowBytes, 1);
       const uint32_t width = std::min(kSide, shape.n - column) * 4;
       TakeUnits(core, begin, begin + CeilDivide(shape.m, kSide) * kProductBytes, shape.unit_flag);
+      if (counting) continue;
       core.Follow(Memory::kL0C, begin, begin + shape.m * kRowBytes);
       if (width == kRowBytes) {
         core.CheckValid(Memory::kL0C, begin, begin + shape.m * kRowBytes);
@@ -614,6 +629,8 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
       }
     }
   }
+  core.CheckGlobal(dst, 0, columns_end, 1);
+  if (counting) return;
   const uint8_t* results = core.Bytes(src);
   std::vector<uint8_t> line(std::min(columns.width, shape.n) * bytes);
   for (uint32_t matrix = 0; matrix < shape.matrices; ++matrix) {
@@ -632,7 +649,6 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
         }
         const uint64_t at = uint64_t{matrix} * shape.destination_matrix * bytes +
                             first / columns.width * columns.column_pitch + row * row_pitch;
-        core.CheckGlobal(dst, at, width * bytes, 1);
         core.WriteGlobal(dst, at, width * bytes, core.atomic);
         Deliver(core, dst.address + at, line.data(), width * bytes);
       }

@@ -99,8 +99,7 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
   }
   core.CountPath(memory == Memory::kL1 ? Path::kGmToL1 : Path::kGmToUb, rows.rows, rows.bytes);
   core.CountGlobal(src, uint64_t{rows.rows} * rows.bytes, false);
-  core.TimeMove(memory == Memory::kL1 ? Path::kGmToL1 : Path::kGmToUb, src, rows.rows, rows.bytes,
-                rows.source_pitch);
+  core.TimeMove(src, rows.rows, rows.bytes, rows.source_pitch);
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t left = padding != nullptr ? padding->left : 0;
   const uint32_t right = padding != nullptr ? padding->right : 0;
@@ -108,6 +107,8 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
   core.CheckGlobal(src, 0, Reach(rows, rows.source_pitch), SizeOf(dtype));
   const uint64_t reach = (rows.rows - 1) * rows.destination_pitch + width;
   const uint32_t begin = core.Check(dst, 0, reach, kBlockBytes);
+  if (core.machine.options.counting && memory == Memory::kL1) return;
+  core.lacks_data = core.IsBulk(src);
   const bool defined = padding == nullptr || padding->is_pad;
   uint8_t* to = core.Bytes(dst);
   for (uint32_t row = 0; row < rows.rows; ++row) {
@@ -121,6 +122,7 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
       core.Write(memory, begin + at, begin + at + left, ByteState::kPoison);
       core.Write(memory, filled - right, filled, ByteState::kPoison);
     }
+    if (core.lacks_data) continue;
     uint8_t* out = to + at;
     std::memset(out, 0xff, width);
     std::memcpy(out + left, src.address + from, rows.bytes);
@@ -139,16 +141,19 @@ void CopyOut(Op op, DType dtype, const GlobalRef& dst, const LocalRef& src, cons
   }
   core.CountPath(memory == Memory::kL1 ? Path::kL1ToGm : Path::kUbToGm, rows.rows, rows.bytes);
   core.CountGlobal(dst, uint64_t{rows.rows} * rows.bytes, true);
-  core.TimeMove(memory == Memory::kL1 ? Path::kL1ToGm : Path::kUbToGm, dst, rows.rows, rows.bytes,
-                rows.destination_pitch);
+  core.TimeMove(dst, rows.rows, rows.bytes, rows.destination_pitch);
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t begin = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
   core.CheckGlobal(dst, 0, Reach(rows, rows.destination_pitch), SizeOf(dtype));
+  const bool counting = core.machine.options.counting;
+  if (counting && core.IsBulk(dst)) return;
+  if (counting && memory == Memory::kL1) core.FailVirtual();
   const uint8_t* from = core.Bytes(src);
   for (uint32_t row = 0; row < rows.rows; ++row) {
     const auto at = static_cast<uint32_t>(row * rows.source_pitch);
     const uint64_t to = row * rows.destination_pitch;
     core.Read(memory, begin + at, begin + at + rows.bytes);
+    if (core.lacks_data) core.FailVirtual();
     core.WriteGlobal(dst, to, rows.bytes, core.atomic);
     Deliver(core, dst.address + to, from + at, rows.bytes);
   }
@@ -202,7 +207,7 @@ void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const Nd
   const uint64_t all_rows = uint64_t{shape.matrices} * shape.rows;
   core.CountPath(Path::kGmToL1, all_rows, shape.row_bytes);
   core.CountGlobal(src, all_rows * shape.row_bytes, false);
-  core.TimeMove(Path::kGmToL1, src, all_rows, shape.row_bytes, shape.source_row, true);
+  core.TimeMove(src, all_rows, shape.row_bytes, shape.source_row, true);
   if (all_rows == 0 || shape.row_bytes == 0) return;
   const uint32_t columns = (shape.row_bytes + kBlockBytes - 1) / kBlockBytes;
   const auto last = [](uint64_t count, uint64_t stride) { return (count - 1) * stride; };
@@ -214,6 +219,7 @@ void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const Nd
   const uint64_t matrix = last(columns, shape.destination_column) + height;
   const uint64_t reach = last(shape.matrices, shape.destination_matrix) + matrix;
   const uint32_t begin = core.Check(dst, 0, reach, kBlockBytes);
+  if (core.machine.options.counting) return;
   // columns below each other or, where rows leave room, beside each other
   const bool rows_inside = columns == 1 || height <= shape.destination_column ||
                            columns * shape.destination_column <= shape.destination_row;

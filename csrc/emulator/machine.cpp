@@ -178,8 +178,10 @@ LocalMemory& Core::Local(Memory memory) {
         memory == Memory::kL0A || memory == Memory::kL0B || memory == Memory::kL0C;
     local->block_bytes = fractals ? kFractalBytes : kBlockBytes;
     local->bytes.assign(bytes, 0xff);  // NaN in every float type, should it ever be used
-    if (machine.options.checks) {
+    if (machine.options.checks || machine.options.counting) {
       local->state.assign(bytes, static_cast<uint8_t>(ByteState::kUninitialised));
+    }
+    if (machine.options.checks) {
       local->blocks.resize(bytes / local->block_bytes);
     }
   }
@@ -190,6 +192,7 @@ void Core::Begin(Op next, pipe_t on) {
   op = next;
   pipe = on;
   final_barrier = false;
+  lacks_data = false;
   CheckFields();
   if (!Has(on))
     Fail(Rule::kCorePipe, "%s core has no pipe %s", IsCube() ? "a cube" : "a vector", PipeName(on));
@@ -287,7 +290,13 @@ void Core::Read(Memory memory, uint32_t begin, uint32_t end) {
   Follow(memory, begin, end);
 }
 
+bool Core::IsVirtual(Memory memory, uint32_t begin, uint32_t end) {
+  const uint8_t* state = Local(memory).state.data();
+  return std::memchr(state + begin, static_cast<int>(ByteState::kVirtual), end - begin) != nullptr;
+}
+
 void Core::CheckValid(Memory memory, uint32_t begin, uint32_t end) {
+  if (machine.options.counting) lacks_data = lacks_data || IsVirtual(memory, begin, end);
   if (!machine.options.checks || begin == end) return;
   const LocalMemory& local = Local(memory);
   const uint8_t* state = local.state.data();
@@ -320,7 +329,12 @@ void Core::Follow(Memory memory, uint32_t begin, uint32_t end) {
 }
 
 void Core::Write(Memory memory, uint32_t begin, uint32_t end, ByteState state) {
-  if (!machine.options.checks || begin == end) return;
+  if (begin == end) return;
+  if (machine.options.counting) {
+    std::memset(Local(memory).state.data() + begin,
+                static_cast<int>(lacks_data ? ByteState::kVirtual : state), end - begin);
+  }
+  if (!machine.options.checks) return;
   LocalMemory& local = Local(memory);
   const Clock after_writes = Horizon(true, true);
   const Clock after_reads = Horizon(false, true);
@@ -402,6 +416,7 @@ void LoadScalar(const LocalRef& ref, uint64_t offset, DType dtype, void* value) 
   const uint32_t bytes = SizeOf(dtype);
   const uint32_t begin = core.Check(ref, offset, bytes, bytes);
   core.Read(MemoryOf(ref.position), begin, begin + bytes);
+  if (core.lacks_data) core.FailVirtual();
   std::memcpy(value, core.Bytes(ref) + offset, bytes);
 }
 
@@ -635,8 +650,8 @@ void Core::Account(const Work& work) {
   if (trace && !IsGlobal(work.path)) trace->Work(pipe, op, HeadCycles(op, pipe) + cycles);
 }
 
-void Core::TimeMove(Path path, const GlobalRef& ref, uint64_t rows, uint64_t row_bytes,
-                    uint64_t pitch, bool nd_to_nz) {
+void Core::TimeMove(const GlobalRef& ref, uint64_t rows, uint64_t row_bytes, uint64_t pitch,
+                    bool nd_to_nz) {
   if (!trace || rows == 0 || row_bytes == 0 || ref.allocation < 0) return;
   const GlobalMemory& memory = machine.globals[ref.allocation];
   const bool writes = pipe != PIPE_MTE2;
@@ -644,10 +659,13 @@ void Core::TimeMove(Path path, const GlobalRef& ref, uint64_t rows, uint64_t row
     row_bytes *= rows;
     rows = 1;
   }
-  const Transfer transfer{memory.place + static_cast<uint64_t>(ref.address - memory.begin()), pitch,
-                          static_cast<uint32_t>(rows), static_cast<uint32_t>(row_bytes), writes,
+  const Transfer transfer{memory.place + static_cast<uint64_t>(ref.address - memory.begin()),
+                          pitch,
+                          static_cast<uint32_t>(rows),
+                          static_cast<uint32_t>(row_bytes),
+                          writes,
                           ref.bypass};
-  trace->Move(pipe, op, MoveCycles(path, nd_to_nz, transfer), transfer);
+  trace->Move(pipe, op, MoveCycles(nd_to_nz, pipe, transfer.rows), transfer);
 }
 
 void Core::TimeScalar(Op of) {

@@ -139,21 +139,13 @@ double HeadCycles(Op op, pipe_t pipe) {
   }
 }
 
-double MoveCycles(Path path, bool nd_to_nz, const Transfer& transfer) {
-  const auto bytes = static_cast<double>(transfer.rows) * transfer.row_bytes;
-  const bool aligned =
-      transfer.address % 512 == 0 && (transfer.rows == 1 || transfer.pitch % 512 == 0);
-  const double slower = aligned ? 1 : kUnaligned;
-  switch (path) {
-    case Path::kL0CToGm:
-      return bytes / kFixpipePort * slower;
-    case Path::kGmToUb:
-    case Path::kUbToGm:
-      return kCopyHead + transfer.rows * kPiece + bytes / kVectorPort * slower;
-    default:
-      return (nd_to_nz ? kNdToNzHead : kCopyHead) + transfer.rows * kPiece +
-             bytes / kCubePort * slower;
-  }
+double MoveCycles(bool nd_to_nz, pipe_t pipe, uint32_t rows) {
+  if (pipe == PIPE_FIX) return 0;
+  return (nd_to_nz ? kNdToNzHead : kCopyHead) + rows * kPiece;
+}
+
+double PortRate(pipe_t pipe, bool cube) {
+  return pipe == PIPE_FIX ? kFixpipePort : cube ? kCubePort : kVectorPort;
 }
 
 double IssueCycles() { return kIssue; }
@@ -201,30 +193,23 @@ namespace {
 
 constexpr uint64_t kLine = static_cast<uint64_t>(kLineBytes);
 constexpr uint32_t kWays = 16;
-
-// spreads neighbouring lines over the sets
-uint64_t Mix(uint64_t line) {
-  line *= 0x9e3779b97f4a7c15u;
-  return line ^ line >> 32;
-}
+// a prime: neither neighbouring lines nor those of a column of a matrix crowd into few sets
+constexpr uint64_t kSets = 24571;
+static_assert(kSets * kWays * kLine <= kL2Bytes);
 
 }  // namespace
 
-CacheModel::CacheModel() : ways_(static_cast<size_t>(kL2Bytes / kLineBytes)) {}
+CacheModel::CacheModel() : ways_(kSets * kWays) {}
 
 uint64_t CacheModel::Place(const void* data, uint64_t bytes) {
   const auto [entry, added] = places_.try_emplace({data, bytes}, next_place_);
-  if (added) {
-    const uint64_t offset = reinterpret_cast<uintptr_t>(data) % kLine;
-    entry->second += offset;
-    next_place_ += (offset + bytes + kLine - 1) / kLine * kLine;
-  }
+  // on the device memory begins with a line, wherever the host has it
+  if (added) next_place_ += (bytes + kLine - 1) / kLine * kLine;
   return entry->second;
 }
 
 bool CacheModel::Touch(uint64_t line, bool writes, uint64_t* evicted) {
-  const uint64_t sets = ways_.size() / kWays;
-  Way* const set = &ways_[Mix(line) % sets * kWays];
+  Way* const set = &ways_[line % kSets * kWays];
   ++now_;
   Way* oldest = set;
   for (Way* way = set; way != set + kWays; ++way) {
@@ -240,25 +225,31 @@ bool CacheModel::Touch(uint64_t line, bool writes, uint64_t* evicted) {
   return false;
 }
 
-uint64_t CacheModel::Access(const Transfer& transfer) {
-  uint64_t memory = 0;
+CacheModel::Traffic CacheModel::Access(const Transfer& transfer) {
+  Traffic traffic;
   for (uint32_t row = 0; row < transfer.rows; ++row) {
     const uint64_t begin = transfer.address + row * transfer.pitch;
     const uint64_t end = begin + transfer.row_bytes;
+    const uint64_t first = begin / kLine, last = (end - 1) / kLine;
+    // lines more than the row would need if it began with one
+    const auto needed = static_cast<double>((transfer.row_bytes + kLine - 1) / kLine);
+    const double longer = std::min((last - first + 1) / needed, kUnaligned);
+    traffic.port += transfer.row_bytes * longer;
     if (transfer.bypass) {
-      memory += transfer.row_bytes;
+      traffic.memory += transfer.row_bytes;
       continue;
     }
+    traffic.l2 += std::max<double>(transfer.row_bytes, kLine) * longer;
     // What the copies of unaligned rows show, [12288, 12287] of half: a row that crosses lines at
     // addresses that are no multiple of 32 bytes reads the lines that it cuts whole, each time.
-    const bool cut = !transfer.writes && begin % 32 != 0 && begin / kLine != (end - 1) / kLine;
-    for (uint64_t line = begin / kLine; line * kLine < end; ++line) {
-      const bool hit = Touch(line, transfer.writes, &memory);
+    const bool cuts = !transfer.writes && begin % 32 != 0 && first != last;
+    for (uint64_t line = first; line <= last; ++line) {
+      const bool hit = Touch(line, transfer.writes, &traffic.memory);
       const bool whole = begin <= line * kLine && (line + 1) * kLine <= end;
-      if (!transfer.writes && (!hit || (cut && !whole))) memory += kLine;
+      if (!transfer.writes && (!hit || (cuts && !whole))) traffic.memory += kLine;
     }
   }
-  return memory;
+  return traffic;
 }
 
 // --- the schedule
@@ -273,11 +264,16 @@ struct Interval {
   double start = kUnknown, end = kUnknown;
 };
 
+// Takes what comes one after the other.
+struct Server {
+  double rate = 0;  // bytes per cycle
+  double free = 0;
+  double bytes = 0;  // so far
+};
+
 // What all cores share.
 struct Shared {
-  double memory_rate, l2_rate;  // bytes per cycle
-  double memory_free = 0, l2_free = 0;
-  uint64_t memory_bytes = 0, l2_bytes = 0;
+  Server memory, l2;
   CacheModel* cache;
   std::vector<double> messages;
   const std::vector<std::vector<uint32_t>>* meetings;
@@ -316,19 +312,16 @@ class CoreSchedule {
     const Step& step = *pipe.ring[pipe.taken % kDepth].step;
     const Transfer& transfer = trace_.transfers_[step.number];
     const double start = pipe.next;
-    double end = start + step.cycles;
-    const uint64_t memory = shared_.cache->Access(transfer);
-    const uint64_t bytes = uint64_t{transfer.rows} * transfer.row_bytes;
-    if (!transfer.bypass) {
-      shared_.l2_free = std::max(shared_.l2_free, start) + bytes / shared_.l2_rate;
-      shared_.l2_bytes += bytes;
-      end = std::max(end, shared_.l2_free);
-    }
-    if (memory != 0) {
-      shared_.memory_free = std::max(shared_.memory_free, start) + memory / shared_.memory_rate;
-      shared_.memory_bytes += memory;
-      end = std::max(end, shared_.memory_free);
-    }
+    const CacheModel::Traffic traffic = shared_.cache->Access(transfer);
+    double end = start + step.cycles + traffic.port / PortRate(number, core_.IsCube());
+    const auto serve = [&](Server& server, double bytes) {
+      if (bytes == 0) return;
+      server.free = std::max(server.free, start) + bytes / server.rate;
+      server.bytes += bytes;
+      end = std::max(end, server.free);
+    };
+    serve(shared_.l2, traffic.l2);
+    serve(shared_.memory, static_cast<double>(traffic.memory));
     pipe.moving = false;
     End(number, step, start, end, end + kLatency);
   }
@@ -530,8 +523,8 @@ Times MakeSchedule(const Machine& machine) {
   const Device& device = *options.device;
   CacheModel fresh;
   Shared shared;
-  shared.memory_rate = device.memory_rate / device.clock;
-  shared.l2_rate = kL2Rate / device.clock;
+  shared.memory.rate = device.memory_rate / device.clock;
+  shared.l2.rate = kL2Rate / device.clock;
   shared.cache = options.cache != nullptr ? options.cache : &fresh;
   shared.messages.assign(machine.messages, kUnknown);
   shared.meetings = &machine.meetings;
@@ -573,8 +566,8 @@ Times MakeSchedule(const Machine& machine) {
   times.clock = device.clock;
   times.cycles = end;
   times.seconds = end / device.clock + kLaunch;
-  times.memory_bytes = shared.memory_bytes;
-  times.l2_bytes = shared.l2_bytes;
+  times.memory_bytes = shared.memory.bytes;
+  times.l2_bytes = shared.l2.bytes;
   return times;
 }
 

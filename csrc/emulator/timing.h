@@ -102,8 +102,11 @@ class CacheModel {
   CacheModel();
   // Where the model sees an allocation: the same place from run to run.
   uint64_t Place(const void* data, uint64_t bytes);
-  // Bytes that the transfer moves to and from memory.
-  uint64_t Access(const Transfer& transfer);
+  struct Traffic {
+    uint64_t memory = 0;      // bytes that come from memory or go there
+    double l2 = 0, port = 0;  // that L2 and the core are busy with
+  };
+  Traffic Access(const Transfer& transfer);
 
  private:
   struct Way {
