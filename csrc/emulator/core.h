@@ -64,7 +64,12 @@ struct BlockRecord {
   std::array<Op, kPipes> read_by{};
 };
 
-enum class ByteState : uint8_t { kUninitialised, kValid, kPoison };
+enum class ByteState : uint8_t {
+  kUninitialised,
+  kValid,
+  kPoison,
+  kVirtual,  // counting mode: its value was never computed
+};
 
 struct LocalMemory {
   uint32_t block_bytes = kBlockBytes;
@@ -95,7 +100,8 @@ struct BesideAccess {
 
 class GlobalMemory {
  public:
-  explicit GlobalMemory(const Allocation& allocation);
+  // `tracked`: with cells
+  GlobalMemory(const Allocation& allocation, bool tracked);
   const Allocation& allocation() const { return allocation_; }
   uint8_t* begin() const { return static_cast<uint8_t*>(allocation_.data); }
   uint64_t width() const { return width_; }
@@ -127,7 +133,7 @@ struct CacheLineState {
 #define MOGE_EMULATOR_PATHS(X)                                                        \
   X(kGmToUb, "gm->ub") X(kUbToGm, "ub->gm") X(kUbToUb, "ub->ub") X(kGmToL1, "gm->l1") \
   X(kL1ToGm, "l1->gm") X(kGmToL0A, "gm->l0a") X(kGmToL0B, "gm->l0b")                  \
-  X(kL1ToL0A, "l1->l0a") X(kL1ToL0B, "l1->l0b") X(kL0CToGm, "l0c->gm")
+  X(kL1ToL0A, "l1->l0a") X(kL1ToL0B, "l1->l0b") X(kL1ToBias, "l1->bt") X(kL0CToGm, "l0c->gm")
 // clang-format on
 enum class Path : uint8_t {
 #define MOGE_PATH(name, text) name,
@@ -211,6 +217,11 @@ class Core {
   // writes, and both before the data changes.
   void Read(Memory memory, uint32_t begin, uint32_t end);
   void Write(Memory memory, uint32_t begin, uint32_t end, ByteState state = ByteState::kValid);
+  // Counting mode: whether a part of it is virtual.
+  bool IsVirtual(Memory memory, uint32_t begin, uint32_t end);
+  bool IsBulk(const GlobalRef& ref) const;
+  // Counting mode: refuses to go on with a value that was never computed.
+  [[noreturn]] void FailVirtual() const;
   // The two halves of Read, for transfers that carry undefined bytes along: only what an
   // instruction computes with must be valid.
   void CheckValid(Memory memory, uint32_t begin, uint32_t end);
@@ -273,6 +284,7 @@ class Core {
   Op op = Op::kKernelEnd;
   pipe_t pipe = PIPE_S;
   uint64_t instructions = 0;
+  bool lacks_data = false;  // counting mode: an operand of the running instruction is virtual
 
   long long truncated = 0;  // the value of the first such parameter
   unsigned truncated_bits = 0;
@@ -361,7 +373,7 @@ class Machine {
   explicit Machine(const Options& options);
   Counters Run(const std::function<void()>& kernel);
 
-  const Options& options;
+  const Options options;
   std::vector<GlobalMemory> globals;
   std::vector<std::unique_ptr<Core>> cores;
   uint64_t stamp = 0;     // writes to global memory so far

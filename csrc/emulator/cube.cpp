@@ -4,6 +4,7 @@
 
 #include "core.h"
 #include "mmad.h"
+#include "params.h"
 
 namespace emulator {
 
@@ -75,6 +76,12 @@ void LoadUnits(Op op, const LocalRef& dst, const LocalRef& src, const FractalRun
   core.Check(src, 0, 0, kBlockBytes);
   const uint32_t begin = core.Check(dst, 0, 0, kFractalBytes);
   const uint32_t fractals = unit_bytes / kFractalBytes;
+  if (core.machine.options.counting) {
+    if (run.repeat == 0) return;
+    core.Check(src, SourceAt(run, run.repeat - 1, unit_bytes), unit_bytes, 1);
+    core.Check(dst, DestinationAt(run, run.repeat - 1), kFractalBytes, 1);
+    return;
+  }
   std::array<bool, 65536 / kFractalBytes> taken{};
   uint8_t* bytes_to = core.Bytes(dst);
   const uint8_t* bytes_from = core.Bytes(src);
@@ -133,6 +140,7 @@ void LoadFractals(DType dtype, const LocalRef& dst, const GlobalRef& src, const 
     core.CheckGlobal(src, from, kFractalBytes, 1);
     core.ReadGlobal(src, from, kFractalBytes);
     const uint32_t address = core.Check(dst, at, kFractalBytes, 1);
+    if (core.machine.options.counting) continue;
     core.Write(to, address, address + kFractalBytes);
     std::memcpy(core.Bytes(dst) + at, src.address + from, kFractalBytes);
   }
@@ -163,7 +171,7 @@ void FillBlocks(DType dtype, const LocalRef& dst, const void* value, uint32_t re
   work.bytes = uint64_t{repeat} * blocks * unit;
   core.Account(work);
   core.Check(dst, 0, 0, unit);
-  if (blocks == 0) return;
+  if (blocks == 0 || core.machine.options.counting) return;
   const uint32_t bytes = SizeOf(dtype);
   for (uint32_t row = 0; row < repeat; ++row) {
     const uint64_t at = uint64_t{row} * (blocks + gap) * unit;
@@ -321,6 +329,16 @@ void CheckBarrier(Core& core, uint32_t begin, uint32_t end, const ProductShape& 
 
 }  // namespace
 
+void CheckBias(const AscendC::MmadParams& params, bool has_bias) {
+  CurrentCore().op = Op::kMmad;
+  if (!has_bias && params.cmatrixSource) {
+    Fail(Rule::kMmadBias, "cmatrixSource: pass the bias as a tensor");
+  }
+  if (has_bias && params.cmatrixInitVal) {
+    Fail(Rule::kMmadBias, "cmatrixInitVal is true: the product would start from 0");
+  }
+}
+
 void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
               const Product& product) {
   Core& core = CurrentCore();
@@ -333,6 +351,7 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
   check_position(dst, Memory::kL0C);
   check_position(a, Memory::kL0A);
   check_position(b, Memory::kL0B);
+  if (product.bias != nullptr) check_position(*product.bias, Memory::kBias);
   if (product.m > 4095 || product.n > 4095 || product.k > 4095) {
     Fail(Rule::kParamRange, "m, n and k are 0 to 4095, got %u, %u, %u", product.m, product.n,
          product.k);
@@ -348,7 +367,7 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
   shape.k_fractals = CeilDivide(product.k, shape.k_side);
   shape.a_pitch = product.align_k && dtype == DType::kFloat ? CeilDivide(product.k, kSide) * 2
                                                             : shape.k_fractals;
-  shape.init = product.init;
+  shape.init = product.init || product.bias != nullptr;
   const uint32_t m_fractals = CeilDivide(product.m, kSide);
   const uint32_t n_fractals = CeilDivide(product.n, kSide);
   ProductCounters work;
@@ -367,11 +386,16 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
       core.Check(b, 0, shape.k_fractals * n_fractals * kFractalBytes, kFractalBytes);
   const uint32_t result_bytes = m_fractals * n_fractals * kProductBytes;
   const uint32_t result = core.Check(dst, 0, result_bytes, kProductBytes);
+  const uint32_t bias =
+      product.bias != nullptr ? core.Check(*product.bias, 0, product.n * 4, 64) : 0;
   TakeUnits(core, result, result + result_bytes, product.unit_flag);
+  if (core.machine.options.counting) return;
   if (core.machine.options.checks) {
     ReadLeft(core, left, shape);
     ReadRight(core, right, shape);
-    if (!product.init) {
+    if (product.bias != nullptr) {
+      core.Read(Memory::kBias, bias, bias + product.n * 4);
+    } else if (!product.init) {
       CheckBarrier(core, result, result + result_bytes, shape);
       core.Follow(Memory::kL0C, result, result + result_bytes);
       ForEachResult(result, shape, [&](uint32_t begin, uint32_t end) {
@@ -385,7 +409,8 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
       std::memset(state + begin, static_cast<int>(ByteState::kValid), end - begin);
     });
   }
-  MultiplyFractals(shape, core.Bytes(a), core.Bytes(b), core.Bytes(dst));
+  MultiplyFractals(shape, core.Bytes(a), core.Bytes(b),
+                   product.bias != nullptr ? core.Bytes(*product.bias) : nullptr, core.Bytes(dst));
 }
 
 // --- Fixpipe -------------------------------------------------------------------------------------
@@ -568,6 +593,11 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
   CheckShape(from, to, shape);
   const Scaling scaling = CheckQuant(from, to, shape.quant, scales != nullptr);
   CheckApart(to, shape, columns);
+  const uint32_t last_width = shape.n - (shape.n - 1) / columns.width * columns.width;
+  const uint64_t last_pitch = shape.row_major ? columns.row_pitch : last_width * bytes;
+  const uint64_t columns_end = uint64_t{shape.matrices - 1} * shape.destination_matrix * bytes +
+                               (shape.n - 1) / columns.width * columns.column_pitch +
+                               (shape.m - 1) * last_pitch + last_width * bytes;
   if (shape.unit_flag != 0) {
     const auto wanted =
         shape.row_major ? Core::ProductOrder::kRowMajor : Core::ProductOrder::kColumnMajor;
@@ -578,6 +608,8 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
   }
   core.Check(src, 0, 0, kRowBytes);
   core.CheckGlobal(dst, 0, 0, shape.row_major ? 1 : kBlockBytes);
+  const bool counting = core.machine.options.counting;
+  if (counting && !core.IsBulk(dst)) core.FailVirtual();
   std::vector<uint64_t> scale(shape.n, shape.scale);
   if (scales != nullptr) {
     if (MemoryOf(scales->position) != Memory::kL1) {
@@ -596,6 +628,7 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
       const uint32_t begin = core.Check(src, at, uint64_t{shape.m} * kRowBytes, 1);
       const uint32_t width = std::min(kSide, shape.n - column) * 4;
       TakeUnits(core, begin, begin + CeilDivide(shape.m, kSide) * kProductBytes, shape.unit_flag);
+      if (counting) continue;
       core.Follow(Memory::kL0C, begin, begin + shape.m * kRowBytes);
       if (width == kRowBytes) {
         core.CheckValid(Memory::kL0C, begin, begin + shape.m * kRowBytes);
@@ -606,6 +639,8 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
       }
     }
   }
+  core.CheckGlobal(dst, 0, columns_end, 1);
+  if (counting) return;
   const uint8_t* results = core.Bytes(src);
   std::vector<uint8_t> line(std::min(columns.width, shape.n) * bytes);
   for (uint32_t matrix = 0; matrix < shape.matrices; ++matrix) {
@@ -624,7 +659,6 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
         }
         const uint64_t at = uint64_t{matrix} * shape.destination_matrix * bytes +
                             first / columns.width * columns.column_pitch + row * row_pitch;
-        core.CheckGlobal(dst, at, width * bytes, 1);
         core.WriteGlobal(dst, at, width * bytes, core.atomic);
         Deliver(core, dst.address + at, line.data(), width * bytes);
       }

@@ -106,6 +106,8 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
   core.CheckGlobal(src, 0, Reach(rows, rows.source_pitch), SizeOf(dtype));
   const uint64_t reach = (rows.rows - 1) * rows.destination_pitch + width;
   const uint32_t begin = core.Check(dst, 0, reach, kBlockBytes);
+  if (core.machine.options.counting && memory == Memory::kL1) return;
+  core.lacks_data = core.IsBulk(src);
   const bool defined = padding == nullptr || padding->is_pad;
   uint8_t* to = core.Bytes(dst);
   for (uint32_t row = 0; row < rows.rows; ++row) {
@@ -119,6 +121,7 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
       core.Write(memory, begin + at, begin + at + left, ByteState::kPoison);
       core.Write(memory, filled - right, filled, ByteState::kPoison);
     }
+    if (core.lacks_data) continue;
     uint8_t* out = to + at;
     std::memset(out, 0xff, width);
     std::memcpy(out + left, src.address + from, rows.bytes);
@@ -140,11 +143,15 @@ void CopyOut(Op op, DType dtype, const GlobalRef& dst, const LocalRef& src, cons
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t begin = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
   core.CheckGlobal(dst, 0, Reach(rows, rows.destination_pitch), SizeOf(dtype));
+  const bool counting = core.machine.options.counting;
+  if (counting && core.IsBulk(dst)) return;
+  if (counting && memory == Memory::kL1) core.FailVirtual();
   const uint8_t* from = core.Bytes(src);
   for (uint32_t row = 0; row < rows.rows; ++row) {
     const auto at = static_cast<uint32_t>(row * rows.source_pitch);
     const uint64_t to = row * rows.destination_pitch;
     core.Read(memory, begin + at, begin + at + rows.bytes);
+    if (core.lacks_data) core.FailVirtual();
     core.WriteGlobal(dst, to, rows.bytes, core.atomic);
     Deliver(core, dst.address + to, from + at, rows.bytes);
   }
@@ -152,12 +159,20 @@ void CopyOut(Op op, DType dtype, const GlobalRef& dst, const LocalRef& src, cons
 
 void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows& rows) {
   Core& core = CurrentCore();
-  core.Begin(Op::kDataCopy, PIPE_V);
-  core.CountPath(Path::kUbToUb, rows.rows, rows.bytes);
+  const Memory memory = MemoryOf(dst.position);
+  const bool to_bias = MemoryOf(src.position) == Memory::kL1 && memory == Memory::kBias;
+  core.op = Op::kDataCopy;
+  if (!to_bias && (memory != Memory::kUb || MemoryOf(src.position) != Memory::kUb)) {
+    Fail(Rule::kCopyPath, "from %s into %s", Name(MemoryOf(src.position)), Name(memory));
+  }
+  core.Begin(Op::kDataCopy, to_bias ? PIPE_MTE1 : PIPE_V);
+  core.CountPath(to_bias ? Path::kL1ToBias : Path::kUbToUb, rows.rows, rows.bytes);
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t from = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
-  const uint32_t to = core.Check(dst, 0, Reach(rows, rows.destination_pitch), kBlockBytes);
-  const bool apart = from + Reach(rows, rows.source_pitch) <= to ||
+  const uint32_t to =
+      core.Check(dst, 0, Reach(rows, rows.destination_pitch), to_bias ? 64 : kBlockBytes);
+  if (to_bias && core.machine.options.counting) return;
+  const bool apart = to_bias || from + Reach(rows, rows.source_pitch) <= to ||
                      to + Reach(rows, rows.destination_pitch) <= from;
   if (!apart) {
     Fail(Rule::kOverlap, "source at UB %u and destination at UB %u overlap (%s)", from, to,
@@ -167,7 +182,8 @@ void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows
     const auto source = static_cast<uint32_t>(row * rows.source_pitch);
     const auto destination = static_cast<uint32_t>(row * rows.destination_pitch);
     core.Read(MemoryOf(src.position), from + source, from + source + rows.bytes);
-    core.Write(MemoryOf(dst.position), to + destination, to + destination + rows.bytes);
+    core.Write(memory, to + destination, to + destination + rows.bytes);
+    if (core.lacks_data) continue;
     std::memcpy(core.Bytes(dst) + destination, core.Bytes(src) + source, rows.bytes);
   }
 }
@@ -209,6 +225,7 @@ void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const Nd
   const uint64_t matrix = last(columns, shape.destination_column) + height;
   const uint64_t reach = last(shape.matrices, shape.destination_matrix) + matrix;
   const uint32_t begin = core.Check(dst, 0, reach, kBlockBytes);
+  if (core.machine.options.counting) return;
   // columns below each other or, where rows leave room, beside each other
   const bool rows_inside = columns == 1 || height <= shape.destination_column ||
                            columns * shape.destination_column <= shape.destination_row;

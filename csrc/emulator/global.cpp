@@ -26,8 +26,20 @@ void Core::FailGlobal(const GlobalMemory& memory, uint64_t byte, bool writes,
        Remedy(earlier.pipe, pipe).c_str());
 }
 
-GlobalMemory::GlobalMemory(const Allocation& allocation)
-    : allocation_(allocation), cells_(Make(width_)) {}
+GlobalMemory::GlobalMemory(const Allocation& allocation, bool tracked)
+    : allocation_(allocation), cells_(nullptr, &std::free) {
+  if (tracked) cells_ = Make(width_);
+}
+
+bool Core::IsBulk(const GlobalRef& ref) const {
+  return ref.allocation >= 0 && machine.globals[ref.allocation].allocation().bulk;
+}
+
+void Core::FailVirtual() const {
+  Fail(Rule::kVirtualData,
+       "needs a value that counting mode has not computed: give the allocations that it comes from "
+       "real memory");
+}
 
 GlobalMemory::CellArray GlobalMemory::Make(uint64_t width) const {
   auto* cells =
@@ -255,6 +267,7 @@ void WriteBack(Core& core, uintptr_t key, const CacheLineState& line) {
   for (uint32_t i = 0; i < ref.bytes; ++i) {
     if ((dirty >> i & 1) == 0) continue;
     core.WriteGlobal(ref, i, 1, false);
+    if (core.IsBulk(ref)) continue;
     ref.address[i] = line.bytes[skipped + i];
   }
 }
@@ -275,6 +288,7 @@ void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value)
     std::memcpy(value, line.bytes.data() + at, bytes);
     return;
   }
+  if (core.IsBulk(ref)) core.FailVirtual();
   core.ReadGlobal(ref, offset, bytes);
   GlobalMemory& memory = core.machine.globals[ref.allocation];
   if (core.machine.options.checks && memory.allocation().access != Access::kIn) {

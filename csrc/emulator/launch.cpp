@@ -83,14 +83,27 @@ struct Machine::Scheduler {
   }
 };
 
-Machine::Machine(const Options& options)
-    : options(options), scheduler_(std::make_shared<Scheduler>()) {
+namespace {
+
+Options Effective(Options options) {
+  options.checks = options.checks && !options.counting;
+  return options;
+}
+
+}  // namespace
+
+Machine::Machine(const Options& given)
+    : options(Effective(given)), scheduler_(std::make_shared<Scheduler>()) {
   if (options.blocks > std::numeric_limits<uint16_t>::max()) {
     throw std::invalid_argument("a launch has at most 65535 blocks, got " +
                                 std::to_string(options.blocks));
   }
   std::vector<Allocation> sorted;
   for (const Allocation& allocation : options.allocations) {
+    if (allocation.bulk && !options.counting) {
+      throw std::invalid_argument("allocation '" + allocation.name +
+                                  "' is bulk, which needs counting mode");
+    }
     if (allocation.bytes != 0) sorted.push_back(allocation);
   }
   std::sort(sorted.begin(), sorted.end(),
@@ -102,7 +115,7 @@ Machine::Machine(const Options& options)
                                   sorted[i].name + "' of the launch overlap");
     }
   }
-  for (const Allocation& allocation : sorted) globals.emplace_back(allocation);
+  for (const Allocation& allocation : sorted) globals.emplace_back(allocation, options.checks);
   const auto add = [this](CoreKind kind, uint32_t block, uint32_t sub) {
     const auto index = static_cast<uint32_t>(cores.size());
     cores.push_back(std::make_unique<Core>(*this, index, kind, block, sub));

@@ -47,6 +47,7 @@ struct Allocation {
   uint64_t bytes;
   std::string name;
   Access access;
+  bool bulk = false;  // counting mode only: an address range with nothing behind it
 };
 
 // How the kernel was declared. Hardware SyncAll and cross-core flags exist only in the mix forms.
@@ -69,6 +70,9 @@ struct Options {
   bool strict = false;
   // uninitialised memory, hazards and races; every other rule is always on
   bool checks = true;
+  // Only counts: bulk data is neither moved nor computed with, small allocations are. Without
+  // checks.
+  bool counting = false;
   uint64_t seed = 0;  // other than 0: blocks take turns in a shuffled order
   uint64_t max_instructions = uint64_t{1} << 32;  // of one block, against endless loops
 };

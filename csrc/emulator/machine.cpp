@@ -178,8 +178,10 @@ LocalMemory& Core::Local(Memory memory) {
         memory == Memory::kL0A || memory == Memory::kL0B || memory == Memory::kL0C;
     local->block_bytes = fractals ? kFractalBytes : kBlockBytes;
     local->bytes.assign(bytes, 0xff);  // NaN in every float type, should it ever be used
-    if (machine.options.checks) {
+    if (machine.options.checks || machine.options.counting) {
       local->state.assign(bytes, static_cast<uint8_t>(ByteState::kUninitialised));
+    }
+    if (machine.options.checks) {
       local->blocks.resize(bytes / local->block_bytes);
     }
   }
@@ -190,6 +192,7 @@ void Core::Begin(Op next, pipe_t on) {
   op = next;
   pipe = on;
   final_barrier = false;
+  lacks_data = false;
   CheckFields();
   if (!Has(on))
     Fail(Rule::kCorePipe, "%s core has no pipe %s", IsCube() ? "a cube" : "a vector", PipeName(on));
@@ -286,7 +289,13 @@ void Core::Read(Memory memory, uint32_t begin, uint32_t end) {
   Follow(memory, begin, end);
 }
 
+bool Core::IsVirtual(Memory memory, uint32_t begin, uint32_t end) {
+  const uint8_t* state = Local(memory).state.data();
+  return std::memchr(state + begin, static_cast<int>(ByteState::kVirtual), end - begin) != nullptr;
+}
+
 void Core::CheckValid(Memory memory, uint32_t begin, uint32_t end) {
+  if (machine.options.counting) lacks_data = lacks_data || IsVirtual(memory, begin, end);
   if (!machine.options.checks || begin == end) return;
   const LocalMemory& local = Local(memory);
   const uint8_t* state = local.state.data();
@@ -319,7 +328,12 @@ void Core::Follow(Memory memory, uint32_t begin, uint32_t end) {
 }
 
 void Core::Write(Memory memory, uint32_t begin, uint32_t end, ByteState state) {
-  if (!machine.options.checks || begin == end) return;
+  if (begin == end) return;
+  if (machine.options.counting) {
+    std::memset(Local(memory).state.data() + begin,
+                static_cast<int>(lacks_data ? ByteState::kVirtual : state), end - begin);
+  }
+  if (!machine.options.checks) return;
   LocalMemory& local = Local(memory);
   const Clock after_writes = Horizon(true, true);
   const Clock after_reads = Horizon(false, true);
@@ -361,9 +375,12 @@ LocalRef PlaceLocal(TPosition position, uint32_t address, uint64_t bytes) {
 
 void Core::TakeLocal(Memory memory, uint64_t top) {
   if (memory == Memory::kUb) return TakeUb(top);
-  if (top > MemoryBytes(memory)) {
-    Fail(Rule::kLocalCapacity, "%llu bytes of %s, which has %u",
-         static_cast<unsigned long long>(top), Name(memory), MemoryBytes(memory));
+  // beside vector cores the framework keeps the end of L1, as it does that of UB
+  const bool keeps = memory == Memory::kL1 && machine.options.kernel == KernelType::kMix;
+  const uint32_t bytes = MemoryBytes(memory) - (keeps ? kUbBytes - kUbUser : 0);
+  if (top > bytes) {
+    Fail(Rule::kLocalCapacity, "%llu bytes of %s, of which a kernel has %u",
+         static_cast<unsigned long long>(top), Name(memory), bytes);
   }
   uint32_t& peak = peaks[static_cast<int>(memory)];
   peak = std::max(peak, static_cast<uint32_t>(top));
@@ -400,6 +417,7 @@ void LoadScalar(const LocalRef& ref, uint64_t offset, DType dtype, void* value) 
   const uint32_t bytes = SizeOf(dtype);
   const uint32_t begin = core.Check(ref, offset, bytes, bytes);
   core.Read(MemoryOf(ref.position), begin, begin + bytes);
+  if (core.lacks_data) core.FailVirtual();
   std::memcpy(value, core.Bytes(ref) + offset, bytes);
 }
 

@@ -77,13 +77,14 @@ inline pybind11::dict ToDict(const CoreCounters& core) {
   return result;
 }
 
-// {"name", "total", "cores": [one for each block]}
+// {"name", "total", "AIC" and "AIV": totals of a kind, "cores": [one for each core]}
 inline pybind11::dict ToDict(const Counters& counters) {
   pybind11::list cores;
   for (const CoreCounters& core : counters.cores) cores.append(ToDict(core));
   pybind11::dict result;
   result["name"] = counters.name;
   result["total"] = ToDict(counters.Total());
+  for (const char* kind : {"AIC", "AIV"}) result[kind] = ToDict(counters.Total(kind));
   result["cores"] = cores;
   return result;
 }

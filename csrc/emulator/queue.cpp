@@ -380,8 +380,9 @@ void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used
          static_cast<unsigned long long>(workspace.bytes), local.end - local.begin);
   }
   const GlobalMemory& memory = core.machine.globals[workspace.allocation];
-  const bool zeroed = std::all_of(workspace.address, workspace.address + bytes,
-                                  [](uint8_t byte) { return byte == 0; });
+  const bool zeroed =
+      core.IsBulk(workspace) || std::all_of(workspace.address, workspace.address + bytes,
+                                            [](uint8_t byte) { return byte == 0; });
   if (memory.allocation().access == Access::kOut || !zeroed) {
     Fail(Rule::kSyncAllWorkspace, "the workspace '%s' is not zeroed",
          memory.allocation().name.c_str());
