@@ -33,6 +33,18 @@ __aicore__ inline void Sync() {
   WaitFlag<event>(0);
 }
 
+// One product of these sizes; `init` false adds to what is there.
+__aicore__ inline MmadParams Product(uint32_t m, uint32_t n, uint32_t k, bool init = true,
+                                     uint8_t unit = 0) {
+  MmadParams params;
+  params.m = m;
+  params.n = n;
+  params.k = k;
+  params.cmatrixInitVal = init;
+  params.unitFlag = unit;
+  return params;
+}
+
 // rows x columns of a row-major matrix to NZ at `dst`
 template <typename T>
 __aicore__ inline void CopyNz(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t rows,
@@ -157,10 +169,7 @@ __aicore__ inline LocalTensor<Acc> Multiplied(GM_ADDR x, uint32_t m, uint32_t n,
   Sync<HardEvent::MTE2_MTE1>();
   operands.Load();
   Sync<HardEvent::MTE1_M>();
-  MmadParams product;
-  product.m = m;
-  product.n = n;
-  product.k = k;
+  MmadParams product = Product(m, n, k);
   product.kDirectionAlign = transpose_a;
   Mmad(c, operands.a2_, operands.b2_, product);
   Sync<HardEvent::M_FIX>();
@@ -191,7 +200,7 @@ __global__ __cube__ void biased(GM_ADDR x, GM_ADDR y, GM_ADDR z) {
   operands.Load();
   DataCopy(c2, c1, DataCopyParams(1, n * sizeof(float) / 64, 0, 0));
   Sync<HardEvent::MTE1_M>();
-  Mmad(c, operands.a2_, operands.b2_, c2, MmadParams(m, n, k, 0, false, false, false));
+  Mmad(c, operands.a2_, operands.b2_, c2, Product(m, n, k, false));
   Sync<HardEvent::M_FIX>();
   Fixpipe(Global<float>(y), c, FixpipeParamsV220(n, m, CeilTo(m, 16), n, false));
   PipeBarrier<PIPE_ALL>();
@@ -213,7 +222,7 @@ __global__ __cube__ void gemv(GM_ADDR x, GM_ADDR y, GM_ADDR) {
   LoadData(a2, a1, LoadData2DParams(0, 2, 1, 0, 0, false, 0));
   LoadData(b2, b1, LoadData2DParams(0, CeilDiv(k, 16) * n / 16, 1, 0, 0, false, 0));
   Sync<HardEvent::MTE1_M>();
-  Mmad(c, a2, b2, MmadParams(1, n, k, 0, false, false, true));
+  Mmad(c, a2, b2, Product(1, n, k));
   Sync<HardEvent::M_FIX>();
   Fixpipe(Global<float>(y), c, FixpipeParamsV220(n, 1, 16, n, false));
   PipeBarrier<PIPE_ALL>();
@@ -319,7 +328,7 @@ class Blocked {
         const bool last = k1 + k0 + kL0 == end;
         WaitFlag<HardEvent::MTE1_M>(l0_);
         Mmad(c_, a2_[l0_ * kHalfL0], b2_[l0_ * kHalfL0],
-             MmadParams(kTileM, kTileN, kL0, last ? 3 : 2, false, false, first));
+             Product(kTileM, kTileN, kL0, first, last ? 3 : 2));
         PipeBarrier<PIPE_M>();  // 2 x 3 fractals
         SetFlag<HardEvent::M_MTE1>(l0_);
         l0_ ^= 1;
@@ -398,7 +407,7 @@ __global__ __cube__ void nz_weights(GM_ADDR x, GM_ADDR y, GM_ADDR) {
   }
   LoadData(b2, b1, LoadData2DParams(0, n / 16 * k / 16, 1, 0, 0, false, 0));
   Sync<HardEvent::MTE1_M>();
-  Mmad(c, a2, b2, MmadParams(m, n, k, 0, false, false, true));
+  Mmad(c, a2, b2, Product(m, n, k));
   Sync<HardEvent::M_FIX>();
   Fixpipe(Global<float>(y), c, FixpipeParamsV220(n, m, m, n, false));
   PipeBarrier<PIPE_ALL>();
@@ -431,8 +440,7 @@ class Ring {
       operands.Load();
       Sync<HardEvent::MTE1_MTE2>();
       Sync<HardEvent::MTE1_M>();
-      Mmad(c, operands.a2_, operands.b2_,
-           MmadParams(kRows, kColumns, kDepth, 0, false, false, true));
+      Mmad(c, operands.a2_, operands.b2_, Product(kRows, kColumns, kDepth));
       Sync<HardEvent::M_MTE1>();
       Sync<HardEvent::M_FIX>();
       if (tile >= 2) CrossCoreWaitFlag(kFree + slot);

@@ -30,6 +30,17 @@ void Sync() {
   WaitFlag<event>(0);
 }
 
+// One product of these sizes; `init` false adds to what is there.
+MmadParams Product(uint32_t m, uint32_t n, uint32_t k, bool init = true, uint8_t unit = 0) {
+  MmadParams params;
+  params.m = m;
+  params.n = n;
+  params.k = k;
+  params.cmatrixInitVal = init;
+  params.unitFlag = unit;
+  return params;
+}
+
 // Both operands of a product of up to 64 x 64 x 64 halves in L1 and L0, ones from x.
 struct Started {
   Started() { InitSocState(); }
@@ -52,7 +63,7 @@ class Ready : Started {
   }
   void Multiply(GM_ADDR x, uint8_t unit = 0) {
     Operands(x);
-    Mmad(c, a2, b2, MmadParams(64, 64, 64, unit, false, false, true));
+    Mmad(c, a2, b2, Product(64, 64, 64, true, unit));
   }
 
   LocalTensor<half> a1{TPosition::A1, 0, 4096};
@@ -109,7 +120,7 @@ MUST_FAIL(L0Alignment, "address.alignment L0", Cube()) {
 MUST_FAIL(MmadAlignment, "address.alignment Mmad", Cube()) {
   Ready cube;
   cube.Operands(x);
-  Mmad(cube.c[128], cube.a2, cube.b2, MmadParams(16, 16, 16, 0, false, false, true));
+  Mmad(cube.c[128], cube.a2, cube.b2, Product(16, 16, 16));
 }
 MUST_FAIL(FixpipeAlignment, "address.alignment Fixpipe", Cube()) {
   Ready cube;
@@ -133,7 +144,7 @@ MUST_FAIL(LoadBounds, "local.bounds LoadData", Cube()) {
 MUST_FAIL(MmadBounds, "local.bounds Mmad", Cube()) {
   Ready cube;
   cube.Operands(x);
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(64, 64, 80, 0, false, false, true));
+  Mmad(cube.c, cube.a2, cube.b2, Product(64, 64, 80));
 }
 MUST_FAIL(FixpipeBounds, "gm.bounds Fixpipe", Cube()) {
   Ready cube;
@@ -148,7 +159,7 @@ MUST_FAIL(NotLoaded, "local.uninitialised L0A", Cube()) {
   LoadData(cube.a2, cube.a1, LoadData2DParams(0, 15, 1, 0, 0, false, 0));
   LoadData(cube.b2, cube.b1, LoadData2DParams(0, 16, 1, 0, 0, false, 0));
   Sync<HardEvent::MTE1_M>();
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(64, 64, 64, 0, false, false, true));
+  Mmad(cube.c, cube.a2, cube.b2, Product(64, 64, 64));
 }
 MUST_FAIL(TailNotCopied, "local.uninitialised tail", Cube()) {
   Ready cube;  // 60 rows in L1, 61 multiplied
@@ -160,17 +171,17 @@ MUST_FAIL(TailNotCopied, "local.uninitialised tail", Cube()) {
   }
   LoadData(cube.b2, cube.b1, LoadData2DParams(0, 16, 1, 0, 0, false, 0));
   Sync<HardEvent::MTE1_M>();
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(61, 64, 64, 0, false, false, true));
+  Mmad(cube.c, cube.a2, cube.b2, Product(61, 64, 64));
 }
 MUST_FAIL(NothingToAddTo, "local.uninitialised L0C", Cube()) {
   Ready cube;
   cube.Operands(x);
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(64, 64, 64, 0, false, false, false));
+  Mmad(cube.c, cube.a2, cube.b2, Product(64, 64, 64, false));
 }
 MUST_FAIL(BeyondN, "local.poison L0C", Cube()) {
   Ready cube;
   cube.Operands(x);
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(64, 60, 64, 0, false, false, true));
+  Mmad(cube.c, cube.a2, cube.b2, Product(64, 60, 64));
   Sync<HardEvent::M_FIX>();
   Fixpipe(Global<float>(y), cube.c, Out());
 }
@@ -181,7 +192,7 @@ MUST_FAIL(BeyondN, "local.poison L0C", Cube()) {
 MUST_FAIL(MmadOnVector, "core.pipe", Vector()) {
   LocalTensor<float> c;
   LocalTensor<half> a;
-  Mmad(c, a, a, MmadParams(16, 16, 16, 0, false, false, true));
+  Mmad(c, a, a, Product(16, 16, 16));
 }
 MUST_FAIL(VectorFlagOnCube, "core.pipe flag", Cube()) {
   InitSocState();
@@ -212,7 +223,7 @@ MUST_FAIL(LoadThenMultiply, "sync.missing MTE1-M", Cube()) {
   cube.Copy(x);
   Sync<HardEvent::MTE2_MTE1>();
   cube.Load();
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(64, 64, 64, 0, false, false, true));
+  Mmad(cube.c, cube.a2, cube.b2, Product(64, 64, 64));
 }
 MUST_FAIL(MultiplyThenLoad, "sync.missing M-MTE1", Cube()) {
   Ready cube;
@@ -236,7 +247,7 @@ MUST_FAIL(MoveThenMultiply, "sync.missing FIX-M", Cube()) {
   cube.Multiply(x);
   Sync<HardEvent::M_FIX>();
   Fixpipe(Global<float>(y), cube.c, Out());
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(64, 64, 64, 0, false, false, true));
+  Mmad(cube.c, cube.a2, cube.b2, Product(64, 64, 64));
 }
 MUST_FAIL(MoveThenCopy, "sync.missing FIX-MTE2", Cube()) {
   Ready cube;
@@ -261,8 +272,8 @@ MUST_FAIL(FillThenCopy, "sync.missing Fill", Cube()) {
 MUST_FAIL(NoMmadBarrier, "mmad.barrier", Cube()) {
   Ready cube;
   cube.Operands(x);
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(48, 63, 64, 0, false, false, true));
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(48, 63, 64, 0, false, false, false));
+  Mmad(cube.c, cube.a2, cube.b2, Product(48, 63, 64));
+  Mmad(cube.c, cube.a2, cube.b2, Product(48, 63, 64, false));
 }
 
 // --- transfers
@@ -347,29 +358,31 @@ MUST_FAIL(FillRange, "params.range Fill", Cube()) {
 MUST_FAIL(OperandsSwapped, "mmad.position", Cube()) {
   Ready cube;
   cube.Operands(x);
-  Mmad(cube.c, cube.b2, cube.a2, MmadParams(64, 64, 64, 0, false, false, true));
+  Mmad(cube.c, cube.b2, cube.a2, Product(64, 64, 64));
 }
 MUST_FAIL(MmadRange, "params.range Mmad", Cube()) {
   Ready cube;
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(4096, 16, 16, 0, false, false, true));
+  Mmad(cube.c, cube.a2, cube.b2, Product(4096, 16, 16));
 }
 MUST_FAIL(MmadTruncated, "params.range Mmad 16 bits", Cube()) {
   Ready cube;
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(65552, 16, 16, 0, false, false, true));
+  Mmad(cube.c, cube.a2, cube.b2, Product(65552, 16, 16));
 }
 
 MUST_FAIL(BiasWithoutTensor, "mmad.bias", Cube()) {
   Ready cube;
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(16, 16, 16, 0, false, true, false));
+  MmadParams product = Product(16, 16, 16, false);
+  product.cmatrixSource = true;
+  Mmad(cube.c, cube.a2, cube.b2, product);
 }
 MUST_FAIL(BiasFromZero, "mmad.bias init", Cube()) {
   Ready cube;
   LocalTensor<float> bias(TPosition::C2, 0, 16);
-  Mmad(cube.c, cube.a2, cube.b2, bias, MmadParams(16, 16, 16, 0, false, false, true));
+  Mmad(cube.c, cube.a2, cube.b2, bias, Product(16, 16, 16));
 }
 MUST_FAIL(BiasInL0C, "mmad.position bias", Cube()) {
   Ready cube;
-  Mmad(cube.c, cube.a2, cube.b2, cube.c, MmadParams(16, 16, 16, 0, false, false, false));
+  Mmad(cube.c, cube.a2, cube.b2, cube.c, Product(16, 16, 16, false));
 }
 MUST_FAIL(BiasOrder, "sync.missing bias", Cube()) {
   Ready cube;
@@ -377,7 +390,7 @@ MUST_FAIL(BiasOrder, "sync.missing bias", Cube()) {
   LocalTensor<float> from(TPosition::C1, 0, 16);
   LocalTensor<float> bias(TPosition::C2, 0, 16);
   DataCopy(bias, from, 16);
-  Mmad(cube.c, cube.a2, cube.b2, bias, MmadParams(16, 16, 16, 0, false, false, false));
+  Mmad(cube.c, cube.a2, cube.b2, bias, Product(16, 16, 16, false));
 }
 MUST_FAIL(BiasAlignment, "address.alignment bias", Cube()) {
   Ready cube;
@@ -406,7 +419,7 @@ MUST_FAIL(UnitNotMovedOut, "unit-flag.order Mmad", Cube()) {
   Ready cube;
   SetMMRowMajor();
   cube.Multiply(x, 3);
-  Mmad(cube.c, cube.a2, cube.b2, MmadParams(64, 64, 64, 2, false, false, true));
+  Mmad(cube.c, cube.a2, cube.b2, Product(64, 64, 64, true, 2));
 }
 MUST_FAIL(UnitByMmadOnly, "unit-flag.both-sides", Cube()) {
   Ready cube;
