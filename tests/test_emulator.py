@@ -494,6 +494,19 @@ def test_infinities_stay_in_their_rows(emulator: ModuleType) -> None:
     assert_product(got[rest], a_values[rest], b_values, 0)
 
 
+def test_zero_tail(emulator: ModuleType) -> None:
+    a, a_values = operand("half", 32, 70)
+    b, b_values = operand("half", 48, 70, seed=1)
+    y, _, _ = run(emulator, "zero_tail", joined(a, b, np.full(99, np.nan, np.float16)), cube=True)
+    assert_product(y.view(np.float32)[: 32 * 48].reshape(32, 48), a_values, b_values.T, 0)
+
+
+def test_no_terms(emulator: ModuleType) -> None:
+    y, _, counters = run(emulator, "no_terms", X, cube=True)
+    assert not y.any()
+    assert counters["total"]["pipes"]["MTE1"] == {"instructions": 3, "bytes": 3072, "cycles": 0}
+
+
 def test_biased(emulator: ModuleType) -> None:
     a, a_values = operand("half", 40, 64)
     b, b_values = operand("half", 48, 64, seed=1)
@@ -637,6 +650,21 @@ def test_exchange(emulator: ModuleType, seed: int) -> None:
     y, _, _ = run(emulator, "exchange", X, cube=True, seed=seed)
     wanted = [(core ^ 1) + 1 + (core + 2) % 6 + 1 for core in range(6)]
     np.testing.assert_array_equal(y.view(np.float32)[:48:8], wanted)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_relay(emulator: ModuleType, seed: int) -> None:
+    y, _, _ = run(emulator, "relay", X, cube=True, seed=seed)
+    np.testing.assert_array_equal(y.view(np.float32)[:32:8], [0, 0, 5, 6])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sync_all_mix(emulator: ModuleType, seed: int) -> None:
+    a, a_values = operand("half", 64, 64)
+    b, b_values = operand("half", 64, 64, seed=1)
+    y, _, counters = run(emulator, "sync_all_mix", joined(a, b), cube=True, seed=seed)
+    assert_product(y.view(np.float32)[:4096].reshape(64, 64), a_values, b_values.T, 0)
+    assert [core["sync_all"] for core in counters["cores"]] == [1] * 6
 
 
 def test_a_race_between_cores_is_told_with_both(emulator: ModuleType) -> None:

@@ -186,6 +186,39 @@ __global__ __cube__ void matmul(GM_ADDR x, GM_ADDR y, GM_ADDR) {
   PipeBarrier<PIPE_ALL>();
 }
 
+// Nd2Nz fills the last column block with zeros: k goes up to its end.
+__global__ __cube__ void zero_tail(GM_ADDR x, GM_ADDR y, GM_ADDR) {
+  constexpr uint32_t m = 32, n = 48, k = 70;
+  InitSocState();
+  Operands<half, false, false> operands(m, n, k);
+  LocalTensor<float> c(TPosition::CO1, 0, 32768);
+  operands.Copy(Global<half>(x), Global<half>(x)[m * k]);
+  Sync<HardEvent::MTE2_MTE1>();
+  operands.Load();
+  Sync<HardEvent::MTE1_M>();
+  Mmad(c, operands.a2_, operands.b2_, Product(m, n, CeilTo(k, 16)));
+  Sync<HardEvent::M_FIX>();
+  Fixpipe(Global<float>(y), c, FixpipeParamsV220(n, m, m, n, false));
+  PipeBarrier<PIPE_ALL>();
+}
+
+// A product without terms: both operands filled with zeros in L0.
+__global__ __cube__ void no_terms(GM_ADDR, GM_ADDR y, GM_ADDR) {
+  InitSocState();
+  LocalTensor<bfloat16_t> a2(TPosition::A2, 0, 1024);
+  LocalTensor<bfloat16_t> b2(TPosition::B2, 0, 512);
+  LocalTensor<float> c(TPosition::CO1, 0, 512);
+  const bfloat16_t zero = ToBfloat16(0.0f);
+  Fill(a2, InitConstValueParams<bfloat16_t>(2, 1, 1, zero));  // fractals 0 and 2
+  Fill(a2[256], InitConstValueParams<bfloat16_t>(2, 1, 1, zero));
+  Fill(b2, InitConstValueParams<bfloat16_t>(1, 2, 0, zero));
+  Sync<HardEvent::MTE1_M>();
+  Mmad(c, a2, b2, Product(32, 16, 32));
+  Sync<HardEvent::M_FIX>();
+  Fixpipe(Global<float>(y), c, FixpipeParamsV220(16, 32, 32, 16, false));
+  PipeBarrier<PIPE_ALL>();
+}
+
 // A B and a row from z
 __global__ __cube__ void biased(GM_ADDR x, GM_ADDR y, GM_ADDR z) {
   constexpr uint32_t m = 40, n = 48, k = 64;
@@ -518,6 +551,62 @@ __global__ __mix__(1, 2) void exchange(GM_ADDR, GM_ADDR y, GM_ADDR z) {
   PipeBarrier<PIPE_ALL>();
 }
 
+// A number from the first vector core to every other core of the launch, hand to hand: to its cube
+// core, from there to the other cube core, from there to the vector cores beside it.
+__global__ __mix__(1, 2) void relay(GM_ADDR, GM_ADDR y, GM_ADDR z) {
+  InitSocState();
+  const bool first = GetBlockIdx() / GetTaskRation() == 0;
+  if ASCEND_IS_AIC {
+    if (first) CrossCoreWaitFlag(0);
+    CrossCoreSetFlag<0, PIPE_FIX>(1);
+    CrossCoreWaitFlag(1);
+    if (!first) CrossCoreSetFlag<2, PIPE_FIX>(2);
+  }
+  if ASCEND_IS_AIV {
+    LocalTensor<float> tile(TPosition::VECCALC, 0, 8);
+    const int64_t core = GetBlockIdx();
+    if (first) {
+      Duplicate(tile, static_cast<float>(core + 5), 8);
+      Sync<HardEvent::V_MTE3>();
+      DataCopy(Global<float>(z)[core * 8], tile, 8);
+      CrossCoreSetFlag<2, PIPE_MTE3>(0);
+    } else {
+      CrossCoreWaitFlag(2);
+      DataCopy(tile, Global<float>(z)[(core - 2) * 8], 8);
+      Sync<HardEvent::MTE2_MTE3>();
+      DataCopy(Global<float>(y)[core * 8], tile, 8);
+    }
+  }
+  PipeBarrier<PIPE_ALL>();
+}
+
+// Products to every vector core of the launch.
+__global__ __mix__(1, 2) void sync_all_mix(GM_ADDR x, GM_ADDR y, GM_ADDR z) {
+  constexpr uint32_t kRows = 32, kColumns = 64, kDepth = 64, kTile = kRows * kColumns;
+  InitSocState();
+  const auto block = static_cast<uint32_t>(GetBlockIdx());
+  if ASCEND_IS_AIC {
+    Operands<half, false, false> operands(kRows, kColumns, kDepth);
+    LocalTensor<float> c(TPosition::CO1, 0, kTile);
+    operands.Copy(Global<half>(x)[block * kRows * kDepth], Global<half>(x)[2 * kRows * kDepth]);
+    Sync<HardEvent::MTE2_MTE1>();
+    operands.Load();
+    Sync<HardEvent::MTE1_M>();
+    Mmad(c, operands.a2_, operands.b2_, Product(kRows, kColumns, kDepth));
+    Sync<HardEvent::M_FIX>();
+    Fixpipe(Global<float>(z)[block * kTile], c,
+            FixpipeParamsV220(kColumns, kRows, kRows, kColumns, false));
+  }
+  SyncAll<false>();
+  if ASCEND_IS_AIV {  // the four of them: half a tile each, of the other block
+    LocalTensor<float> part(TPosition::VECIN, 0, kTile / 2);
+    DataCopy(part, Global<float>(z)[(block ^ 2) * kTile / 2], kTile / 2);
+    Sync<HardEvent::MTE2_MTE3>();
+    DataCopy(Global<float>(y)[(block ^ 2) * kTile / 2], part, kTile / 2);
+  }
+  PipeBarrier<PIPE_ALL>();
+}
+
 emulator::Options Cube(uint32_t blocks = 1,
                        emulator::KernelType kernel = emulator::KernelType::kCube) {
   emulator::Options options;
@@ -540,6 +629,8 @@ const std::vector<Case>& MustPassCube() {
       {"matmul float ta", matmul<float, float, float, true, false, 40, 48, 68>, Cube()},
       {"matmul int8", matmul<int8_t, int32_t, int32_t, false, false, 40, 64, 70>, Cube()},
       {"matmul int8 tb", matmul<int8_t, int32_t, int32_t, false, true, 40, 64, 70>, Cube()},
+      {"zero_tail", zero_tail, Cube()},
+      {"no_terms", no_terms, Cube()},
       {"biased", biased, Cube()},
       {"gemv", gemv, Cube()},
       {"fixpipe_nz", fixpipe_nz, Cube()},
@@ -552,6 +643,8 @@ const std::vector<Case>& MustPassCube() {
       {"nz_weights", nz_weights, Cube()},
       {"ring", ring, Cube(Ring::kBlocks, emulator::KernelType::kMix)},
       {"exchange", exchange, Cube(3, emulator::KernelType::kMix)},
+      {"relay", relay, Cube(2, emulator::KernelType::kMix)},
+      {"sync_all_mix", sync_all_mix, Cube(2, emulator::KernelType::kMix)},
   };
   return cases;
 }
