@@ -10,7 +10,7 @@ namespace moge {
 // the right factor; L0A and L0B two quarters of a step each; L0C one tile. A cube core synchronises
 // nothing by itself: each half of a memory has a flag for "filled" and one for "free", and L0C has
 // the unit flag, by which a tile leaves while the next one already comes in behind it.
-constexpr uint32_t kL1Bytes = 512 * 1024;
+constexpr uint32_t kL1Bytes = 512 * 1024 - 256;
 constexpr uint32_t kL0Bytes = 64 * 1024;
 constexpr uint32_t kL0cBytes = 128 * 1024;
 template <typename T>

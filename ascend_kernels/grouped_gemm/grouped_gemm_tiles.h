@@ -21,11 +21,14 @@ constexpr uint32_t kDepthL1 = 512 / sizeof(T);
 template <typename T>
 constexpr uint32_t kDepthL0 = 128 / sizeof(T);
 
-// Few rows for each expert: the weights' way from memory is the bound. The expert's rows then stay
-// in L1, whole (the panel), and 16 columns are what is dealt out, as evenly as can be: every core
-// reads on and on through its part of all weights, 64 KB at a time.
+// Where no expert has more rows than a tile, the weights' way from memory is the bound: at 1.6 TB/s
+// a core gets 36 bytes of them a cycle, the cube could take 64 or more. Then columns are dealt out
+// evenly, 16 at a time: every core reads on and on through its own part of all weights. Rows that
+// are few enough stay in L1 (the panel), of tiles half as wide: nothing but weights is read, 64 KB
+// at a time.
 constexpr uint32_t kPanelN = 128;
-constexpr uint32_t kPanelBytes = 384 * 1024;
+// 32 rows of H = 5120 in 2 bytes, or 128 of F = 1344
+constexpr uint32_t kPanelBytes = 352 * 1024;
 
 struct Tile {
   uint32_t expert;
@@ -52,57 +55,28 @@ class Tiles {
   __aicore__ inline void Init(GM_ADDR offsets, const GroupedGemmTiling& tiling, uint64_t core) {
     offsets_ = Global<int32_t>(offsets);
     tiling_ = tiling;
+    core_ = core;
     experts_ = tiling.E + (kRaggedDepth ? 0 : 1);
-    if constexpr (!kRaggedDepth) panel_ = FitsPanel();
-    if (panel_) {
-      uint64_t total = 0;
-      for (uint32_t e = 0; e < experts_; ++e) {
-        Enter(e);
-        total += Count();
-      }
-      const Share share = ShareOf(total, core);
-      next_ = share.begin;
-      end_ = share.end;
+    if constexpr (!kRaggedDepth) ChooseForm();
+    if (even_) {
+      Deal(0, tiling.E);
     } else {
       next_ = core;
+      Enter(0);
     }
-    if (experts_ != 0) Enter(0);
   }
   __aicore__ inline bool Panel() const { return panel_; }
 
   __aicore__ inline bool Next(Tile& tile) {
-    if (panel_ && next_ == end_) return false;
-    while (expert_ < experts_ && next_ >= before_ + Count()) {
-      before_ += Count();
-      if (expert_ + 1 == experts_) return false;
-      Enter(expert_ + 1);
-    }
-    if (experts_ == 0) return false;
+    if (!Find()) return false;
     tile.expert = expert_;
     tile.row = first_;
     tile.k = k_;
-    uint32_t m_tile;
-    if (panel_) {
-      const uint64_t unit = next_ - before_;
-      m_tile = unit / n_tiles_;
-      tile.n0 = unit % n_tiles_ * kFractal;
-      const uint32_t width =
-          Min(kPanelN / kParts, Min(n_tiles_ * kFractal - tile.n0, (end_ - next_) * kFractal));
-      tile.n = Min(width, tiling_.columns - tile.n0);
-      next_ += width / kFractal;
-    } else {
-      const uint64_t at = next_ - before_;
-      const uint32_t band = at / (uint64_t{kBand} * n_tiles_) * kBand;
-      const uint32_t in_band = at % (uint64_t{kBand} * n_tiles_);
-      const uint32_t rows = Min(kBand, m_tiles_ - band);
-      m_tile = band + in_band % rows;
-      CutEvenly(tiling_.columns, n_tiles_, in_band / rows, tile.n0, tile.n);
-      next_ += GetBlockNum();
-    }
+    const uint32_t m_tile = even_ ? TakeColumns(tile) : TakeTile(tile);
     CutEvenly(m_, m_tiles_, m_tile, tile.m0, tile.m);
-    const uint64_t left = first_ + tile.m0;
-    tile.new_panel = panel_ && k_ != 0 && left != panel_row_;
-    if (tile.new_panel) panel_row_ = left;
+    const uint64_t panel = first_ + tile.m0;
+    tile.new_panel = panel_ && k_ != 0 && panel != panel_row_;
+    if (tile.new_panel) panel_row_ = panel;
     return true;
   }
 
@@ -112,15 +86,44 @@ class Tiles {
     const int32_t offset = offsets_.GetValue(e);
     return offset < 0 ? 0 : Min(static_cast<uint64_t>(offset), tiling_.N);
   }
-  __aicore__ inline bool FitsPanel() const {
+  __aicore__ inline void ChooseForm() {
     uint64_t most = 0;
     for (uint32_t e = 0; e < tiling_.E; ++e) {
       const uint64_t begin = Offset(e), end = Offset(e + 1);
       if (end > begin && end - begin > most) most = end - begin;
     }
-    return most <= kTileM &&
-           CeilDiv(most, kFractal) * kFractal * RoundUp(tiling_.depth, kC0<T>) * sizeof(T) <=
-               kPanelBytes;
+    even_ = most <= kTileM;
+    panel_ =
+        even_ && CeilDiv(most, kFractal) * kFractal * RoundUp(tiling_.depth, kC0<T>) * sizeof(T) <=
+                     kPanelBytes;
+  }
+  // This core's part of some experts' columns; `next_` and `before_` count from the first of them.
+  __aicore__ inline void Deal(uint32_t first, uint32_t last) {
+    uint64_t total = 0;
+    for (uint32_t e = first; e < last; ++e) {
+      Enter(e);
+      total += Count();
+    }
+    const Share share = ShareOf(total, core_);
+    next_ = share.begin;
+    end_ = share.end;
+    before_ = 0;
+    Enter(first);
+  }
+  // Goes to the expert of the next tile, if there is one.
+  __aicore__ inline bool Find() {
+    if (even_ && next_ == end_) {
+      if (rest_) return false;
+      rest_ = true;
+      Deal(tiling_.E, experts_);
+      if (next_ == end_) return false;
+    }
+    while (next_ >= before_ + Count()) {
+      if (expert_ + 1 == experts_) return false;
+      before_ += Count();
+      Enter(expert_ + 1);
+    }
+    return true;
   }
   __aicore__ inline void Enter(uint32_t e) {
     expert_ = e;
@@ -131,14 +134,37 @@ class Tiles {
     m_ = kRaggedDepth ? tiling_.rows : rows;
     k_ = kRaggedDepth ? rows : rest ? 0 : tiling_.depth;
     m_tiles_ = CeilDiv(m_, kTileM);
-    n_tiles_ = CeilDiv(tiling_.columns, panel_ ? kFractal : kTileN / kParts);
+    n_tiles_ = CeilDiv(tiling_.columns, even_ ? kFractal : kTileN / kParts);
   }
   __aicore__ inline uint64_t Count() const { return uint64_t{m_tiles_} * n_tiles_; }
 
+  // Both set the tile's columns and return which of the expert's tiles of rows it is.
+  __aicore__ inline uint32_t TakeColumns(Tile& tile) {
+    const uint64_t at = next_ - before_;
+    const uint32_t first = at % n_tiles_;
+    const uint32_t most = (panel_ ? kPanelN : kTileN) / kParts / kFractal;
+    const uint32_t count = Min(most, Min(n_tiles_ - first, end_ - next_));
+    tile.n0 = first * kFractal;
+    tile.n = Min(count * kFractal, tiling_.columns - tile.n0);
+    next_ += count;
+    return at / n_tiles_;
+  }
+  __aicore__ inline uint32_t TakeTile(Tile& tile) {
+    const uint64_t at = next_ - before_;
+    const uint64_t per_band = uint64_t{kBand} * n_tiles_;
+    const uint32_t first = at / per_band * kBand;
+    const uint32_t rows = Min(kBand, m_tiles_ - first);
+    CutEvenly(tiling_.columns, n_tiles_, at % per_band / rows, tile.n0, tile.n);
+    next_ += GetBlockNum();
+    return first + at % per_band % rows;
+  }
+
   GlobalTensor<int32_t> offsets_;
   GroupedGemmTiling tiling_;
+  uint64_t core_ = 0;
   uint32_t experts_ = 0;
-  bool panel_ = false;
+  bool even_ = false, panel_ = false;
+  bool rest_ = false;            // the experts' columns are done, those of no expert are dealt out
   uint64_t next_ = 0, end_ = 0;  // tiles, or units of 16 columns, of all experts in a row
   // the expert that `next_` falls into
   uint32_t expert_ = 0, m_ = 0, k_ = 0, m_tiles_ = 0, n_tiles_ = 0;

@@ -141,7 +141,7 @@ struct CacheLineState {
 #define MOGE_EMULATOR_PATHS(X)                                                        \
   X(kGmToUb, "gm->ub") X(kUbToGm, "ub->gm") X(kUbToUb, "ub->ub") X(kGmToL1, "gm->l1") \
   X(kL1ToGm, "l1->gm") X(kGmToL0A, "gm->l0a") X(kGmToL0B, "gm->l0b")                  \
-  X(kL1ToL0A, "l1->l0a") X(kL1ToL0B, "l1->l0b") X(kL0CToGm, "l0c->gm")
+  X(kL1ToL0A, "l1->l0a") X(kL1ToL0B, "l1->l0b") X(kL1ToBias, "l1->bt") X(kL0CToGm, "l0c->gm")
 // clang-format on
 enum class Path : uint8_t {
 #define MOGE_PATH(name, text) name,

@@ -4,6 +4,7 @@
 
 #include "core.h"
 #include "mmad.h"
+#include "params.h"
 
 namespace emulator {
 
@@ -333,6 +334,16 @@ void CheckBarrier(Core& core, uint32_t begin, uint32_t end, const ProductShape& 
 
 }  // namespace
 
+void CheckBias(const AscendC::MmadParams& params, bool has_bias) {
+  CurrentCore().op = Op::kMmad;
+  if (!has_bias && params.cmatrixSource) {
+    Fail(Rule::kMmadBias, "cmatrixSource: pass the bias as a tensor");
+  }
+  if (has_bias && params.cmatrixInitVal) {
+    Fail(Rule::kMmadBias, "cmatrixInitVal is true: the product would start from 0");
+  }
+}
+
 void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
               const Product& product) {
   Core& core = CurrentCore();
@@ -345,6 +356,7 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
   check_position(dst, Memory::kL0C);
   check_position(a, Memory::kL0A);
   check_position(b, Memory::kL0B);
+  if (product.bias != nullptr) check_position(*product.bias, Memory::kBias);
   if (product.m > 4095 || product.n > 4095 || product.k > 4095) {
     Fail(Rule::kParamRange, "m, n and k are 0 to 4095, got %u, %u, %u", product.m, product.n,
          product.k);
@@ -360,7 +372,7 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
   shape.k_fractals = CeilDivide(product.k, shape.k_side);
   shape.a_pitch = product.align_k && dtype == DType::kFloat ? CeilDivide(product.k, kSide) * 2
                                                             : shape.k_fractals;
-  shape.init = product.init;
+  shape.init = product.init || product.bias != nullptr;
   const uint32_t m_fractals = CeilDivide(product.m, kSide);
   const uint32_t n_fractals = CeilDivide(product.n, kSide);
   ProductCounters work;
@@ -379,12 +391,16 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
       core.Check(b, 0, shape.k_fractals * n_fractals * kFractalBytes, kFractalBytes);
   const uint32_t result_bytes = m_fractals * n_fractals * kProductBytes;
   const uint32_t result = core.Check(dst, 0, result_bytes, kProductBytes);
+  const uint32_t bias =
+      product.bias != nullptr ? core.Check(*product.bias, 0, product.n * 4, 64) : 0;
   TakeUnits(core, result, result + result_bytes, product.unit_flag);
   if (core.machine.options.counting) return;
   if (core.machine.options.checks) {
     ReadLeft(core, left, shape);
     ReadRight(core, right, shape);
-    if (!product.init) {
+    if (product.bias != nullptr) {
+      core.Read(Memory::kBias, bias, bias + product.n * 4);
+    } else if (!product.init) {
       CheckBarrier(core, result, result + result_bytes, shape);
       core.Follow(Memory::kL0C, result, result + result_bytes);
       ForEachResult(result, shape, [&](uint32_t begin, uint32_t end) {
@@ -398,7 +414,8 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
       std::memset(state + begin, static_cast<int>(ByteState::kValid), end - begin);
     });
   }
-  MultiplyFractals(shape, core.Bytes(a), core.Bytes(b), core.Bytes(dst));
+  MultiplyFractals(shape, core.Bytes(a), core.Bytes(b),
+                   product.bias != nullptr ? core.Bytes(*product.bias) : nullptr, core.Bytes(dst));
 }
 
 // --- Fixpipe -------------------------------------------------------------------------------------

@@ -5,6 +5,25 @@
 #include "params.h"
 #include "tensor.h"
 
+namespace emulator {
+
+void CheckBias(const AscendC::MmadParams& params, bool has_bias);
+
+template <typename T, typename U, typename S>
+void MmadWith(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<U>& a,
+              const AscendC::LocalTensor<S>& b, const LocalRef* bias,
+              const AscendC::MmadParams& params) {
+  constexpr bool kFloats = std::is_same_v<T, float> && kIsOneOf<U, half, bfloat16_t, float>;
+  constexpr bool kIntegers = std::is_same_v<T, int32_t> && std::is_same_v<U, int8_t>;
+  static_assert(std::is_same_v<U, S> && (kFloats || kIntegers),
+                "Mmad: rule dtype.table: half, bf16 or float to float, int8 to int32");
+  Multiply(kDTypeOf<U>, dst.Ref(), a.Ref(), b.Ref(),
+           {params.m, params.n, params.k, params.unitFlag, params.kDirectionAlign,
+            params.cmatrixInitVal, bias});
+}
+
+}  // namespace emulator
+
 namespace AscendC {
 
 template <typename T>
@@ -49,14 +68,15 @@ void InitConstValue(const LocalTensor<T>& dst, const InitConstValueParams<U>& pa
 template <typename T, typename U, typename S>
 void Mmad(const LocalTensor<T>& dst, const LocalTensor<U>& fm, const LocalTensor<S>& filter,
           const MmadParams& params) {
-  constexpr bool kFloats =
-      std::is_same_v<T, float> && emulator::kIsOneOf<U, half, bfloat16_t, float>;
-  constexpr bool kIntegers = std::is_same_v<T, int32_t> && std::is_same_v<U, int8_t>;
-  static_assert(std::is_same_v<U, S> && (kFloats || kIntegers),
-                "Mmad: rule dtype.table: half, bf16 or float to float, int8 to int32");
-  emulator::Multiply(emulator::kDTypeOf<U>, dst.Ref(), fm.Ref(), filter.Ref(),
-                     {params.m, params.n, params.k, params.unitFlag, params.kDirectionAlign,
-                      params.cmatrixInitVal});
+  emulator::CheckBias(params, false);
+  emulator::MmadWith(dst, fm, filter, nullptr, params);
+}
+template <typename T, typename U, typename S, typename V>
+void Mmad(const LocalTensor<T>& dst, const LocalTensor<U>& fm, const LocalTensor<S>& filter,
+          const LocalTensor<V>& bias, const MmadParams& params) {
+  static_assert(std::is_same_v<T, V>, "Mmad: rule dtype.table: a bias is of the result's type");
+  emulator::CheckBias(params, true);
+  emulator::MmadWith(dst, fm, filter, &bias.Ref(), params);
 }
 inline void SetMMRowMajor() { emulator::SetProductOrder(true); }
 inline void SetMMColumnMajor() { emulator::SetProductOrder(false); }

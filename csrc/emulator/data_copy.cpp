@@ -161,12 +161,20 @@ void CopyOut(Op op, DType dtype, const GlobalRef& dst, const LocalRef& src, cons
 
 void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows& rows) {
   Core& core = CurrentCore();
-  core.Begin(Op::kDataCopy, PIPE_V);
-  core.CountPath(Path::kUbToUb, rows.rows, rows.bytes);
+  const Memory memory = MemoryOf(dst.position);
+  const bool to_bias = MemoryOf(src.position) == Memory::kL1 && memory == Memory::kBias;
+  core.op = Op::kDataCopy;
+  if (!to_bias && (memory != Memory::kUb || MemoryOf(src.position) != Memory::kUb)) {
+    Fail(Rule::kCopyPath, "from %s into %s", Name(MemoryOf(src.position)), Name(memory));
+  }
+  core.Begin(Op::kDataCopy, to_bias ? PIPE_MTE1 : PIPE_V);
+  core.CountPath(to_bias ? Path::kL1ToBias : Path::kUbToUb, rows.rows, rows.bytes);
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t from = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
-  const uint32_t to = core.Check(dst, 0, Reach(rows, rows.destination_pitch), kBlockBytes);
-  const bool apart = from + Reach(rows, rows.source_pitch) <= to ||
+  const uint32_t to =
+      core.Check(dst, 0, Reach(rows, rows.destination_pitch), to_bias ? 64 : kBlockBytes);
+  if (to_bias && core.machine.options.counting) return;
+  const bool apart = to_bias || from + Reach(rows, rows.source_pitch) <= to ||
                      to + Reach(rows, rows.destination_pitch) <= from;
   if (!apart) {
     Fail(Rule::kOverlap, "source at UB %u and destination at UB %u overlap (%s)", from, to,
@@ -176,7 +184,8 @@ void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows
     const auto source = static_cast<uint32_t>(row * rows.source_pitch);
     const auto destination = static_cast<uint32_t>(row * rows.destination_pitch);
     core.Read(MemoryOf(src.position), from + source, from + source + rows.bytes);
-    core.Write(MemoryOf(dst.position), to + destination, to + destination + rows.bytes);
+    core.Write(memory, to + destination, to + destination + rows.bytes);
+    if (core.lacks_data) continue;
     std::memcpy(core.Bytes(dst) + destination, core.Bytes(src) + source, rows.bytes);
   }
 }

@@ -12,10 +12,13 @@ inline Rows CountRows(DType dtype, uint32_t count) {
   return {1, count * SizeOf(dtype), 0, 0};
 }
 
-inline Rows BlockRows(const AscendC::DataCopyParams& params) {
+inline Rows BlockRows(const AscendC::DataCopyParams& params,
+                      TPosition destination = TPosition::MAX) {
   CheckBlockCount(Op::kDataCopy, params.blockCount);
-  const uint32_t bytes = params.blockLen * 32u;
-  return {params.blockCount, bytes, bytes + params.srcStride * 32u, bytes + params.dstStride * 32u};
+  const uint32_t unit = destination == TPosition::C2 ? 64 : 32;
+  const uint32_t bytes = params.blockLen * unit;
+  return {params.blockCount, bytes, bytes + params.srcStride * 32u,
+          bytes + params.dstStride * unit};
 }
 
 void CheckNdToNz(const AscendC::Nd2NzParams& params);
@@ -52,7 +55,8 @@ void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataC
 }
 template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& params) {
-  emulator::CopyLocal(emulator::kDTypeOf<T>, dst.Ref(), src.Ref(), emulator::BlockRows(params));
+  emulator::CopyLocal(emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
+                      emulator::BlockRows(params, dst.Ref().position));
 }
 
 template <typename T>

@@ -376,9 +376,12 @@ LocalRef PlaceLocal(TPosition position, uint32_t address, uint64_t bytes) {
 
 void Core::TakeLocal(Memory memory, uint64_t top) {
   if (memory == Memory::kUb) return TakeUb(top);
-  if (top > MemoryBytes(memory)) {
-    Fail(Rule::kLocalCapacity, "%llu bytes of %s, which has %u",
-         static_cast<unsigned long long>(top), Name(memory), MemoryBytes(memory));
+  // beside vector cores the framework keeps the end of L1, as it does that of UB
+  const bool keeps = memory == Memory::kL1 && machine.options.kernel == KernelType::kMix;
+  const uint32_t bytes = MemoryBytes(memory) - (keeps ? kUbBytes - kUbUser : 0);
+  if (top > bytes) {
+    Fail(Rule::kLocalCapacity, "%llu bytes of %s, of which a kernel has %u",
+         static_cast<unsigned long long>(top), Name(memory), bytes);
   }
   uint32_t& peak = peaks[static_cast<int>(memory)];
   peak = std::max(peak, static_cast<uint32_t>(top));

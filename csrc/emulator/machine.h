@@ -236,6 +236,7 @@ struct Product {
   uint8_t unit_flag;
   bool align_k;
   bool init;
+  const LocalRef* bias;  // null: none
 };
 void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
               const Product& product);

@@ -64,7 +64,8 @@ void AddTile(const float* __restrict a, uint32_t pitch, const float* __restrict 
 }
 
 template <typename C>
-void MultiplyInto(const ProductShape& shape, const float* a, const float* b, uint8_t* c) {
+void MultiplyInto(const ProductShape& shape, const float* a, const float* b, const uint8_t* bias,
+                  uint8_t* c) {
   const uint32_t depth = shape.k_fractals * shape.k_side;
   const uint32_t m_fractals = (shape.m + kSide - 1) / kSide;
   const uint32_t n_fractals = (shape.n + kSide - 1) / kSide;
@@ -73,6 +74,10 @@ void MultiplyInto(const ProductShape& shape, const float* a, const float* b, uin
       C tile[kSide * kSide] = {};
       uint8_t* to = c + (column * m_fractals + row) * sizeof tile;
       if (!shape.init) std::memcpy(tile, to, sizeof tile);
+      for (uint32_t i = 0; bias != nullptr && i < kSide; ++i) {
+        const uint32_t columns = std::min(kSide, shape.n - column * kSide);
+        std::memcpy(tile + i * kSide, bias + column * kSide * sizeof(C), columns * sizeof(C));
+      }
       AddTile(a + row * kSide * depth, depth, b + column * kSide * depth, shape.k_fractals,
               shape.k_side, std::min(kSide, shape.m - row * kSide), tile);
       std::memcpy(to, tile, sizeof tile);
@@ -82,7 +87,8 @@ void MultiplyInto(const ProductShape& shape, const float* a, const float* b, uin
 
 }  // namespace
 
-void MultiplyFractals(const ProductShape& shape, const uint8_t* a, const uint8_t* b, uint8_t* c) {
+void MultiplyFractals(const ProductShape& shape, const uint8_t* a, const uint8_t* b,
+                      const uint8_t* bias, uint8_t* c) {
   // what lies beyond k in the last fractal is not part of the product
   const uint32_t depth = shape.k_fractals * shape.k_side;
   const uint32_t m_fractals = (shape.m + kSide - 1) / kSide;
@@ -114,9 +120,9 @@ void MultiplyFractals(const ProductShape& shape, const uint8_t* a, const uint8_t
     }
   }
   if (shape.dtype == DType::kInt8) {
-    MultiplyInto<int32_t>(shape, left.data(), right.data(), c);
+    MultiplyInto<int32_t>(shape, left.data(), right.data(), bias, c);
   } else {
-    MultiplyInto<float>(shape, left.data(), right.data(), c);
+    MultiplyInto<float>(shape, left.data(), right.data(), bias, c);
   }
 }
 

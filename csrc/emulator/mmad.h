@@ -17,8 +17,10 @@ struct ProductShape {
   bool init;            // C = A * B, else C += A * B
 };
 
-// A in Zz, or one row where m is 1; B in Zn; C in Nz, with whatever beyond m and n.
-void MultiplyFractals(const ProductShape& shape, const uint8_t* a, const uint8_t* b, uint8_t* c);
+// A in Zz, or one row where m is 1; B in Zn; C in Nz, with whatever beyond m and n. `bias`: one row
+// that C starts from; null: none.
+void MultiplyFractals(const ProductShape& shape, const uint8_t* a, const uint8_t* b,
+                      const uint8_t* bias, uint8_t* c);
 
 }  // namespace emulator
 

@@ -202,17 +202,6 @@ struct InitConstValueParams {
 };
 
 struct MmadParams {
-  MmadParams() = default;
-  MmadParams(emulator::U16 rows, emulator::U16 columns, emulator::U16 depth, emulator::U8 unit,
-             bool align_k, bool from_bias, bool init)
-      : m(rows),
-        n(columns),
-        k(depth),
-        unitFlag(unit),
-        kDirectionAlign(align_k),
-        cmatrixSource(from_bias),
-        cmatrixInitVal(init) {}
-
   emulator::U16 m = 0;
   emulator::U16 n = 0;
   emulator::U16 k = 0;

@@ -104,13 +104,15 @@ inline pybind11::dict ToDict(const Times& times) {
   return result;
 }
 
-// {"name", "total", "cores": [one for each core], "times": if they were modelled}
+// {"name", "total", "AIC" and "AIV": totals of a kind, "cores": [one for each core], "times": if
+// they were modelled}
 inline pybind11::dict ToDict(const Counters& counters) {
   pybind11::list cores;
   for (const CoreCounters& core : counters.cores) cores.append(ToDict(core));
   pybind11::dict result;
   result["name"] = counters.name;
   result["total"] = ToDict(counters.Total());
+  for (const char* kind : {"AIC", "AIV"}) result[kind] = ToDict(counters.Total(kind));
   result["cores"] = cores;
   if (!counters.times.device.empty()) result["times"] = ToDict(counters.times);
   return result;

@@ -46,6 +46,7 @@
   X(kLoadTranspose, "load.transpose", "ifTranspose is for 16-bit types, from L1")                  \
   X(kLoadOverlap, "load.overlap", "the fractals that one load writes do not overlap")              \
   X(kMmadPosition, "mmad.position", "Mmad multiplies L0A by L0B into L0C")                         \
+  X(kMmadBias, "mmad.bias", "a bias is a tensor, and the product does not start from 0")           \
   X(kMmadBarrier, "mmad.barrier", "PipeBarrier<PIPE_M> between small Mmads that accumulate")       \
   X(kUnitFlagValue, "unit-flag.value", "unitFlag is 0, 2 or 3")                                    \
   X(kUnitFlagOrder, "unit-flag.order", "with unit flags Mmad and Fixpipe take turns at a block")   \

@@ -18,7 +18,9 @@ struct Case {
   emulator::Options options;  // all but the allocations
 };
 
-const std::vector<Case>& MustFail();  // each named after its rule, and a word behind a space
+// each named after its rule, and a word behind a space
+const std::vector<Case>& MustFail();
+const std::vector<Case>& MustFailCube();
 const std::vector<Case>& MustPass();
 const std::vector<Case>& MustPassCube();
 
