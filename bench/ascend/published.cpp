@@ -22,6 +22,16 @@ GlobalTensor<T> Global(void* pointer) {
   return tensor;
 }
 
+MmadParams Product(uint32_t m, uint32_t n, uint32_t k, uint8_t unit_flag, bool first) {
+  MmadParams params;
+  params.m = m;
+  params.n = n;
+  params.k = k;
+  params.unitFlag = unit_flag;
+  params.cmatrixInitVal = first;
+  return params;
+}
+
 // --- copies --------------------------------------------------------------------------------------
 
 // Each core its part of a matrix of half, tile by tile; nobody uses what arrives.
@@ -134,7 +144,7 @@ void AddTiles(void* x, void* y, void* z, const AddShape& shape) {
 }
 
 // The same without vectors: two reads and a write of UB for each element.
-void AddScalars(void* x, void* z, uint32_t count) {
+void AddScalars(uint32_t count) {
   InitSocState();
   const LocalTensor<half> tile(TPosition::VECCALC, 0, count);
   Duplicate(tile, half(1.0f), static_cast<int32_t>(count));
@@ -142,20 +152,19 @@ void AddScalars(void* x, void* z, uint32_t count) {
     const float sum = static_cast<float>(tile.GetValue(i)) + static_cast<float>(tile.GetValue(i));
     tile.SetValue(i, half(sum));
   }
-  static_cast<void>(x);
-  static_cast<void>(z);
   PipeBarrier<PIPE_ALL>();
 }
 
 // --- matmul --------------------------------------------------------------------------------------
 
-// c [M, N] = a [M, K] x b [N, K]: 128 x 256 tiles over 64 of depth in L0; A comes 8 such depths at
-// a time into L1, B four; both memories hold two buffers of each. 4 x 6 cores, of which the last
-// row has a third of the others' columns.
+// c [M, N] = a [M, K] x b [N, K]: 128 x 256 tiles over 64 of depth in L0; A comes into L1 so many
+// such depths at a time, and so does B; both memories hold two buffers of each. Of the 4 x 6 cores
+// the last four have a third of the others' columns.
 struct MatmulShape {
   uint32_t M, N, K;
   uint32_t core_m, core_n;  // of a core, in one round
   uint32_t rounds;          // 2: half of A's rows at a time
+  uint32_t steps_a, steps_b;
 };
 
 class Matmul {
@@ -191,54 +200,52 @@ class Matmul {
 
  private:
   static constexpr uint32_t kM = 128, kN = 256, kK = 64;
-  static constexpr uint32_t kStepsA = 8, kStepsB = 4;
 
   void CopyA(uint32_t m, uint32_t step) {
     if (step * kK >= shape_.K) return;
-    const uint32_t i = step / kStepsA % 2;
+    const uint32_t i = step / shape_.steps_a % 2;
     WaitFlag<HardEvent::MTE1_MTE2>(i);
     DataCopy(a1_[i], a_[uint64_t{m} * shape_.K + step * kK],
-             Nd2NzParams(1, kM, kStepsA * kK, 0, shape_.K, kM, 1, 0));
+             Nd2NzParams(1, kM, shape_.steps_a * kK, 0, shape_.K, kM, 1, 0));
     SetFlag<HardEvent::MTE2_MTE1>(i);
   }
   void CopyB(uint32_t n, uint32_t step) {
     if (step * kK >= shape_.K) return;
-    const uint32_t i = step / kStepsB % 2;
+    const uint32_t i = step / shape_.steps_b % 2;
     WaitFlag<HardEvent::MTE1_MTE2>(i + 2);
     DataCopy(b1_[i], b_[uint64_t{n} * shape_.K + step * kK],
-             Nd2NzParams(1, kN, kStepsB * kK, 0, shape_.K, kN, 1, 0));
+             Nd2NzParams(1, kN, shape_.steps_b * kK, 0, shape_.K, kN, 1, 0));
     SetFlag<HardEvent::MTE2_MTE1>(i + 2);
   }
 
   void Tile(uint32_t m, uint32_t n) {
     CopyB(n, 0);
     CopyA(m, 0);
-    CopyB(n, kStepsB);
-    CopyA(m, kStepsA);
+    CopyB(n, shape_.steps_b);
+    CopyA(m, shape_.steps_a);
     const uint32_t steps = shape_.K / kK;
     for (uint32_t step = 0; step < steps; ++step) {
-      const uint32_t a = step / kStepsA % 2, b = step / kStepsB % 2;
+      const uint32_t a = step / shape_.steps_a % 2, b = step / shape_.steps_b % 2;
       WaitFlag<HardEvent::M_MTE1>(l0_);
-      if (step % kStepsA == 0) WaitFlag<HardEvent::MTE2_MTE1>(a);
-      if (step % kStepsB == 0) WaitFlag<HardEvent::MTE2_MTE1>(b + 2);
+      if (step % shape_.steps_a == 0) WaitFlag<HardEvent::MTE2_MTE1>(a);
+      if (step % shape_.steps_b == 0) WaitFlag<HardEvent::MTE2_MTE1>(b + 2);
       for (uint32_t i = 0; i < kK / 16; ++i) {
         LoadData(a2_[l0_][i * 256], a1_[a],
-                 LoadData2DParams((step % kStepsA * 4 + i) * (kM / 16), kM / 16, 1, 0, kK / 16 - 1,
+                 LoadData2DParams((step % shape_.steps_a * 4 + i) * (kM / 16), kM / 16, 1, 0,
+                                  kK / 16 - 1, false, 0));
+        LoadData(b2_[l0_][i * kN * 16], b1_[b],
+                 LoadData2DParams((step % shape_.steps_b * 4 + i) * (kN / 16), kN / 16, 1, 0, 0,
                                   false, 0));
-        LoadData(
-            b2_[l0_][i * kN * 16], b1_[b],
-            LoadData2DParams((step % kStepsB * 4 + i) * (kN / 16), kN / 16, 1, 0, 0, false, 0));
       }
-      if ((step + 1) % kStepsA == 0) SetFlag<HardEvent::MTE1_MTE2>(a);
-      if ((step + 1) % kStepsB == 0) SetFlag<HardEvent::MTE1_MTE2>(b + 2);
+      if ((step + 1) % shape_.steps_a == 0) SetFlag<HardEvent::MTE1_MTE2>(a);
+      if ((step + 1) % shape_.steps_b == 0) SetFlag<HardEvent::MTE1_MTE2>(b + 2);
       SetFlag<HardEvent::MTE1_M>(l0_);
       WaitFlag<HardEvent::MTE1_M>(l0_);
-      Mmad(c1_, a2_[l0_], b2_[l0_],
-           MmadParams(kM, kN, kK, step + 1 == steps ? 3 : 2, false, false, step == 0));
+      Mmad(c1_, a2_[l0_], b2_[l0_], Product(kM, kN, kK, step + 1 == steps ? 3 : 2, step == 0));
       SetFlag<HardEvent::M_MTE1>(l0_);
       l0_ ^= 1;
-      if ((step + 1) % kStepsB == 0) CopyB(n, step + 1 + kStepsB);
-      if ((step + 1) % kStepsA == 0) CopyA(m, step + 1 + kStepsA);
+      if ((step + 1) % shape_.steps_b == 0) CopyB(n, step + 1 + shape_.steps_b);
+      if ((step + 1) % shape_.steps_a == 0) CopyA(m, step + 1 + shape_.steps_a);
     }
     FixpipeParamsV220 params(kN, kM, kM, shape_.N, false);
     params.quantPre = QuantMode_t::F322F16;
@@ -266,7 +273,7 @@ void MmadOnly() {
   const LocalTensor<half> b(TPosition::B2, 0, 256 * 64);
   const LocalTensor<float> c(TPosition::CO1, 0, 128 * 256);
   for (int step = 0; step < 8; ++step) {
-    Mmad(c, a, b, MmadParams(128, 256, 64, 0, false, false, step == 0));
+    Mmad(c, a, b, Product(128, 256, 64, 0, step == 0));
   }
   PipeBarrier<PIPE_ALL>();
 }
@@ -323,10 +330,10 @@ PYBIND11_MODULE(moge_published, m) {
   });
   m.def("add_scalars", [](uint32_t count) {
     return Run("add_scalars", emulator::KernelType::kVector, 1, {},
-               [&](uint8_t** memory) { AddScalars(memory[0], memory[2], count); });
+               [&](uint8_t**) { AddScalars(count); });
   });
-  m.def("matmul", [](uint32_t rounds) {
-    const MatmulShape shape{8192, 8192, 8192, 2048 / rounds, 1536, rounds};
+  m.def("matmul", [](uint32_t rounds, uint32_t steps_a, uint32_t steps_b) {
+    const MatmulShape shape{8192, 8192, 8192, 2048 / rounds, 1536, rounds, steps_a, steps_b};
     const uint64_t bytes = uint64_t{8192} * 8192 * 2;
     return Run("matmul", emulator::KernelType::kCube, 24, {bytes, bytes, bytes},
                [&](uint8_t** memory) { MatmulTiles(memory[0], memory[1], memory[2], shape); });
