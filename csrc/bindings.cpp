@@ -47,15 +47,16 @@ PYBIND11_MODULE(_C, m) {
   emulator::Bind(m);
   m.def(
       "set_emulation",
-      [](uint32_t cores, bool strict, bool checks, uint64_t seed) {
+      [](uint32_t cores, bool strict, bool checks, uint64_t seed, bool counting) {
         moge::Emulation& emulation = moge::TheEmulation();
         emulation.cores = cores;
         emulation.strict = strict;
         emulation.checks = checks;
         emulation.seed = seed;
+        emulation.counting = counting;
       },
       py::kw_only(), py::arg("cores") = 48, py::arg("strict") = false, py::arg("checks") = true,
-      py::arg("seed") = 0);
+      py::arg("seed") = 0, py::arg("counting") = false);
   m.def("start_recording", [] {
     moge::TheEmulation().record = true;
     moge::TheEmulation().launches.clear();

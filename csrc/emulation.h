@@ -14,7 +14,8 @@ struct Emulation {
   bool strict = false;
   bool checks = true;
   uint64_t seed = 0;
-  bool record = false;  // whether `launches` grows
+  bool counting = false;  // nothing is moved or multiplied, large tensors need no memory
+  bool record = false;    // whether `launches` grows
   std::vector<emulator::Counters> launches;
 };
 

@@ -88,6 +88,20 @@ emulator::Access ToAccess(Access access) {
   }
 }
 
+// What has no data when launches are only counted: large tensors, and what is made of them. Indices
+// and offsets, which decide what a kernel does, are smaller.
+constexpr uint64_t kBulkBytes = 1024 * 1024;
+void MarkBulk(std::vector<emulator::Allocation>& allocations) {
+  bool any = false;
+  for (emulator::Allocation& allocation : allocations) {
+    allocation.bulk = allocation.bytes >= kBulkBytes;
+    any = any || (allocation.bulk && allocation.access == emulator::Access::kIn);
+  }
+  for (emulator::Allocation& allocation : allocations) {
+    allocation.bulk = allocation.bulk || (any && allocation.access == emulator::Access::kOut);
+  }
+}
+
 // Inputs may share memory, as views of one tensor do: what overlaps becomes one allocation.
 std::vector<emulator::Allocation> Allocations(std::vector<Buffer> buffers) {
   std::sort(buffers.begin(), buffers.end(),
@@ -107,6 +121,7 @@ std::vector<emulator::Allocation> Allocations(std::vector<Buffer> buffers) {
     }
     allocations.push_back({data, bytes, buffer.name, ToAccess(buffer.access)});
   }
+  if (TheEmulation().counting) MarkBulk(allocations);
   return allocations;
 }
 
@@ -134,6 +149,7 @@ void Emulate(const Launch& launch, const std::function<void()>& kernel) {
   options.strict = emulation.strict;
   options.checks = emulation.checks;
   options.seed = emulation.seed;
+  options.counting = emulation.counting;
   emulator::Counters counters = emulator::Launch(options, kernel);
   if (emulation.record) emulation.launches.push_back(std::move(counters));
 }

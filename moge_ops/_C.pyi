@@ -42,7 +42,12 @@ class EmulatorError(RuntimeError):
 
 def rules() -> dict[str, str]: ...
 def set_emulation(
-    *, cores: int = 48, strict: bool = False, checks: bool = True, seed: int = 0
+    *,
+    cores: int = 48,
+    strict: bool = False,
+    checks: bool = True,
+    seed: int = 0,
+    counting: bool = False,
 ) -> None: ...
 def start_recording() -> None: ...
 def stop_recording() -> list[dict[str, Any]]: ...
