@@ -15,7 +15,7 @@ struct Emulation {
   bool strict = false;
   bool checks = true;
   uint64_t seed = 0;
-  bool counting = false;  // only indices have values; of the rest it is told what happens to it
+  bool counting = false;  // nothing is moved or multiplied, large tensors need no memory
   const emulator::Device* device = nullptr;  // whose times are modelled, null: none
   std::vector<uint32_t> pictured;            // cores whose instructions are listed
   emulator::CacheModel cache;                // L2, as the launches of a recording leave it

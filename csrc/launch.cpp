@@ -1,8 +1,6 @@
 #include "launch.h"
 
 #include <algorithm>
-#include <iterator>
-#include <string_view>
 
 #ifdef MOGE_ASCEND_CANN
 #include "acl/acl.h"
@@ -90,8 +88,19 @@ emulator::Access ToAccess(Access access) {
   }
 }
 
-// What kernels read to decide what to do: it has values even where the rest is only counted.
-constexpr std::string_view kIndices[] = {"offsets", "row_to_slot", "slot_to_row"};
+// What has no data when launches are only counted: large tensors, and what is made of them. Indices
+// and offsets, which decide what a kernel does, are smaller.
+constexpr uint64_t kBulkBytes = 1024 * 1024;
+void MarkBulk(std::vector<emulator::Allocation>& allocations) {
+  bool any = false;
+  for (emulator::Allocation& allocation : allocations) {
+    allocation.bulk = allocation.bytes >= kBulkBytes;
+    any = any || (allocation.bulk && allocation.access == emulator::Access::kIn);
+  }
+  for (emulator::Allocation& allocation : allocations) {
+    allocation.bulk = allocation.bulk || (any && allocation.access == emulator::Access::kOut);
+  }
+}
 
 // Inputs may share memory, as views of one tensor do: what overlaps becomes one allocation.
 std::vector<emulator::Allocation> Allocations(std::vector<Buffer> buffers) {
@@ -110,10 +119,9 @@ std::vector<emulator::Allocation> Allocations(std::vector<Buffer> buffers) {
         continue;
       }
     }
-    const auto* const end = std::end(kIndices);
-    const bool bulk = TheEmulation().counting && std::find(kIndices, end, buffer.name) == end;
-    allocations.push_back({data, bytes, buffer.name, ToAccess(buffer.access), bulk});
+    allocations.push_back({data, bytes, buffer.name, ToAccess(buffer.access)});
   }
+  if (TheEmulation().counting) MarkBulk(allocations);
   return allocations;
 }
 
