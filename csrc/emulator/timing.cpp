@@ -37,7 +37,6 @@ namespace {
   X(kVectorHead, 22, "cycles", "calibrated: vec time of Add, 150 cycles for 127 repeats")          \
   X(kLoadHead, 14, "cycles", "calibrated: mte1 time of matmul, 2538 us, in eight LoadData a step") \
   X(kMmadHead, 10, "cycles", "calibrated: mac time of matmul, 2 % above theory")                   \
-  X(kFixpipeRate, 64, "elements/cycle", "documented for L0C to L1")                                \
   X(kSyncAllCycles, 890, "cycles", "assumed: a latency to tell and one to hear")                   \
   X(kCrossCycles, 445, "cycles", "assumed: a latency")
 // clang-format on
