@@ -357,6 +357,7 @@ def test_strict_mode_asks_for_the_barriers_that_the_compiler_sets() -> None:
 
 
 FLOAT64 = torch.zeros(2, 8, dtype=torch.float64)
+WEIGHTS64 = (FLOAT64.new_zeros(4, 6, 8), FLOAT64.new_zeros(4, 8, 3))
 ROUTING = moge_ops.Routing(*route_oracle(torch.zeros(2, 4), 4))
 
 
@@ -367,6 +368,8 @@ ROUTING = moge_ops.Routing(*route_oracle(torch.zeros(2, 4), 4))
         ("x", lambda: moge_ops.permute(FLOAT64, ROUTING)),
         ("rows", lambda: moge_ops.unpermute(FLOAT64.repeat(4, 1), ROUTING)),
         ("gate_up", lambda: moge_ops.swiglu(FLOAT64)),
+        ("rows", lambda: grouped_gemm(FLOAT64, FLOAT64.view(1, 2, 8), offsets_of([2]))),
+        ("x", lambda: moge_ops.grouped_mlp(FLOAT64, *WEIGHTS64, torch.ones(2, 4), ROUTING)),
     ],
 )
 def test_float64_is_refused(name: str, call: Any) -> None:
@@ -415,6 +418,41 @@ HALF = _C.DType.float16
             r"E must be in \[0, 16384\], got 16385",
         ),
         (
+            lambda: _C.grouped_gemm_fwd(64, 64, 64, 0, _C.GemmShape(2, 2, 8, 8), False, HALF, 0),
+            "grouped_gemm_fwd: out must not be null",
+        ),
+        (
+            lambda: _C.grouped_gemm_dx(64, 65, 64, 64, _C.GemmShape(2, 2, 8, 8), HALF, 0),
+            "grouped_gemm_dx: weight must be aligned to 2 bytes, got address 65",
+        ),
+        (
+            lambda: _C.grouped_gemm_dw(64, 64, 66, 64, _C.GemmShape(2, 2, 8, 8), HALF, 0),
+            "grouped_gemm_dw: offsets must be aligned to 4 bytes, got address 66",
+        ),
+        (
+            lambda: grouped_gemm(torch.zeros(1, 65536), torch.zeros(1, 1, 65536), offsets_of([1])),
+            r"in must be in \[0, 65535\], got 65536",
+        ),
+        (lambda: _C.grouped_gemm_pitch(65536), r"columns must be in \[0, 65535\], got 65536"),
+        (
+            lambda: _C.grouped_gemm_dw(64, 64, 64, 64, _C.GemmShape(2**31, 2, 8, 8), HALF, 0),
+            r"N must be in \[0, 2147483647\], got 2147483648",
+        ),
+        (
+            lambda: _C.grouped_mlp_ring(_C.GemmShape(8, 2**30, 65534, 65535)),
+            r"grouped_mlp_ring: E \* out must be in \[0, 4397040108491\], got",
+        ),
+        (
+            lambda: _C.grouped_mlp_up(
+                64, 64, 64, 66, 64, 64, 64, _C.GemmShape(2, 2, 8, 8), HALF, 0
+            ),
+            "grouped_mlp_up: row_weights must be aligned to 4 bytes, got address 66",
+        ),
+        (
+            lambda: _C.grouped_mlp_bwd(64, 64, 64, 64, 64, 64, 1, 65536, HALF, 0),
+            r"grouped_mlp_bwd: F must be in \[0, 65535\], got 65536",
+        ),
+        (
             lambda: grouped_gate(torch.zeros(1, 16000), 1),
             "a row of logits fits into 188160 bytes of UB, got E=16000 in 1 groups",
         ),
@@ -430,6 +468,15 @@ HALF = _C.DType.float16
         "columns",
         "long",
         "experts",
+        "product-null",
+        "product-misaligned",
+        "offsets-misaligned",
+        "deep",
+        "pitch",
+        "product-rows",
+        "many-weights",
+        "row-weights",
+        "wide-layer",
         "ub",
     ],
 )
