@@ -349,6 +349,59 @@ def test_the_fused_projection_keeps_its_product_out_of_memory() -> None:
     assert saved["total"]["global"]["pre"] == {"read": 0, "written": pre}
 
 
+H, E, G, F = 5120, 64, 8, 1344  # Pangu Pro MoE
+
+
+def pangu_products(T: int) -> tuple[Tensor, dict[str, tuple[int, list[dict[str, Any]]]]]:
+    """Rows of each expert; multiply-adds and cube cores' counters of the layer's products."""
+    torch.use_deterministic_algorithms(False)  # or empty tensors of gigabytes would be filled
+    offsets = route_oracle(group_ids(T, E, G, 1), E)[2]
+    gemm, mlp = (_backend.load("ascend", f"grouped_{name}") for name in ("gemm", "mlp"))
+    x, act, pre = (torch.empty(T * G, n, dtype=torch.bfloat16) for n in (H, F, 2 * F))
+    up, down = (torch.empty(E, *n, dtype=torch.bfloat16) for n in ((2 * F, H), (H, F)))
+    calls = {
+        "up": (2, lambda: mlp._up(x, up, offsets, None, False)),
+        "down": (1, lambda: gemm.grouped_gemm_fwd(act, down, offsets)),
+        "dX of up": (2, lambda: gemm.grouped_gemm_dx(pre, up, offsets)),
+        "dX of down": (1, lambda: gemm.grouped_gemm_dx(x, down, offsets)),
+        "dW of up": (2, lambda: gemm.grouped_gemm_dw(pre, x, offsets)),
+        "dW of down": (1, lambda: gemm.grouped_gemm_dw(x, act, offsets)),
+    }
+    _C.set_emulation(checks=False, counting=True)
+    counted = {}
+    for name, (parts, call) in calls.items():
+        (launch,) = launches_of(call).values()
+        cores = [core for core in launch["cores"] if core["kind"] == "AIC"]
+        assert len(cores) == 24
+        counted[name] = (parts * T * G * H * F, cores)
+    return offsets.diff(), counted
+
+
+def test_full_size_products_keep_every_cube_busy() -> None:
+    _, counted = pangu_products(8192)
+    for name, (macs, cores) in counted.items():
+        busiest = max(core["products"]["bf16"]["cycles"] for core in cores)
+        assert macs / 16**3 / 24 >= 0.97 * busiest, name
+        for core in cores:  # documented: 256 and 128 bytes a cycle
+            paths = core["paths"]
+            load = paths["l1->l0a"]["bytes"] / 256 + paths["l1->l0b"]["bytes"] / 128
+            assert load <= 0.7 * busiest, name
+
+
+@pytest.mark.parametrize(("T", "share"), [(1, 0.99), (16, 0.99), (128, 0.97), (456, 0.78)])
+def test_full_size_weights_are_streamed_once_and_evenly(T: int, share: float) -> None:
+    rows, counted = pangu_products(T)
+    for name, (_, cores) in counted.items():
+        if "dW" in name:
+            continue
+        used = [core["global"]["weight"]["read"] for core in cores]
+        each = (2 if "up" in name else 1) * F * H * 2
+        assert sum(used) == int((rows > 0).sum()) * each, name
+        assert max(used) <= 1.005 * sum(used) / 24, name
+        moved = sum(core["paths"]["gm->l1"]["bytes"] for core in cores)
+        assert sum(used) >= share * moved, name
+
+
 def test_strict_mode_asks_for_the_barriers_that_the_compiler_sets() -> None:
     _C.set_emulation(cores=2, strict=True)
     with pytest.raises(_C.EmulatorError, match="PipeBarrier<PIPE_V>") as error:
