@@ -16,6 +16,7 @@ int64_t UpBlocks(const GemmShape& shape) {
 }  // namespace
 
 int64_t GroupedMlpRing(const GemmShape& shape) {
+  CheckGemm("grouped_mlp_ring", shape);
   return UpBlocks(shape) * kRingSlots * kSlotElements;
 }
 

@@ -359,6 +359,59 @@ def test_the_fused_projection_keeps_its_product_out_of_memory() -> None:
     assert saved["total"]["global"]["pre"] == {"read": 0, "written": pre}
 
 
+H, E, G, F = 5120, 64, 8, 1344  # Pangu Pro MoE
+
+
+def pangu_products(T: int) -> tuple[Tensor, dict[str, tuple[int, list[dict[str, Any]]]]]:
+    """Rows of each expert; multiply-adds and cube cores' counters of the layer's products."""
+    torch.use_deterministic_algorithms(False)  # or empty tensors of gigabytes would be filled
+    offsets = route_oracle(group_ids(T, E, G, 1), E)[2]
+    gemm, mlp = (_backend.load("ascend", f"grouped_{name}") for name in ("gemm", "mlp"))
+    x, act, pre = (torch.empty(T * G, n, dtype=torch.bfloat16) for n in (H, F, 2 * F))
+    up, down = (torch.empty(E, *n, dtype=torch.bfloat16) for n in ((2 * F, H), (H, F)))
+    calls = {
+        "up": (2, lambda: mlp._up(x, up, offsets, None, False)),
+        "down": (1, lambda: gemm.grouped_gemm_fwd(act, down, offsets)),
+        "dX of up": (2, lambda: gemm.grouped_gemm_dx(pre, up, offsets)),
+        "dX of down": (1, lambda: gemm.grouped_gemm_dx(x, down, offsets)),
+        "dW of up": (2, lambda: gemm.grouped_gemm_dw(pre, x, offsets)),
+        "dW of down": (1, lambda: gemm.grouped_gemm_dw(x, act, offsets)),
+    }
+    _C.set_emulation(checks=False, counting=True)
+    counted = {}
+    for name, (parts, call) in calls.items():
+        (launch,) = launches_of(call).values()
+        cores = [core for core in launch["cores"] if core["kind"] == "AIC"]
+        assert len(cores) == 24
+        counted[name] = (parts * T * G * H * F, cores)
+    return offsets.diff(), counted
+
+
+def test_full_size_products_keep_every_cube_busy() -> None:
+    _, counted = pangu_products(8192)
+    for name, (macs, cores) in counted.items():
+        busiest = max(core["products"]["bf16"]["cycles"] for core in cores)
+        assert macs / 16**3 / 24 >= 0.97 * busiest, name
+        for core in cores:  # documented: 256 and 128 bytes a cycle
+            paths = core["paths"]
+            load = paths["l1->l0a"]["bytes"] / 256 + paths["l1->l0b"]["bytes"] / 128
+            assert load <= 0.7 * busiest, name
+
+
+@pytest.mark.parametrize(("T", "share"), [(1, 0.99), (16, 0.99), (128, 0.97), (456, 0.78)])
+def test_full_size_weights_are_streamed_once_and_evenly(T: int, share: float) -> None:
+    rows, counted = pangu_products(T)
+    for name, (_, cores) in counted.items():
+        if "dW" in name:
+            continue
+        used = [core["global"]["weight"]["read"] for core in cores]
+        each = (2 if "up" in name else 1) * F * H * 2
+        assert sum(used) == int((rows > 0).sum()) * each, name
+        assert max(used) <= 1.005 * sum(used) / 24, name
+        moved = sum(core["paths"]["gm->l1"]["bytes"] for core in cores)
+        assert sum(used) >= share * moved, name
+
+
 def test_strict_mode_asks_for_the_barriers_that_the_compiler_sets() -> None:
     _C.set_emulation(cores=2, strict=True)
     with pytest.raises(_C.EmulatorError, match="PipeBarrier<PIPE_V>") as error:
@@ -367,6 +420,7 @@ def test_strict_mode_asks_for_the_barriers_that_the_compiler_sets() -> None:
 
 
 FLOAT64 = torch.zeros(2, 8, dtype=torch.float64)
+WEIGHTS64 = (FLOAT64.new_zeros(4, 6, 8), FLOAT64.new_zeros(4, 8, 3))
 ROUTING = moge_ops.Routing(*route_oracle(torch.zeros(2, 4), 4))
 
 
@@ -381,6 +435,8 @@ ROUTING = moge_ops.Routing(*route_oracle(torch.zeros(2, 4), 4))
             "logits",
             lambda: moge_ops.load_balance_loss(FLOAT64, torch.zeros(2, 1, dtype=torch.int32)),
         ),
+        ("rows", lambda: grouped_gemm(FLOAT64, FLOAT64.view(1, 2, 8), offsets_of([2]))),
+        ("x", lambda: moge_ops.grouped_mlp(FLOAT64, *WEIGHTS64, torch.ones(2, 4), ROUTING)),
     ],
 )
 def test_float64_is_refused(name: str, call: Any) -> None:
@@ -429,6 +485,41 @@ HALF = _C.DType.float16
             r"E must be in \[0, 16384\], got 16385",
         ),
         (
+            lambda: _C.grouped_gemm_fwd(64, 64, 64, 0, _C.GemmShape(2, 2, 8, 8), False, HALF, 0),
+            "grouped_gemm_fwd: out must not be null",
+        ),
+        (
+            lambda: _C.grouped_gemm_dx(64, 65, 64, 64, _C.GemmShape(2, 2, 8, 8), HALF, 0),
+            "grouped_gemm_dx: weight must be aligned to 2 bytes, got address 65",
+        ),
+        (
+            lambda: _C.grouped_gemm_dw(64, 64, 66, 64, _C.GemmShape(2, 2, 8, 8), HALF, 0),
+            "grouped_gemm_dw: offsets must be aligned to 4 bytes, got address 66",
+        ),
+        (
+            lambda: grouped_gemm(torch.zeros(1, 65536), torch.zeros(1, 1, 65536), offsets_of([1])),
+            r"in must be in \[0, 65535\], got 65536",
+        ),
+        (lambda: _C.grouped_gemm_pitch(65536), r"columns must be in \[0, 65535\], got 65536"),
+        (
+            lambda: _C.grouped_gemm_dw(64, 64, 64, 64, _C.GemmShape(2**31, 2, 8, 8), HALF, 0),
+            r"N must be in \[0, 2147483647\], got 2147483648",
+        ),
+        (
+            lambda: _C.grouped_mlp_ring(_C.GemmShape(8, 2**30, 65534, 65535)),
+            r"grouped_mlp_ring: E \* out must be in \[0, 4397040108491\], got",
+        ),
+        (
+            lambda: _C.grouped_mlp_up(
+                64, 64, 64, 66, 64, 64, 64, _C.GemmShape(2, 2, 8, 8), HALF, 0
+            ),
+            "grouped_mlp_up: row_weights must be aligned to 4 bytes, got address 66",
+        ),
+        (
+            lambda: _C.grouped_mlp_bwd(64, 64, 64, 64, 64, 64, 1, 65536, HALF, 0),
+            r"grouped_mlp_bwd: F must be in \[0, 65535\], got 65536",
+        ),
+        (
             lambda: grouped_gate(torch.zeros(1, 16000), 1),
             "a row of logits fits into 188160 bytes of UB, got E=16000 in 1 groups",
         ),
@@ -444,6 +535,15 @@ HALF = _C.DType.float16
         "columns",
         "long",
         "experts",
+        "product-null",
+        "product-misaligned",
+        "offsets-misaligned",
+        "deep",
+        "pitch",
+        "product-rows",
+        "many-weights",
+        "row-weights",
+        "wide-layer",
         "ub",
     ],
 )

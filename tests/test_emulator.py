@@ -507,6 +507,18 @@ def test_no_terms(emulator: ModuleType) -> None:
     assert counters["total"]["pipes"]["MTE1"] == {"instructions": 3, "bytes": 3072, "cycles": 0}
 
 
+def test_short_ways(emulator: ModuleType) -> None:
+    a, a_values = operand("float", 16, 32)
+    b, b_values = operand("float", 16, 32, seed=1)
+    fractals = [m.reshape(16, 4, 8).transpose(1, 0, 2) for m in (a, b)]
+    x = joined(fractals[0], fractals[1][::-1])
+    y, z, counters = run(emulator, "short_ways", x, X[:1024], cube=True)
+    assert_product(y.view(np.float32)[:256].reshape(16, 16), a_values, b_values.T, 0)
+    np.testing.assert_array_equal(z.view(np.float32)[:1024], X[:1024] + x.view(np.float32))
+    assert counters["total"]["paths"]["gm->l0b"]["bytes"] == 2048
+    assert counters["total"]["global"]["x"]["read"] == 4096 + 4096
+
+
 def test_biased(emulator: ModuleType) -> None:
     a, a_values = operand("half", 40, 64)
     b, b_values = operand("half", 48, 64, seed=1)

@@ -56,6 +56,7 @@ class TileProducts {
  public:
   static constexpr bool kRaggedDepth = kLeft == Layout::kDepthOuter;
   static constexpr uint32_t kPartN = kTileN / kParts;
+  static_assert(kParts == 1 || kRight == Layout::kDepthInner, "parts are rows of the weight");
 
   __aicore__ inline void Init(GM_ADDR left, GM_ADDR right, GM_ADDR offsets,
                               const GroupedGemmTiling& tiling) {
@@ -164,13 +165,13 @@ class TileProducts {
                     k0];
     } else {
       const uint64_t blocks = tile.expert * CeilDiv(tiling_.depth, kC0<T>) + k0 / kC0<T>;
-      return right_[(blocks * pitch + part * pitch / kParts + tile.n0) * kC0<T>];
+      return right_[(blocks * pitch + tile.n0) * kC0<T>];
     }
   }
   __aicore__ inline uint32_t RightPitch() const {
     if constexpr (kRight == Layout::kDepthOuter) return tiling_.columns;
     if constexpr (kRight == Layout::kDepthInner) return tiling_.depth;
-    return kParts * RoundUp(tiling_.columns, kFractal);
+    return RoundUp(tiling_.columns, kFractal);
   }
 
   __aicore__ inline void Compute(const Step& step) {

@@ -6,12 +6,12 @@
 //                          {y, bytes, "y", emulator::Access::kOut}};
 //   emulator::Counters counters = emulator::Launch(options, [&] { add_half(x, y, tiling); });
 //
-// The callable is run once for each block, on a thread of its own, one block at a time: a block
-// gives way at SyncAll and at its end, so a launch is deterministic. Every global pointer that the
-// kernel uses must lie in one of `allocations`. A broken rule throws emulator::Error in the thread
-// that called Launch; the other blocks are unwound first. What cannot be caught is a kernel that
-// dereferences a __gm__ pointer itself, instead of going through GlobalTensor, and a loop without
-// a single call of the API.
+// The callable is run once for each core, on a thread of its own, one core at a time: a core gives
+// way where it waits for others and at its end, so a launch is deterministic. Every global pointer
+// that the kernel uses must lie in one of `allocations`. A broken rule throws emulator::Error in
+// the thread that called Launch; the other cores are unwound first. What cannot be caught is a
+// kernel that dereferences a __gm__ pointer itself, instead of going through GlobalTensor, and a
+// loop without a single call of the API.
 #ifndef MOGE_EMULATOR_LAUNCH_H_
 #define MOGE_EMULATOR_LAUNCH_H_
 
@@ -93,10 +93,10 @@ struct Options {
   // Only counts: bulk data is neither moved nor computed with, small allocations are. Without
   // checks.
   bool counting = false;
-  uint64_t seed = 0;  // other than 0: blocks take turns in a shuffled order
-  uint64_t max_instructions = uint64_t{1} << 32;  // of one block, against endless loops
-  const Device* device = nullptr;  // whose times are modelled
-  CacheModel* cache = nullptr;     // L2 as earlier launches left it; null: empty
+  uint64_t seed = 0;  // other than 0: cores take turns in a shuffled order
+  uint64_t max_instructions = uint64_t{1} << 32;  // of one core, against endless loops
+  const Device* device = nullptr;                 // whose times are modelled
+  CacheModel* cache = nullptr;                    // L2 as earlier launches left it; null: empty
   std::vector<uint32_t> pictured;  // cores whose instructions are listed with their times
 };
 

@@ -219,6 +219,31 @@ __global__ __cube__ void no_terms(GM_ADDR, GM_ADDR y, GM_ADDR) {
   PipeBarrier<PIPE_ALL>();
 }
 
+// Operands that lie in fractals from global memory to L0, those of B from the last to the first;
+// what L1 holds back to global memory.
+__global__ __cube__ void short_ways(GM_ADDR x, GM_ADDR y, GM_ADDR z) {
+  InitSocState();
+  LocalTensor<float> a1(TPosition::A1, 0, 1024);
+  LocalTensor<float> a2(TPosition::A2, 0, 512);
+  LocalTensor<float> b2(TPosition::B2, 0, 512);
+  LocalTensor<float> c(TPosition::CO1, 0, 256);
+  LoadData(a2, Global<float>(x), LoadData2DParams(0, 4, 1, 0, 0, false, 0));
+  LoadData(b2, Global<float>(x)[512], LoadData2DParams(3, 4, 1, 0, 0, false, 1));
+  DataCopy(a1, Global<float>(x), 1024);
+  SetFlag<HardEvent::MTE2_MTE3>(0);
+  SetFlag<HardEvent::MTE2_MTE1>(0);
+  WaitFlag<HardEvent::MTE2_MTE1>(0);
+  Sync<HardEvent::MTE1_M>();
+  Mmad(c, a2, b2, Product(16, 16, 32));
+  Sync<HardEvent::M_FIX>();
+  Fixpipe(Global<float>(y), c, FixpipeParamsV220(16, 16, 16, 16, false));
+  WaitFlag<HardEvent::MTE2_MTE3>(0);
+  SetAtomicAdd<float>();
+  DataCopy(Global<float>(z), a1, 1024);
+  SetAtomicNone();
+  PipeBarrier<PIPE_ALL>();
+}
+
 // A B and a row from z
 __global__ __cube__ void biased(GM_ADDR x, GM_ADDR y, GM_ADDR z) {
   constexpr uint32_t m = 40, n = 48, k = 64;
@@ -631,6 +656,7 @@ const std::vector<Case>& MustPassCube() {
       {"matmul int8 tb", matmul<int8_t, int32_t, int32_t, false, true, 40, 64, 70>, Cube()},
       {"zero_tail", zero_tail, Cube()},
       {"no_terms", no_terms, Cube()},
+      {"short_ways", short_ways, Cube()},
       {"biased", biased, Cube()},
       {"gemv", gemv, Cube()},
       {"fixpipe_nz", fixpipe_nz, Cube()},

@@ -283,6 +283,11 @@ MUST_FAIL(IntoL0, "copy.path", Cube()) {
   Ready cube;
   DataCopy(cube.a2, Global<half>(x), 256);
 }
+MUST_FAIL(PadIntoL1, "copy.path DataCopyPad", Cube()) {
+  Ready cube;
+  DataCopyPad(cube.a1, Global<half>(x), DataCopyExtParams(1, 30, 0, 0, 0),
+              DataCopyPadExtParams<half>(true, 0, 1, half(0)));
+}
 MUST_FAIL(FromL0, "copy.path LoadData", Cube()) {
   Ready cube;
   LoadData(cube.b2, cube.a2, LoadData2DParams(0, 1, 1, 0, 0, false, 0));
@@ -325,6 +330,10 @@ MUST_FAIL(TransposeFloat, "load.transpose", Cube()) {
   Ready cube;
   LoadData(cube.a2.ReinterpretCast<float>(), cube.a1.ReinterpretCast<float>(),
            LoadData2DParams(0, 1, 1, 0, 0, true, 0));
+}
+MUST_FAIL(GlobalLoadBounds, "gm.bounds LoadData", Cube()) {
+  Ready cube;
+  LoadData(cube.a2, Global<half>(x, 511), LoadData2DParams(1, 1, 1, 0, 0, false, 0));
 }
 MUST_FAIL(TransposeGlobal, "load.transpose global", Cube()) {
   Ready cube;
