@@ -1,7 +1,13 @@
 """Every operator test runs on each backend of this machine: `device` is its fixture."""
 
+import importlib.util
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -77,3 +83,28 @@ def _poison_empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def emulator() -> ModuleType:
+    """The kernels of tests/ascend as a module, built where a second run finds it again."""
+    root = Path(__file__).resolve().parents[1]
+    build = root / "build" / f"emulator-tests-{sys.version_info.major}{sys.version_info.minor}"
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    pybind11 = importlib.import_module("pybind11")
+    subprocess.run(
+        [
+            *("cmake", "-S", str(root / "tests" / "ascend"), "-B", str(build), *generator),
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ],
+        check=True,
+    )
+    subprocess.run(["cmake", "--build", str(build), "--parallel", "2"], check=True)
+    (library,) = build.glob("moge_emulator_tests*.so")
+    spec = importlib.util.spec_from_file_location("moge_emulator_tests", library)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -5,7 +5,6 @@ import itertools
 import re
 import shutil
 import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -34,30 +33,6 @@ FAILING, FAILING_CUBE = (
 BYTES = 65536
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal(BYTES // 4).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def emulator() -> ModuleType:
-    """The kernels of tests/ascend as a module, built where a second run finds it again."""
-    build = ROOT / "build" / f"emulator-tests-{sys.version_info.major}{sys.version_info.minor}"
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    pybind11 = importlib.import_module("pybind11")
-    subprocess.run(
-        [
-            *("cmake", "-S", str(ROOT / "tests" / "ascend"), "-B", str(build), *generator),
-            f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        ],
-        check=True,
-    )
-    subprocess.run(["cmake", "--build", str(build), "--parallel", "2"], check=True)
-    (library,) = build.glob("moge_emulator_tests*.so")
-    spec = importlib.util.spec_from_file_location("moge_emulator_tests", library)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def aligned() -> np.ndarray:

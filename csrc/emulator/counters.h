@@ -37,7 +37,7 @@ struct VectorCounters {
 struct PipeCounters {
   uint64_t instructions = 0;
   uint64_t bytes = 0;
-  uint64_t cycles = 0;  // of products
+  double cycles = 0;  // by the documented tables; none of transfers from and to global memory
 
   void Add(const PipeCounters& other);
 };

@@ -23,6 +23,7 @@ const std::vector<Case>& MustFail();
 const std::vector<Case>& MustFailCube();
 const std::vector<Case>& MustPass();
 const std::vector<Case>& MustPassCube();
+const std::vector<Case>& Schedules();
 
 // One instruction on an image of UB: every field as the call in the test gives it.
 struct Instruction {

@@ -76,6 +76,7 @@ PYBIND11_MODULE(moge_emulator_tests, m) {
   define("fail_cube", moge_tests::MustFailCube());
   define("run", moge_tests::MustPass());
   define("run_cube", moge_tests::MustPassCube());
+  define("schedule", moge_tests::Schedules());
   // (what GatherMask counted, counters)
   m.def("instruction", [](const py::dict& fields, Array image, Array result) {
     moge_tests::Instruction call;
