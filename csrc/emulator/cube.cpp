@@ -535,6 +535,14 @@ void CheckShape(DType from, DType to, const Export& shape) {
   if (shape.destination_stride == 0) Fail(Rule::kFixpipeStride, "dstStride is 0");
 }
 
+void CheckOrientation(const Core& core, const Export& shape) {
+  const auto wanted =
+      shape.row_major ? Core::ProductOrder::kRowMajor : Core::ProductOrder::kColumnMajor;
+  if (shape.unit_flag == 0 || core.product_order == wanted) return;
+  Fail(Rule::kUnitFlagOrientation, "unitFlag %u and %s: call SetMM%sMajor()", shape.unit_flag,
+       shape.row_major ? "ND" : "NZ", shape.row_major ? "Row" : "Column");
+}
+
 // How the result lies in global memory: columns of `width` elements, each with its rows below
 // each other; of ND one column for each matrix.
 struct Columns {
@@ -570,6 +578,60 @@ void CheckApart(DType to, const Export& shape, const Columns& columns) {
   }
 }
 
+// Bytes from the start of the destination to its end.
+uint64_t Reach(DType to, const Export& shape, const Columns& columns) {
+  const uint64_t bytes = SizeOf(to);
+  const uint32_t last = (shape.n - 1) / columns.width;
+  const uint64_t width = (shape.n - last * columns.width) * bytes;
+  const uint64_t row_pitch = shape.row_major ? columns.row_pitch : width;
+  return (shape.matrices - 1) * shape.destination_matrix * bytes + last * columns.column_pitch +
+         (shape.m - 1) * row_pitch + width;
+}
+
+// One scale for each column.
+std::vector<uint64_t> ReadScales(Core& core, const LocalRef* scales, const Export& shape) {
+  std::vector<uint64_t> values(shape.n, shape.scale);
+  if (scales == nullptr) return values;
+  if (MemoryOf(scales->position) != Memory::kL1) {
+    Fail(Rule::kCopyPath, "scales of Fixpipe in %s", Name(MemoryOf(scales->position)));
+  }
+  const auto bytes = static_cast<uint32_t>(values.size() * sizeof(uint64_t));
+  const uint32_t at = core.Check(*scales, 0, bytes, kBlockBytes);
+  if (core.machine.options.counting) return values;
+  core.Read(Memory::kL1, at, at + bytes);
+  std::memcpy(values.data(), core.Bytes(*scales), bytes);
+  return values;
+}
+
+// Byte of L0C, from the start of the source, where 16 columns of a matrix start: all the rows of
+// them lie below each other.
+uint64_t ResultsAt(const Export& shape, uint32_t matrix, uint32_t column) {
+  return uint64_t{matrix} * shape.source_matrix * kProductBytes +
+         uint64_t{column / kSide} * shape.source_stride * kRowBytes;
+}
+
+void ReadResults(Core& core, const LocalRef& src, const Export& shape) {
+  for (uint32_t matrix = 0; matrix < shape.matrices; ++matrix) {
+    for (uint32_t column = 0; column < shape.n; column += kSide) {
+      const uint32_t height = shape.m * kRowBytes;
+      const uint32_t begin = core.Check(src, ResultsAt(shape, matrix, column), height, 1);
+      const uint32_t width = std::min(kSide, shape.n - column) * 4;
+      // the flags of a fractal go together
+      TakeUnits(core, begin, CeilDivide(begin + height, kProductBytes) * kProductBytes,
+                shape.unit_flag);
+      if (core.machine.options.counting) continue;
+      core.Follow(Memory::kL0C, begin, begin + height);
+      if (width == kRowBytes) {
+        core.CheckValid(Memory::kL0C, begin, begin + height);
+        continue;
+      }
+      for (uint32_t row = begin; row < begin + height; row += kRowBytes) {
+        core.CheckValid(Memory::kL0C, row, row + width);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
@@ -593,58 +655,18 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
   CheckShape(from, to, shape);
   const Scaling scaling = CheckQuant(from, to, shape.quant, scales != nullptr);
   CheckApart(to, shape, columns);
-  const uint32_t last_width = shape.n - (shape.n - 1) / columns.width * columns.width;
-  const uint64_t last_pitch = shape.row_major ? columns.row_pitch : last_width * bytes;
-  const uint64_t columns_end = uint64_t{shape.matrices - 1} * shape.destination_matrix * bytes +
-                               (shape.n - 1) / columns.width * columns.column_pitch +
-                               (shape.m - 1) * last_pitch + last_width * bytes;
-  if (shape.unit_flag != 0) {
-    const auto wanted =
-        shape.row_major ? Core::ProductOrder::kRowMajor : Core::ProductOrder::kColumnMajor;
-    if (core.product_order != wanted) {
-      Fail(Rule::kUnitFlagOrientation, "unitFlag %u and %s: call SetMM%sMajor()", shape.unit_flag,
-           shape.row_major ? "ND" : "NZ", shape.row_major ? "Row" : "Column");
-    }
-  }
+  CheckOrientation(core, shape);
   core.Check(src, 0, 0, kRowBytes);
-  core.CheckGlobal(dst, 0, 0, shape.row_major ? 1 : kBlockBytes);
-  const bool counting = core.machine.options.counting;
-  if (counting && !core.IsBulk(dst)) core.FailVirtual();
-  std::vector<uint64_t> scale(shape.n, shape.scale);
-  if (scales != nullptr) {
-    if (MemoryOf(scales->position) != Memory::kL1) {
-      Fail(Rule::kCopyPath, "scales of Fixpipe in %s", Name(MemoryOf(scales->position)));
-    }
-    const uint32_t at = core.Check(*scales, 0, shape.n * sizeof(uint64_t), kBlockBytes);
-    core.Read(Memory::kL1, at, at + shape.n * sizeof(uint64_t));
-    std::memcpy(scale.data(), core.Bytes(*scales), shape.n * sizeof(uint64_t));
+  core.CheckGlobal(dst, 0, Reach(to, shape, columns), shape.row_major ? 1 : kBlockBytes);
+  const std::vector<uint64_t> scale = ReadScales(core, scales, shape);
+  ReadResults(core, src, shape);
+  if (core.machine.options.counting) {
+    if (!core.IsBulk(dst)) core.FailVirtual();
+    return;
   }
-  // L0C: columns of 16 results, all the rows of one below each other
-  const uint64_t source_column = uint64_t{shape.source_stride} * kRowBytes;
-  for (uint32_t matrix = 0; matrix < shape.matrices; ++matrix) {
-    const uint64_t start = uint64_t{matrix} * shape.source_matrix * kProductBytes;
-    for (uint32_t column = 0; column < shape.n; column += kSide) {
-      const uint64_t at = start + column / kSide * source_column;
-      const uint32_t begin = core.Check(src, at, uint64_t{shape.m} * kRowBytes, 1);
-      const uint32_t width = std::min(kSide, shape.n - column) * 4;
-      TakeUnits(core, begin, begin + CeilDivide(shape.m, kSide) * kProductBytes, shape.unit_flag);
-      if (counting) continue;
-      core.Follow(Memory::kL0C, begin, begin + shape.m * kRowBytes);
-      if (width == kRowBytes) {
-        core.CheckValid(Memory::kL0C, begin, begin + shape.m * kRowBytes);
-        continue;
-      }
-      for (uint32_t row = 0; row < shape.m; ++row) {
-        core.CheckValid(Memory::kL0C, begin + row * kRowBytes, begin + row * kRowBytes + width);
-      }
-    }
-  }
-  core.CheckGlobal(dst, 0, columns_end, 1);
-  if (counting) return;
   const uint8_t* results = core.Bytes(src);
   std::vector<uint8_t> line(std::min(columns.width, shape.n) * bytes);
   for (uint32_t matrix = 0; matrix < shape.matrices; ++matrix) {
-    const uint64_t start = uint64_t{matrix} * shape.source_matrix * kProductBytes;
     for (uint32_t first = 0; first < shape.n; first += columns.width) {
       const uint32_t width = std::min(columns.width, shape.n - first);
       // the last 16 of an odd number of 8-bit columns lie without a gap
@@ -652,9 +674,9 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
       for (uint32_t row = 0; row < shape.m; ++row) {
         for (uint32_t i = 0; i < width; ++i) {
           const uint32_t column = first + i;
-          ConvertElement(from, to, scaling, scale[column], shape.relu,
-                         results + start + column / kSide * source_column + row * kRowBytes +
-                             column % kSide * 4,
+          const uint8_t* result =
+              results + ResultsAt(shape, matrix, column) + row * kRowBytes + column % kSide * 4;
+          ConvertElement(from, to, scaling, scale[column], shape.relu, result,
                          line.data() + i * bytes);
         }
         const uint64_t at = uint64_t{matrix} * shape.destination_matrix * bytes +
