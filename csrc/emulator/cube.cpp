@@ -314,7 +314,7 @@ void ForEachResult(uint32_t begin, const ProductShape& shape, F f) {
 }
 
 void CheckBarrier(Core& core, uint32_t begin, uint32_t end, const ProductShape& shape) {
-  if ((shape.m / kSide) * (shape.n / kSide) >= 10 || !core.machine.options.checks) return;
+  if ((shape.m / kSide) * (shape.n / kSide) >= 10) return;
   const LocalMemory& local = core.Local(Memory::kL0C);
   for (uint32_t unit = begin / kFractalBytes; unit * kFractalBytes < end; ++unit) {
     const BlockRecord& record = local.blocks[unit];
@@ -325,6 +325,43 @@ void CheckBarrier(Core& core, uint32_t begin, uint32_t end, const ProductShape& 
          "add PipeBarrier<PIPE_M>",
          shape.m, shape.n, unit * kFractalBytes, (unit + 1) * kFractalBytes);
   }
+}
+
+void ReadSums(Core& core, uint32_t begin, uint32_t end, const ProductShape& shape) {
+  CheckBarrier(core, begin, end, shape);
+  core.Follow(Memory::kL0C, begin, end);
+  ForEachResult(begin, shape,
+                [&](uint32_t from, uint32_t until) { core.CheckValid(Memory::kL0C, from, until); });
+}
+
+// Beyond m and n the fractals of the result are undefined.
+void WriteSums(Core& core, uint32_t begin, uint32_t end, const ProductShape& shape) {
+  core.Write(Memory::kL0C, begin, end, ByteState::kPoison);
+  uint8_t* state = core.Local(Memory::kL0C).state.data();
+  ForEachResult(begin, shape, [&](uint32_t from, uint32_t until) {
+    std::memset(state + from, static_cast<int>(ByteState::kValid), until - from);
+  });
+}
+
+void CheckPosition(const LocalRef& ref, Memory memory) {
+  if (MemoryOf(ref.position) == memory) return;
+  Fail(Rule::kMmadPosition, "an operand in %s, where %s is needed", Name(MemoryOf(ref.position)),
+       Name(memory));
+}
+
+ProductShape ShapeOf(DType dtype, const Product& product) {
+  ProductShape shape{};
+  shape.dtype = dtype;
+  shape.m = product.m;
+  shape.n = product.n;
+  shape.k = product.k;
+  shape.k_side = kBlockBytes / SizeOf(dtype);
+  shape.k_fractals = CeilDivide(product.k, shape.k_side);
+  // A that was transposed on its way has its fractals of 8 floats in pairs
+  shape.a_pitch = product.align_k && dtype == DType::kFloat ? CeilDivide(product.k, kSide) * 2
+                                                            : shape.k_fractals;
+  shape.init = product.init || product.bias != nullptr;
+  return shape;
 }
 
 }  // namespace
@@ -343,71 +380,45 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
               const Product& product) {
   Core& core = CurrentCore();
   core.Begin(Op::kMmad, PIPE_M);
-  const auto check_position = [](const LocalRef& ref, Memory memory) {
-    if (MemoryOf(ref.position) == memory) return;
-    Fail(Rule::kMmadPosition, "an operand in %s, where %s is needed", Name(MemoryOf(ref.position)),
-         Name(memory));
-  };
-  check_position(dst, Memory::kL0C);
-  check_position(a, Memory::kL0A);
-  check_position(b, Memory::kL0B);
-  if (product.bias != nullptr) check_position(*product.bias, Memory::kBias);
+  CheckPosition(dst, Memory::kL0C);
+  CheckPosition(a, Memory::kL0A);
+  CheckPosition(b, Memory::kL0B);
+  if (product.bias != nullptr) CheckPosition(*product.bias, Memory::kBias);
   if (product.m > 4095 || product.n > 4095 || product.k > 4095) {
     Fail(Rule::kParamRange, "m, n and k are 0 to 4095, got %u, %u, %u", product.m, product.n,
          product.k);
   }
   CheckUnitFlag(product.unit_flag);
-  const uint32_t bytes = SizeOf(dtype);
-  ProductShape shape{};
-  shape.dtype = dtype;
-  shape.m = product.m;
-  shape.n = product.n;
-  shape.k = product.k;
-  shape.k_side = kBlockBytes / bytes;
-  shape.k_fractals = CeilDivide(product.k, shape.k_side);
-  shape.a_pitch = product.align_k && dtype == DType::kFloat ? CeilDivide(product.k, kSide) * 2
-                                                            : shape.k_fractals;
-  shape.init = product.init || product.bias != nullptr;
-  const uint32_t m_fractals = CeilDivide(product.m, kSide);
-  const uint32_t n_fractals = CeilDivide(product.n, kSide);
+  const ProductShape shape = ShapeOf(dtype, product);
+  const uint32_t m_fractals = CeilDivide(shape.m, kSide);
+  const uint32_t n_fractals = CeilDivide(shape.n, kSide);
   ProductCounters work;
   work.calls = 1;
   work.fractals = uint64_t{m_fractals} * n_fractals * shape.k_fractals;
   // a fractal of floats takes two cycles, any other one
   work.cycles = work.fractals * (dtype == DType::kFloat ? 2 : 1);
-  work.products = uint64_t{product.m} * product.n * product.k;
+  work.products = uint64_t{shape.m} * shape.n * shape.k;
   core.CountProduct(dtype, work);
   if (work.products == 0) return;
   const uint32_t left_bytes =
-      product.m == 1 ? product.k * bytes
-                     : ((m_fractals - 1) * shape.a_pitch + shape.k_fractals) * kFractalBytes;
+      shape.m == 1 ? shape.k * SizeOf(dtype)
+                   : ((m_fractals - 1) * shape.a_pitch + shape.k_fractals) * kFractalBytes;
   const uint32_t left = core.Check(a, 0, left_bytes, kFractalBytes);
   const uint32_t right =
       core.Check(b, 0, shape.k_fractals * n_fractals * kFractalBytes, kFractalBytes);
   const uint32_t result_bytes = m_fractals * n_fractals * kProductBytes;
   const uint32_t result = core.Check(dst, 0, result_bytes, kProductBytes);
-  const uint32_t bias =
-      product.bias != nullptr ? core.Check(*product.bias, 0, product.n * 4, 64) : 0;
+  if (product.bias != nullptr) core.Check(*product.bias, 0, shape.n * 4, 64);
   TakeUnits(core, result, result + result_bytes, product.unit_flag);
   if (core.machine.options.counting) return;
   if (core.machine.options.checks) {
     ReadLeft(core, left, shape);
     ReadRight(core, right, shape);
     if (product.bias != nullptr) {
-      core.Read(Memory::kBias, bias, bias + product.n * 4);
-    } else if (!product.init) {
-      CheckBarrier(core, result, result + result_bytes, shape);
-      core.Follow(Memory::kL0C, result, result + result_bytes);
-      ForEachResult(result, shape, [&](uint32_t begin, uint32_t end) {
-        core.CheckValid(Memory::kL0C, begin, end);
-      });
+      core.Read(Memory::kBias, product.bias->begin, product.bias->begin + shape.n * 4);
     }
-    // beyond m and n the fractals of the result are undefined
-    core.Write(Memory::kL0C, result, result + result_bytes, ByteState::kPoison);
-    uint8_t* state = core.Local(Memory::kL0C).state.data();
-    ForEachResult(result, shape, [&](uint32_t begin, uint32_t end) {
-      std::memset(state + begin, static_cast<int>(ByteState::kValid), end - begin);
-    });
+    if (!shape.init) ReadSums(core, result, result + result_bytes, shape);
+    WriteSums(core, result, result + result_bytes, shape);
   }
   MultiplyFractals(shape, core.Bytes(a), core.Bytes(b),
                    product.bias != nullptr ? core.Bytes(*product.bias) : nullptr, core.Bytes(dst));
