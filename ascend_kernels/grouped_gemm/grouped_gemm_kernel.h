@@ -66,6 +66,8 @@ class TileProducts {
     right_ = Global<T>(right);
     tiling_ = tiling;
     tiles_.Init(offsets, tiling, GetBlockIdx());
+    // what is read once must not drive the rest out of L2
+    if (tiles_.Even()) right_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
     const uint32_t left_at = tiles_.Panel() ? kPanelBytes : kTileM * kL1Row<T>;
     const uint32_t right_n = tiles_.Panel() ? kPanelN : kTileN;
     const uint32_t rights = tiles_.Panel() ? kPanelBytes : 2 * left_at;

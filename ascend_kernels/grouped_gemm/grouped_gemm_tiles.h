@@ -65,6 +65,8 @@ class Tiles {
       Enter(0);
     }
   }
+  // Each element of the right factor is in one tile only.
+  __aicore__ inline bool Even() const { return even_; }
   __aicore__ inline bool Panel() const { return panel_; }
 
   __aicore__ inline bool Next(Tile& tile) {

@@ -319,7 +319,7 @@ void ForEachResult(uint32_t begin, const ProductShape& shape, F f) {
 }
 
 void CheckBarrier(Core& core, uint32_t begin, uint32_t end, const ProductShape& shape) {
-  if ((shape.m / kSide) * (shape.n / kSide) >= 10 || !core.machine.options.checks) return;
+  if ((shape.m / kSide) * (shape.n / kSide) >= 10) return;
   const LocalMemory& local = core.Local(Memory::kL0C);
   for (uint32_t unit = begin / kFractalBytes; unit * kFractalBytes < end; ++unit) {
     const BlockRecord& record = local.blocks[unit];
@@ -330,6 +330,43 @@ void CheckBarrier(Core& core, uint32_t begin, uint32_t end, const ProductShape& 
          "add PipeBarrier<PIPE_M>",
          shape.m, shape.n, unit * kFractalBytes, (unit + 1) * kFractalBytes);
   }
+}
+
+void ReadSums(Core& core, uint32_t begin, uint32_t end, const ProductShape& shape) {
+  CheckBarrier(core, begin, end, shape);
+  core.Follow(Memory::kL0C, begin, end);
+  ForEachResult(begin, shape,
+                [&](uint32_t from, uint32_t until) { core.CheckValid(Memory::kL0C, from, until); });
+}
+
+// Beyond m and n the fractals of the result are undefined.
+void WriteSums(Core& core, uint32_t begin, uint32_t end, const ProductShape& shape) {
+  core.Write(Memory::kL0C, begin, end, ByteState::kPoison);
+  uint8_t* state = core.Local(Memory::kL0C).state.data();
+  ForEachResult(begin, shape, [&](uint32_t from, uint32_t until) {
+    std::memset(state + from, static_cast<int>(ByteState::kValid), until - from);
+  });
+}
+
+void CheckPosition(const LocalRef& ref, Memory memory) {
+  if (MemoryOf(ref.position) == memory) return;
+  Fail(Rule::kMmadPosition, "an operand in %s, where %s is needed", Name(MemoryOf(ref.position)),
+       Name(memory));
+}
+
+ProductShape ShapeOf(DType dtype, const Product& product) {
+  ProductShape shape{};
+  shape.dtype = dtype;
+  shape.m = product.m;
+  shape.n = product.n;
+  shape.k = product.k;
+  shape.k_side = kBlockBytes / SizeOf(dtype);
+  shape.k_fractals = CeilDivide(product.k, shape.k_side);
+  // A that was transposed on its way has its fractals of 8 floats in pairs
+  shape.a_pitch = product.align_k && dtype == DType::kFloat ? CeilDivide(product.k, kSide) * 2
+                                                            : shape.k_fractals;
+  shape.init = product.init || product.bias != nullptr;
+  return shape;
 }
 
 }  // namespace
@@ -348,71 +385,45 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
               const Product& product) {
   Core& core = CurrentCore();
   core.Begin(Op::kMmad, PIPE_M);
-  const auto check_position = [](const LocalRef& ref, Memory memory) {
-    if (MemoryOf(ref.position) == memory) return;
-    Fail(Rule::kMmadPosition, "an operand in %s, where %s is needed", Name(MemoryOf(ref.position)),
-         Name(memory));
-  };
-  check_position(dst, Memory::kL0C);
-  check_position(a, Memory::kL0A);
-  check_position(b, Memory::kL0B);
-  if (product.bias != nullptr) check_position(*product.bias, Memory::kBias);
+  CheckPosition(dst, Memory::kL0C);
+  CheckPosition(a, Memory::kL0A);
+  CheckPosition(b, Memory::kL0B);
+  if (product.bias != nullptr) CheckPosition(*product.bias, Memory::kBias);
   if (product.m > 4095 || product.n > 4095 || product.k > 4095) {
     Fail(Rule::kParamRange, "m, n and k are 0 to 4095, got %u, %u, %u", product.m, product.n,
          product.k);
   }
   CheckUnitFlag(product.unit_flag);
-  const uint32_t bytes = SizeOf(dtype);
-  ProductShape shape{};
-  shape.dtype = dtype;
-  shape.m = product.m;
-  shape.n = product.n;
-  shape.k = product.k;
-  shape.k_side = kBlockBytes / bytes;
-  shape.k_fractals = CeilDivide(product.k, shape.k_side);
-  shape.a_pitch = product.align_k && dtype == DType::kFloat ? CeilDivide(product.k, kSide) * 2
-                                                            : shape.k_fractals;
-  shape.init = product.init || product.bias != nullptr;
-  const uint32_t m_fractals = CeilDivide(product.m, kSide);
-  const uint32_t n_fractals = CeilDivide(product.n, kSide);
+  const ProductShape shape = ShapeOf(dtype, product);
+  const uint32_t m_fractals = CeilDivide(shape.m, kSide);
+  const uint32_t n_fractals = CeilDivide(shape.n, kSide);
   ProductCounters work;
   work.calls = 1;
   work.fractals = uint64_t{m_fractals} * n_fractals * shape.k_fractals;
   // a fractal of floats takes two cycles, any other one
   work.cycles = work.fractals * (dtype == DType::kFloat ? 2 : 1);
-  work.products = uint64_t{product.m} * product.n * product.k;
+  work.products = uint64_t{shape.m} * shape.n * shape.k;
   core.CountProduct(dtype, work);
   if (work.products == 0) return;
   const uint32_t left_bytes =
-      product.m == 1 ? product.k * bytes
-                     : ((m_fractals - 1) * shape.a_pitch + shape.k_fractals) * kFractalBytes;
+      shape.m == 1 ? shape.k * SizeOf(dtype)
+                   : ((m_fractals - 1) * shape.a_pitch + shape.k_fractals) * kFractalBytes;
   const uint32_t left = core.Check(a, 0, left_bytes, kFractalBytes);
   const uint32_t right =
       core.Check(b, 0, shape.k_fractals * n_fractals * kFractalBytes, kFractalBytes);
   const uint32_t result_bytes = m_fractals * n_fractals * kProductBytes;
   const uint32_t result = core.Check(dst, 0, result_bytes, kProductBytes);
-  const uint32_t bias =
-      product.bias != nullptr ? core.Check(*product.bias, 0, product.n * 4, 64) : 0;
+  if (product.bias != nullptr) core.Check(*product.bias, 0, shape.n * 4, 64);
   TakeUnits(core, result, result + result_bytes, product.unit_flag);
   if (core.machine.options.counting) return;
   if (core.machine.options.checks) {
     ReadLeft(core, left, shape);
     ReadRight(core, right, shape);
     if (product.bias != nullptr) {
-      core.Read(Memory::kBias, bias, bias + product.n * 4);
-    } else if (!product.init) {
-      CheckBarrier(core, result, result + result_bytes, shape);
-      core.Follow(Memory::kL0C, result, result + result_bytes);
-      ForEachResult(result, shape, [&](uint32_t begin, uint32_t end) {
-        core.CheckValid(Memory::kL0C, begin, end);
-      });
+      core.Read(Memory::kBias, product.bias->begin, product.bias->begin + shape.n * 4);
     }
-    // beyond m and n the fractals of the result are undefined
-    core.Write(Memory::kL0C, result, result + result_bytes, ByteState::kPoison);
-    uint8_t* state = core.Local(Memory::kL0C).state.data();
-    ForEachResult(result, shape, [&](uint32_t begin, uint32_t end) {
-      std::memset(state + begin, static_cast<int>(ByteState::kValid), end - begin);
-    });
+    if (!shape.init) ReadSums(core, result, result + result_bytes, shape);
+    WriteSums(core, result, result + result_bytes, shape);
   }
   MultiplyFractals(shape, core.Bytes(a), core.Bytes(b),
                    product.bias != nullptr ? core.Bytes(*product.bias) : nullptr, core.Bytes(dst));
@@ -540,6 +551,14 @@ void CheckShape(DType from, DType to, const Export& shape) {
   if (shape.destination_stride == 0) Fail(Rule::kFixpipeStride, "dstStride is 0");
 }
 
+void CheckOrientation(const Core& core, const Export& shape) {
+  const auto wanted =
+      shape.row_major ? Core::ProductOrder::kRowMajor : Core::ProductOrder::kColumnMajor;
+  if (shape.unit_flag == 0 || core.product_order == wanted) return;
+  Fail(Rule::kUnitFlagOrientation, "unitFlag %u and %s: call SetMM%sMajor()", shape.unit_flag,
+       shape.row_major ? "ND" : "NZ", shape.row_major ? "Row" : "Column");
+}
+
 // How the result lies in global memory: columns of `width` elements, each with its rows below
 // each other; of ND one column for each matrix.
 struct Columns {
@@ -575,6 +594,60 @@ void CheckApart(DType to, const Export& shape, const Columns& columns) {
   }
 }
 
+// Bytes from the start of the destination to its end.
+uint64_t Reach(DType to, const Export& shape, const Columns& columns) {
+  const uint64_t bytes = SizeOf(to);
+  const uint32_t last = (shape.n - 1) / columns.width;
+  const uint64_t width = (shape.n - last * columns.width) * bytes;
+  const uint64_t row_pitch = shape.row_major ? columns.row_pitch : width;
+  return (shape.matrices - 1) * shape.destination_matrix * bytes + last * columns.column_pitch +
+         (shape.m - 1) * row_pitch + width;
+}
+
+// One scale for each column.
+std::vector<uint64_t> ReadScales(Core& core, const LocalRef* scales, const Export& shape) {
+  std::vector<uint64_t> values(shape.n, shape.scale);
+  if (scales == nullptr) return values;
+  if (MemoryOf(scales->position) != Memory::kL1) {
+    Fail(Rule::kCopyPath, "scales of Fixpipe in %s", Name(MemoryOf(scales->position)));
+  }
+  const auto bytes = static_cast<uint32_t>(values.size() * sizeof(uint64_t));
+  const uint32_t at = core.Check(*scales, 0, bytes, kBlockBytes);
+  if (core.machine.options.counting) return values;
+  core.Read(Memory::kL1, at, at + bytes);
+  std::memcpy(values.data(), core.Bytes(*scales), bytes);
+  return values;
+}
+
+// Byte of L0C, from the start of the source, where 16 columns of a matrix start: all the rows of
+// them lie below each other.
+uint64_t ResultsAt(const Export& shape, uint32_t matrix, uint32_t column) {
+  return uint64_t{matrix} * shape.source_matrix * kProductBytes +
+         uint64_t{column / kSide} * shape.source_stride * kRowBytes;
+}
+
+void ReadResults(Core& core, const LocalRef& src, const Export& shape) {
+  for (uint32_t matrix = 0; matrix < shape.matrices; ++matrix) {
+    for (uint32_t column = 0; column < shape.n; column += kSide) {
+      const uint32_t height = shape.m * kRowBytes;
+      const uint32_t begin = core.Check(src, ResultsAt(shape, matrix, column), height, 1);
+      const uint32_t width = std::min(kSide, shape.n - column) * 4;
+      // the flags of a fractal go together
+      TakeUnits(core, begin, CeilDivide(begin + height, kProductBytes) * kProductBytes,
+                shape.unit_flag);
+      if (core.machine.options.counting) continue;
+      core.Follow(Memory::kL0C, begin, begin + height);
+      if (width == kRowBytes) {
+        core.CheckValid(Memory::kL0C, begin, begin + height);
+        continue;
+      }
+      for (uint32_t row = begin; row < begin + height; row += kRowBytes) {
+        core.CheckValid(Memory::kL0C, row, row + width);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
@@ -600,58 +673,18 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
   CheckShape(from, to, shape);
   const Scaling scaling = CheckQuant(from, to, shape.quant, scales != nullptr);
   CheckApart(to, shape, columns);
-  const uint32_t last_width = shape.n - (shape.n - 1) / columns.width * columns.width;
-  const uint64_t last_pitch = shape.row_major ? columns.row_pitch : last_width * bytes;
-  const uint64_t columns_end = uint64_t{shape.matrices - 1} * shape.destination_matrix * bytes +
-                               (shape.n - 1) / columns.width * columns.column_pitch +
-                               (shape.m - 1) * last_pitch + last_width * bytes;
-  if (shape.unit_flag != 0) {
-    const auto wanted =
-        shape.row_major ? Core::ProductOrder::kRowMajor : Core::ProductOrder::kColumnMajor;
-    if (core.product_order != wanted) {
-      Fail(Rule::kUnitFlagOrientation, "unitFlag %u and %s: call SetMM%sMajor()", shape.unit_flag,
-           shape.row_major ? "ND" : "NZ", shape.row_major ? "Row" : "Column");
-    }
-  }
+  CheckOrientation(core, shape);
   core.Check(src, 0, 0, kRowBytes);
-  core.CheckGlobal(dst, 0, 0, shape.row_major ? 1 : kBlockBytes);
-  const bool counting = core.machine.options.counting;
-  if (counting && !core.IsBulk(dst)) core.FailVirtual();
-  std::vector<uint64_t> scale(shape.n, shape.scale);
-  if (scales != nullptr) {
-    if (MemoryOf(scales->position) != Memory::kL1) {
-      Fail(Rule::kCopyPath, "scales of Fixpipe in %s", Name(MemoryOf(scales->position)));
-    }
-    const uint32_t at = core.Check(*scales, 0, shape.n * sizeof(uint64_t), kBlockBytes);
-    core.Read(Memory::kL1, at, at + shape.n * sizeof(uint64_t));
-    std::memcpy(scale.data(), core.Bytes(*scales), shape.n * sizeof(uint64_t));
+  core.CheckGlobal(dst, 0, Reach(to, shape, columns), shape.row_major ? 1 : kBlockBytes);
+  const std::vector<uint64_t> scale = ReadScales(core, scales, shape);
+  ReadResults(core, src, shape);
+  if (core.machine.options.counting) {
+    if (!core.IsBulk(dst)) core.FailVirtual();
+    return;
   }
-  // L0C: columns of 16 results, all the rows of one below each other
-  const uint64_t source_column = uint64_t{shape.source_stride} * kRowBytes;
-  for (uint32_t matrix = 0; matrix < shape.matrices; ++matrix) {
-    const uint64_t start = uint64_t{matrix} * shape.source_matrix * kProductBytes;
-    for (uint32_t column = 0; column < shape.n; column += kSide) {
-      const uint64_t at = start + column / kSide * source_column;
-      const uint32_t begin = core.Check(src, at, uint64_t{shape.m} * kRowBytes, 1);
-      const uint32_t width = std::min(kSide, shape.n - column) * 4;
-      TakeUnits(core, begin, begin + CeilDivide(shape.m, kSide) * kProductBytes, shape.unit_flag);
-      if (counting) continue;
-      core.Follow(Memory::kL0C, begin, begin + shape.m * kRowBytes);
-      if (width == kRowBytes) {
-        core.CheckValid(Memory::kL0C, begin, begin + shape.m * kRowBytes);
-        continue;
-      }
-      for (uint32_t row = 0; row < shape.m; ++row) {
-        core.CheckValid(Memory::kL0C, begin + row * kRowBytes, begin + row * kRowBytes + width);
-      }
-    }
-  }
-  core.CheckGlobal(dst, 0, columns_end, 1);
-  if (counting) return;
   const uint8_t* results = core.Bytes(src);
   std::vector<uint8_t> line(std::min(columns.width, shape.n) * bytes);
   for (uint32_t matrix = 0; matrix < shape.matrices; ++matrix) {
-    const uint64_t start = uint64_t{matrix} * shape.source_matrix * kProductBytes;
     for (uint32_t first = 0; first < shape.n; first += columns.width) {
       const uint32_t width = std::min(columns.width, shape.n - first);
       // the last 16 of an odd number of 8-bit columns lie without a gap
@@ -659,9 +692,9 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
       for (uint32_t row = 0; row < shape.m; ++row) {
         for (uint32_t i = 0; i < width; ++i) {
           const uint32_t column = first + i;
-          ConvertElement(from, to, scaling, scale[column], shape.relu,
-                         results + start + column / kSide * source_column + row * kRowBytes +
-                             column % kSide * 4,
+          const uint8_t* result =
+              results + ResultsAt(shape, matrix, column) + row * kRowBytes + column % kSide * 4;
+          ConvertElement(from, to, scaling, scale[column], shape.relu, result,
                          line.data() + i * bytes);
         }
         const uint64_t at = uint64_t{matrix} * shape.destination_matrix * bytes +

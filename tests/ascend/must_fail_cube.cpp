@@ -146,6 +146,12 @@ MUST_FAIL(MmadBounds, "local.bounds Mmad", Cube()) {
   cube.Operands(x);
   Mmad(cube.c, cube.a2, cube.b2, Product(64, 64, 80));
 }
+MUST_FAIL(FixpipeSourceBounds, "local.bounds Fixpipe", Cube()) {
+  Ready cube;
+  cube.Multiply(x);
+  Sync<HardEvent::M_FIX>();
+  Fixpipe(Global<float>(y), cube.c[4080], FixpipeParamsV220(16, 2, 16, 16, false));
+}
 MUST_FAIL(FixpipeBounds, "gm.bounds Fixpipe", Cube()) {
   Ready cube;
   cube.Multiply(x);
