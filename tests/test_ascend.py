@@ -256,6 +256,10 @@ def test_packed_weights_give_the_same(
     packed = kernels.pack_weight(weight)
     got = kernels.grouped_gemm_packed(rows, packed, offsets_of(counts))
     assert torch.equal(got, kernels.grouped_gemm_fwd(rows, weight, offsets_of(counts)))
+    with pytest.raises(ValueError, match=rf"rows must be \[N, in={I}\], got \[1, {I + 1}\]"):
+        kernels.grouped_gemm_packed(randn(1, I + 1, dtype=dtype), packed, offsets_of(counts))
+    with pytest.raises(TypeError, match=f"rows must be {dtype}, as the weight, got torch.float16"):
+        kernels.grouped_gemm_packed(rows.half(), packed, offsets_of(counts))
 
 
 @pytest.mark.parametrize("offsets", [[0, 3, 2], [0, 2, 9], [1, 2, 4], [-1, 2, 4], [-9, -2, 99]])

@@ -96,7 +96,7 @@ class TileProducts {
     while (more) {
       step = next;
       more = Advance(next);
-      // one step ahead, but for a panel, whose place the one before it has until then
+      // one step ahead, but for a new panel: the last one has its place until `step` is computed
       const bool early = more && !next.tile.new_panel;
       if (early) CopyIn(next);
       Compute(step);
@@ -134,12 +134,12 @@ class TileProducts {
     if (tile.k == 0) return;
     WaitFlag<HardEvent::MTE1_MTE2>(step.half);
     for (uint32_t part = 0; part < kParts; ++part) {
-      moge::CopyIn<T, kRight>(right_l1_[step.half][part * part_l1_], Right(tile, part, step.k0),
+      CopyInFactor<T, kRight>(right_l1_[step.half][part * part_l1_], Right(tile, part, step.k0),
                               RightPitch(), tile.n, step.k);
     }
     if (!tiles_.Panel()) CopyInLeft(left_l1_[step.half], tile, step.k0, step.k);
     SetFlag<HardEvent::MTE2_MTE1>(step.half);
-    if (tile.new_panel) {
+    if (tile.new_panel) {  // when all of the last one has been loaded to L0
       SetFlag<HardEvent::MTE1_MTE2>(kPanelFlag);
       WaitFlag<HardEvent::MTE1_MTE2>(kPanelFlag);
       CopyInLeft(left_l1_[0], tile, 0, tile.k);
@@ -149,10 +149,10 @@ class TileProducts {
   __aicore__ inline void CopyInLeft(const LocalTensor<T>& dst, const Tile& tile, uint32_t k0,
                                     uint32_t k) {
     if constexpr (kRaggedDepth) {
-      moge::CopyIn<T, kLeft>(dst, left_[(tile.row + k0) * tiling_.rows + tile.m0], tiling_.rows,
+      CopyInFactor<T, kLeft>(dst, left_[(tile.row + k0) * tiling_.rows + tile.m0], tiling_.rows,
                              tile.m, k);
     } else {
-      moge::CopyIn<T, kLeft>(dst, left_[(tile.row + tile.m0) * tiling_.depth + k0], tiling_.depth,
+      CopyInFactor<T, kLeft>(dst, left_[(tile.row + tile.m0) * tiling_.depth + k0], tiling_.depth,
                              tile.m, k);
     }
   }

@@ -27,8 +27,8 @@ enum class Layout {
 //   kDepthOuter, 2 bytes: columns of fractals of [k, x], NZ
 //   kDepthOuter, 4 bytes: rows of fractals of [k, x], Zz: LoadDataWithTranspose takes two at a time
 template <typename T, Layout kLayout>
-__aicore__ inline void CopyIn(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t pitch,
-                              uint32_t x, uint32_t k) {
+__aicore__ inline void CopyInFactor(const LocalTensor<T>& dst, const GlobalTensor<T>& src,
+                                    uint32_t pitch, uint32_t x, uint32_t k) {
   const uint32_t x16 = RoundUp(x, kFractal);
   const T zero = static_cast<T>(0);
   if constexpr (kLayout == Layout::kPacked) {

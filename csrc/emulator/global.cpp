@@ -184,7 +184,7 @@ void Core::WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bo
         }
       }
     }
-    if (!adds) {
+    if (!adds) {  // whoever knows of this write knows of what it follows
       if (cell.more) memory.Forget(byte);
       cell.more = false;
       cell.read = {};

@@ -19,6 +19,7 @@ class PackedWeight(NamedTuple):
 
     data: Tensor  # [E, ceil(in / c), ceil16(out), c], zeros beyond the weight; c: 32 bytes
     out: int
+    in_: int
 
 
 def pack_weight(weight: Tensor) -> PackedWeight:
@@ -29,7 +30,7 @@ def pack_weight(weight: Tensor) -> PackedWeight:
     data = weight.new_zeros(E, blocks, _C.grouped_gemm_pitch(O), c)
     padded = torch.nn.functional.pad(weight, (0, blocks * c - I))
     data[:, :, :O] = padded.view(E, O, blocks, c).transpose(1, 2)
-    return PackedWeight(data, O)
+    return PackedWeight(data, O, I)
 
 
 def _narrow(x: Tensor, columns: int) -> Tensor:
@@ -60,7 +61,15 @@ def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 
 
 def grouped_gemm_packed(rows: Tensor, weight: PackedWeight, offsets: Tensor) -> Tensor:
-    """``[N, in], packed [E, out, in], [E + 1] -> [N, out]``."""
+    """``[N, in], packed [E, out, in], [E + 1] -> [N, out]``.
+
+    Raises:
+        TypeError, ValueError: Rows of another dtype or width than the weight that was packed.
+    """
+    if rows.dtype != weight.data.dtype:
+        raise TypeError(f"rows must be {weight.data.dtype}, as the weight, got {rows.dtype}")
+    if rows.shape[1] != weight.in_:
+        raise ValueError(f"rows must be [N, in={weight.in_}], got {list(rows.shape)}")
     return _forward(rows, weight.data, offsets, weight.out, True)
 
 
