@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest check typecheck-ascend demo train-demo \
-	balance bench ascend-counters clean
+	balance bench ascend-counters ascend-model clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -68,6 +68,9 @@ demo: .venv/made ## one full-size layer, checked and timed; options: ARGS='--tok
 
 ascend-counters: .venv/made ## what the Ascend C kernels do, emulated, into bench/results
 	@.venv/bin/python bench/ascend_counters.py $(ARGS)
+
+ascend-model: .venv/made ## modelled times of the Ascend C kernels beside published ones, into bench/results
+	@.venv/bin/python bench/ascend_model.py $(ARGS)
 
 train-demo: .venv/made ## train a small MoGE model and its top-k twin, in minutes; options: ARGS=...
 	@.venv/bin/python bench/train_demo.py $(ARGS)

@@ -1,5 +1,6 @@
 // The Python module moge_ops._C: plain functions over pointers and sizes, no libtorch.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "ops.h"
 #ifndef MOGE_ASCEND_CANN
@@ -24,6 +25,16 @@ PYBIND11_MODULE(_C, m) {
   m.def("grouped_gate_bwd", &moge::GroupedGateBackward);
   m.def("load_balance_loss_fwd", &moge::LoadBalanceLossForward);
   m.def("load_balance_loss_bwd", &moge::LoadBalanceLossBackward);
+  py::class_<moge::GemmShape>(m, "GemmShape")
+      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("N"), py::arg("E"),
+           py::arg("out"), py::arg("in_"));
+  m.def("grouped_gemm_pitch", &moge::GemmPitch);
+  m.def("grouped_gemm_fwd", &moge::GroupedGemmForward);
+  m.def("grouped_gemm_dx", &moge::GroupedGemmDx);
+  m.def("grouped_gemm_dw", &moge::GroupedGemmDw);
+  m.def("grouped_mlp_ring", &moge::GroupedMlpRing);
+  m.def("grouped_mlp_up", &moge::GroupedMlpUp);
+  m.def("grouped_mlp_bwd", &moge::GroupedMlpBackward);
   m.def("route_blocks", &moge::RouteBlocks);
   m.def("route_fwd", &moge::RouteForward);
   m.def("permute_fwd", &moge::PermuteForward);
@@ -39,19 +50,33 @@ PYBIND11_MODULE(_C, m) {
   emulator::Bind(m);
   m.def(
       "set_emulation",
-      [](uint32_t cores, bool strict, bool checks, uint64_t seed) {
+      [](uint32_t cores, bool strict, bool checks, uint64_t seed, bool counting) {
         moge::Emulation& emulation = moge::TheEmulation();
         emulation.cores = cores;
         emulation.strict = strict;
         emulation.checks = checks;
         emulation.seed = seed;
+        emulation.counting = counting;
       },
       py::kw_only(), py::arg("cores") = 48, py::arg("strict") = false, py::arg("checks") = true,
-      py::arg("seed") = 0);
-  m.def("start_recording", [] {
-    moge::TheEmulation().record = true;
-    moge::TheEmulation().launches.clear();
-  });
+      py::arg("seed") = 0, py::arg("counting") = false);
+  m.def(
+      "start_recording",
+      [](const std::string& device, const std::vector<uint32_t>& pictured) {
+        moge::Emulation& emulation = moge::TheEmulation();
+        emulation.record = true;
+        emulation.launches.clear();
+        emulation.cache = emulator::CacheModel();
+        emulation.pictured = pictured;
+        emulation.device = nullptr;
+        for (const emulator::Device& each : emulator::Devices()) {
+          if (each.name == device) emulation.device = &each;
+        }
+        if (emulation.device == nullptr && !device.empty()) {
+          throw std::invalid_argument("no device '" + device + "'");
+        }
+      },
+      py::arg("device") = "", py::arg("pictured") = std::vector<uint32_t>());
   m.def("stop_recording", [] {
     moge::TheEmulation().record = false;
     py::list launches;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "emulator/launch.h"
+#include "emulator/timing.h"
 
 namespace moge {
 
@@ -14,7 +15,11 @@ struct Emulation {
   bool strict = false;
   bool checks = true;
   uint64_t seed = 0;
-  bool record = false;  // whether `launches` grows
+  bool counting = false;  // nothing is moved or multiplied, large tensors need no memory
+  const emulator::Device* device = nullptr;  // whose times are modelled, null: none
+  std::vector<uint32_t> pictured;            // cores whose instructions are listed
+  emulator::CacheModel cache;                // L2, as the launches of a recording leave it
+  bool record = false;                       // whether `launches` grows
   std::vector<emulator::Counters> launches;
 };
 

@@ -59,7 +59,7 @@ void GroupedGateForward(Pointer logits, Pointer bias, Pointer router_scale, Poin
                        {"experts", experts, T * K, 4, Access::kOut},
                        {"counts", counts, E, 4, Access::kOut},
                        {"workspace", workspace, blocks * E, 4, Access::kOut}},
-                      true};
+                      Cores::kMixVector};
   MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gate_fwd, Gm(logits), Gm(bias), Gm(router_scale),
                     Gm(weights), Gm(experts), Gm(counts), Gm(workspace), tiling);
 }
@@ -85,7 +85,7 @@ void GroupedGateBackward(Pointer d_weights, Pointer logits, Pointer experts, Poi
                        {"d_logits", d_logits, T * E, SizeOf(dtype), Access::kOut},
                        {"d_router_scale", d_router_scale, scales, 4, Access::kOut},
                        {"workspace", workspace, blocks * scales, 4, Access::kOut}},
-                      true};
+                      Cores::kMixVector};
   MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gate_bwd, Gm(d_weights), Gm(logits), Gm(experts),
                     Gm(router_scale), Gm(d_logits), Gm(d_router_scale), Gm(workspace), tiling);
 }

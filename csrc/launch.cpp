@@ -38,21 +38,44 @@ void CheckRows(const char* op, int64_t T, int64_t H, int64_t K, int64_t most_slo
   CheckSize(op, "N * H", T * K * H, kMaxElements);
 }
 
+namespace {
+
+bool HasCube(Cores cores) { return cores == Cores::kCube || cores == Cores::kMix; }
+
+}  // namespace
+
 #ifdef MOGE_ASCEND_CANN
 
-int64_t Blocks(int64_t units) {
-  int64_t cores = 0;
+int64_t Blocks(int64_t units, Cores cores) {
+  int64_t number = 0;
   int32_t device = 0;
+  const auto kind = HasCube(cores) ? ACL_DEV_ATTR_CUBE_CORE_NUM : ACL_DEV_ATTR_VECTOR_CORE_NUM;
   if (aclrtGetDevice(&device) != ACL_SUCCESS ||
-      aclrtGetDeviceInfo(device, ACL_DEV_ATTR_VECTOR_CORE_NUM, &cores) != ACL_SUCCESS) {
-    throw std::runtime_error("the number of vector cores cannot be read: is a device set?");
+      aclrtGetDeviceInfo(device, kind, &number) != ACL_SUCCESS) {
+    throw std::runtime_error("the number of cores cannot be read: is a device set?");
   }
-  return std::max<int64_t>(1, std::min(cores, units));
+  return std::max<int64_t>(1, std::min(number, units));
 }
 
 #else
 
 namespace {
+
+// every cube core has two vector cores
+uint32_t CubeCores() { return (TheEmulation().cores + 1) / 2; }
+
+emulator::KernelType ToKernelType(Cores cores) {
+  switch (cores) {
+    case Cores::kVector:
+      return emulator::KernelType::kVector;
+    case Cores::kMixVector:
+      return emulator::KernelType::kMixVector;
+    case Cores::kCube:
+      return emulator::KernelType::kCube;
+    default:
+      return emulator::KernelType::kMix;
+  }
+}
 
 emulator::Access ToAccess(Access access) {
   switch (access) {
@@ -62,6 +85,20 @@ emulator::Access ToAccess(Access access) {
       return emulator::Access::kOut;
     default:
       return emulator::Access::kInOut;
+  }
+}
+
+// What has no data when launches are only counted: large tensors, and what is made of them. Indices
+// and offsets, which decide what a kernel does, are smaller.
+constexpr uint64_t kBulkBytes = 1024 * 1024;
+void MarkBulk(std::vector<emulator::Allocation>& allocations) {
+  bool any = false;
+  for (emulator::Allocation& allocation : allocations) {
+    allocation.bulk = allocation.bytes >= kBulkBytes;
+    any = any || (allocation.bulk && allocation.access == emulator::Access::kIn);
+  }
+  for (emulator::Allocation& allocation : allocations) {
+    allocation.bulk = allocation.bulk || (any && allocation.access == emulator::Access::kOut);
   }
 }
 
@@ -84,6 +121,7 @@ std::vector<emulator::Allocation> Allocations(std::vector<Buffer> buffers) {
     }
     allocations.push_back({data, bytes, buffer.name, ToAccess(buffer.access)});
   }
+  if (TheEmulation().counting) MarkBulk(allocations);
   return allocations;
 }
 
@@ -94,8 +132,9 @@ Emulation& TheEmulation() {
   return emulation;
 }
 
-int64_t Blocks(int64_t units) {
-  return std::max<int64_t>(1, std::min<int64_t>(TheEmulation().cores, units));
+int64_t Blocks(int64_t units, Cores cores) {
+  const int64_t number = HasCube(cores) ? CubeCores() : TheEmulation().cores;
+  return std::max<int64_t>(1, std::min(number, units));
 }
 
 void Emulate(const Launch& launch, const std::function<void()>& kernel) {
@@ -104,11 +143,18 @@ void Emulate(const Launch& launch, const std::function<void()>& kernel) {
   options.name = launch.name;
   options.blocks = static_cast<uint32_t>(launch.blocks);
   options.cores = emulation.cores;
-  options.kernel = launch.mix ? emulator::KernelType::kMixVector : emulator::KernelType::kVector;
+  options.cube_cores = CubeCores();
+  options.kernel = ToKernelType(launch.cores);
   options.allocations = Allocations(launch.buffers);
   options.strict = emulation.strict;
   options.checks = emulation.checks;
   options.seed = emulation.seed;
+  options.counting = emulation.counting;
+  if (emulation.record) {
+    options.device = emulation.device;
+    options.pictured = emulation.pictured;
+    options.cache = &emulation.cache;
+  }
   emulator::Counters counters = emulator::Launch(options, kernel);
   if (emulation.record) emulation.launches.push_back(std::move(counters));
 }

@@ -28,12 +28,20 @@ struct Buffer {
   Access access;
 };
 
+// How a kernel is declared, which decides what a block is.
+enum class Cores {
+  kVector,     // __vector__: a vector core
+  kMixVector,  // __mix__(0, 1): the same, for SyncAll
+  kCube,       // __cube__: a cube core
+  kMix,        // __mix__(1, 2): a cube core and its two vector cores
+};
+
 struct Launch {
   std::string name;
   int64_t blocks;
   Pointer stream;  // of the NPU; the emulator has none
   std::vector<Buffer> buffers;
-  bool mix = false;  // SyncAll needs a kernel of the mix form
+  Cores cores = Cores::kVector;
 };
 
 // Raises ValueError (std::invalid_argument) for a buffer that is missing or misaligned.
@@ -46,8 +54,8 @@ void CheckRows(const char* op, int64_t T, int64_t H, int64_t K, int64_t most_slo
 
 inline uint8_t* Gm(Pointer pointer) { return reinterpret_cast<uint8_t*>(pointer); }
 
-// Vector cores of the device, of which `units` of work can use so many.
-int64_t Blocks(int64_t units);
+// Cores of the device that a block needs, of which `units` of work can use so many.
+int64_t Blocks(int64_t units, Cores cores = Cores::kVector);
 
 }  // namespace moge
 

@@ -47,7 +47,7 @@ void LoadBalanceLossForward(Pointer logits, Pointer experts, Pointer loss, Point
                        {"f", f, E, 4, Access::kOut},
                        {"scores", scores, blocks * E, 4, Access::kOut},
                        {"counts", counts, blocks * E, 4, Access::kOut}},
-                      true};
+                      Cores::kMixVector};
   MOGE_LAUNCH_DTYPE(launch, dtype, load_balance_loss_fwd, Gm(logits), Gm(experts), Gm(loss), Gm(f),
                     Gm(scores), Gm(counts), tiling);
 }

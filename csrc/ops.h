@@ -30,6 +30,34 @@ void LoadBalanceLossForward(Pointer logits, Pointer experts, Pointer loss, Point
 void LoadBalanceLossBackward(Pointer d_loss, Pointer logits, Pointer f, Pointer d_logits, int64_t T,
                              int64_t E, bool softmax, DType dtype, Pointer stream);
 
+// Rows of N that are sorted by E experts, and the sides of their weights [E, out, in].
+struct GemmShape {
+  int64_t N, E, out, in;
+};
+// columns that a result has room for: whole fractals; beyond its own there are zeros
+int64_t GemmPitch(int64_t columns);
+// [N, in], [E, out, in] or packed (NZ), [E + 1] -> [N, pitch of out]
+void GroupedGemmForward(Pointer rows, Pointer weight, Pointer offsets, Pointer out,
+                        const GemmShape& shape, bool packed, DType dtype, Pointer stream);
+// [N, out], [E, out, in], [E + 1] -> [N, pitch of in]
+void GroupedGemmDx(Pointer d_out, Pointer weight, Pointer offsets, Pointer d_rows,
+                   const GemmShape& shape, DType dtype, Pointer stream);
+// [N, out], [N, in], [E + 1] -> [E, out, pitch of in]
+void GroupedGemmDw(Pointer d_out, Pointer rows, Pointer offsets, Pointer d_weight,
+                   const GemmShape& shape, DType dtype, Pointer stream);
+
+// elements of GroupedMlpUp's ring
+int64_t GroupedMlpRing(const GemmShape& shape);
+// rows [N, in], weight [E, out = 2F, in], [E + 1], row_weights [N] float or none, the ring
+// -> pre [N, 2F] or none, act [N, F], multiplied by the row's weight
+void GroupedMlpUp(Pointer rows, Pointer weight, Pointer offsets, Pointer row_weights, Pointer ring,
+                  Pointer pre, Pointer act, const GemmShape& shape, DType dtype, Pointer stream);
+
+// g [N, F] = d_y D', pre [N, 2F], row_weights [N] float -> d_pre [N, 2F], act [N, F] times the
+// row's weight, d_row_weights [N] float
+void GroupedMlpBackward(Pointer g, Pointer pre, Pointer row_weights, Pointer d_pre, Pointer act,
+                        Pointer d_row_weights, int64_t N, int64_t F, DType dtype, Pointer stream);
+
 // [N, 2F] -> [N, F]
 void SwigluForward(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dtype, Pointer stream);
 // [N, F], [N, 2F] -> [N, 2F]

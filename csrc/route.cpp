@@ -46,7 +46,7 @@ void RouteForward(Pointer experts, Pointer row_to_slot, Pointer slot_to_row, Poi
                        {"slot_to_row", slot_to_row, N, 4, Access::kOut},
                        {"offsets", offsets, E + 1, 4, Access::kOut},
                        {"workspace", workspace, blocks * E, 4, Access::kOut}},
-                      true};
+                      Cores::kMixVector};
   MOGE_LAUNCH(launch, route_fwd, Gm(experts), Gm(row_to_slot), Gm(slot_to_row), Gm(offsets),
               Gm(workspace), tiling);
 }

@@ -17,8 +17,6 @@ import torch
 from torch._library.custom_ops import CustomOpDef
 
 BACKENDS = ("torch", "reference", "triton", "ascend")
-# with Ascend C kernels
-ASCEND_OPS = ("grouped_gate", "load_balance_loss", "permute", "route", "swiglu", "unpermute")
 
 
 def _checked(name: str) -> str:
@@ -76,9 +74,7 @@ def ascend_build() -> str:
 @functools.cache
 def _on_npu(op: str) -> ModuleType:
     """What serves NPU tensors: Ascend C if it was built with CANN, else torch as on any device."""
-    if op in ASCEND_OPS and ascend_build() == "cann":
-        return load("ascend", op)
-    return load("torch", op)
+    return load("ascend" if ascend_build() == "cann" else "torch", op)
 
 
 @functools.cache  # not import_module on every call: it costs as much as a small kernel
@@ -94,8 +90,6 @@ def load(backend: str, op: str) -> ModuleType:
         hint = "the installation is incomplete"
         if backend == "triton":
             hint = "pip install 'moge-ops[triton]'"
-        elif backend == "ascend" and op not in ASCEND_OPS:
-            hint = f"there are no Ascend C kernels of {op} yet"
         elif backend == "ascend":
             hint = f"the extension is not built: {ascend_build()}"
         raise ImportError(f"backend {backend!r} cannot be loaded: {error} ({hint})") from error

@@ -1,7 +1,14 @@
 """Every operator test runs on each backend of this machine: `device` is its fixture."""
 
+import importlib.util
 import os
+import pkgutil
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,7 +17,7 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 
 from hypothesis import HealthCheck, settings
 
-from moge_ops import _backend, testing
+from moge_ops import ops, testing
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 # a property test's time depends on the backend: no deadline; the same examples on every run
@@ -24,6 +31,8 @@ settings.register_profile(
 settings.load_profile("moge_ops")
 
 
+# files whose tests run under the emulator too: the operators, and what is built of them
+EMULATED = {"nn", "experts", *(module.name for module in pkgutil.iter_modules(ops.__path__))}
 # Triton's kernels are loaded once in a process: for the GPU where there is one, else interpreted
 TRITON = "cuda" if torch.cuda.is_available() else "triton"
 
@@ -38,7 +47,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     backends = ["torch", TRITON]
     stem = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
-    if stem in _backend.ASCEND_OPS and not list(metafunc.definition.iter_markers("float64")):
+    float64 = any(metafunc.definition.iter_markers("float64"))
+    if stem in EMULATED and not float64:
         backends.append("ascend")
     metafunc.parametrize("device", backends, indirect=True)
 
@@ -76,3 +86,28 @@ def _poison_empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def emulator() -> ModuleType:
+    """The kernels of tests/ascend as a module, built where a second run finds it again."""
+    root = Path(__file__).resolve().parents[1]
+    build = root / "build" / f"emulator-tests-{sys.version_info.major}{sys.version_info.minor}"
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    pybind11 = importlib.import_module("pybind11")
+    subprocess.run(
+        [
+            *("cmake", "-S", str(root / "tests" / "ascend"), "-B", str(build), *generator),
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ],
+        check=True,
+    )
+    subprocess.run(["cmake", "--build", str(build), "--parallel", "2"], check=True)
+    (library,) = build.glob("moge_emulator_tests*.so")
+    spec = importlib.util.spec_from_file_location("moge_emulator_tests", library)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -72,6 +72,7 @@ def test_any_shape_and_stride(
     check(rows, weight, offsets_of(counts), device)
 
 
+@pytest.mark.float64
 def test_gradcheck(device: str) -> None:
     rows = torch.randn(7, 3, dtype=torch.float64, device=device, requires_grad=True)
     weight = torch.randn(3, 4, 3, dtype=torch.float64, device=device, requires_grad=True)

@@ -123,6 +123,7 @@ def test_any_strides(device: str) -> None:
     check(offset, group_ids(6, 4, 2, 1), "output", device)
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize("weight_on", ["output", "activation"])
 def test_gradcheck(weight_on: str, device: str) -> None:
     inputs = [t.double().to(device).requires_grad_() for t in make(3, 2, 2, 2, 2, torch.float64)]

@@ -42,21 +42,52 @@ class SwigluTiles {
   Share share_;
 };
 
-// Part of a matrix of `width` columns, zeros at the end of a row up to 32 bytes. The gap between
-// rows counts only where there are several, which are short then.
-template <typename T>
+// Part of a matrix of `width` columns, of some rows and columns; zeros at the end of a row up to 32
+// bytes. The gap between rows counts only where there are several, which are short then.
+template <typename T, typename Tile>
 __aicore__ inline void LoadTile(const LocalTensor<T>& dst, const GlobalTensor<T>& src,
-                                const SwigluTiles& tile, uint64_t width) {
+                                const Tile& tile, uint64_t width) {
   const uint32_t gap = tile.rows > 1 ? (width - tile.columns) * sizeof(T) : 0;
   const uint32_t filler = RoundUp(tile.columns, kPerBlock<T>) - tile.columns;
   DataCopyPad(dst, src, DataCopyExtParams(tile.rows, tile.columns * sizeof(T), gap, 0, 0),
               DataCopyPadExtParams<T>(true, 0, filler, static_cast<T>(0)));
 }
-template <typename T>
+template <typename T, typename Tile>
 __aicore__ inline void StoreTile(const GlobalTensor<T>& dst, const LocalTensor<T>& src,
-                                 const SwigluTiles& tile, uint64_t width) {
+                                 const Tile& tile, uint64_t width) {
   const uint32_t gap = tile.rows > 1 ? (width - tile.columns) * sizeof(T) : 0;
   DataCopyPad(dst, src, DataCopyExtParams(tile.rows, tile.columns * sizeof(T), 0, gap, 0));
+}
+
+// act = gate / (1 + exp(-gate)) * up; an overflow of the exponential gives 0, as it should
+__aicore__ inline void Activate(const LocalTensor<float>& act, const LocalTensor<float>& gate,
+                                const LocalTensor<float>& up, const LocalTensor<float>& tmp,
+                                uint32_t count) {
+  Muls(tmp, gate, -1.0f, count);
+  Exp(tmp, tmp, count);
+  Adds(tmp, tmp, 1.0f, count);
+  Div(tmp, gate, tmp, count);
+  Mul(act, tmp, up, count);
+}
+
+// s = sigmoid(g): d_up = d g s, d_gate = d up (s + g s (1 - s))
+__aicore__ inline void Derive(const LocalTensor<float>& d_gate, const LocalTensor<float>& d_up,
+                              const LocalTensor<float>& gate, const LocalTensor<float>& up,
+                              const LocalTensor<float>& d, const LocalTensor<float>& sigmoid,
+                              const LocalTensor<float>& silu, uint32_t count) {
+  Muls(sigmoid, gate, -1.0f, count);
+  Exp(sigmoid, sigmoid, count);
+  Adds(sigmoid, sigmoid, 1.0f, count);
+  Duplicate(silu, 1.0f, count);
+  Div(sigmoid, silu, sigmoid, count);
+  Mul(silu, gate, sigmoid, count);
+  Mul(d_gate, d, up, count);
+  Mul(d_up, d, silu, count);
+  Mul(silu, silu, sigmoid, count);     // g s^2
+  Sub(silu, sigmoid, silu, count);     // s - g s^2
+  Mul(sigmoid, gate, sigmoid, count);  // g s
+  Add(silu, silu, sigmoid, count);     // s + g s (1 - s)
+  Mul(d_gate, d_gate, silu, count);
 }
 
 template <typename T>
@@ -103,16 +134,6 @@ class SwigluFwd {
     }
     in_.FreeTensor(in);
     out_.EnQue(out);
-  }
-  // act = gate / (1 + exp(-gate)) * up; an overflow of the exponential gives 0, as it should
-  __aicore__ inline void Activate(const LocalTensor<float>& act, const LocalTensor<float>& gate,
-                                  const LocalTensor<float>& up, const LocalTensor<float>& tmp,
-                                  uint32_t count) {
-    Muls(tmp, gate, -1.0f, count);
-    Exp(tmp, tmp, count);
-    Adds(tmp, tmp, 1.0f, count);
-    Div(tmp, gate, tmp, count);
-    Mul(act, tmp, up, count);
   }
   __aicore__ inline void CopyOut(const SwigluTiles& tile) {
     LocalTensor<T> out = out_.template DeQue<T>();
@@ -178,25 +199,6 @@ class SwigluBwd {
     }
     in_.FreeTensor(in);
     out_.EnQue(out);
-  }
-  // s = sigmoid(g): d_up = d g s, d_gate = d up (s + g s (1 - s))
-  __aicore__ inline void Derive(const LocalTensor<float>& d_gate, const LocalTensor<float>& d_up,
-                                const LocalTensor<float>& gate, const LocalTensor<float>& up,
-                                const LocalTensor<float>& d, const LocalTensor<float>& sigmoid,
-                                const LocalTensor<float>& silu, uint32_t count) {
-    Muls(sigmoid, gate, -1.0f, count);
-    Exp(sigmoid, sigmoid, count);
-    Adds(sigmoid, sigmoid, 1.0f, count);
-    Duplicate(silu, 1.0f, count);
-    Div(sigmoid, silu, sigmoid, count);
-    Mul(silu, gate, sigmoid, count);
-    Mul(d_gate, d, up, count);
-    Mul(d_up, d, silu, count);
-    Mul(silu, silu, sigmoid, count);     // g s^2
-    Sub(silu, sigmoid, silu, count);     // s - g s^2
-    Mul(sigmoid, gate, sigmoid, count);  // g s
-    Add(silu, silu, sigmoid, count);     // s + g s (1 - s)
-    Mul(d_gate, d_gate, silu, count);
   }
   __aicore__ inline void CopyOut(const SwigluTiles& tile) {
     LocalTensor<T> out = out_.template DeQue<T>();

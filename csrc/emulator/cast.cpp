@@ -216,6 +216,7 @@ void Cast(const Operand& dst, const Operand& src, RoundMode mode, const Extent& 
   ReadOperand(core, src, lanes);
   CheckOverlap(core, dst, src, lanes);
   WriteOperand(core, dst, lanes);
+  if (core.lacks_data) return;
   uint8_t* to = core.Bytes(dst.ref);
   const uint8_t* from = core.Bytes(src.ref);
   ForEachElementRun<2>({&dst, &src}, lanes, [&](const std::array<uint32_t, 2>& at, uint32_t count) {

@@ -100,8 +100,10 @@ void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src
       }
     }
     core.Write(MemoryOf(dst->position), begin, begin + bit_bytes);
+    if (core.lacks_data) return;
     to = core.Bytes(*dst);
   } else {
+    if (core.lacks_data) core.FailVirtual();
     to = to_register.data();
   }
   const uint8_t* from0 = core.Bytes(src0.ref);
@@ -127,6 +129,7 @@ void LoadCompareMask(const LocalRef& src) {
   constexpr uint32_t kBytes = sizeof core.cmp_mask;
   const uint32_t begin = core.Check(src, 0, kBytes, kBlockBytes / 2);
   core.Read(MemoryOf(src.position), begin, begin + kBytes);
+  if (core.lacks_data) core.FailVirtual();
   std::memcpy(core.cmp_mask.data(), core.Bytes(src), kBytes);
   core.cmp_mask_set = true;
 }
@@ -186,6 +189,7 @@ void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const
   CheckOverlap(core, dst, src0, lanes);
   if (src1 != nullptr) CheckOverlap(core, dst, *src1, lanes);
   WriteOperand(core, dst, lanes);
+  if (core.lacks_data) return;
   uint8_t* to = core.Bytes(dst.ref);
   const uint8_t* from0 = core.Bytes(src0.ref);
   const uint8_t* from1 = src1 != nullptr ? core.Bytes(src1->ref) : nullptr;

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core.h"
+#include "params.h"
 
 namespace emulator {
 
@@ -50,6 +51,14 @@ void AddRow(DType dtype, uint8_t* dst, const uint8_t* src, uint32_t bytes) {
 
 }  // namespace
 
+void Deliver(const Core& core, uint8_t* dst, const uint8_t* src, uint32_t bytes) {
+  if (core.atomic) {
+    AddRow(core.atomic_dtype, dst, src, bytes);
+  } else {
+    std::memcpy(dst, src, bytes);
+  }
+}
+
 void CheckCopyCount(DType dtype, uint32_t count) {
   const uint64_t bytes = uint64_t{count} * SizeOf(dtype);
   if (bytes % kBlockBytes == 0) return;
@@ -84,7 +93,13 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
             const Padding* padding) {
   Core& core = CurrentCore();
   core.Begin(op, PIPE_MTE2);
-  core.CountPath(Path::kGmToUb, rows.rows, rows.bytes);
+  const Memory memory = MemoryOf(dst.position);
+  if (memory != Memory::kUb && (memory != Memory::kL1 || padding != nullptr)) {
+    Fail(Rule::kCopyPath, "from global memory into %s", Name(memory));
+  }
+  core.CountPath(memory == Memory::kL1 ? Path::kGmToL1 : Path::kGmToUb, rows.rows, rows.bytes);
+  core.CountGlobal(src, uint64_t{rows.rows} * rows.bytes, false);
+  core.TimeMove(src, rows.rows, rows.bytes, rows.source_pitch);
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t left = padding != nullptr ? padding->left : 0;
   const uint32_t right = padding != nullptr ? padding->right : 0;
@@ -92,7 +107,8 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
   core.CheckGlobal(src, 0, Reach(rows, rows.source_pitch), SizeOf(dtype));
   const uint64_t reach = (rows.rows - 1) * rows.destination_pitch + width;
   const uint32_t begin = core.Check(dst, 0, reach, kBlockBytes);
-  const Memory memory = MemoryOf(dst.position);
+  if (core.machine.options.counting && memory == Memory::kL1) return;
+  core.lacks_data = core.IsBulk(src);
   const bool defined = padding == nullptr || padding->is_pad;
   uint8_t* to = core.Bytes(dst);
   for (uint32_t row = 0; row < rows.rows; ++row) {
@@ -106,6 +122,7 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
       core.Write(memory, begin + at, begin + at + left, ByteState::kPoison);
       core.Write(memory, filled - right, filled, ByteState::kPoison);
     }
+    if (core.lacks_data) continue;
     uint8_t* out = to + at;
     std::memset(out, 0xff, width);
     std::memcpy(out + left, src.address + from, rows.bytes);
@@ -118,33 +135,46 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
 void CopyOut(Op op, DType dtype, const GlobalRef& dst, const LocalRef& src, const Rows& rows) {
   Core& core = CurrentCore();
   core.Begin(op, PIPE_MTE3);
-  core.CountPath(Path::kUbToGm, rows.rows, rows.bytes);
+  const Memory memory = MemoryOf(src.position);
+  if (memory != Memory::kUb && (memory != Memory::kL1 || op == Op::kDataCopyPad)) {
+    Fail(Rule::kCopyPath, "from %s into global memory", Name(memory));
+  }
+  core.CountPath(memory == Memory::kL1 ? Path::kL1ToGm : Path::kUbToGm, rows.rows, rows.bytes);
+  core.CountGlobal(dst, uint64_t{rows.rows} * rows.bytes, true);
+  core.TimeMove(dst, rows.rows, rows.bytes, rows.destination_pitch);
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t begin = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
   core.CheckGlobal(dst, 0, Reach(rows, rows.destination_pitch), SizeOf(dtype));
-  const Memory memory = MemoryOf(src.position);
+  const bool counting = core.machine.options.counting;
+  if (counting && core.IsBulk(dst)) return;
+  if (counting && memory == Memory::kL1) core.FailVirtual();
   const uint8_t* from = core.Bytes(src);
   for (uint32_t row = 0; row < rows.rows; ++row) {
     const auto at = static_cast<uint32_t>(row * rows.source_pitch);
     const uint64_t to = row * rows.destination_pitch;
     core.Read(memory, begin + at, begin + at + rows.bytes);
+    if (core.lacks_data) core.FailVirtual();
     core.WriteGlobal(dst, to, rows.bytes, core.atomic);
-    if (core.atomic) {
-      AddRow(core.atomic_dtype, dst.address + to, from + at, rows.bytes);
-    } else {
-      std::memcpy(dst.address + to, from + at, rows.bytes);
-    }
+    Deliver(core, dst.address + to, from + at, rows.bytes);
   }
 }
 
 void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows& rows) {
   Core& core = CurrentCore();
-  core.Begin(Op::kDataCopy, PIPE_V);
-  core.CountPath(Path::kUbToUb, rows.rows, rows.bytes);
+  const Memory memory = MemoryOf(dst.position);
+  const bool to_bias = MemoryOf(src.position) == Memory::kL1 && memory == Memory::kBias;
+  core.op = Op::kDataCopy;
+  if (!to_bias && (memory != Memory::kUb || MemoryOf(src.position) != Memory::kUb)) {
+    Fail(Rule::kCopyPath, "from %s into %s", Name(MemoryOf(src.position)), Name(memory));
+  }
+  core.Begin(Op::kDataCopy, to_bias ? PIPE_MTE1 : PIPE_V);
+  core.CountPath(to_bias ? Path::kL1ToBias : Path::kUbToUb, rows.rows, rows.bytes);
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t from = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
-  const uint32_t to = core.Check(dst, 0, Reach(rows, rows.destination_pitch), kBlockBytes);
-  const bool apart = from + Reach(rows, rows.source_pitch) <= to ||
+  const uint32_t to =
+      core.Check(dst, 0, Reach(rows, rows.destination_pitch), to_bias ? 64 : kBlockBytes);
+  if (to_bias && core.machine.options.counting) return;
+  const bool apart = to_bias || from + Reach(rows, rows.source_pitch) <= to ||
                      to + Reach(rows, rows.destination_pitch) <= from;
   if (!apart) {
     Fail(Rule::kOverlap, "source at UB %u and destination at UB %u overlap (%s)", from, to,
@@ -154,8 +184,92 @@ void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows
     const auto source = static_cast<uint32_t>(row * rows.source_pitch);
     const auto destination = static_cast<uint32_t>(row * rows.destination_pitch);
     core.Read(MemoryOf(src.position), from + source, from + source + rows.bytes);
-    core.Write(MemoryOf(dst.position), to + destination, to + destination + rows.bytes);
+    core.Write(memory, to + destination, to + destination + rows.bytes);
+    if (core.lacks_data) continue;
     std::memcpy(core.Bytes(dst) + destination, core.Bytes(src) + source, rows.bytes);
+  }
+}
+
+void CheckNdToNz(const AscendC::Nd2NzParams& params) {
+  Core& core = CurrentCore();
+  core.op = Op::kDataCopy;
+  core.CheckFields();
+  if (params.ndNum == 0 || params.nValue == 0 || params.dValue == 0) return;
+  const auto check = [](const char* name, uint32_t value, uint32_t least, uint32_t most) {
+    if (value >= least && value <= most) return;
+    Fail(Rule::kParamRange, "%s is %u to %u, got %u", name, least, most, value);
+  };
+  check("ndNum", params.ndNum, 0, kMaxBlockCount);
+  check("nValue", params.nValue, 0, 16384);
+  check("srcDValue", params.srcDValue, 1, 65535);
+  check("dstNzC0Stride", params.dstNzC0Stride, 1, 16384);
+  check("dstNzNStride", params.dstNzNStride, 1, 16384);
+}
+
+void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const NdToNz& shape) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kDataCopy, PIPE_MTE2);
+  const Memory memory = MemoryOf(dst.position);
+  if (memory != Memory::kL1) {
+    Fail(Rule::kCopyPath, "Nd2Nz from global memory into %s", Name(memory));
+  }
+  const uint64_t all_rows = uint64_t{shape.matrices} * shape.rows;
+  core.CountPath(Path::kGmToL1, all_rows, shape.row_bytes);
+  core.CountGlobal(src, all_rows * shape.row_bytes, false);
+  core.TimeMove(src, all_rows, shape.row_bytes, shape.source_row, true);
+  if (all_rows == 0 || shape.row_bytes == 0) return;
+  const uint32_t columns = (shape.row_bytes + kBlockBytes - 1) / kBlockBytes;
+  const auto last = [](uint64_t count, uint64_t stride) { return (count - 1) * stride; };
+  core.CheckGlobal(src, 0,
+                   last(shape.matrices, shape.source_matrix) + last(shape.rows, shape.source_row) +
+                       shape.row_bytes,
+                   SizeOf(dtype));
+  const uint64_t height = last(shape.rows, shape.destination_row) + kBlockBytes;
+  const uint64_t matrix = last(columns, shape.destination_column) + height;
+  const uint64_t reach = last(shape.matrices, shape.destination_matrix) + matrix;
+  const uint32_t begin = core.Check(dst, 0, reach, kBlockBytes);
+  if (core.machine.options.counting) return;
+  // columns below each other or, where rows leave room, beside each other
+  const bool rows_inside = columns == 1 || height <= shape.destination_column ||
+                           columns * shape.destination_column <= shape.destination_row;
+  const bool matrices_apart = shape.matrices == 1 || matrix <= shape.destination_matrix;
+  std::vector<bool> taken;
+  if (!rows_inside || !matrices_apart) taken.resize(reach / kBlockBytes + 1);
+  uint8_t* to = core.Bytes(dst);
+  for (uint32_t matrix_at = 0; matrix_at < shape.matrices; ++matrix_at) {
+    for (uint32_t row = 0; row < shape.rows; ++row) {
+      const uint64_t from = matrix_at * shape.source_matrix + row * shape.source_row;
+      const uint64_t row_at = matrix_at * shape.destination_matrix + row * shape.destination_row;
+      core.ReadGlobal(src, from, shape.row_bytes);
+      for (uint32_t column = 0; column < columns; ++column) {
+        const uint64_t at = row_at + column * shape.destination_column;
+        if (!taken.empty()) {
+          if (taken[at / kBlockBytes]) {
+            Fail(Rule::kNdToNzOverlap, "row %u, column block %u of matrix %u lands on another", row,
+                 column, matrix_at);
+          }
+          taken[at / kBlockBytes] = true;
+        }
+        const uint32_t done = column * kBlockBytes;
+        const uint32_t bytes = std::min(kBlockBytes, shape.row_bytes - done);
+        std::memcpy(to + at, src.address + from + done, bytes);
+        std::memset(to + at + bytes, 0, kBlockBytes - bytes);
+      }
+    }
+  }
+  for (uint32_t matrix_at = 0; matrix_at < shape.matrices; ++matrix_at) {
+    for (uint32_t column = 0; column < columns; ++column) {
+      const auto at = static_cast<uint32_t>(begin + matrix_at * shape.destination_matrix +
+                                            column * shape.destination_column);
+      if (shape.destination_row == kBlockBytes) {
+        core.Write(memory, at, at + shape.rows * kBlockBytes);
+        continue;
+      }
+      for (uint32_t row = 0; row < shape.rows; ++row) {
+        const auto row_at = static_cast<uint32_t>(at + row * shape.destination_row);
+        core.Write(memory, row_at, row_at + kBlockBytes);
+      }
+    }
   }
 }
 

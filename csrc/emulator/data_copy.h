@@ -12,11 +12,16 @@ inline Rows CountRows(DType dtype, uint32_t count) {
   return {1, count * SizeOf(dtype), 0, 0};
 }
 
-inline Rows BlockRows(const AscendC::DataCopyParams& params) {
+inline Rows BlockRows(const AscendC::DataCopyParams& params,
+                      TPosition destination = TPosition::MAX) {
   CheckBlockCount(Op::kDataCopy, params.blockCount);
-  const uint32_t bytes = params.blockLen * 32u;
-  return {params.blockCount, bytes, bytes + params.srcStride * 32u, bytes + params.dstStride * 32u};
+  const uint32_t unit = destination == TPosition::C2 ? 64 : 32;
+  const uint32_t bytes = params.blockLen * unit;
+  return {params.blockCount, bytes, bytes + params.srcStride * 32u,
+          bytes + params.dstStride * unit};
 }
+
+void CheckNdToNz(const AscendC::Nd2NzParams& params);
 
 }  // namespace emulator
 
@@ -50,7 +55,20 @@ void DataCopy(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const DataC
 }
 template <typename T>
 void DataCopy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const DataCopyParams& params) {
-  emulator::CopyLocal(emulator::kDTypeOf<T>, dst.Ref(), src.Ref(), emulator::BlockRows(params));
+  emulator::CopyLocal(emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
+                      emulator::BlockRows(params, dst.Ref().position));
+}
+
+template <typename T>
+void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Nd2NzParams& params) {
+  static_assert(sizeof(T) <= 4, "DataCopy: rule dtype.table: Nd2Nz takes 8-, 16- and 32-bit types");
+  constexpr uint64_t kBytes = sizeof(T);
+  emulator::CheckNdToNz(params);
+  emulator::CopyNdToNz(
+      emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
+      {params.ndNum, params.nValue, static_cast<uint32_t>(params.dValue * kBytes),
+       params.srcNdMatrixStride * kBytes, params.srcDValue * kBytes, params.dstNzC0Stride * 32u,
+       params.dstNzNStride * 32u, params.dstNzMatrixStride * kBytes});
 }
 
 template <typename T>

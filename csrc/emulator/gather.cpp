@@ -75,6 +75,7 @@ uint64_t GatherByMask(DType dtype, const LocalRef& dst, const LocalRef& src,
     if (pattern != nullptr && in_repeat != 0) {
       bits = ReadPart(*pattern, uint64_t{repeat} * args.pattern_repeat_stride * kBlockBytes,
                       static_cast<uint32_t>((in_repeat + 7) / 8));
+      if (core.lacks_data) core.FailVirtual();  // it decides how many are taken
     }
     for (uint64_t i = 0; i < in_repeat; ++i) {
       const bool taken =
@@ -114,11 +115,13 @@ void Gather(const Operand& dst, const LocalRef& src, const LocalRef& offsets, ui
   core.Check(src, 0, 0, kBlockBytes);
   core.Check(offsets, 0, 0, kBlockBytes);
   std::vector<uint32_t> chosen;
+  bool data_missing = false;  // what is gathered may be virtual, where from may not
   uint32_t reach = 0;
   ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
     constexpr uint32_t kOffsetBytes = sizeof(uint32_t);
     const uint8_t* at = ReadPart(offsets, (uint64_t{repeat} * lanes.lanes + lane) * kOffsetBytes,
                                  count * kOffsetBytes);
+    if (core.lacks_data && !data_missing) core.FailVirtual();
     for (uint32_t i = 0; i < count; ++i) {
       uint32_t offset;
       std::memcpy(&offset, at + i * kOffsetBytes, kOffsetBytes);
@@ -130,6 +133,7 @@ void Gather(const Operand& dst, const LocalRef& src, const LocalRef& offsets, ui
              src.end - src.begin);
       }
       ReadPart(src, byte, bytes);
+      data_missing = core.lacks_data;
       reach = std::max(reach, static_cast<uint32_t>(byte + bytes));
       chosen.push_back(static_cast<uint32_t>(byte));
     }
@@ -164,6 +168,7 @@ void GatherBlocks(const Operand& dst, const LocalRef& src, const LocalRef& offse
   core.Check(offsets, 0, 0, kBlockBytes);
   if (repeat == 0) return;
   const uint8_t* at = ReadPart(offsets, 0, repeat * kPerRepeat * 4);
+  if (core.lacks_data) core.FailVirtual();
   std::vector<uint32_t> chosen(repeat * kPerRepeat);
   std::memcpy(chosen.data(), at, chosen.size() * 4);
   uint32_t reach = 0;
@@ -329,7 +334,7 @@ void MergeSort(DType dtype, const LocalRef& dst, const MergeLists& lists) {
     }
     core.merge_counts = taken;
   }
-  core.merge_suspended = lists.suspend;
+  core.merge_suspended = lists.suspend && !core.lacks_data;
 }
 
 void MergeResult(uint16_t (&lengths)[4]) {

@@ -9,25 +9,37 @@ namespace {
 
 using Number = unsigned long long;
 
-[[noreturn]] void FailRace(const GlobalMemory& memory, uint64_t byte, bool writes,
-                           const GlobalAccess& other, bool other_wrote) {
-  Fail(Rule::kGmRace, "%s byte %llu of '%s', which block %u %s by %s with no SyncAll between",
-       writes ? "writes" : "reads", static_cast<Number>(byte), memory.allocation().name.c_str(),
-       other.core, other_wrote ? "wrote" : "read", Name(other.op));
-}
-
-[[noreturn]] void FailOrder(const Core& core, const GlobalMemory& memory, uint64_t byte,
-                            bool writes, const GlobalAccess& earlier, bool earlier_wrote) {
-  Fail(Rule::kSyncMissing, "pipe %s %s byte %llu of '%s' that %s on pipe %s %s before: add %s",
-       PipeName(core.pipe), writes ? "writes" : "reads", static_cast<Number>(byte),
-       memory.allocation().name.c_str(), Name(earlier.op), PipeName(earlier.pipe),
-       earlier_wrote ? "wrote" : "read", Remedy(earlier.pipe, core.pipe).c_str());
-}
-
 }  // namespace
 
-GlobalMemory::GlobalMemory(const Allocation& allocation)
-    : allocation_(allocation), cells_(Make(width_)) {}
+void Core::FailGlobal(const GlobalMemory& memory, uint64_t byte, bool writes,
+                      const GlobalAccess& earlier, bool earlier_wrote) const {
+  const char* name = memory.allocation().name.c_str();
+  if (earlier.core != index) {
+    Fail(Rule::kGmRace, "%s byte %llu of '%s', which %s %s by %s with no SyncAll or flag between",
+         writes ? "writes" : "reads", static_cast<Number>(byte), name,
+         machine.cores[earlier.core]->Who().c_str(), earlier_wrote ? "wrote" : "read",
+         Name(earlier.op));
+  }
+  Fail(Rule::kSyncMissing, "pipe %s %s byte %llu of '%s' that %s on pipe %s %s before: add %s",
+       PipeName(pipe), writes ? "writes" : "reads", static_cast<Number>(byte), name,
+       Name(earlier.op), PipeName(earlier.pipe), earlier_wrote ? "wrote" : "read",
+       Remedy(earlier.pipe, pipe).c_str());
+}
+
+GlobalMemory::GlobalMemory(const Allocation& allocation, bool tracked)
+    : allocation_(allocation), cells_(nullptr, &std::free) {
+  if (tracked) cells_ = Make(width_);
+}
+
+bool Core::IsBulk(const GlobalRef& ref) const {
+  return ref.allocation >= 0 && machine.globals[ref.allocation].allocation().bulk;
+}
+
+void Core::FailVirtual() const {
+  Fail(Rule::kVirtualData,
+       "needs a value that counting mode has not computed: give the allocations that it comes from "
+       "real memory");
+}
 
 GlobalMemory::CellArray GlobalMemory::Make(uint64_t width) const {
   auto* cells =
@@ -45,6 +57,11 @@ GlobalCell* GlobalMemory::Cells(uint64_t begin, uint64_t end, uint64_t* count) {
     for (uint64_t cell = 0; cell * width < allocation_.bytes; ++cell) {
       finer[cell] = cells_[cell * width / width_];
     }
+    std::unordered_map<uint64_t, std::vector<BesideAccess>> beside;
+    for (const auto& [byte, accesses] : beside_) {
+      for (uint64_t part = byte; part < byte + width_; part += width) beside[part] = accesses;
+    }
+    beside_ = std::move(beside);
     cells_ = std::move(finer);
     width_ = width;
   }
@@ -90,30 +107,44 @@ void Core::CheckDirty(const GlobalRef& ref, uint64_t offset, uint64_t bytes) {
 
 void Core::ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes) {
   if (!machine.options.checks || bytes == 0) return;
-  if (pipe != PIPE_S && !cache.empty()) CheckDirty(ref, offset, bytes);
   GlobalMemory& memory = machine.globals[ref.allocation];
+  if (memory.allocation().access == Access::kIn) return;  // nobody writes it
+  if (pipe != PIPE_S && !cache.empty()) CheckDirty(ref, offset, bytes);
   const uint64_t begin = static_cast<uint64_t>(ref.address - memory.begin()) + offset;
   uint64_t count = 0;
   GlobalCell* cells = memory.Cells(begin, begin + bytes, &count);
   const bool initialised = memory.allocation().access != Access::kOut;
+  const GlobalAccess own{time_[pipe], static_cast<uint16_t>(index), static_cast<uint8_t>(pipe), op};
   for (uint64_t i = 0; i < count; ++i) {
     GlobalCell& cell = cells[i];
     const uint64_t byte = begin + i * memory.width();
-    if (cell.written.epoch == 0) {
+    if (cell.written.time == 0) {
       if (!initialised) {
         Fail(Rule::kGmUninitialised, "reads byte %llu of '%s', which nothing has written",
              static_cast<Number>(byte), memory.allocation().name.c_str());
       }
-    } else if (cell.written.core != index) {
-      if (cell.written.epoch == machine.epoch) FailRace(memory, byte, false, cell.written, true);
-    } else if (!Ordered(cell.written.pipe, cell.written.time, true, false)) {
-      FailOrder(*this, memory, byte, false, cell.written, true);
+    } else if (!Knows(cell.written, true, false)) {
+      FailGlobal(memory, byte, false, cell.written, true);
     }
-    // the first core that reads in an epoch stands for all: whoever else writes is at fault
-    if (cell.read.epoch != machine.epoch || cell.read.core == index) {
-      cell.read = {machine.epoch, time_[pipe], static_cast<uint16_t>(index),
-                   static_cast<uint8_t>(pipe), op};
+    if (cell.more) {
+      for (const BesideAccess& beside : memory.Beside(byte)) {
+        if (beside.wrote && !Knows(beside.access, true, false)) {
+          FailGlobal(memory, byte, false, beside.access, true);
+        }
+      }
     }
+    if (cell.read.time != 0 && !Covers(cell.read)) {
+      // readers need not follow each other, but who writes next must follow them all
+      std::vector<BesideAccess>& others = memory.Beside(byte);
+      others.erase(std::remove_if(others.begin(), others.end(),
+                                  [&](const BesideAccess& beside) {
+                                    return !beside.wrote && Covers(beside.access);
+                                  }),
+                   others.end());
+      others.push_back({cell.read, false});
+      cell.more = true;
+    }
+    cell.read = own;
   }
 }
 
@@ -129,31 +160,39 @@ void Core::WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bo
   uint64_t count = 0;
   GlobalCell* cells = memory.Cells(begin, begin + bytes, &count);
   const bool initialised = memory.allocation().access != Access::kOut;
+  const GlobalAccess own{time_[pipe], static_cast<uint16_t>(index), static_cast<uint8_t>(pipe), op};
   ++machine.stamp;
   for (uint64_t i = 0; i < count; ++i) {
     GlobalCell& cell = cells[i];
     const uint64_t byte = begin + i * memory.width();
-    if (cell.written.epoch == 0) {
+    const bool added = adds && cell.atomic;  // two atomic additions need no order
+    if (cell.written.time == 0) {
       if (adds && !initialised) {
         Fail(Rule::kGmUninitialised, "adds to byte %llu of '%s', which nothing has written",
              static_cast<Number>(byte), memory.allocation().name.c_str());
       }
-    } else if (!(adds && cell.atomic)) {  // two atomic additions need no order
-      if (cell.written.core != index) {
-        if (cell.written.epoch == machine.epoch) FailRace(memory, byte, true, cell.written, true);
-      } else if (!Ordered(cell.written.pipe, cell.written.time, true, true)) {
-        FailOrder(*this, memory, byte, true, cell.written, true);
+    } else if (!added && !Knows(cell.written, true, true)) {
+      FailGlobal(memory, byte, true, cell.written, true);
+    }
+    if (cell.read.time != 0 && !Knows(cell.read, false, true)) {
+      FailGlobal(memory, byte, true, cell.read, false);
+    }
+    if (cell.more) {
+      for (const BesideAccess& beside : memory.Beside(byte)) {
+        if (!(adds && beside.wrote) && !Knows(beside.access, beside.wrote, true)) {
+          FailGlobal(memory, byte, true, beside.access, beside.wrote);
+        }
       }
     }
-    if (cell.read.epoch == machine.epoch && cell.read.core != index) {
-      FailRace(memory, byte, true, cell.read, false);
+    if (!adds) {  // whoever knows of this write knows of what it follows
+      if (cell.more) memory.Forget(byte);
+      cell.more = false;
+      cell.read = {};
+    } else if (added && !Covers(cell.written)) {
+      memory.Beside(byte).push_back({cell.written, true});
+      cell.more = true;
     }
-    if (cell.read.epoch != 0 && cell.read.core == index &&
-        !Ordered(cell.read.pipe, cell.read.time, false, true)) {
-      FailOrder(*this, memory, byte, true, cell.read, false);
-    }
-    cell.written = {machine.epoch, time_[pipe], static_cast<uint16_t>(index),
-                    static_cast<uint8_t>(pipe), op};
+    cell.written = own;
     cell.atomic = adds;
     cell.stamp = machine.stamp;
   }
@@ -178,7 +217,7 @@ GlobalRef PlaceGlobal(void* address, uint64_t bytes) {
 GlobalRef Offset(const GlobalRef& ref, uint64_t bytes) {
   // past the end nothing is left: the first access says so
   const uint64_t inside = std::min(bytes, ref.bytes);
-  return {ref.address + inside, ref.bytes - inside, ref.allocation};
+  return {ref.address + inside, ref.bytes - inside, ref.allocation, ref.bypass};
 }
 
 // --- the scalar unit's cache
@@ -205,12 +244,13 @@ void CheckSharing(Core& core, const CacheLineState& line, uint64_t begin, uint64
     if ((dirty >> i & 1) != 0) continue;
     uint64_t count = 0;
     const GlobalCell& cell = *memory.Cells(begin + i, begin + i + 1, &count);
-    const bool by_another =
-        cell.written.epoch == core.machine.epoch && cell.written.core != core.index;
+    const bool by_another = cell.written.time != 0 && cell.written.core != core.index &&
+                            !core.Knows(cell.written, true, true);
     if (cell.stamp > line.stamp || by_another) {
       Fail(Rule::kDcacheSharing,
-           "the line written back also holds byte %llu of '%s', which block %u changed",
-           static_cast<Number>(begin + i), memory.allocation().name.c_str(), cell.written.core);
+           "the line written back also holds byte %llu of '%s', which %s changed",
+           static_cast<Number>(begin + i), memory.allocation().name.c_str(),
+           core.machine.cores[cell.written.core]->Who().c_str());
     }
   }
 }
@@ -227,6 +267,7 @@ void WriteBack(Core& core, uintptr_t key, const CacheLineState& line) {
   for (uint32_t i = 0; i < ref.bytes; ++i) {
     if ((dirty >> i & 1) == 0) continue;
     core.WriteGlobal(ref, i, 1, false);
+    if (core.IsBulk(ref)) continue;
     ref.address[i] = line.bytes[skipped + i];
   }
 }
@@ -240,6 +281,10 @@ void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value)
   const uint32_t bytes = SizeOf(dtype);
   const uint64_t begin = core.CheckGlobal(ref, offset, bytes, bytes);
   const auto address = reinterpret_cast<uintptr_t>(ref.address) + offset;
+  if (core.trace) {
+    const bool missed = core.cache.count(address / kCacheLineBytes) == 0;
+    core.trace->Work(PIPE_S, Op::kGetValue, ScalarCycles(missed));
+  }
   const CacheLineState& line = Fetch(core, ref, address);
   const uint32_t at = address % kCacheLineBytes;
   const uint64_t wanted = ByteMask(at, bytes);
@@ -247,18 +292,19 @@ void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value)
     std::memcpy(value, line.bytes.data() + at, bytes);
     return;
   }
+  if (core.IsBulk(ref)) core.FailVirtual();
   core.ReadGlobal(ref, offset, bytes);
-  if (core.machine.options.checks) {
-    GlobalMemory& memory = core.machine.globals[ref.allocation];
+  GlobalMemory& memory = core.machine.globals[ref.allocation];
+  if (core.machine.options.checks && memory.allocation().access != Access::kIn) {
     uint64_t count = 0;
     const GlobalCell* cells = memory.Cells(begin, begin + bytes, &count);
     for (uint64_t i = 0; i < count; ++i) {
       if (cells[i].stamp > line.stamp) {
         Fail(Rule::kDcacheStale,
-             "byte %llu of '%s' is in a cache line fetched before %s of block %u changed it: add "
+             "byte %llu of '%s' is in a cache line fetched before %s of %s changed it: add "
              "DataCacheCleanAndInvalid",
              static_cast<Number>(begin), memory.allocation().name.c_str(),
-             Name(cells[i].written.op), cells[i].written.core);
+             Name(cells[i].written.op), core.machine.cores[cells[i].written.core]->Who().c_str());
       }
     }
   }

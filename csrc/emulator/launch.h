@@ -6,12 +6,12 @@
 //                          {y, bytes, "y", emulator::Access::kOut}};
 //   emulator::Counters counters = emulator::Launch(options, [&] { add_half(x, y, tiling); });
 //
-// The callable is run once for each block, on a thread of its own, one block at a time: a block
-// gives way at SyncAll and at its end, so a launch is deterministic. Every global pointer that the
-// kernel uses must lie in one of `allocations`. A broken rule throws emulator::Error in the thread
-// that called Launch; the other blocks are unwound first. What cannot be caught is a kernel that
-// dereferences a __gm__ pointer itself, instead of going through GlobalTensor, and a loop without
-// a single call of the API.
+// The callable is run once for each core, on a thread of its own, one core at a time: a core gives
+// way where it waits for others and at its end, so a launch is deterministic. Every global pointer
+// that the kernel uses must lie in one of `allocations`. A broken rule throws emulator::Error in
+// the thread that called Launch; the other cores are unwound first. What cannot be caught is a
+// kernel that dereferences a __gm__ pointer itself, instead of going through GlobalTensor, and a
+// loop without a single call of the API.
 #ifndef MOGE_EMULATOR_LAUNCH_H_
 #define MOGE_EMULATOR_LAUNCH_H_
 
@@ -47,23 +47,57 @@ struct Allocation {
   uint64_t bytes;
   std::string name;
   Access access;
+  bool bulk = false;  // counting mode only: an address range with nothing behind it
 };
 
-// How the kernel was declared: hardware SyncAll exists only in the mix form.
-enum class KernelType { kVector, kMixVector };
+// How the kernel was declared. Hardware SyncAll and cross-core flags exist only in the mix forms.
+enum class KernelType {
+  kVector,     // __vector__
+  kMixVector,  // __mix__(0, 1)
+  kCube,       // __cube__
+  kMixCube,    // __mix__(1, 0)
+  kMix,        // __mix__(1, 2): one cube core and two vector cores a block
+};
+
+// What the model of time needs to know of a chip.
+struct Device {
+  std::string name;
+  uint32_t cube_cores, vector_cores;
+  double clock;        // Hz
+  double memory_rate;  // bytes per second
+};
+const std::vector<Device>& Devices();
+
+// A figure of the model of time, and where it comes from.
+struct TimeParameter {
+  const char* name;
+  double value;
+  const char* unit;
+  const char* origin;
+};
+std::vector<TimeParameter> TimeParameters();
+
+class CacheModel;
 
 struct Options {
   std::string name = "kernel";
   uint32_t blocks = 1;
-  uint32_t cores = 48;  // vector cores of the device
+  uint32_t cores = 48;       // vector cores of the device
+  uint32_t cube_cores = 24;  // and cube cores
   KernelType kernel = KernelType::kVector;
   std::vector<Allocation> allocations;
   // false: the compiler's automatic barriers, vector after vector and scalar beside V, MTE2, MTE3
   bool strict = false;
   // uninitialised memory, hazards and races; every other rule is always on
   bool checks = true;
-  uint64_t seed = 0;  // other than 0: blocks take turns in a shuffled order
-  uint64_t max_instructions = uint64_t{1} << 32;  // of one block, against endless loops
+  // Only counts: bulk data is neither moved nor computed with, small allocations are. Without
+  // checks.
+  bool counting = false;
+  uint64_t seed = 0;  // other than 0: cores take turns in a shuffled order
+  uint64_t max_instructions = uint64_t{1} << 32;  // of one core, against endless loops
+  const Device* device = nullptr;                 // whose times are modelled
+  CacheModel* cache = nullptr;                    // L2 as earlier launches left it; null: empty
+  std::vector<uint32_t> pictured;  // cores whose instructions are listed with their times
 };
 
 Counters Launch(const Options& options, const std::function<void()>& kernel);

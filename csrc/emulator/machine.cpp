@@ -122,8 +122,7 @@ void Fail(Rule rule, const char* format, ...) {
   va_end(arguments);
   const Core& core = CurrentCore();
   throw Error(rule, std::string(Name(core.op)) + ": rule " + kRuleIds[static_cast<int>(rule)] +
-                        ": " + text + " (block " + std::to_string(core.index) + " of " +
-                        core.machine.options.name + ")");
+                        ": " + text + " (" + core.Who() + " of " + core.machine.options.name + ")");
 }
 
 void NoteTruncation(long long value, unsigned bits) {
@@ -143,17 +142,47 @@ void Core::CheckFields() {
 // --- local memory
 // ---------------------------------------------------------------------------------
 
-Core::Core(Machine& machine, uint32_t index) : machine(machine), index(index) {}
+Core::Core(Machine& machine, uint32_t index, CoreKind kind, uint32_t block, uint32_t sub)
+    : machine(machine),
+      index(index),
+      kind(kind),
+      block(block),
+      sub(sub),
+      global(machine.globals.size()) {}
+
+bool Core::Has(pipe_t of) const {
+  switch (of) {
+    case PIPE_V:
+      return !IsCube();
+    case PIPE_M:
+    case PIPE_MTE1:
+    case PIPE_FIX:
+      return IsCube();
+    default:
+      return true;
+  }
+}
+
+std::string Core::Who() const {
+  const bool mix = machine.options.kernel == KernelType::kMix;
+  return (mix ? IsCube() ? "AIC " : "AIV " : "block ") + std::to_string(block);
+}
 
 LocalMemory& Core::Local(Memory memory) {
   std::unique_ptr<LocalMemory>& local = memories_[static_cast<int>(memory)];
   if (local == nullptr) {
     const uint32_t bytes = MemoryBytes(memory);
     local = std::make_unique<LocalMemory>();
+    // what lands in L0 are whole fractals
+    const bool fractals =
+        memory == Memory::kL0A || memory == Memory::kL0B || memory == Memory::kL0C;
+    local->block_bytes = fractals ? kFractalBytes : kBlockBytes;
     local->bytes.assign(bytes, 0xff);  // NaN in every float type, should it ever be used
-    if (machine.options.checks) {
+    if (machine.options.checks || machine.options.counting) {
       local->state.assign(bytes, static_cast<uint8_t>(ByteState::kUninitialised));
-      local->blocks.resize(bytes / kBlockBytes);
+    }
+    if (machine.options.checks) {
+      local->blocks.resize(bytes / local->block_bytes);
     }
   }
   return *local;
@@ -163,12 +192,16 @@ void Core::Begin(Op next, pipe_t on) {
   op = next;
   pipe = on;
   final_barrier = false;
+  lacks_data = false;
   CheckFields();
+  if (!Has(on))
+    Fail(Rule::kCorePipe, "%s core has no pipe %s", IsCube() ? "a cube" : "a vector", PipeName(on));
   if (++instructions > machine.options.max_instructions) {
     Fail(Rule::kEndless, "%llu instructions were not enough",
          static_cast<unsigned long long>(machine.options.max_instructions));
   }
   ++time_[pipe];
+  if (trace) trace->Issue(IssueCycles());
   // the scalar unit issues every instruction: what it has waited for is over
   fence_[pipe] = std::max(fence_[pipe], seen_[PIPE_S][pipe]);
   for (int other = PIPE_V; other < kPipes; ++other) {
@@ -204,9 +237,11 @@ uint32_t Core::Check(const LocalRef& ref, uint64_t offset, uint64_t bytes, uint3
 }
 
 bool Core::Ordered(int earlier, uint32_t time, bool earlier_wrote, bool writes) {
-  const bool automatic = !machine.options.strict;
+  const bool automatic = !machine.options.strict && !IsCube();
   if (earlier == pipe) {
-    if (pipe == PIPE_S || time <= fence_[pipe] || time == time_[pipe]) return true;
+    // what small Mmads need between them, Multiply checks
+    if (pipe == PIPE_S || pipe == PIPE_M || time <= fence_[pipe] || time == time_[pipe])
+      return true;
     // the vector pipe overlaps instructions that depend on each other; transfers of one pipe
     // finish in any order, which matters where both write
     if (pipe == PIPE_V) return automatic || !earlier_wrote;
@@ -226,20 +261,22 @@ bool Core::Ordered(int earlier, uint32_t time, bool earlier_wrote, bool writes) 
 
 Clock Core::Horizon(bool earlier_wrote, bool writes) const {
   Clock horizon = seen_[pipe];
-  const bool overlaps = pipe == PIPE_V ? machine.options.strict && earlier_wrote
-                                       : pipe != PIPE_S && earlier_wrote && writes;
+  const bool overlaps = pipe == PIPE_V
+                            ? machine.options.strict && earlier_wrote
+                            : pipe != PIPE_S && pipe != PIPE_M && earlier_wrote && writes;
   if (overlaps) horizon[pipe] = fence_[pipe];
   return horizon;
 }
 
 // The slow way, for what the horizons have not cleared.
 void Core::CheckBlock(Memory memory, uint32_t block, bool writes) {
-  const BlockRecord& record = Local(memory).blocks[block];
+  const LocalMemory& local = Local(memory);
+  const BlockRecord& record = local.blocks[block];
   const auto check = [&](int earlier, uint32_t time, Op by, bool wrote) {
     if (time == 0 || Ordered(earlier, time, wrote, writes)) return;
     Fail(Rule::kSyncMissing, "pipe %s %s %s [%u, %u) that %s on pipe %s %s before: add %s",
-         PipeName(pipe), writes ? "writes" : "reads", Name(memory), block * kBlockBytes,
-         (block + 1) * kBlockBytes, Name(by), PipeName(earlier), wrote ? "wrote" : "read",
+         PipeName(pipe), writes ? "writes" : "reads", Name(memory), block * local.block_bytes,
+         (block + 1) * local.block_bytes, Name(by), PipeName(earlier), wrote ? "wrote" : "read",
          Remedy(earlier, pipe).c_str());
   };
   check(record.writer, record.written, record.written_by, true);
@@ -249,8 +286,19 @@ void Core::CheckBlock(Memory memory, uint32_t block, bool writes) {
 }
 
 void Core::Read(Memory memory, uint32_t begin, uint32_t end) {
+  CheckValid(memory, begin, end);
+  Follow(memory, begin, end);
+}
+
+bool Core::IsVirtual(Memory memory, uint32_t begin, uint32_t end) {
+  const uint8_t* state = Local(memory).state.data();
+  return std::memchr(state + begin, static_cast<int>(ByteState::kVirtual), end - begin) != nullptr;
+}
+
+void Core::CheckValid(Memory memory, uint32_t begin, uint32_t end) {
+  if (machine.options.counting) lacks_data = lacks_data || IsVirtual(memory, begin, end);
   if (!machine.options.checks || begin == end) return;
-  LocalMemory& local = Local(memory);
+  const LocalMemory& local = Local(memory);
   const uint8_t* state = local.state.data();
   constexpr auto kValid = static_cast<uint8_t>(ByteState::kValid);
   uint8_t other_bits = 0;  // no early exit: the loop is vectorised
@@ -265,8 +313,14 @@ void Core::Read(Memory memory, uint32_t begin, uint32_t end) {
     Fail(Rule::kLocalUninitialised, "reads %s byte %u, which nothing has written", Name(memory),
          byte);
   }
+}
+
+void Core::Follow(Memory memory, uint32_t begin, uint32_t end) {
+  if (!machine.options.checks || begin == end) return;
+  LocalMemory& local = Local(memory);
   const Clock horizon = Horizon(true, false);
-  for (uint32_t block = begin / kBlockBytes; block <= (end - 1) / kBlockBytes; ++block) {
+  const uint32_t last = (end - 1) / local.block_bytes;
+  for (uint32_t block = begin / local.block_bytes; block <= last; ++block) {
     BlockRecord& record = local.blocks[block];
     if (record.written > horizon[record.writer]) CheckBlock(memory, block, false);
     record.read[pipe] = time_[pipe];
@@ -275,11 +329,17 @@ void Core::Read(Memory memory, uint32_t begin, uint32_t end) {
 }
 
 void Core::Write(Memory memory, uint32_t begin, uint32_t end, ByteState state) {
-  if (!machine.options.checks || begin == end) return;
+  if (begin == end) return;
+  if (machine.options.counting) {
+    std::memset(Local(memory).state.data() + begin,
+                static_cast<int>(lacks_data ? ByteState::kVirtual : state), end - begin);
+  }
+  if (!machine.options.checks) return;
   LocalMemory& local = Local(memory);
   const Clock after_writes = Horizon(true, true);
   const Clock after_reads = Horizon(false, true);
-  for (uint32_t block = begin / kBlockBytes; block <= (end - 1) / kBlockBytes; ++block) {
+  const uint32_t last = (end - 1) / local.block_bytes;
+  for (uint32_t block = begin / local.block_bytes; block <= last; ++block) {
     BlockRecord& record = local.blocks[block];
     bool cleared = record.written <= after_writes[record.writer];
     for (int other = 0; other < kPipes; ++other) {
@@ -293,10 +353,10 @@ void Core::Write(Memory memory, uint32_t begin, uint32_t end, ByteState state) {
   std::memset(local.state.data() + begin, static_cast<int>(state), end - begin);
 }
 
-void CheckPosition(TPosition position) {
-  if (MemoryOf(position) == Memory::kUb) return;
-  Fail(Rule::kPositionMemory, "a tensor in %s, which a vector core does not have",
-       Name(MemoryOf(position)));
+void Core::CheckPosition(TPosition position) const {
+  if ((MemoryOf(position) == Memory::kUb) != IsCube()) return;
+  Fail(Rule::kPositionMemory, "a tensor in %s, which a %s core does not have",
+       Name(MemoryOf(position)), IsCube() ? "cube" : "vector");
 }
 
 LocalRef PlaceLocal(TPosition position, uint32_t address, uint64_t bytes) {
@@ -307,11 +367,24 @@ LocalRef PlaceLocal(TPosition position, uint32_t address, uint64_t bytes) {
   }
   if (!core.init_soc) Fail(Rule::kStaticInit, "call InitSocState() first");
   core.used_static = true;
-  CheckPosition(position);
-  core.TakeUb(address + bytes);
+  core.CheckPosition(position);
+  core.TakeLocal(MemoryOf(position), address + bytes);
   const LocalRef ref{position, address, static_cast<uint32_t>(address + bytes), 0, 0};
   core.Check(ref, 0, 0, kBlockBytes);
   return ref;
+}
+
+void Core::TakeLocal(Memory memory, uint64_t top) {
+  if (memory == Memory::kUb) return TakeUb(top);
+  // beside vector cores the framework keeps the end of L1, as it does that of UB
+  const bool keeps = memory == Memory::kL1 && machine.options.kernel == KernelType::kMix;
+  const uint32_t bytes = MemoryBytes(memory) - (keeps ? kUbBytes - kUbUser : 0);
+  if (top > bytes) {
+    Fail(Rule::kLocalCapacity, "%llu bytes of %s, of which a kernel has %u",
+         static_cast<unsigned long long>(top), Name(memory), bytes);
+  }
+  uint32_t& peak = peaks[static_cast<int>(memory)];
+  peak = std::max(peak, static_cast<uint32_t>(top));
 }
 
 void Core::TakeUb(uint64_t top) {
@@ -342,9 +415,11 @@ void LoadScalar(const LocalRef& ref, uint64_t offset, DType dtype, void* value) 
   Core& core = CurrentCore();
   core.Begin(Op::kGetValue, PIPE_S);
   ++core.scalars[0];
+  core.TimeScalar(Op::kGetValue);
   const uint32_t bytes = SizeOf(dtype);
   const uint32_t begin = core.Check(ref, offset, bytes, bytes);
   core.Read(MemoryOf(ref.position), begin, begin + bytes);
+  if (core.lacks_data) core.FailVirtual();
   std::memcpy(value, core.Bytes(ref) + offset, bytes);
 }
 
@@ -352,6 +427,7 @@ void StoreScalar(const LocalRef& ref, uint64_t offset, DType dtype, const void* 
   Core& core = CurrentCore();
   core.Begin(Op::kSetValue, PIPE_S);
   ++core.scalars[1];
+  core.TimeScalar(Op::kSetValue);
   const uint32_t bytes = SizeOf(dtype);
   const uint32_t begin = core.Check(ref, offset, bytes, bytes);
   core.Write(MemoryOf(ref.position), begin, begin + bytes);
@@ -372,6 +448,41 @@ void Core::Join(pipe_t into, const Clock& clock) {
 void Core::JoinAll() {
   for (Clock& clock : seen_) clock = time_;
   fence_ = time_;
+}
+
+void Merge(Knowledge& into, const Knowledge& from) {
+  if (into.size() < from.size()) into.resize(from.size());
+  for (size_t core = 0; core < from.size(); ++core) {
+    for (int pipe = 0; pipe < kPipes; ++pipe) {
+      into[core][pipe] = std::max(into[core][pipe], from[core][pipe]);
+    }
+  }
+}
+
+Knowledge Core::Tell(pipe_t of) const {
+  Knowledge message = others_;
+  message.resize(machine.cores.size());
+  message[index] = seen_[of];
+  message[index][PIPE_S] = time_[PIPE_S];  // the scalar unit, which issued this, is never behind
+  return message;
+}
+
+void Core::Learn(const Knowledge& message) {
+  Merge(others_, message);
+  // every pipe waits, for what this core told itself as well; scalar accesses keep their own order
+  Clock own = message[index];
+  own[PIPE_S] = 0;
+  for (int other = 0; other < kPipes; ++other) Join(static_cast<pipe_t>(other), own);
+}
+
+bool Core::Knows(const GlobalAccess& access, bool wrote, bool writes) {
+  if (access.core == index) return Ordered(access.pipe, access.time, wrote, writes);
+  return !others_.empty() && others_[access.core][access.pipe] >= access.time;
+}
+
+bool Core::Covers(const GlobalAccess& access) const {
+  if (access.core == index) return access.pipe == pipe || seen_[pipe][access.pipe] >= access.time;
+  return !others_.empty() && others_[access.core][access.pipe] >= access.time;
 }
 
 void Core::CountWait(pipe_t source, pipe_t destination) {
@@ -448,8 +559,14 @@ void InitSoc() {
   core.init_soc = true;
 }
 
-int64_t BlockIndex() { return CurrentCore().index; }
+bool IsCubeCore() { return CurrentCore().IsCube(); }
+int64_t BlockIndex() { return CurrentCore().block; }
 int64_t BlockNumber() { return CurrentCore().machine.options.blocks; }
+int64_t SubBlockIndex() { return CurrentCore().sub; }
+int64_t SubBlockNumber() {
+  const Core& core = CurrentCore();
+  return core.machine.options.kernel == KernelType::kMix && !core.IsCube() ? 2 : 1;
+}
 
 // --- the end
 // --------------------------------------------------------------------------------------
@@ -474,19 +591,36 @@ void Core::Finish() {
            machine.globals[line.allocation].allocation().name.c_str());
     }
   }
+  for (size_t unit = 0; unit < units.size(); ++unit) {
+    if ((units[unit] & kUnitFull) != 0) {
+      Fail(Rule::kUnitFlagLeft, "L0C [%zu, %zu) was given free by Mmad and not moved out",
+           unit * kFractalBytes, (unit + 1) * kFractalBytes);
+    }
+  }
   if (used_static && !final_barrier) Fail(Rule::kStaticBarrier, "end with PipeBarrier<PIPE_ALL>");
 }
 
 void Core::CountPath(Path path, uint64_t rows, uint64_t row_bytes) {
   PathCounters& counters = paths[static_cast<int>(path)];
   ++counters.transfers;
-  if (rows == 0 || row_bytes == 0) return;
+  if (rows == 0 || row_bytes == 0) return Account({});
   counters.bytes += rows * row_bytes;
   counters.pieces += rows;
   if (counters.smallest == 0 || row_bytes < counters.smallest) counters.smallest = row_bytes;
   int size_class = 0;
   while (size_class + 1 < kSizeClasses && row_bytes >> (size_class + 1) != 0) ++size_class;
   counters.classes[size_class] += rows;
+  Work work;
+  work.path = static_cast<int>(path);
+  work.bytes = rows * row_bytes;
+  work.pieces = rows;
+  Account(work);
+}
+
+void Core::CountGlobal(const GlobalRef& ref, uint64_t bytes, bool writes) {
+  if (ref.allocation < 0) return;
+  GlobalCounters& counters = global[ref.allocation];
+  (writes ? counters.written : counters.read) += bytes;
 }
 
 void Core::CountVector(Op of, DType dtype, const Lanes& lanes) {
@@ -494,11 +628,62 @@ void Core::CountVector(Op of, DType dtype, const Lanes& lanes) {
   ++counters.calls;
   counters.repeats += lanes.repeats;
   counters.elements += lanes.elements;
+  Work work;
+  work.elements = lanes.elements;
+  work.repeats = lanes.repeats;
+  work.dtype = dtype;
+  Account(work);
+}
+
+void Core::CountProduct(DType dtype, const ProductCounters& work) {
+  products[static_cast<int>(dtype)].Add(work);
+  Work account;
+  account.cycles = work.cycles;
+  account.dtype = dtype;
+  Account(account);
+}
+
+void Core::Account(const Work& work) {
+  PipeCounters& counters = pipes[pipe];
+  ++counters.instructions;
+  counters.bytes += work.bytes;
+  const double cycles = DocumentedCycles(op, pipe, work);
+  counters.cycles += cycles;
+  // a transfer's time is TimeMove's matter
+  if (trace && !IsGlobal(work.path)) trace->Work(pipe, op, HeadCycles(op, pipe) + cycles);
+}
+
+void Core::TimeMove(const GlobalRef& ref, uint64_t rows, uint64_t row_bytes, uint64_t pitch,
+                    bool nd_to_nz) {
+  if (!trace || rows == 0 || row_bytes == 0 || ref.allocation < 0) return;
+  const GlobalMemory& memory = machine.globals[ref.allocation];
+  const bool writes = pipe != PIPE_MTE2;
+  if (pitch == row_bytes) {  // rows that touch are one
+    row_bytes *= rows;
+    rows = 1;
+  }
+  const Transfer transfer{memory.place + static_cast<uint64_t>(ref.address - memory.begin()),
+                          pitch,
+                          static_cast<uint32_t>(rows),
+                          static_cast<uint32_t>(row_bytes),
+                          writes,
+                          ref.bypass};
+  trace->Move(pipe, op, MoveCycles(nd_to_nz, pipe, transfer.rows), transfer);
+}
+
+void Core::TimeScalar(Op of) {
+  if (!trace) return;
+  if (!machine.options.strict && !IsCube()) trace->Finish(PIPE_V, of);
+  trace->Work(PIPE_S, of, ScalarCycles(false));
 }
 
 CoreCounters Core::Report() const {
   CoreCounters report;
-  static constexpr const char* kPathNames[] = {"gm->ub", "ub->gm", "ub->ub"};
+  static constexpr const char* kPathNames[] = {
+#define MOGE_PATH(name, text) text,
+      MOGE_EMULATOR_PATHS(MOGE_PATH)
+#undef MOGE_PATH
+  };
   static constexpr const char* kScalarNames[] = {"ub.get", "ub.set", "gm.get", "gm.set"};
   for (int i = 0; i < kPaths; ++i) {
     if (paths[i].transfers != 0) report.paths[kPathNames[i]] = paths[i];
@@ -515,6 +700,21 @@ CoreCounters Core::Report() const {
   }
   for (int i = 0; i <= kPipes; ++i) {
     if (barriers[i] != 0) report.barriers[PipeName(i)] = barriers[i];
+  }
+  report.kind = IsCube() ? "AIC" : "AIV";
+  for (int i = 0; i < kPipes; ++i) {
+    if (pipes[i].instructions != 0) report.pipes[PipeName(i)] = pipes[i];
+  }
+  report.cross = {{"set", cross[0]}, {"wait", cross[1]}};
+  for (int i = 0; i < kDTypes; ++i) {
+    if (products[i].calls != 0) report.products[Name(static_cast<DType>(i))] = products[i];
+  }
+  for (size_t i = 0; i < global.size(); ++i) {
+    if (global[i].read + global[i].written == 0) continue;
+    report.global[machine.globals[i].allocation().name].Add(global[i]);
+  }
+  for (int i = 0; i < kMemories; ++i) {
+    if (peaks[i] != 0) report.peaks[Name(static_cast<Memory>(i))] = peaks[i];
   }
   report.sync_all = sync_alls;
   report.peak_ub = peak_ub;

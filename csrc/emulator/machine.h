@@ -31,7 +31,9 @@ using AscendC::TPosition;
   X(DataCacheCleanAndInvalid) X(AllocTensor) X(FreeTensor) X(EnQue) X(DeQue) X(InitBuffer)  \
   X(AllocEventID) X(ReleaseEventID) X(FetchEventID) X(SetMask) X(GetMrgSortResult)          \
   X(LocalTensor) X(GlobalTensor) X(TPipe) X(Get) X(SetAtomicAdd) X(SetAtomicNone)           \
-  X(SetDeqScale) X(InitSocState) X(KernelEnd)
+  X(SetDeqScale) X(InitSocState) X(LoadData) X(LoadDataWithTranspose) X(Fill) X(Mmad)      \
+  X(Fixpipe) X(SetMMRowMajor) X(SetMMColumnMajor) X(CrossCoreSetFlag) X(CrossCoreWaitFlag)  \
+  X(KernelEnd)
 // clang-format on
 
 enum class Op : uint8_t {
@@ -83,6 +85,7 @@ struct GlobalRef {
   uint8_t* address = nullptr;
   uint64_t bytes = 0;  // from `address` to the end of the buffer
   int32_t allocation = -1;
+  bool bypass = false;  // of L2
 };
 
 // One operand of a vector instruction; strides in blocks of 32 bytes.
@@ -156,11 +159,16 @@ void ReleaseEvent(HardEvent event, int32_t id);
 int32_t FetchEvent(HardEvent event);
 void Barrier(pipe_t pipe);
 void ScalarBarrier();
-void SyncAllHard();
+void SyncAllHard(bool vector_only);
 void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used_cores);
 void InitSoc();
+bool IsCubeCore();
 int64_t BlockIndex();
 int64_t BlockNumber();
+int64_t SubBlockIndex();
+int64_t SubBlockNumber();
+void SetCrossCoreFlag(uint8_t mode, pipe_t pipe, uint16_t id);
+void WaitCrossCoreFlag(uint16_t id);
 
 // --- registers ----------------------------------------------------------------------------------
 
@@ -196,7 +204,59 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
             const Padding* padding);
 void CopyOut(Op op, DType dtype, const GlobalRef& dst, const LocalRef& src, const Rows& rows);
 void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows& rows);
+
+// Row-major matrices to columns of 32 bytes: everything in bytes.
+struct NdToNz {
+  uint32_t matrices, rows, row_bytes;
+  uint64_t source_matrix, source_row;
+  uint64_t destination_column, destination_row, destination_matrix;
+};
+void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const NdToNz& shape);
 void CheckPad(DType dtype, uint32_t block_bytes, uint32_t left, uint32_t right, uint64_t value);
+
+// --- cube ---------------------------------------------------------------------------------------
+
+// Fractals of 512 bytes, or squares of them: the units of each field are the instruction's.
+struct FractalRun {
+  uint32_t start, repeat, source_stride;
+  uint32_t destination_gap;
+  uint32_t fraction_gap;  // between the fractals of one square
+  bool transpose;
+  bool backwards;  // the source goes down from `start`
+};
+void LoadFractals(DType dtype, const LocalRef& dst, const LocalRef& src, const FractalRun& run);
+void LoadFractals(DType dtype, const LocalRef& dst, const GlobalRef& src, const FractalRun& run);
+void LoadSquares(DType dtype, const LocalRef& dst, const LocalRef& src, const FractalRun& run);
+// `value` points to one element
+void FillBlocks(DType dtype, const LocalRef& dst, const void* value, uint32_t repeat,
+                uint32_t blocks, uint32_t gap);
+
+struct Product {
+  uint32_t m, n, k;
+  uint8_t unit_flag;
+  bool align_k;
+  bool init;
+  const LocalRef* bias;  // null: none
+};
+void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
+              const Product& product);
+
+struct Export {
+  uint32_t n, m;
+  uint32_t source_stride;  // in 16 elements
+  uint64_t destination_stride;
+  QuantMode_t quant;
+  uint64_t scale;
+  uint32_t matrices, source_matrix, destination_matrix;
+  bool relu;
+  uint8_t unit_flag;
+  bool split;
+  bool row_major;
+};
+// `scales` null: one scale for all
+void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
+             const LocalRef* scales, const Export& shape);
+void SetProductOrder(bool row_major);
 
 // --- vector -------------------------------------------------------------------------------------
 

@@ -118,6 +118,119 @@ struct DataCopyPadExtParams {
   T paddingValue{};
 };
 
+// rows and columns of matrices in global memory to NZ in L1; source strides in elements, those of
+// the destination in 32 bytes
+struct Nd2NzParams {
+  Nd2NzParams() = default;
+  Nd2NzParams(emulator::U16 matrices, emulator::U16 rows, emulator::U16 columns,
+              emulator::U16 src_matrix, emulator::U16 src_row, emulator::U16 dst_c0,
+              emulator::U16 dst_row, emulator::U16 dst_matrix)
+      : ndNum(matrices),
+        nValue(rows),
+        dValue(columns),
+        srcNdMatrixStride(src_matrix),
+        srcDValue(src_row),
+        dstNzC0Stride(dst_c0),
+        dstNzNStride(dst_row),
+        dstNzMatrixStride(dst_matrix) {}
+
+  emulator::U16 ndNum = 0;
+  emulator::U16 nValue = 0;
+  emulator::U16 dValue = 0;
+  emulator::U16 srcNdMatrixStride = 0;
+  emulator::U16 srcDValue = 0;
+  emulator::U16 dstNzC0Stride = 0;
+  emulator::U16 dstNzNStride = 0;
+  emulator::U16 dstNzMatrixStride = 0;
+};
+
+// in fractals of 512 bytes
+struct LoadData2DParams {
+  LoadData2DParams() = default;
+  LoadData2DParams(emulator::U16 start, emulator::U8 repeat, emulator::U16 src_stride,
+                   emulator::U8 reserved, emulator::U16 dst_gap, bool transpose,
+                   emulator::U8 address_mode)
+      : startIndex(start),
+        repeatTimes(repeat),
+        srcStride(src_stride),
+        sid(reserved),
+        dstGap(dst_gap),
+        ifTranspose(transpose),
+        addrMode(address_mode) {}
+
+  emulator::U16 startIndex = 0;
+  emulator::U8 repeatTimes = 0;
+  emulator::U16 srcStride = 0;
+  emulator::U8 sid = 0;
+  emulator::U16 dstGap = 0;
+  bool ifTranspose = false;
+  emulator::U8 addrMode = 0;
+};
+
+// the source in squares of one or two fractals, the destination in fractals
+struct LoadData2dTransposeParams {
+  LoadData2dTransposeParams() = default;
+  LoadData2dTransposeParams(emulator::U16 start, emulator::U8 repeat, emulator::U16 src_stride,
+                            emulator::U16 dst_gap, emulator::U16 dst_fractal_gap,
+                            emulator::U8 address_mode)
+      : startIndex(start),
+        repeatTimes(repeat),
+        srcStride(src_stride),
+        dstGap(dst_gap),
+        dstFracGap(dst_fractal_gap),
+        addrMode(address_mode) {}
+
+  emulator::U16 startIndex = 0;
+  emulator::U8 repeatTimes = 0;
+  emulator::U16 srcStride = 0;
+  emulator::U16 dstGap = 0;
+  emulator::U16 dstFracGap = 0;
+  emulator::U8 addrMode = 0;
+};
+
+// blocks of 32 bytes in L1, of 512 bytes in L0A and L0B
+template <typename T>
+struct InitConstValueParams {
+  InitConstValueParams() = default;
+  InitConstValueParams(emulator::U16 repeat, emulator::U16 blocks, emulator::U16 gap, T value)
+      : repeatTimes(repeat), blockNum(blocks), dstGap(gap), initValue(value) {}
+
+  emulator::U16 repeatTimes = 0;
+  emulator::U16 blockNum = 0;
+  emulator::U16 dstGap = 0;
+  T initValue{};
+};
+
+struct MmadParams {
+  emulator::U16 m = 0;
+  emulator::U16 n = 0;
+  emulator::U16 k = 0;
+  emulator::U8 unitFlag = 0;
+  bool kDirectionAlign = false;
+  bool cmatrixSource = false;
+  bool cmatrixInitVal = true;
+};
+
+struct FixpipeParamsV220 {
+  FixpipeParamsV220() = default;
+  FixpipeParamsV220(emulator::U16 columns, emulator::U16 rows, emulator::U16 src_stride,
+                    emulator::U32 dst_stride, bool relu)
+      : nSize(columns), mSize(rows), srcStride(src_stride), dstStride(dst_stride), reluEn(relu) {}
+
+  emulator::U16 nSize = 0;
+  emulator::U16 mSize = 0;
+  emulator::U16 srcStride = 0;  // in 16 elements of L0C
+  emulator::U32 dstStride = 0;  // ND: elements; NZ: 32 bytes
+  QuantMode_t quantPre = QuantMode_t::NoQuant;
+  uint64_t deqScalar = 0;
+  emulator::U16 ndNum = 1;
+  emulator::U16 srcNdStride = 0;  // in fractals of L0C
+  emulator::U16 dstNdStride = 0;  // elements
+  bool reluEn = false;
+  emulator::U8 unitFlag = 0;
+  bool isChannelSplit = false;
+};
+
 struct GatherMaskParams {
   GatherMaskParams() = default;
   GatherMaskParams(emulator::U8 src0_blk, emulator::U16 repeat, emulator::U16 src0_rep,

@@ -42,19 +42,79 @@ inline pybind11::dict ToDict(const CoreCounters& core) {
   result["scalars"] = counts(core.scalars);
   result["waits"] = counts(core.waits);
   result["barriers"] = counts(core.barriers);
+  pybind11::dict pipes;
+  for (const auto& [name, pipe] : core.pipes) {
+    pybind11::dict entry;
+    entry["instructions"] = pipe.instructions;
+    entry["bytes"] = pipe.bytes;
+    entry["cycles"] = pipe.cycles;
+    pipes[name.c_str()] = entry;
+  }
+  pybind11::dict products;
+  for (const auto& [dtype, product] : core.products) {
+    pybind11::dict entry;
+    entry["calls"] = product.calls;
+    entry["fractals"] = product.fractals;
+    entry["cycles"] = product.cycles;
+    entry["products"] = product.products;
+    products[dtype.c_str()] = entry;
+  }
+  pybind11::dict global;
+  for (const auto& [name, memory] : core.global) {
+    pybind11::dict entry;
+    entry["read"] = memory.read;
+    entry["written"] = memory.written;
+    global[name.c_str()] = entry;
+  }
+  result["kind"] = core.kind;
+  result["pipes"] = pipes;
+  result["products"] = products;
+  result["global"] = global;
+  result["cross"] = counts(core.cross);
+  result["peaks"] = counts(core.peaks);
   result["sync_all"] = core.sync_all;
   result["peak_ub"] = core.peak_ub;
   return result;
 }
 
-// {"name", "total", "cores": [one for each block]}
+inline pybind11::dict ToDict(const Times& times) {
+  pybind11::list cores;
+  for (const CoreTimes& core : times.cores) {
+    pybind11::dict busy;
+    for (const auto& [pipe, cycles] : core.busy) busy[pipe.c_str()] = cycles;
+    pybind11::dict entry;
+    entry["end"] = core.end;
+    entry["busy"] = busy;
+    cores.append(entry);
+  }
+  pybind11::list picture;
+  for (const Slice& slice : times.picture) {
+    picture.append(
+        pybind11::make_tuple(slice.core, slice.pipe, slice.op, slice.start, slice.end));
+  }
+  pybind11::dict result;
+  result["device"] = times.device;
+  result["clock"] = times.clock;
+  result["cycles"] = times.cycles;
+  result["seconds"] = times.seconds;
+  result["memory_bytes"] = times.memory_bytes;
+  result["l2_bytes"] = times.l2_bytes;
+  result["cores"] = cores;
+  result["picture"] = picture;
+  return result;
+}
+
+// {"name", "total", "AIC" and "AIV": totals of a kind, "cores": [one for each core], "times": if
+// they were modelled}
 inline pybind11::dict ToDict(const Counters& counters) {
   pybind11::list cores;
   for (const CoreCounters& core : counters.cores) cores.append(ToDict(core));
   pybind11::dict result;
   result["name"] = counters.name;
   result["total"] = ToDict(counters.Total());
+  for (const char* kind : {"AIC", "AIV"}) result[kind] = ToDict(counters.Total(kind));
   result["cores"] = cores;
+  if (!counters.times.device.empty()) result["times"] = ToDict(counters.times);
   return result;
 }
 
@@ -74,6 +134,22 @@ inline void Bind(pybind11::module_& module) {
       instance.attr("rule") = error.rule_id();
       PyErr_SetObject(type, instance.ptr());
     }
+  });
+  module.def("devices", [] {  // name -> (cube cores, vector cores, Hz, bytes per second)
+    pybind11::dict devices;
+    for (const Device& device : Devices()) {
+      devices[device.name.c_str()] = pybind11::make_tuple(
+          device.cube_cores, device.vector_cores, device.clock, device.memory_rate);
+    }
+    return devices;
+  });
+  module.def("time_parameters", [] {  // name -> (value, unit, origin)
+    pybind11::dict parameters;
+    for (const TimeParameter& parameter : TimeParameters()) {
+      parameters[parameter.name] =
+          pybind11::make_tuple(parameter.value, parameter.unit, parameter.origin);
+    }
+    return parameters;
   });
   module.def("rules", [] {
     pybind11::dict rules;

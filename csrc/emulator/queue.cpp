@@ -101,6 +101,7 @@ void Core::ClearPipe() {
 }
 
 uint32_t Core::AddBuffer(TPosition position, uint32_t bytes) {
+  if (IsCube()) Fail(Rule::kStyleCube, "TPipe on a cube core: use LocalTensor by address");
   CheckPosition(position);
   if (++pipe_buffers > 64) Fail(Rule::kPipeBuffers, "%u buffers", pipe_buffers);
   Buffer buffer;
@@ -188,6 +189,7 @@ LocalRef QueueAlloc(int32_t id) {
   buffer.state = BufferState::kAllocated;
   if (buffer.used) {
     core.Join(Producer(queue.source), buffer.free);
+    if (core.trace) core.trace->Wait(Producer(queue.source), buffer.free_flag);
     core.CountWait(Consumer(queue.destination), Producer(queue.source));
   }
   buffer.used = true;
@@ -216,6 +218,7 @@ void QueuePush(int32_t id, const LocalRef& ref) {
   }
   buffer.state = BufferState::kEnqueued;
   buffer.ready = core.Snapshot(Producer(queue.source));
+  if (core.trace) buffer.ready_flag = core.trace->Set(Producer(queue.source));
   queue.enqueued.push_back(ref.buffer);
 }
 
@@ -229,6 +232,7 @@ LocalRef QueuePop(int32_t id) {
   Buffer& buffer = core.buffers[number];
   buffer.state = BufferState::kDequeued;
   core.Join(Consumer(queue.destination), buffer.ready);
+  if (core.trace) core.trace->Wait(Consumer(queue.destination), buffer.ready_flag);
   core.CountWait(Producer(queue.source), Consumer(queue.destination));
   return {buffer.position, buffer.begin, buffer.end, number, buffer.generation};
 }
@@ -247,6 +251,7 @@ void QueueFree(int32_t id, const LocalRef& ref) {
   buffer.state = BufferState::kIdle;
   ++buffer.generation;
   buffer.free = core.Snapshot(Consumer(queue.destination));
+  if (core.trace) buffer.free_flag = core.trace->Set(Consumer(queue.destination));
   --core.outstanding[queue.source];
   queue.idle.push_back(ref.buffer);
 }
@@ -282,6 +287,7 @@ void SetHardFlag(HardEvent event, int32_t id) {
   }
   flag.pending = true;
   flag.clock = core.Snapshot(EventSource(event));
+  if (core.trace) flag.traced = core.trace->Set(EventSource(event));
 }
 
 void WaitHardFlag(HardEvent event, int32_t id) {
@@ -291,6 +297,7 @@ void WaitHardFlag(HardEvent event, int32_t id) {
   if (!flag.pending) Fail(Rule::kFlagNeverSet, "%s %d is not set", EventName(event), id);
   flag.pending = false;
   core.Join(EventDestination(event), flag.clock);
+  if (core.trace) core.trace->Wait(EventDestination(event), flag.traced);
   ++core.waits[static_cast<int>(event)];
 }
 
@@ -333,12 +340,17 @@ void Barrier(pipe_t pipe) {
   Core& core = CurrentCore();
   core.op = Op::kPipeBarrier;
   if (pipe == PIPE_S) Fail(Rule::kBarrierScalar, "PipeBarrier<PIPE_S>");
+  if (pipe != PIPE_ALL && !core.Has(pipe)) {
+    Fail(Rule::kCorePipe, "a barrier on pipe %s, which the core does not have", PipeName(pipe));
+  }
   ++core.barriers[pipe];
   if (pipe == PIPE_ALL) {
     core.JoinAll();
     core.final_barrier = true;
+    if (core.trace) core.trace->Finish(PIPE_ALL, Op::kPipeBarrier);
   } else {
     core.PassBarrier(pipe);
+    if (core.trace) core.trace->Settle(pipe);
   }
 }
 
@@ -348,13 +360,17 @@ void ScalarBarrier() {
   ++core.barriers[PIPE_S];
 }
 
-void SyncAllHard() {
+void SyncAllHard(bool vector_only) {
   Core& core = CurrentCore();
   core.Begin(Op::kSyncAll, PIPE_S);
-  if (core.machine.options.kernel != KernelType::kMixVector) {
-    Fail(Rule::kSyncAllKernel, "declare the kernel __mix__(0, 1), or use the form with workspace");
+  const KernelType kernel = core.machine.options.kernel;
+  if (kernel == KernelType::kVector || kernel == KernelType::kCube) {
+    Fail(Rule::kSyncAllKernel, "declare the kernel __mix__, or use the form with workspace");
   }
-  core.SyncAll();
+  if (vector_only && core.IsCube()) {
+    Fail(Rule::kSyncAllKernel, "a cube core takes part in SyncAll<false>() only");
+  }
+  core.SyncAll(vector_only);
 }
 
 void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used_cores) {
@@ -372,26 +388,86 @@ void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used
          static_cast<unsigned long long>(workspace.bytes), local.end - local.begin);
   }
   const GlobalMemory& memory = core.machine.globals[workspace.allocation];
-  const bool zeroed = std::all_of(workspace.address, workspace.address + bytes,
-                                  [](uint8_t byte) { return byte == 0; });
+  const bool zeroed =
+      core.IsBulk(workspace) || std::all_of(workspace.address, workspace.address + bytes,
+                                            [](uint8_t byte) { return byte == 0; });
   if (memory.allocation().access == Access::kOut || !zeroed) {
     Fail(Rule::kSyncAllWorkspace, "the workspace '%s' is not zeroed",
          memory.allocation().name.c_str());
   }
   core.Check(local, 0, bytes, kBlockBytes);
-  core.SyncAll();
+  core.SyncAll(true);
 }
 
-void Core::SyncAll() {
-  if (machine.options.blocks > machine.options.cores) {
-    Fail(Rule::kSyncAllBlocks, "%u blocks on %u cores: the last would never start",
-         machine.options.blocks, machine.options.cores);
+// --- flags between cores
+// --------------------------------------------------------------------------
+
+namespace {
+
+// ids that SyncAll takes for itself
+constexpr uint16_t kSyncAllIds = 0xf << 11;
+
+[[noreturn]] void FailSyncAllIds() {
+  Fail(Rule::kCrossId, "flag ids 11 to 14 are SyncAll's, which the kernel calls, too");
+}
+
+void CheckCross(Core& core, uint16_t id) {
+  if (id >= kCrossIds) Fail(Rule::kCrossId, "flag id %u, of 0 to 15", id);
+  core.cross_used |= static_cast<uint16_t>(1 << id);
+  if (core.machine.sync_all && (core.cross_used & kSyncAllIds) != 0) FailSyncAllIds();
+}
+
+}  // namespace
+
+void Core::SyncAll(bool vector_only) {
+  const Options& options = machine.options;
+  const uint32_t vector_cores = options.blocks * (options.kernel == KernelType::kMix ? 2 : 1);
+  if (!IsCube() && vector_cores > options.cores) {
+    Fail(Rule::kSyncAllBlocks, "%u blocks on %u cores: the last would never start", vector_cores,
+         options.cores);
   }
+  if (IsCube() && options.blocks > options.cube_cores) {
+    Fail(Rule::kSyncAllBlocks, "%u blocks on %u cores: the last would never start", options.blocks,
+         options.cube_cores);
+  }
+  if ((cross_used & kSyncAllIds) != 0) FailSyncAllIds();
   ++sync_alls;
-  machine.WaitForAll(*this);
-  // every core sets its flag when MTE3 is done, and every pipe waits
-  const Clock done = seen_[PIPE_MTE3];
-  for (int other = 0; other < kPipes; ++other) Join(static_cast<pipe_t>(other), done);
+  // every core sets its flag when what it writes with is done, and every pipe waits
+  machine.WaitForAll(*this, vector_only, Tell(IsCube() ? PIPE_FIX : PIPE_MTE3));
+}
+
+void SetCrossCoreFlag(uint8_t mode, pipe_t pipe, uint16_t id) {
+  Core& core = CurrentCore();
+  core.op = Op::kCrossCoreSetFlag;
+  if (mode > 2 || pipe == PIPE_S || pipe == PIPE_ALL) {
+    Fail(Rule::kCrossMode, "mode %u on pipe %s", mode, PipeName(pipe));
+  }
+  core.Begin(Op::kCrossCoreSetFlag, pipe);
+  const KernelType kernel = core.machine.options.kernel;
+  const bool mix = kernel == KernelType::kMix;
+  const bool one_kind = kernel == KernelType::kMixVector || kernel == KernelType::kMixCube;
+  if (!mix && !(one_kind && mode == 0)) {
+    Fail(Rule::kCrossKernel, "mode %u: declare the kernel %s", mode,
+         mode == 0 ? "__mix__" : "__mix__(1, 2)");
+  }
+  if (mode == 1 && core.IsCube()) Fail(Rule::kCrossMode, "mode 1 is between vector cores");
+  CheckCross(core, id);
+  ++core.cross[0];
+  const uint32_t number = core.machine.messages++;
+  if (core.trace) core.trace->CrossSet(pipe, number);
+  core.machine.SetCrossFlag(core, mode, id, {core.Tell(pipe), number});
+}
+
+void WaitCrossCoreFlag(uint16_t id) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kCrossCoreWaitFlag, PIPE_S);
+  const KernelType kernel = core.machine.options.kernel;
+  if (kernel == KernelType::kVector || kernel == KernelType::kCube) {
+    Fail(Rule::kCrossKernel, "declare the kernel __mix__");
+  }
+  CheckCross(core, id);
+  ++core.cross[1];
+  core.machine.WaitCrossFlag(core, id);
 }
 
 }  // namespace emulator

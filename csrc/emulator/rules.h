@@ -7,7 +7,9 @@
   /* memory */                                                                                     \
   X(kAddressAlignment, "address.alignment", "local operands start on their documented alignment")  \
   X(kGmAlignment, "gm.alignment", "a global address is a multiple of the element size")            \
-  X(kPositionMemory, "position.no-memory", "a vector core has UB and no other local memory")       \
+  X(kPositionMemory, "position.no-memory", "a local tensor is in a memory that its core has")      \
+  X(kLocalCapacity, "local.capacity", "local tensors end inside L1, L0A, L0B, L0C, BT, FB")        \
+  X(kCorePipe, "core.pipe", "instructions, flags and barriers are of pipes that the core has")     \
   X(kUbCapacity, "ub.capacity", "192 KiB of UB less 256 bytes")                                    \
   X(kUbReserved, "ub.reserved", "Select modes 1 and 2 need the last 8 KiB of UB free")             \
   X(kLocalNoMemory, "local.no-memory", "a local tensor has memory behind it")                      \
@@ -18,7 +20,7 @@
   X(kGmBounds, "gm.bounds", "an access stays inside its global buffer")                            \
   X(kGmUninitialised, "gm.uninitialised", "global memory is written before it is read")            \
   X(kGmReadOnly, "gm.read-only", "an input of the launch is not written")                          \
-  X(kGmRace, "gm.race", "cores share global memory only across a SyncAll or by atomics")           \
+  X(kGmRace, "gm.race", "cores share global memory only across SyncAll, flags or by atomics")      \
   X(kDcacheDirty, "dcache.dirty", "a SetValue is cleaned out of the cache before a DMA reads it")  \
   X(kDcacheStale, "dcache.stale", "a GetValue does not read a line cached before it was changed")  \
   X(kDcacheSharing, "dcache.false-sharing", "a line written back was not changed by others")       \
@@ -38,6 +40,25 @@
   X(kCopyCount, "copy.count-32B", "count * sizeof(T) is a multiple of 32 bytes")                   \
   X(kCopyLength, "copy.block-length", "blockLen is a multiple of sizeof(T), at most 2097151")      \
   X(kCopyPadding, "copy.padding", "a padding is at most 32 bytes; its value is 0 for 64 bits")     \
+  X(kCopyPath, "copy.path", "a transfer takes a documented path between two memories")             \
+  X(kNdToNzOverlap, "nd2nz.overlap", "rows and columns of one transfer land apart")                \
+  /* cube */                                                                                       \
+  X(kLoadTranspose, "load.transpose", "ifTranspose is for 16-bit types, from L1")                  \
+  X(kLoadOverlap, "load.overlap", "the fractals that one load writes do not overlap")              \
+  X(kMmadPosition, "mmad.position", "Mmad multiplies L0A by L0B into L0C")                         \
+  X(kMmadBias, "mmad.bias", "a bias is a tensor, and the product does not start from 0")           \
+  X(kMmadBarrier, "mmad.barrier", "PipeBarrier<PIPE_M> between small Mmads that accumulate")       \
+  X(kUnitFlagValue, "unit-flag.value", "unitFlag is 0, 2 or 3")                                    \
+  X(kUnitFlagOrder, "unit-flag.order", "with unit flags Mmad and Fixpipe take turns at a block")   \
+  X(kUnitFlagSides, "unit-flag.both-sides", "Mmad and Fixpipe of a block both use unit flags")     \
+  X(kUnitFlagOrientation, "unit-flag.orientation",                                                 \
+    "SetMMRowMajor for ND, SetMMColumnMajor for NZ")                                               \
+  X(kUnitFlagLeft, "unit-flag.left-set", "Fixpipe moves out all that Mmad gave free")              \
+  X(kFixpipeSize, "fixpipe.n-size", "nSize is a multiple of 16, of 8 with isChannelSplit")         \
+  X(kFixpipeStride, "fixpipe.dst-stride", "dstStride is not 0")                                    \
+  X(kFixpipeQuant, "fixpipe.quant", "quantPre goes with the types of source and destination")      \
+  X(kFixpipeSplit, "fixpipe.channel-split", "isChannelSplit: float to NZ without unit flags")      \
+  X(kFixpipeOverlap, "fixpipe.overlap", "rows and matrices of one Fixpipe land apart")             \
   /* vector */                                                                                     \
   X(kCompareCount, "compare.count-256B", "count * sizeof(T) is a multiple of 256 bytes")           \
   X(kCompareInt32, "compare.int32-eq", "int32 compares for EQ only")                               \
@@ -54,6 +75,7 @@
   /* pipes and queues */                                                                           \
   X(kPipeBuffers, "pipe.buffers-64", "at most 64 buffers in one TPipe")                            \
   X(kPipeSingle, "pipe.one-at-a-time", "one TPipe is alive at a time")                             \
+  X(kStyleCube, "style.cube-static", "a kernel on a cube core uses static tensors (emulated so)")  \
   X(kStyleMixed, "style.mixed", "static tensors and TPipe are not mixed")                          \
   X(kBufLength, "buf.length", "TBuf::Get stays inside the buffer")                                 \
   X(kQueueNotInitialised, "queue.not-initialised", "InitBuffer precedes the use of a queue")       \
@@ -81,9 +103,16 @@
   X(kSyncAllBlocks, "sync-all.blocks", "SyncAll needs no more blocks than cores")                  \
   X(kSyncAllKernel, "sync-all.kernel-type", "SyncAll without workspace needs a __mix__ kernel")    \
   X(kSyncAllWorkspace, "sync-all.workspace", "a soft SyncAll has 32 zeroed bytes for each block")  \
+  X(kCrossKernel, "cross-core.kernel-type",                                                        \
+    "cross-core flags need a __mix__ kernel of their mode")                                        \
+  X(kCrossMode, "cross-core.mode", "modes 0, 1, 2, on a pipe other than S and ALL")                \
+  X(kCrossId, "cross-core.flag-id", "flag ids are 0 to 15, without 11 to 14 beside SyncAll")       \
+  X(kCrossCounter, "cross-core.counter-15", "a flag is at most 15 sets ahead of its waits")        \
+  X(kCrossUnpaired, "cross-core.unpaired", "every cross-core set has its wait")                    \
   X(kStaticApi, "static.api-list", "a static kernel calls what the list of its style has")         \
   X(kStaticInit, "static.init-soc-state", "a static kernel starts with InitSocState")              \
   X(kStaticBarrier, "static.final-barrier", "a static kernel ends with PipeBarrier<PIPE_ALL>")     \
+  X(kVirtualData, "counting.virtual-data", "counting mode: nothing depends on data it lacks")      \
   X(kEndless, "kernel.endless", "a kernel issues no more instructions than the launch allows")
 
 namespace emulator {

@@ -4,9 +4,9 @@
 
 #include "tensor.h"
 
-// vector cores only; in parentheses, as kernels write `if ASCEND_IS_AIV {`
-#define ASCEND_IS_AIV (true)
-#define ASCEND_IS_AIC (false)
+// in parentheses, as kernels write `if ASCEND_IS_AIV {`
+#define ASCEND_IS_AIV (!emulator::IsCubeCore())
+#define ASCEND_IS_AIC (emulator::IsCubeCore())
 
 namespace AscendC {
 
@@ -30,7 +30,7 @@ void DataSyncBarrier() {
 
 template <bool isAIVOnly = true>
 void SyncAll() {
-  emulator::SyncAllHard();
+  emulator::SyncAllHard(isAIVOnly);
 }
 template <bool isAIVOnly = true>
 void SyncAll(const GlobalTensor<int32_t>& gmWorkspace, const LocalTensor<int32_t>& ubWorkspace,
@@ -41,9 +41,20 @@ void SyncAll(const GlobalTensor<int32_t>& gmWorkspace, const LocalTensor<int32_t
 inline void InitSocState() { emulator::InitSoc(); }
 inline int64_t GetBlockIdx() { return emulator::BlockIndex(); }
 inline int64_t GetBlockNum() { return emulator::BlockNumber(); }
-inline int64_t GetSubBlockIdx() { return 0; }
-inline int64_t GetSubBlockNum() { return 1; }
-inline int64_t GetTaskRation() { return 1; }
+inline int64_t GetSubBlockIdx() { return emulator::SubBlockIndex(); }
+inline int64_t GetSubBlockNum() { return emulator::SubBlockNumber(); }
+inline int64_t GetTaskRatio() { return emulator::SubBlockNumber(); }
+inline int64_t GetTaskRation() { return GetTaskRatio(); }
+
+template <uint8_t modeId, pipe_t pipe>
+void CrossCoreSetFlag(uint16_t flagId) {
+  emulator::SetCrossCoreFlag(modeId, pipe, flagId);
+}
+// on Atlas A2 neither the mode nor the pipe matters: the wait holds every pipe
+template <uint8_t modeId = 0, pipe_t pipe = PIPE_S>
+void CrossCoreWaitFlag(uint16_t flagId) {
+  emulator::WaitCrossCoreFlag(flagId);
+}
 
 template <typename T, CacheLine entire, DcciDst destination = DcciDst::CACHELINE_OUT>
 void DataCacheCleanAndInvalid(const GlobalTensor<T>& dst) {

@@ -40,7 +40,9 @@ class GlobalTensor {
     return view;
   }
   template <CacheRwMode mode = CacheRwMode::RW>
-  void SetL2CacheHint(CacheMode) {}
+  void SetL2CacheHint(CacheMode how) {
+    ref_.bypass = how == CacheMode::CACHE_MODE_DISABLE;
+  }
   uint64_t GetSize() const { return size_; }
   __gm__ T* GetPhyAddr(uint64_t offset = 0) const {
     return reinterpret_cast<T*>(ref_.address) + offset;
@@ -111,10 +113,10 @@ class LocalTensor {
   uint32_t size_ = 0;
 };
 
-// Static style: hands out UB from address 0 up.
+// Static style: hands out one memory from address 0 up.
 template <Hardware hardware = Hardware::UB>
 class LocalMemAllocator {
-  static_assert(hardware == Hardware::UB, "LocalMemAllocator: only UB is emulated");
+  static_assert(hardware != Hardware::GM, "LocalMemAllocator: global memory is the host's");
 
  public:
   template <TPosition position, typename T, uint32_t size>
@@ -129,15 +131,22 @@ class LocalMemAllocator {
   }
   template <typename T, uint32_t size>
   LocalTensor<T> Alloc() {
-    return Alloc<TPosition::VECCALC, T>(size);
+    return Alloc<kPosition, T>(size);
   }
   template <typename T>
   LocalTensor<T> Alloc(uint32_t size) {
-    return Alloc<TPosition::VECCALC, T>(size);
+    return Alloc<kPosition, T>(size);
   }
   uint32_t GetCurAddr() const { return address_; }
 
  private:
+  static constexpr TPosition kPosition = hardware == Hardware::L1       ? TPosition::A1
+                                         : hardware == Hardware::L0A    ? TPosition::A2
+                                         : hardware == Hardware::L0B    ? TPosition::B2
+                                         : hardware == Hardware::L0C    ? TPosition::CO1
+                                         : hardware == Hardware::BIAS   ? TPosition::C2
+                                         : hardware == Hardware::FIXBUF ? TPosition::C2PIPE2GM
+                                                                        : TPosition::VECCALC;
   uint32_t address_ = 0;
 };
 

@@ -389,6 +389,7 @@ void Binary(Op op, const Operand& dst, const Operand& src0, const Operand& src1,
   CheckOverlap(core, dst, src0, lanes);
   if (!IsRunningResult(op, dst, src1)) CheckOverlap(core, dst, src1, lanes);
   WriteOperand(core, dst, lanes);
+  if (core.lacks_data) return;
   uint8_t* to = core.Bytes(dst.ref);
   const uint8_t* from0 = core.Bytes(src0.ref);
   const uint8_t* from1 = core.Bytes(src1.ref);
@@ -415,6 +416,7 @@ void Unary(Op op, const Operand& dst, const Operand& src, const Extent& extent) 
   ReadOperand(core, src, lanes);
   CheckOverlap(core, dst, src, lanes);
   WriteOperand(core, dst, lanes);
+  if (core.lacks_data) return;
   uint8_t* to = core.Bytes(dst.ref);
   const uint8_t* from = core.Bytes(src.ref);
   ForEachElementRun<2>({&dst, &src}, lanes, [&](const std::array<uint32_t, 2>& at, uint32_t count) {
@@ -447,6 +449,7 @@ void Scalar(Op op, const Operand& dst, const Operand& src, const void* scalar,
   if (accumulates) ReadOperand(core, dst, lanes);
   CheckOverlap(core, dst, src, lanes);
   WriteOperand(core, dst, lanes);
+  if (core.lacks_data) return;
   uint8_t* to = core.Bytes(dst.ref);
   const uint8_t* from = core.Bytes(src.ref);
   ForEachElementRun<2>({&dst, &src}, lanes, [&](const std::array<uint32_t, 2>& at, uint32_t count) {
@@ -472,6 +475,7 @@ void Fill(const Operand& dst, const void* value, const Extent& extent) {
   core.CountVector(Op::kDuplicate, dst.dtype, lanes);
   CheckAlive(core, dst);
   WriteOperand(core, dst, lanes);
+  if (core.lacks_data) return;
   uint8_t* to = core.Bytes(dst.ref);
   ForEachElementRun<1>({&dst}, lanes, [&](const std::array<uint32_t, 1>& at, uint32_t count) {
     for (uint32_t i = 0; i < count; ++i) std::memcpy(to + at[0] + i * bytes, value, bytes);
@@ -493,6 +497,7 @@ void Copy(const Operand& dst, const Operand& src, const Extent& extent) {
   ReadOperand(core, src, lanes);
   CheckOverlap(core, dst, src, lanes);
   WriteOperand(core, dst, lanes);
+  if (core.lacks_data) return;
   uint8_t* to = core.Bytes(dst.ref);
   const uint8_t* from = core.Bytes(src.ref);
   ForEachElementRun<2>({&dst, &src}, lanes, [&](const std::array<uint32_t, 2>& at, uint32_t count) {
@@ -507,6 +512,7 @@ void CreateIndex(const Operand& dst, const void* first, const Extent& extent) {
   core.CountVector(Op::kCreateVecIndex, dst.dtype, lanes);
   CheckAlive(core, dst);
   WriteOperand(core, dst, lanes);
+  if (core.lacks_data) return;
   uint8_t* to = core.Bytes(dst.ref);
   WithArithmetic(dst.dtype, [&](auto type) {
     using T = decltype(type);
@@ -534,6 +540,7 @@ void BroadcastBlocks(const Operand& dst, const Operand& src, uint8_t repeat) {
   const uint32_t from = core.Check(src.ref, 0, source_bytes, kBlockBytes);
   core.Read(MemoryOf(src.ref.position), from, from + source_bytes);
   WriteOperand(core, dst, lanes);
+  if (core.lacks_data) return;
   const Span reach = Reach(dst, lanes);
   if (repeat != 0) CheckApart(dst.ref, reach.end - dst.ref.begin, src.ref, source_bytes);
   uint8_t* to = core.Bytes(dst.ref);

@@ -31,7 +31,7 @@ DEVKIT = (
 )
 TOOLS = ("include", "utils", "utils/include", "utils/include/utils")
 TARGET = ("-D__NPU_ARCH__=2201", "-DASCENDC_CPU_DEBUG=1", "-D__launch_bounds__(x)=")
-KERNEL = ("-x", "c++", "-D__device__=")
+KERNEL = ("-x", "c++", "-D__device__=", "-ferror-limit=0")
 LAUNCH = (
     *("-x", "cuda", "--cuda-host-only", "-nocudainc", "-nocudalib", "-Wno-unknown-cuda-version"),
     *("-include", str(HERE / "launch_syntax.h"), "-D__device__=", "-DMOGE_ASCEND_CANN"),

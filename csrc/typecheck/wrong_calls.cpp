@@ -105,3 +105,56 @@ void CastWithoutAnInstruction(LocalTensor<bfloat16_t> dst, LocalTensor<float> wi
   // expected-error@*:* {{no matching function for call to 'Cast}}
   Cast(dst, narrow, RoundMode::CAST_RINT, 64);
 }
+
+// --- cube cores ---------------------------------------------------------------------------------
+
+void FactorInGlobalMemory(LocalTensor<float> dst, LocalTensor<half> left, LocalTensor<half> right,
+                          GlobalTensor<half> global) {
+  Mmad(dst, left, right, MmadParams());
+  // expected-error@+1 {{no matching function for call to 'Mmad'}}
+  Mmad(dst, left, global, MmadParams());
+}
+
+void FractalParametersOfTheTransposingLoad(LocalTensor<float> dst, LocalTensor<float> src) {
+  LoadDataWithTranspose(dst, src, LoadData2dTransposeParams());
+  // expected-error@+1 {{no matching function for call to 'LoadDataWithTranspose'}}
+  LoadDataWithTranspose(dst, src, LoadData2DParams());
+}
+
+void RowsToFractalsFromLocalMemory(LocalTensor<half> dst, GlobalTensor<half> src,
+                                   LocalTensor<half> local) {
+  DataCopy(dst, src, Nd2NzParams());
+  // expected-error@+1 {{no matching function for call to 'DataCopy'}}
+  DataCopy(GlobalTensor<half>(), local, Nd2NzParams());
+}
+
+void ResultOutOfGlobalMemory(GlobalTensor<half> dst, LocalTensor<float> tile,
+                             GlobalTensor<float> global) {
+  Fixpipe<half, float, CFG_ROW_MAJOR>(dst, tile, FixpipeParamsV220());
+  // expected-error@+1 {{no matching function for call to 'Fixpipe'}}
+  Fixpipe<half, float, CFG_ROW_MAJOR>(dst, global, FixpipeParamsV220());
+}
+
+void FieldOfANewerChipsResult(FixpipeParamsV220 params) {
+  params.isChannelSplit = true;
+  // expected-error@+1 {{no member named 'dualDstCtl' in 'AscendC::FixpipeParamsV220'}}
+  params.dualDstCtl = 1;
+}
+
+void UnknownConversion(FixpipeParamsV220 params) {
+  params.quantPre = QuantMode_t::F322BF16;
+  // expected-error@+1 {{no member named 'S322BF16' in 'QuantMode_t'}}
+  params.quantPre = QuantMode_t::S322BF16;
+}
+
+void FilledWithAnotherDtype(LocalTensor<half> dst) {
+  Fill(dst, InitConstValueParams<half>());
+  // expected-error@+1 {{no matching function for call to 'Fill'}}
+  Fill(dst, InitConstValueParams<float>());
+}
+
+void FlagBetweenCoresWithoutItsPipe() {
+  CrossCoreSetFlag<2, PIPE_FIX>(0);
+  // expected-error@+1 {{no matching function for call to 'CrossCoreSetFlag'}}
+  CrossCoreSetFlag<2>(0);
+}

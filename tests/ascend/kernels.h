@@ -18,8 +18,12 @@ struct Case {
   emulator::Options options;  // all but the allocations
 };
 
-const std::vector<Case>& MustFail();  // each named after its rule, and a word behind a space
+// each named after its rule, and a word behind a space
+const std::vector<Case>& MustFail();
+const std::vector<Case>& MustFailCube();
 const std::vector<Case>& MustPass();
+const std::vector<Case>& MustPassCube();
+const std::vector<Case>& Schedules();
 
 // One instruction on an image of UB: every field as the call in the test gives it.
 struct Instruction {

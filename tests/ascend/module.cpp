@@ -14,21 +14,25 @@ namespace {
 
 using Array = py::array_t<uint8_t, py::array::c_style>;
 
-emulator::Allocation Describe(Array& array, const char* name, emulator::Access access) {
-  return {array.mutable_data(), static_cast<uint64_t>(array.nbytes()), name, access};
+emulator::Allocation Describe(Array& array, const char* name, emulator::Access access,
+                              bool bulk = false) {
+  return {array.mutable_data(), static_cast<uint64_t>(array.nbytes()), name, access, bulk};
 }
 
 py::dict RunCase(const std::vector<moge_tests::Case>& cases, const std::string& name, Array x,
-                 Array y, Array z, bool strict, bool checks, uint64_t seed) {
+                 Array y, Array z, bool strict, bool checks, bool counting, bool bulk,
+                 uint64_t seed) {
   for (const moge_tests::Case& entry : cases) {
     if (entry.name != name) continue;
     emulator::Options options = entry.options;
     options.name = name;
     options.strict = options.strict || strict;
     options.checks = checks;
+    bulk = bulk || options.counting;
+    options.counting = options.counting || counting;
     options.seed = seed;
-    options.allocations = {Describe(x, "x", emulator::Access::kIn),
-                           Describe(y, "y", emulator::Access::kOut),
+    options.allocations = {Describe(x, "x", emulator::Access::kIn, bulk),
+                           Describe(y, "y", emulator::Access::kOut, bulk),
                            Describe(z, "z", emulator::Access::kInOut)};
     return emulator::ToDict(emulator::Launch(
         options, [&] { entry.kernel(x.mutable_data(), y.mutable_data(), z.mutable_data()); }));
@@ -51,18 +55,28 @@ void Take(const py::dict& call, const char* name, T& field) {
 
 PYBIND11_MODULE(moge_emulator_tests, m) {
   emulator::Bind(m);
-  m.def("must_fail", [] { return Names(moge_tests::MustFail()); });
+  m.def("must_fail", [] {
+    std::vector<std::string> names = Names(moge_tests::MustFail());
+    for (std::string& name : Names(moge_tests::MustFailCube())) names.push_back(std::move(name));
+    return names;
+  });
   m.def("must_pass", [] { return Names(moge_tests::MustPass()); });
   const auto define = [&m](const char* name, const std::vector<moge_tests::Case>& cases) {
     m.def(
         name,
         [&cases](const std::string& kernel, Array x, Array y, Array z, bool strict, bool checks,
-                 uint64_t seed) { return RunCase(cases, kernel, x, y, z, strict, checks, seed); },
+                 bool counting, bool bulk, uint64_t seed) {
+          return RunCase(cases, kernel, x, y, z, strict, checks, counting, bulk, seed);
+        },
         py::arg("kernel"), py::arg("x"), py::arg("y"), py::arg("z"), py::arg("strict") = false,
-        py::arg("checks") = true, py::arg("seed") = 0);
+        py::arg("checks") = true, py::arg("counting") = false, py::arg("bulk") = false,
+        py::arg("seed") = 0);
   };
   define("fail", moge_tests::MustFail());
+  define("fail_cube", moge_tests::MustFailCube());
   define("run", moge_tests::MustPass());
+  define("run_cube", moge_tests::MustPassCube());
+  define("schedule", moge_tests::Schedules());
   // (what GatherMask counted, counters)
   m.def("instruction", [](const py::dict& fields, Array image, Array result) {
     moge_tests::Instruction call;

@@ -1,7 +1,6 @@
 // One kernel, at least, for each rule: it breaks that rule and no other before it. The name of a
 // case is the rule, and a word where a rule has several.
-#include "kernel_operator.h"
-#include "kernels.h"
+#include "must_fail.h"
 
 namespace moge_tests {
 
@@ -9,17 +8,6 @@ using namespace AscendC;
 using emulator::Options;
 
 namespace {
-
-std::vector<Case>& Cases() {
-  static std::vector<Case> cases;
-  return cases;
-}
-
-struct Registration {
-  Registration(const char* name, Kernel kernel, const Options& options) {
-    Cases().push_back({name, kernel, options});
-  }
-};
 
 Options Single() { return {}; }
 Options Strict() {
@@ -43,23 +31,6 @@ Options Budget(uint64_t instructions) {
   Options options;
   options.max_instructions = instructions;
   return options;
-}
-
-#define MUST_FAIL(SYMBOL, NAME, OPTIONS)                                                    \
-  void SYMBOL(GM_ADDR x, GM_ADDR y, GM_ADDR z);                                             \
-  const Registration SYMBOL##_registration(NAME, SYMBOL, OPTIONS);                          \
-  __global__ __vector__ void SYMBOL([[maybe_unused]] GM_ADDR x, [[maybe_unused]] GM_ADDR y, \
-                                    [[maybe_unused]] GM_ADDR z)
-
-template <typename T>
-GlobalTensor<T> Global(GM_ADDR address, uint64_t size = 0) {
-  GlobalTensor<T> tensor;
-  if (size == 0) {
-    tensor.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(address));
-  } else {
-    tensor.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(address), size);
-  }
-  return tensor;
 }
 
 // A TPipe with one buffer: 16 KiB of ones, then 16 KiB that nothing has written.

@@ -1,0 +1,165 @@
+// Backward of the expert layer between its two products, element-wise but for one sum a row.
+#ifndef MOGE_ASCEND_GROUPED_MLP_BWD_KERNEL_H_
+#define MOGE_ASCEND_GROUPED_MLP_BWD_KERNEL_H_
+
+#include "../swiglu/swiglu_kernel.h"
+
+namespace moge {
+
+// Elements of one operand's tile: some whole rows, two of Pangu's, or a part of one. UB at 2 and 4
+// bytes an element: three operands in, three out, two buffers each; floats; rows' weights and sums.
+constexpr uint32_t kMlpBwdTile = 2688;
+constexpr uint32_t kMlpBwdRows = 1024;  // whose weights a core loads at a time
+constexpr uint32_t kMlpBwdPartials = kRepeatBytes / sizeof(float);
+constexpr uint32_t kMlpBwdSmall = (3 * kMlpBwdRows + kMlpBwdPartials) * sizeof(float);
+static_assert(kMlpBwdTile * (2 * 6 * 2 + 6 * 4) + kMlpBwdSmall <= kUbBytes, "UB, 2 bytes");
+static_assert(kMlpBwdTile * (2 * 6 * 4 + 3 * 4) + kMlpBwdSmall <= kUbBytes, "UB, 4 bytes");
+static_assert(kMlpBwdTile <= kMlpBwdPartials * kMlpBwdPartials, "two reductions end a sum");
+
+// With y = w (act D), and g = d_y D' from the product before:
+//   d_w = g . act,  d_act = w g,  d_pre = SwiGLU'(d_act),  and w act for the gradient of D.
+template <typename T>
+class GroupedMlpBwd {
+ public:
+  __aicore__ inline void Init(GM_ADDR g, GM_ADDR pre, GM_ADDR row_weights, GM_ADDR d_pre,
+                              GM_ADDR act, GM_ADDR d_row_weights, const SwigluTiling& tiling,
+                              TPipe* pipe) {
+    g_ = Global<T>(g);
+    pre_ = Global<T>(pre);
+    row_weights_ = Global<float>(row_weights);
+    d_pre_ = Global<T>(d_pre);
+    act_ = Global<T>(act);
+    d_row_weights_ = Global<float>(d_row_weights);
+    F_ = tiling.F;
+    pipe->InitBuffer(in_, 2, 3 * kTile * sizeof(T));
+    pipe->InitBuffer(out_, 2, 3 * kTile * sizeof(T));
+    pipe->InitBuffer(floats_, (kIsFloat<T> ? 3 : 6) * kTile * sizeof(float));
+    pipe->InitBuffer(weights_, 1, kMlpBwdRows * sizeof(float));
+    pipe->InitBuffer(sums_, 2, kMlpBwdRows * sizeof(float));
+    pipe->InitBuffer(partials_, kMlpBwdPartials * sizeof(float));
+  }
+  __aicore__ inline void Process(const SwigluTiling& tiling) {
+    const Share share = MyShare(tiling.N);
+    for (uint64_t first = share.begin; first < share.end; first += kMlpBwdRows) {
+      const uint32_t count = Min(kMlpBwdRows, share.end - first);
+      LocalTensor<float> weights = weights_.AllocTensor<float>();
+      Load(weights, row_weights_[first], count);
+      weights_.EnQue(weights);
+      weights = weights_.DeQue<float>();
+      LocalTensor<float> sums = sums_.AllocTensor<float>();
+      for (uint32_t row = 0; row < count; row += tiling.rows) {
+        const uint32_t rows = Min(tiling.rows, count - row);
+        for (uint64_t column = 0; column < F_; column += tiling.columns) {
+          const Tile tile{first + row, column, rows,
+                          static_cast<uint32_t>(Min(tiling.columns, F_ - column))};
+          CopyIn(tile);
+          Compute(tile, weights[row]);
+          CopyOut(tile);
+        }
+        const uint32_t pitch = RoundUp(tiling.columns, kPerBlock<T>);
+        for (uint32_t i = 0; i < rows; ++i) Sum(sums[row + i], Dots()[i * pitch], tiling.columns);
+      }
+      weights_.FreeTensor(weights);
+      sums_.EnQue(sums);
+      sums = sums_.DeQue<float>();
+      Store(d_row_weights_[first], sums, count);
+      sums_.FreeTensor(sums);
+    }
+  }
+
+ private:
+  static constexpr uint32_t kTile = kMlpBwdTile;
+  struct Tile {
+    uint64_t row, column;
+    uint32_t rows, columns;
+  };
+
+  // g . act, summed over the parts of a row
+  __aicore__ inline LocalTensor<float> Dots() { return floats_.template Get<float>(); }
+
+  __aicore__ inline void CopyIn(const Tile& tile) {
+    LocalTensor<T> in = in_.template AllocTensor<T>();
+    const uint64_t at = tile.row * 2 * F_ + tile.column;
+    LoadTile(in, pre_[at], tile, 2 * F_);
+    LoadTile(in[kTile], pre_[at + F_], tile, 2 * F_);
+    LoadTile(in[2 * kTile], g_[tile.row * F_ + tile.column], tile, F_);
+    in_.EnQue(in);
+  }
+  __aicore__ inline void Compute(const Tile& tile, const LocalTensor<float>& weights) {
+    LocalTensor<T> in = in_.template DeQue<T>();
+    LocalTensor<T> out = out_.template AllocTensor<T>();
+    LocalTensor<float> tmp = Dots()[kTile], act = Dots()[2 * kTile];
+    const uint32_t pitch = RoundUp(tile.columns, kPerBlock<T>);
+    if constexpr (kIsFloat<T>) {
+      const LocalTensor<float> g = in[2 * kTile];
+      Weigh(tile, pitch, weights, out[2 * kTile], in, in[kTile], g, tmp);
+      Derive(out, out[kTile], in, in[kTile], g, tmp, act, tile.rows * pitch);
+    } else {
+      const uint32_t count = tile.rows * pitch;
+      LocalTensor<float> gate = Dots()[3 * kTile], up = Dots()[4 * kTile], g = Dots()[5 * kTile];
+      Widen(gate, in, count);
+      Widen(up, in[kTile], count);
+      Widen(g, in[2 * kTile], count);
+      Weigh(tile, pitch, weights, act, gate, up, g, tmp);
+      Narrow(out[2 * kTile], act, count);
+      // `up` is read before d_gate takes its place, `g` before d_up does
+      Derive(up, g, gate, up, g, tmp, act, count);
+      Narrow(out, up, count);
+      Narrow(out[kTile], g, count);
+    }
+    in_.FreeTensor(in);
+    out_.EnQue(out);
+  }
+  // The activation, its products with g, and both times the row's weight.
+  __aicore__ inline void Weigh(const Tile& tile, uint32_t pitch, const LocalTensor<float>& weights,
+                               const LocalTensor<float>& act, const LocalTensor<float>& gate,
+                               const LocalTensor<float>& up, const LocalTensor<float>& g,
+                               const LocalTensor<float>& tmp) {
+    const uint32_t count = tile.rows * pitch;
+    Activate(act, gate, up, tmp, count);
+    if (tile.column == 0) {
+      Mul(Dots(), g, act, count);
+    } else {
+      Mul(tmp, g, act, count);
+      Add(Dots(), Dots(), tmp, count);
+    }
+    for (uint32_t i = 0; i < tile.rows; ++i) {
+      const float weight = weights.GetValue(i);
+      Muls(act[i * pitch], act[i * pitch], weight, pitch);
+      Muls(g[i * pitch], g[i * pitch], weight, pitch);
+    }
+  }
+  // One float at any multiple of 4 bytes; the last part of the values has a mask of its own.
+  __aicore__ inline void Sum(const LocalTensor<float>& dst, const LocalTensor<float>& values,
+                             uint32_t count) {
+    LocalTensor<float> partials = partials_.Get<float>();
+    const uint32_t whole = count / kMlpBwdPartials, rest = count % kMlpBwdPartials;
+    if (whole != 0) {
+      ReduceRepeat<ReduceType::SUM>(partials, values, kMlpBwdPartials, whole, 1, 1, 8);
+    }
+    if (rest != 0) {
+      ReduceRepeat<ReduceType::SUM>(partials[whole], values[whole * kMlpBwdPartials], rest, 1, 1, 1,
+                                    8);
+    }
+    ReduceRepeat<ReduceType::SUM>(dst, partials, whole + (rest != 0 ? 1 : 0), 1, 1, 1, 8);
+  }
+  __aicore__ inline void CopyOut(const Tile& tile) {
+    LocalTensor<T> out = out_.template DeQue<T>();
+    const uint64_t at = tile.row * 2 * F_ + tile.column;
+    StoreTile(d_pre_[at], out, tile, 2 * F_);
+    StoreTile(d_pre_[at + F_], out[kTile], tile, 2 * F_);
+    StoreTile(act_[tile.row * F_ + tile.column], out[2 * kTile], tile, F_);
+    out_.FreeTensor(out);
+  }
+
+  GlobalTensor<T> g_, pre_, d_pre_, act_;
+  GlobalTensor<float> row_weights_, d_row_weights_;
+  uint64_t F_ = 0;
+  TQue<TPosition::VECIN, 1> in_, weights_;
+  TQue<TPosition::VECOUT, 1> out_, sums_;
+  TBuf<TPosition::VECCALC> floats_, partials_;
+};
+
+}  // namespace moge
+
+#endif  // MOGE_ASCEND_GROUPED_MLP_BWD_KERNEL_H_

@@ -1,0 +1,194 @@
+// Gate and up projections with SwiGLU behind them: a cube core multiplies, its two vector cores
+// activate, and the [N, 2F] between them stays in a small ring in L2.
+#ifndef MOGE_ASCEND_GROUPED_MLP_KERNEL_H_
+#define MOGE_ASCEND_GROUPED_MLP_KERNEL_H_
+
+#include "../grouped_gemm/grouped_gemm_kernel.h"
+#include "../swiglu/swiglu_kernel.h"
+#include "grouped_mlp_tiling.h"
+
+namespace moge {
+
+// A slot of the ring is one tile: m rows of gate columns, and behind them of the up columns of the
+// same numbers, rounded to the result's type as the backward pass reads them. While the vector
+// cores read one slot, the cube core fills the other.
+constexpr uint32_t kRingSlots = 2;
+constexpr uint32_t kHalves = 2;  // of a weight: gate and up
+constexpr uint32_t kHalfN = kTileN / kHalves;
+constexpr uint32_t kHalfElements = kTileM * kHalfN;
+constexpr uint32_t kSlotElements = kHalves * kHalfElements;
+constexpr uint16_t kSlotFilled = 0, kSlotFree = 1;  // flags between the cores
+
+// The cube core's side: each tile goes to the next slot.
+template <typename T>
+class ResultInRing {
+ public:
+  __aicore__ inline explicit ResultInRing(GM_ADDR ring)
+      : ring_(Global<T>(ring)[GetBlockIdx() * kRingSlots * kSlotElements]) {}
+  __aicore__ inline void operator()(const Tile& tile, const LocalTensor<float>& tile_l0) {
+    if (tiles_ >= kRingSlots) CrossCoreWaitFlag(kSlotFree);
+    const uint64_t slot = tiles_ % kRingSlots * kSlotElements;
+    for (uint32_t half = 0; half < kHalves; ++half) {
+      CopyOut(ring_[slot + half * kHalfElements], tile_l0[half * kHalfElements], tile.m, tile.n,
+              kHalfN);
+    }
+    CrossCoreSetFlag<2, PIPE_FIX>(kSlotFilled);
+    ++tiles_;
+  }
+  // Takes the flags of the last slots: none is left set.
+  __aicore__ inline void Finish() {
+    for (uint64_t i = 0; i < Min(tiles_, kRingSlots); ++i) CrossCoreWaitFlag(kSlotFree);
+  }
+
+ private:
+  GlobalTensor<T> ring_;
+  uint64_t tiles_ = 0;
+};
+
+// A vector core's side: of each tile, one half of the rows.
+template <typename T>
+class RingActivation {
+ public:
+  __aicore__ inline void Init(GM_ADDR offsets, GM_ADDR row_weights, GM_ADDR ring, GM_ADDR pre,
+                              GM_ADDR act, const GroupedMlpTiling& tiling) {
+    InitSocState();
+    const uint64_t core = GetBlockIdx() / GetSubBlockNum();
+    tiles_.Init(offsets, tiling.product, core);
+    ring_ = Global<T>(ring)[core * kRingSlots * kSlotElements];
+    row_weights_ = Global<float>(row_weights);
+    pre_ = Global<T>(pre);
+    act_ = Global<T>(act);
+    F_ = tiling.product.columns;
+    weighted_ = tiling.weighted != 0;
+    save_ = tiling.save != 0;
+    LocalMemAllocator<> ub;
+    for (uint32_t i = 0; i < 2; ++i) {
+      in_[i] = ub.Alloc<TPosition::VECIN, T>(2 * kChunk);
+      out_[i] = ub.Alloc<TPosition::VECOUT, T>(kChunk);
+      weight_[i] = ub.Alloc<TPosition::VECIN, float>(kChunkRows);
+    }
+    floats_ = ub.Alloc<TPosition::VECCALC, float>(kFloats * kChunk);
+  }
+  __aicore__ inline void Process() {
+    for (int32_t i = 0; i < 2; ++i) SetFlag<HardEvent::MTE3_MTE2>(i);
+    Tile tile;
+    for (uint64_t slot = 0; tiles_.Next(tile); slot = (slot + 1) % kRingSlots) {
+      const uint32_t n16 = RoundUp(tile.n, kFractal);
+      const uint32_t middle = tile.m / 2;
+      const uint32_t begin = GetSubBlockIdx() == 0 ? 0 : middle;
+      const uint32_t end = GetSubBlockIdx() == 0 ? middle : tile.m;
+      const uint32_t most = Min(kChunk / n16, kChunkRows);
+      CrossCoreWaitFlag(kSlotFilled);
+      for (uint32_t m = begin; m < end; m += most) {
+        const Chunk chunk{tile.row + tile.m0 + m, tile.n0,
+                          static_cast<uint32_t>(Min(most, end - m)), tile.n, n16};
+        CopyIn(chunk, slot * kSlotElements + m * kHalfN);
+        Compute(chunk);
+        CopyOut(chunk);
+        half_ ^= 1;
+      }
+      CrossCoreSetFlag<2, PIPE_MTE2>(kSlotFree);
+    }
+    for (int32_t i = 0; i < 2; ++i) WaitFlag<HardEvent::MTE3_MTE2>(i);
+  }
+
+ private:
+  // Elements of gate, of up and of the result that are in UB at a time, twice each; and floats.
+  static constexpr uint32_t kChunk = 4096;
+  static constexpr uint32_t kChunkRows = 128;
+  static constexpr uint32_t kFloats = kIsFloat<T> ? 1 : 3;
+  static_assert(2 * (3 * kChunk * sizeof(T) + kChunkRows * sizeof(float)) +
+                        kFloats * kChunk * sizeof(float) <=
+                    kUbBytes,
+                "UB");
+
+  struct Chunk {
+    uint64_t row;
+    uint32_t column, rows, columns, pitch;  // pitch: of a row in UB
+  };
+
+  // The halves of UB go round: free (MTE3_MTE2), filled (MTE2_V), computed (V_MTE3).
+  __aicore__ inline void CopyIn(const Chunk& chunk, uint64_t at) {
+    const LocalTensor<T>& in = in_[half_];
+    const DataCopyParams rows(chunk.rows, chunk.pitch / kPerBlock<T>,
+                              (kHalfN - chunk.pitch) / kPerBlock<T>, 0);
+    WaitFlag<HardEvent::MTE3_MTE2>(half_);
+    DataCopy(in, ring_[at], rows);
+    DataCopy(in[kChunk], ring_[at + kHalfElements], rows);
+    if (weighted_) Load(weight_[half_], row_weights_[chunk.row], chunk.rows);
+    SetFlag<HardEvent::MTE2_V>(half_);
+  }
+  __aicore__ inline void Compute(const Chunk& chunk) {
+    const LocalTensor<T>& in = in_[half_];
+    const uint32_t count = chunk.rows * chunk.pitch;
+    WaitFlag<HardEvent::MTE2_V>(half_);
+    if constexpr (kIsFloat<T>) {
+      Activate(out_[half_], in, in[kChunk], floats_, count);
+      Weigh(out_[half_], chunk);
+    } else {
+      LocalTensor<float> gate = floats_[kChunk], up = floats_[2 * kChunk];
+      Widen(gate, in, count);
+      Widen(up, in[kChunk], count);
+      Activate(gate, gate, up, floats_, count);
+      Weigh(gate, chunk);
+      Narrow(out_[half_], gate, count);
+    }
+    SetFlag<HardEvent::V_MTE3>(half_);
+  }
+  __aicore__ inline void Weigh(const LocalTensor<float>& act, const Chunk& chunk) {
+    if (!weighted_) return;
+    for (uint32_t i = 0; i < chunk.rows; ++i) {
+      const LocalTensor<float> row = act[i * chunk.pitch];
+      Muls(row, row, weight_[half_].GetValue(i), chunk.pitch);
+    }
+  }
+  __aicore__ inline void CopyOut(const Chunk& chunk) {
+    WaitFlag<HardEvent::V_MTE3>(half_);
+    Store(act_[chunk.row * F_ + chunk.column], out_[half_], chunk, F_);
+    if (save_) {
+      const GlobalTensor<T> pre = pre_[chunk.row * kHalves * F_ + chunk.column];
+      Store(pre, in_[half_], chunk, kHalves * F_);
+      Store(pre[F_], in_[half_][kChunk], chunk, kHalves * F_);
+    }
+    SetFlag<HardEvent::MTE3_MTE2>(half_);
+  }
+  __aicore__ inline void Store(const GlobalTensor<T>& dst, const LocalTensor<T>& src,
+                               const Chunk& chunk, uint64_t width) const {
+    const uint32_t filler = chunk.pitch / kPerBlock<T> - CeilDiv(chunk.columns, kPerBlock<T>);
+    DataCopyPad(dst, src,
+                DataCopyExtParams(chunk.rows, chunk.columns * sizeof(T), filler,
+                                  (width - chunk.columns) * sizeof(T), 0));
+  }
+
+  Tiles<T, false, kHalves> tiles_;
+  GlobalTensor<T> ring_, pre_, act_;
+  GlobalTensor<float> row_weights_;
+  uint64_t F_ = 0;
+  bool weighted_ = false, save_ = false;
+  LocalTensor<T> in_[2], out_[2];
+  LocalTensor<float> weight_[2], floats_;
+  int32_t half_ = 0;
+};
+
+template <typename T>
+__aicore__ inline void GroupedMlpUp(GM_ADDR rows, GM_ADDR weight, GM_ADDR offsets,
+                                    GM_ADDR row_weights, GM_ADDR ring, GM_ADDR pre, GM_ADDR act,
+                                    const GroupedMlpTiling& tiling) {
+  if ASCEND_IS_AIC {
+    TileProducts<T, Layout::kDepthInner, Layout::kDepthInner, kHalves> products;
+    products.Init(rows, weight, offsets, tiling.product);
+    ResultInRing<T> output(ring);
+    products.Process(output);
+    output.Finish();
+  }
+  if ASCEND_IS_AIV {
+    RingActivation<T> activation;
+    activation.Init(offsets, row_weights, ring, pre, act, tiling);
+    activation.Process();
+  }
+  PipeBarrier<PIPE_ALL>();
+}
+
+}  // namespace moge
+
+#endif  // MOGE_ASCEND_GROUPED_MLP_KERNEL_H_

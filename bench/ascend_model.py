@@ -1,0 +1,616 @@
+"""Modelled times of the Ascend C kernels at Pangu's shapes: modelled, not measured; on no NPU.
+
+The emulator's model of time (``csrc/emulator/timing.h``) is first held against every published time
+that it can express, then asked for each operator and for the layer, and drawn as a timeline.
+"""
+
+import argparse
+import csv
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pybind11
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from moge_ops import _C
+from moge_ops.ascend_kernels import (
+    grouped_gate,
+    grouped_gemm,
+    grouped_mlp,
+    load_balance_loss,
+    route,
+    swiglu,
+    unpermute,
+)
+
+BENCH = Path(__file__).parent
+RESULTS = BENCH / "results"
+NOTE = "modelled, not measured; on no NPU"
+H, E, G, F = 5120, 64, 8, 1344  # Pangu Pro MoE; k = 1, so K = G
+TOKENS = (1, 16, 128, 456, 2048, 8192)
+DEVICES = ("910B1", "910B4")
+BF16 = torch.bfloat16
+
+Row = dict[str, Any]
+Launch = dict[str, Any]
+
+
+# --- against published times ----------------------------------------------------------------------
+
+
+class Published(NamedTuple):
+    """A published figure, what models it, and why the two differ where they do."""
+
+    case: str
+    unit: str
+    value: float
+    kind: str  # calibrates <parameter> | predicted | another kernel
+    model: Callable[[ModuleType], float]
+    cause: str = ""
+
+
+def micros(launch: Launch) -> float:
+    return launch["times"]["seconds"] * 1e6
+
+
+def busy(launch: Launch, pipe: str) -> float:
+    """Microseconds of a pipe, on average over the cores."""
+    times = launch["times"]
+    cycles = [core["busy"].get(pipe, 0.0) for core in times["cores"]]
+    return sum(cycles) / len(cycles) / times["clock"] * 1e6
+
+
+def emulate(
+    call: Callable[[], Any], device: str = "910B1", cores: Sequence[int] = ()
+) -> list[Launch]:
+    """Launches of the call, with their times; nothing is computed."""
+    cube, _, _, _ = _C.devices()[device]
+    _C.set_emulation(cores=2 * cube, checks=False, counting=True)
+    _C.start_recording(device, list(cores))
+    try:
+        call()
+    finally:
+        launches = _C.stop_recording()
+        _C.set_emulation()
+    return launches
+
+
+def even_gemm(N: int, experts: int, out: int, inner: int) -> float:
+    """Our grouped product of float16, rows dealt out evenly; the second launch of two."""
+    rows = torch.empty(N, inner, dtype=torch.float16)
+    weight = torch.empty(experts, out, inner, dtype=torch.float16)
+    offsets = (torch.arange(experts + 1) * N // experts).int()
+
+    def twice() -> None:
+        for _ in range(2):
+            grouped_gemm.grouped_gemm_fwd(rows, weight, offsets)
+
+    return micros(emulate(twice)[-1])
+
+
+def our_swiglu(N: int, columns: int) -> float:
+    gate_up = torch.empty(N, columns, dtype=torch.float16)
+    return micros(emulate(lambda: [swiglu.swiglu_fwd(gate_up) for _ in range(2)])[-1])
+
+
+def published() -> Iterator[Published]:
+    """Ascend C best practices: data_copy, add and matmul on 910B1; FlagGems; tilelang-ascend."""
+    big = {"M": 12288, "N": 12288}
+
+    def copy(case: str, value: float, kind: str, cause: str = "", **shape: Any) -> Published:
+        return Published(case, "us", value, kind, lambda p: micros(p.copy(**shape)), cause)
+
+    strided = "rows of a stride reach 1.37 to 1.49 TB/s; the model's memory gives all rows 1.6"
+    conflict = "cores that read the same addresses at once wait for each other; not modelled"
+    for path, to_l1 in (("GM to UB", False), ("GM to L1", True)):
+        tiles = (
+            ((64, 64, 300.7, "calibrates NdToNzHead"), (64, 256, 230.24, "predicted"))
+            if to_l1
+            else (
+                (1, 64, 564.84, "calibrates CopyHead, Launch"),
+                (64, 64, 233.54, "predicted"),
+                (64, 1024, 215.82, "predicted"),
+            )
+        )
+        for m, n, value, kind in tiles:
+            yield copy(
+                f"{path}, tiles of {m} x {n}", value, kind, to_l1=to_l1, tile_m=m, tile_n=n, **big
+            )
+        n, values = (256, (438.76, 899.34, 414.96)) if to_l1 else (1024, (275.3, 828.06, 365.74))
+        yield copy(
+            f"{path}, unaligned rows",
+            values[0],
+            "calibrates the rule of cut lines",
+            to_l1=to_l1,
+            tile_m=64,
+            tile_n=n,
+            M=12288,
+            N=12287,
+        )
+        tile = {"to_l1": to_l1, "tile_m": 64, "tile_n": 1024, "repeats": 4, **big}
+        yield copy(f"{path}, four times", values[1], "predicted", strided, **tile)
+        port = "calibrates Piece" if to_l1 else "calibrates VectorPort"
+        yield copy(f"{path}, four times, a slice at a time", values[2], port, slices=4, **tile)
+        tile = {"to_l1": to_l1, "M": 6144, "N": 512, "tile_m": 256 if to_l1 else 128, "tile_n": 64}
+        same, apart = (278.56, 221.34) if to_l1 else (539.42, 328.88)
+        yield copy(f"{path}, all cores the same", same, "predicted", conflict, all=True, **tile)
+        yield copy(
+            f"{path}, all cores the same, staggered",
+            apart,
+            "predicted",
+            conflict,
+            all=True,
+            rotated=True,
+            **tile,
+        )
+
+    yield Published(
+        "Add, scalars, an element",
+        "cycles",
+        1233742.494e-6 / 8192**2 * 1.85e9,
+        "calibrates ScalarUb",
+        lambda p: p.add_scalars(4096)["times"]["cycles"] / 4096,
+    )
+    cases = (
+        ("1: one core", 6909.6, "calibrates Latency", (1, 4096, 1, False)),
+        ("2: 48 cores, 8 KB", 306.58, "predicted", (48, 4096, 1, False)),
+        ("3: 32 KB", 268.5, "predicted", (48, 16384, 1, False)),
+        ("4: double buffer", 264.02, "predicted", (48, 16256, 2, False)),
+        ("5: past L2", 187.68, "predicted", (48, 16256, 2, True)),
+    )
+    for name, value, kind, shape in cases:
+        yield Published(
+            f"Add, case {name}", "us", value, kind, lambda p, shape=shape: micros(p.add(*shape))
+        )
+    yield Published(
+        "Add, case 6: vec time, an instruction",
+        "cycles",
+        6.954e-6 * 1.85e9 / (8192**2 / 48 / 16256),
+        "calibrates VectorHead",
+        lambda p: busy(p.add(48, 16256, 2, True), "V") * 1850 / (8192**2 / 48 / 16256),
+    )
+
+    yield Published(
+        "Mmad 128 x 256 x 512 in eight",
+        "cycles",
+        4209,
+        "predicted",
+        lambda p: p.mmad()["times"]["cores"][0]["busy"]["M"],
+    )
+    runs: dict[tuple[int, ...], Launch] = {}
+
+    def matmul(p: ModuleType, *shape: int) -> Launch:
+        if shape not in runs:
+            runs[shape] = p.matmul(*shape)
+        return runs[shape]
+
+    yield Published(
+        "matmul 8192, one round", "us", 4121.16, "predicted", lambda p: micros(matmul(p, 1, 8, 4))
+    )
+    for pipe, name, value, kind in (
+        ("M", "mac", 3081.664, "calibrates MmadHead"),
+        ("MTE1", "mte1", 2538.348, "calibrates LoadHead"),
+        ("MTE2", "mte2", 3552.248, "predicted"),
+        ("FIX", "fixpipe, of case 7", 45.76, "calibrates FixpipePort"),
+        ("S", "scalar", 337.343, "calibrates Issue"),
+    ):
+        yield Published(
+            f"matmul 8192, {name} time",
+            "us",
+            value,
+            kind,
+            lambda p, pipe=pipe: busy(matmul(p, 1, 8, 4), pipe),
+        )
+    yield Published(
+        "matmul 8192, two rounds", "us", 4081.64, "predicted", lambda p: micros(matmul(p, 2, 8, 4))
+    )
+    yield Published(
+        "matmul 8192, high-level case 4",
+        "us",
+        5039.86,
+        "predicted",
+        lambda p: micros(matmul(p, 1, 2, 2)),
+        "rows of 256 bytes are dearer here than there; how many of B come at a time is not said",
+    )
+
+    other = "another kernel"
+    yield Published(
+        "torch.matmul 8192",
+        "us",
+        3630,
+        other,
+        lambda _: even_gemm(8192, 1, 8192, 8192),
+        "ours waits for rows of 512 bytes; theirs is a library's, 83 % of the peak",
+    )
+    for N, out, inner, value in (
+        (1024, 2048, 4096, 359.7),
+        (2560, 2048, 4096, 367),
+        (1024, 4096, 1024, 184),
+    ):
+        yield Published(
+            f"torch_npu grouped product [{N}, {inner}] x [32, {inner}, {out}]",
+            "us",
+            value,
+            other,
+            lambda _, shape=(N, 32, out, inner): even_gemm(*shape),
+        )
+    for N, columns, value, cause in (
+        (15000, 2048, 48.5, ""),
+        (10000, 65536, 1610, "theirs moves 1.22 TB/s there; ours is modelled at memory's rate"),
+    ):
+        yield Published(
+            f"npu_swiglu [{N}, {columns}]",
+            "us",
+            value,
+            other,
+            lambda _, shape=(N, columns): our_swiglu(*shape),
+            cause,
+        )
+
+
+def build() -> ModuleType:
+    """The kernels of bench/ascend as a module."""
+    folder = BENCH.parent / "build" / f"published-{sys.version_info.major}{sys.version_info.minor}"
+    command = ["cmake", "-S", str(BENCH / "ascend"), "-B", str(folder)]
+    command += [
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    ]
+    for each in (command, ["cmake", "--build", str(folder), "--parallel", "2"]):
+        subprocess.run(each, check=True, stdout=subprocess.DEVNULL)
+    (library,) = folder.glob("moge_published*.so")
+    spec = importlib.util.spec_from_file_location("moge_published", library)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_row(case: Published, module: ModuleType) -> Row:
+    modelled = case.model(module)
+    error = 100 * (modelled / case.value - 1)
+    return {
+        "source": "modelled",
+        "case": case.case,
+        "unit": case.unit,
+        "published": f"{case.value:.2f}",
+        "modelled": f"{modelled:.2f}",
+        "error_percent": f"{error:.1f}",
+        "kind": case.kind,
+        "cause": case.cause if abs(error) > 10 else "",
+    }
+
+
+# --- operators and layer --------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """One launch, and the least that it has to do."""
+
+    name: str
+    launch: str
+    bytes: float  # to and from memory
+    flops: float = 0
+    weights: float = 0  # bytes of the experts that have rows, which are read
+
+
+Part = tuple[str, list[Step], list[Launch]]
+
+
+def parts(T: int, device: str) -> Iterator[Part]:
+    """Operators and layer in bfloat16: what each part launches, and how it went.
+
+    L2 is empty before a part, as if other layers had come between.
+    """
+    N = T * G
+    tokens, hidden, wide, narrow = T * H * 2, N * H * 2, N * 4 * F, N * F * 2  # bytes of rows
+    gate_up, down = H * 4 * F, H * F * 2  # bytes of an expert's weights
+    product = 2 * N * H * F  # FLOPs of down; gate and up together take two
+
+    # these are decided by their data: they run with it
+    cube, vector, _, _ = _C.devices()[device]
+    assert vector == 2 * cube
+    _C.set_emulation(cores=vector, checks=False)
+    _C.start_recording(device)
+    logits = torch.randn(T, E, generator=torch.Generator().manual_seed(0)).to(BF16)
+    weights, experts, _ = grouped_gate.grouped_gate_fwd(
+        logits, G, 1, "softmax", None, None, False, 1.0
+    )
+    grouped_gate.grouped_gate_bwd(weights, logits, experts, G, "softmax", None, False, 1.0)
+    loss, f = load_balance_loss.load_balance_loss_fwd(logits, experts, "softmax")
+    load_balance_loss.load_balance_loss_bwd(loss, logits, f, "softmax")
+    row_to_slot, slot_to_row, offsets = route.route_fwd(experts, E, G)
+    scores, ids = T * E * 2, N * 4
+    small = [
+        Step("gate", "grouped_gate_fwd", scores + 2 * ids),
+        Step("gate, backward", "grouped_gate_bwd", 2 * scores + 2 * ids),
+        Step("balance loss", "load_balance_loss_fwd", scores + ids),
+        Step("balance loss, backward", "load_balance_loss_bwd", 2 * scores),
+        Step("route", "route_fwd", 3 * ids),
+    ]
+    yield "operator", small, _C.stop_recording()
+    used = int((offsets.diff() > 0).sum())
+
+    def rows(*shape: int) -> Tensor:
+        return torch.empty(*shape, dtype=BF16)  # nobody touches it, so it takes no memory
+
+    x, d_y, w_gate_up, w_down = rows(T, H), rows(T, H), rows(E, 2 * F, H), rows(E, H, F)
+    indices = (row_to_slot, slot_to_row, offsets)
+    up = Step(
+        "gate/up", "grouped_gemm_fwd", hidden + used * gate_up + wide, 2 * product, used * gate_up
+    )
+    calls: list[tuple[Step, Callable[[], Any]]] = [
+        (up, lambda: grouped_gemm.grouped_gemm_fwd(rows(N, H), w_gate_up, offsets)),
+        (Step("swiglu", "swiglu_fwd", wide + narrow), lambda: swiglu.swiglu_fwd(rows(N, 2 * F))),
+        (
+            Step("swiglu, backward", "swiglu_bwd", 2 * wide + narrow),
+            lambda: swiglu.swiglu_bwd(rows(N, F), rows(N, 2 * F)),
+        ),
+        (
+            Step("unpermute, backward", "unpermute_bwd", tokens + 2 * hidden),
+            lambda: unpermute.unpermute_bwd(d_y, rows(N, H), row_to_slot, slot_to_row, weights),
+        ),
+    ]
+    for step, call in calls:
+        yield "operator", [step], emulate(call, device)
+
+    permuted = tokens + hidden
+    into = Step("permute", "permute_fwd", permuted)
+    outof = Step("unpermute", "unpermute_fwd", permuted)
+    last = Step("down", "grouped_gemm_fwd", narrow + used * down + hidden, product, used * down)
+    for part, save in (("layer", False), ("layer, training", True)):
+        fused = up._replace(
+            name="gate/up and swiglu",
+            launch="grouped_mlp_up",
+            bytes=hidden + used * gate_up + narrow + save * wide,
+        )
+        yield (
+            part,
+            [into, fused, last, outof],
+            emulate(
+                lambda save=save: grouped_mlp.grouped_mlp_fwd(
+                    x, w_gate_up, w_down, weights, *indices, "output", save
+                ),
+                device,
+            ),
+        )
+    backward = [
+        Step("weights of rows", "permute_fwd", 2 * ids),
+        into._replace(name="permute d_y"),
+        last._replace(name="down, dX", launch="grouped_gemm_dx"),
+        Step("swiglu, backward, d_weights", "grouped_mlp_bwd", 2 * wide + 2 * narrow),
+        Step("d_weights of slots", "unpermute_fwd", 2 * ids),
+        up._replace(name="gate/up, dX", launch="grouped_gemm_dx"),
+        outof._replace(name="unpermute d_x"),
+        into,
+        Step("gate/up, dW", "grouped_gemm_dw", wide + hidden + E * gate_up, 2 * product),
+        Step("down, dW", "grouped_gemm_dw", hidden + narrow + E * down, product),
+    ]
+    yield (
+        "layer, backward",
+        backward,
+        emulate(
+            lambda: grouped_mlp.grouped_mlp_bwd(
+                d_y, x, w_gate_up, w_down, weights, *indices, rows(N, 2 * F), True, True
+            ),
+            device,
+        ),
+    )
+
+
+def describe(T: int, device: str, part: str, step: Step, launch: Launch) -> Row:
+    assert launch["name"] == step.launch, (step, launch["name"])
+    cube, vector, clock, rate = _C.devices()[device]
+    times = launch["times"]
+    seconds = times["cycles"] / clock  # without what a launch costs
+    shares: dict[tuple[str, str], float] = {}
+    for core, timed in zip(launch["cores"], times["cores"], strict=True):
+        of = {"AIC": cube, "AIV": vector}[core["kind"]] * times["cycles"]
+        for pipe, cycles in timed["busy"].items():
+            key = (core["kind"], pipe)
+            shares[key] = shares.get(key, 0.0) + cycles / of
+    kind, pipe = max(shares, key=lambda key: shares[key])
+    peak = cube * clock * 2 * 16**3
+    floor = max(step.bytes / rate, step.flops / peak)
+    return {
+        "source": "modelled",
+        "device": device,
+        "T": T,
+        "part": part,
+        "step": step.name,
+        "launch": step.launch,
+        "time_us": f"{times['seconds'] * 1e6:.2f}",
+        "without_launch_us": f"{seconds * 1e6:.2f}",
+        "bound": f"{kind} {pipe}",
+        "bound_percent": f"{100 * shares[kind, pipe]:.1f}",
+        "cube_percent": f"{100 * shares[('AIC', 'M')]:.1f}" if step.flops else "",
+        "weight_tb_s": f"{step.weights / seconds / 1e12:.3f}" if step.weights else "",
+        "memory_mb": f"{times['memory_bytes'] / 1e6:.2f}",
+        "floor_us": f"{floor * 1e6:.2f}",
+        "over_floor": f"{seconds / floor:.2f}",
+    }
+
+
+def table(T: int, device: str) -> list[Row]:
+    """A row for each launch, and a total for each part of the layer."""
+    result: list[Row] = []
+    for part, steps, launches in parts(T, device):
+        found = [
+            describe(T, device, part, step, launch)
+            for step, launch in zip(steps, launches, strict=True)
+        ]
+        result += found
+        if part != "operator":
+            total = dict.fromkeys(found[0], "")
+            total |= {key: found[0][key] for key in ("source", "device", "T", "part")}
+            total |= {"step": "total"}
+            for key in ("time_us", "without_launch_us", "memory_mb", "floor_us"):
+                total[key] = f"{sum(float(row[key]) for row in found):.2f}"
+            over = float(total["without_launch_us"]) / float(total["floor_us"])
+            result.append(total | {"over_floor": f"{over:.2f}"})
+    return result
+
+
+# --- picture --------------------------------------------------------------------------------------
+
+LANES = {
+    "AIC": (("MTE2", "#0072B2"), ("MTE1", "#56B4E9"), ("M", "#D55E00"), ("FIX", "#009E73")),
+    "AIV": (("MTE2", "#0072B2"), ("V", "#CC79A7"), ("MTE3", "#E69F00")),
+}
+MEANING = {
+    "MTE2": "memory to L1 or UB",
+    "MTE1": "L1 to L0",
+    "M": "products",
+    "FIX": "L0C to memory",
+    "V": "vectors",
+    "MTE3": "UB to memory",
+}
+
+
+def draw() -> Figure:
+    """A few tiles on one cube core, and on its two vector cores where the kernel has them."""
+    T = 2048
+    offsets = (torch.arange(E + 1) * (T * G // E)).int()
+    few = (torch.arange(E + 1) * 2).int()
+
+    def up(offsets: Tensor, fused: bool) -> Launch:
+        N = int(offsets[-1])
+        rows, weight = torch.empty(N, H, dtype=BF16), torch.empty(E, 2 * F, H, dtype=BF16)
+        if not fused:
+            call = lambda: grouped_gemm.grouped_gemm_fwd(rows, weight, offsets)  # noqa: E731
+            return emulate(call, cores=(0,))[0]
+        slots = torch.arange(N, dtype=torch.int32)
+        layer = (rows, weight, torch.empty(E, H, F, dtype=BF16), torch.ones(N, 1))
+        index = (slots, slots.view(N, 1), offsets)
+        launches = emulate(
+            lambda: grouped_mlp.grouped_mlp_fwd(*layer, *index, "output", False), cores=(0, 1, 2)
+        )
+        return next(launch for launch in launches if launch["name"] == "grouped_mlp_up")
+
+    panels = (
+        ("grouped product, gate/up, T 2048: two tiles", up(offsets, False), 1, 70.0),
+        ("the same, T 16: weights stream past the rows in L1", up(few, False), 1, 40.0),
+        (
+            "gate/up and SwiGLU in one kernel, T 2048: a cube core and its vector cores",
+            up(offsets, True),
+            1,
+            70.0,
+        ),
+    )
+    heights = [
+        sum(
+            len(LANES[core["kind"]])
+            for core in launch["cores"][: 3 if launch["cores"][1]["kind"] == "AIV" else 1]
+        )
+        for _, launch, _, _ in panels
+    ]
+    figure = Figure(figsize=(13, 0.42 * sum(heights) + 4.2), layout="constrained")
+    axes = figure.subplots(len(panels), 1, height_ratios=[height + 1 for height in heights])
+    for (title, launch, tile, width), panel in zip(panels, axes, strict=True):
+        clock = launch["times"]["clock"] / 1e6  # cycles in a microsecond
+        slices = launch["times"]["picture"]
+        ends = [end for core, pipe, _, _, end in slices if (core, pipe) == (0, "FIX")]
+        begin = ends[tile] - 0.3 * width * clock
+        finish = begin + width * clock
+        labels = []
+        for core in sorted({core for core, *_ in slices}):
+            kind = launch["cores"][core]["kind"]
+            for pipe, colour in LANES[kind]:
+                mine = [
+                    (max(start, begin), min(end, finish))
+                    for c, p, _, start, end in slices
+                    if (c, p) == (core, pipe) and end > begin and start < finish
+                ]
+                share = sum(end - start for start, end in mine) / (finish - begin)
+                who = kind if kind == "AIC" else f"{kind} {core - 1}"
+                labels.append(f"{who}  {pipe}, {MEANING[pipe]}   {share:4.0%}")
+                bars = [((start - begin) / clock, (end - start) / clock) for start, end in mine]
+                panel.broken_barh(
+                    bars,
+                    (len(labels) - 1 - 0.4, 0.8),
+                    color=colour,
+                    edgecolor="white",
+                    linewidth=0.4,
+                )
+        panel.set_yticks(range(len(labels)), labels, family="monospace", size=8)
+        panel.set(title=title, xlim=(0, width), xlabel="µs")
+        panel.invert_yaxis()
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"Which pipe is busy when, 910B1, bfloat16, E {E}, H {H}, F {F}: {NOTE}")
+    return figure
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+SHOWN = (
+    *("part", "step", "time_us", "without_launch_us", "bound", "bound_percent", "cube_percent"),
+    *("weight_tb_s", "floor_us", "over_floor"),
+)
+
+
+def show(console: Console, title: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    listing = Table(title=f"{title}: {NOTE}", title_justify="left")
+    for column in columns:
+        text = column in {
+            "case",
+            "unit",
+            "kind",
+            "cause",
+            "part",
+            "step",
+            "bound",
+            "parameter",
+            "origin",
+        }
+        listing.add_column(column, justify="left" if text else "right")
+    for row in rows:
+        listing.add_row(*(str(row[column]) for column in columns))
+    console.print(listing)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS, metavar="T")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the files")
+    args = parser.parse_args()
+    console = Console(width=160)
+    figures = [
+        {"parameter": name, "value": f"{value:.4g}", "unit": unit, "origin": origin}
+        for name, (value, unit, origin) in _C.time_parameters().items()
+    ]
+    show(console, "Figures of the model", figures, list(figures[0]))
+    module = build()
+    check = [check_row(case, module) for case in published()]
+    write(args.out / "ascend_model_check.csv", check)
+    show(console, "Published and modelled", check, list(check[0])[1:])
+    rows: list[Row] = []
+    for device in DEVICES:
+        for T in args.tokens:
+            found = table(T, device)
+            rows += found
+            show(console, f"{device}, T {T}", found, SHOWN)
+    write(args.out / "ascend_model.csv", rows)
+    draw().savefig(args.out / "ascend_timeline.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

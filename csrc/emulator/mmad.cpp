@@ -1,0 +1,129 @@
+// The arithmetic of Mmad: fractals to float once, then rows of 16 columns at a time.
+#include "mmad.h"
+
+#include <vector>
+
+namespace emulator {
+
+namespace {
+
+constexpr uint32_t kSide = 16;  // rows and columns of a result fractal
+constexpr uint32_t kRows = 2;   // of A that share the loads of B
+// left to the compiler, loops over arrays were anything between 2 and 20 GFLOP/s
+using Vector = float __attribute__((vector_size(16)));
+constexpr uint32_t kVectors = kSide * sizeof(float) / sizeof(Vector);
+
+// One row of a fractal; the products of two 8- or 16-bit values are exact in float.
+void ToFloat(DType dtype, const uint8_t* from, float* to, uint32_t count) {
+  switch (dtype) {
+    case DType::kHalf:
+      for (uint32_t i = 0; i < count; ++i) {
+        uint16_t bits;
+        std::memcpy(&bits, from + 2 * i, sizeof bits);
+        to[i] = HalfToFloat(bits);
+      }
+      return;
+    case DType::kBfloat16:
+      for (uint32_t i = 0; i < count; ++i) {
+        uint16_t bits;
+        std::memcpy(&bits, from + 2 * i, sizeof bits);
+        to[i] = BitsFloat(static_cast<uint32_t>(bits) << 16);
+      }
+      return;
+    case DType::kFloat:
+      std::memcpy(to, from, count * sizeof(float));
+      return;
+    default:
+      for (uint32_t i = 0; i < count; ++i) to[i] = static_cast<int8_t>(from[i]);
+  }
+}
+
+// Adds 16 rows by 16 columns to `c`: the terms of a chunk first, then the chunks one by one. The
+// sum of a chunk of 8-bit products is below 2^24, so it is exact, too.
+template <typename C>
+void AddTile(const float* __restrict a, uint32_t pitch, const float* __restrict b, uint32_t chunks,
+             uint32_t chunk, uint32_t rows, C* __restrict c) {
+  for (uint32_t first = 0; first < rows; first += kRows) {
+    const float* row = a + first * pitch;
+    const float* column = b;
+    for (uint32_t at = 0; at < chunks * chunk; at += chunk) {
+      Vector part[kRows][kVectors] = {};
+      for (uint32_t k = 0; k < chunk; ++k, column += kSide) {
+        Vector line[kVectors];
+        std::memcpy(line, column, sizeof line);
+        for (uint32_t r = 0; r < kRows; ++r) {
+          for (uint32_t j = 0; j < kVectors; ++j) part[r][j] += row[r * pitch + at + k] * line[j];
+        }
+      }
+      float sums[kRows * kSide];
+      std::memcpy(sums, part, sizeof sums);
+      C* to = c + first * kSide;
+      for (uint32_t i = 0; i < kRows * kSide; ++i) to[i] += static_cast<C>(sums[i]);
+    }
+  }
+}
+
+template <typename C>
+void MultiplyInto(const ProductShape& shape, const float* a, const float* b, const uint8_t* bias,
+                  uint8_t* c) {
+  const uint32_t depth = shape.k_fractals * shape.k_side;
+  const uint32_t m_fractals = (shape.m + kSide - 1) / kSide;
+  const uint32_t n_fractals = (shape.n + kSide - 1) / kSide;
+  for (uint32_t column = 0; column < n_fractals; ++column) {
+    for (uint32_t row = 0; row < m_fractals; ++row) {
+      C tile[kSide * kSide] = {};
+      uint8_t* to = c + (column * m_fractals + row) * sizeof tile;
+      if (!shape.init) std::memcpy(tile, to, sizeof tile);
+      for (uint32_t i = 0; bias != nullptr && i < kSide; ++i) {
+        const uint32_t columns = std::min(kSide, shape.n - column * kSide);
+        std::memcpy(tile + i * kSide, bias + column * kSide * sizeof(C), columns * sizeof(C));
+      }
+      AddTile(a + row * kSide * depth, depth, b + column * kSide * depth, shape.k_fractals,
+              shape.k_side, std::min(kSide, shape.m - row * kSide), tile);
+      std::memcpy(to, tile, sizeof tile);
+    }
+  }
+}
+
+}  // namespace
+
+void MultiplyFractals(const ProductShape& shape, const uint8_t* a, const uint8_t* b,
+                      const uint8_t* bias, uint8_t* c) {
+  // what lies beyond k in the last fractal is not part of the product
+  const uint32_t depth = shape.k_fractals * shape.k_side;
+  const uint32_t m_fractals = (shape.m + kSide - 1) / kSide;
+  const uint32_t n_fractals = (shape.n + kSide - 1) / kSide;
+  const uint32_t bytes = SizeOf(shape.dtype);
+  thread_local std::vector<float> left;
+  thread_local std::vector<float> right;
+  left.assign(m_fractals * kSide * depth, 0.0f);
+  right.assign(n_fractals * kSide * depth, 0.0f);
+  if (shape.m == 1) {
+    ToFloat(shape.dtype, a, left.data(), shape.k);
+  } else {
+    for (uint32_t i = 0; i < shape.m; ++i) {
+      const uint8_t* row = a + (i / kSide * shape.a_pitch * kSide + i % kSide) * 32;
+      for (uint32_t k = 0; k < shape.k; k += shape.k_side) {
+        ToFloat(shape.dtype, row + k * bytes * kSide, left.data() + i * depth + k,
+                std::min(shape.k_side, shape.k - k));
+      }
+    }
+  }
+  for (uint32_t k = 0; k < shape.k; k += shape.k_side) {
+    const uint32_t count = std::min(shape.k_side, shape.k - k);
+    for (uint32_t i = 0; i < shape.n; ++i) {
+      const uint32_t fractal = k / shape.k_side * n_fractals + i / kSide;
+      float row[32];
+      ToFloat(shape.dtype, b + (fractal * kSide + i % kSide) * 32, row, count);
+      float* to = right.data() + (i / kSide * depth + k) * kSide + i % kSide;
+      for (uint32_t j = 0; j < count; ++j) to[j * kSide] = row[j];
+    }
+  }
+  if (shape.dtype == DType::kInt8) {
+    MultiplyInto<int32_t>(shape, left.data(), right.data(), bias, c);
+  } else {
+    MultiplyInto<float>(shape, left.data(), right.data(), bias, c);
+  }
+}
+
+}  // namespace emulator

@@ -1,0 +1,19 @@
+// What the launches of grouped products share.
+#ifndef MOGE_CSRC_GROUPED_GEMM_H_
+#define MOGE_CSRC_GROUPED_GEMM_H_
+
+#include "../ascend_kernels/grouped_gemm/grouped_gemm_tiling.h"
+#include "ops.h"
+
+namespace moge {
+
+// Raises ValueError for sizes that a field of the kernels cannot hold.
+void CheckGemm(const char* op, const GemmShape& shape);
+// Sizes of one expert's result, and the depth; 0 for what is ragged.
+GroupedGemmTiling GemmTiling(const GemmShape& shape, int64_t rows, int64_t columns, int64_t depth);
+// Cores for a result of so many rows of all experts, in tiles that are 16 columns wide at least.
+int64_t GemmBlocks(int64_t rows, int64_t experts, int64_t columns, Cores cores);
+
+}  // namespace moge
+
+#endif  // MOGE_CSRC_GROUPED_GEMM_H_

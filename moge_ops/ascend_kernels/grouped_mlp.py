@@ -1,0 +1,111 @@
+"""The expert layer in Ascend C: its parts, with SwiGLU behind the first product."""
+
+import torch
+from torch import Tensor
+
+from moge_ops import _C
+
+from ._common import dtype_of, pointer, stream
+from .grouped_gemm import grouped_gemm_dw, grouped_gemm_dx, grouped_gemm_fwd
+from .permute import permute_fwd
+from .unpermute import unpermute_fwd
+
+
+def _row_weights(weights: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
+    """``[T, K] -> [N]`` float32, in the order of the rows."""
+    slots = weights.float().reshape(-1, 1)
+    return permute_fwd(slots, row_to_slot, slot_to_row.reshape(-1, 1)).flatten()
+
+
+def _up(
+    rows: Tensor, w_gate_up: Tensor, offsets: Tensor, row_weights: Tensor | None, save: bool
+) -> tuple[Tensor, Tensor]:
+    """``[N, H], [E, 2F, H], [E + 1], [N] -> act [N, F], pre [N, 2F]``."""
+    dtype = dtype_of("x", rows)
+    rows, w_gate_up, offsets = rows.contiguous(), w_gate_up.contiguous(), offsets.contiguous()
+    N, (E, F2, H) = rows.shape[0], w_gate_up.shape
+    shape = _C.GemmShape(N, E, F2, H)
+    act, pre = rows.new_empty(N, F2 // 2), rows.new_empty(N if save else 0, F2)
+    ring = rows.new_empty(_C.grouped_mlp_ring(shape))
+    _C.grouped_mlp_up(
+        pointer(rows),
+        pointer(w_gate_up),
+        pointer(offsets),
+        pointer(row_weights),
+        pointer(ring),
+        pointer(pre),
+        pointer(act),
+        shape,
+        dtype,
+        stream(rows),
+    )
+    return act, pre
+
+
+def grouped_mlp_fwd(
+    x: Tensor,
+    w_gate_up: Tensor,
+    w_down: Tensor,
+    weights: Tensor,
+    row_to_slot: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    weight_on: str,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``."""
+    early = weight_on == "activation"
+    row_weights = _row_weights(weights, row_to_slot, slot_to_row) if early else None
+    rows = permute_fwd(x, row_to_slot, slot_to_row)
+    act, pre = _up(rows, w_gate_up, offsets, row_weights, save)
+    out = grouped_gemm_fwd(act, w_down, offsets)
+    return unpermute_fwd(out, row_to_slot, slot_to_row, None if early else weights), pre
+
+
+def _down_bwd(g: Tensor, pre: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``[N, F], [N, 2F], [N] -> d_pre [N, 2F], weighted act [N, F], d_row_weights [N]``."""
+    d_pre, act, d_row_weights = (torch.empty_like(x) for x in (pre, g, row_weights))
+    _C.grouped_mlp_bwd(
+        pointer(g),
+        pointer(pre),
+        pointer(row_weights),
+        pointer(d_pre),
+        pointer(act),
+        pointer(d_row_weights),
+        *g.shape,
+        dtype_of("x", g),
+        stream(g),
+    )
+    return d_pre, act, d_row_weights
+
+
+def grouped_mlp_bwd(
+    d_y: Tensor,
+    x: Tensor,
+    w_gate_up: Tensor,
+    w_down: Tensor,
+    weights: Tensor,
+    row_to_slot: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    pre: Tensor,
+    need_d_x: bool,
+    need_d_w: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``d_y [T, H] -> d_x, d_w_gate_up, d_w_down, d_weights``; empty where not needed."""
+    row_weights = _row_weights(weights, row_to_slot, slot_to_row)
+    d_out = permute_fwd(d_y, row_to_slot, slot_to_row)  # [N, H], not yet times the weight
+    g = grouped_gemm_dx(d_out, w_down, offsets)  # [N, F]
+    d_pre, act, d_row_weights = _down_bwd(g, pre, row_weights)
+    slots = slot_to_row.reshape(-1, 1)
+    d_weights = unpermute_fwd(d_row_weights.unsqueeze(1), row_to_slot, slots, None)  # [T * K, 1]
+
+    d_x, d_w_gate_up, d_w_down = x.new_empty(0, x.shape[1]), x.new_empty(0), x.new_empty(0)
+    if need_d_x:
+        d_rows = grouped_gemm_dx(d_pre, w_gate_up, offsets)  # [N, H]
+        d_x = unpermute_fwd(d_rows, row_to_slot, slot_to_row, None)
+    if need_d_w:
+        rows = permute_fwd(x, row_to_slot, slot_to_row)  # [N, H]
+        d_w_gate_up = grouped_gemm_dw(d_pre, rows, offsets)
+        d_w_down = grouped_gemm_dw(d_out, act, offsets)
+    return d_x, d_w_gate_up, d_w_down, d_weights.to(weights.dtype).view_as(weights)

@@ -1,0 +1,152 @@
+// Kernels whose times can be worked out by hand; tests/test_ascend_model.py does.
+#include "kernel_operator.h"
+#include "kernels.h"
+
+namespace moge_tests {
+
+using namespace AscendC;
+
+namespace {
+
+constexpr uint32_t kTile = 2048;  // floats, 8 KB
+
+GlobalTensor<float> Global(GM_ADDR address) {
+  GlobalTensor<float> tensor;
+  tensor.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(address));
+  return tensor;
+}
+LocalTensor<float> Tile(uint32_t number) {
+  return LocalTensor<float>(TPosition::VECCALC, number * kTile * sizeof(float), kTile);
+}
+
+// Four tiles are read and changed; tile i goes to buffer i % buffers.
+template <uint32_t buffers>
+__aicore__ void Buffered(GM_ADDR x, GM_ADDR, GM_ADDR) {
+  InitSocState();
+  for (uint32_t i = 0; i < buffers; ++i) SetFlag<HardEvent::V_MTE2>(i);
+  for (uint32_t i = 0; i < 4; ++i) {
+    const uint32_t buffer = i % buffers;
+    WaitFlag<HardEvent::V_MTE2>(buffer);
+    DataCopy(Tile(buffer), Global(x)[i * kTile], kTile);
+    SetFlag<HardEvent::MTE2_V>(buffer);
+    WaitFlag<HardEvent::MTE2_V>(buffer);
+    Exp(Tile(buffer), Tile(buffer), kTile);
+    SetFlag<HardEvent::V_MTE2>(buffer);
+  }
+  for (uint32_t i = 0; i < buffers; ++i) WaitFlag<HardEvent::V_MTE2>(i);
+  PipeBarrier<PIPE_ALL>();
+}
+
+// The same with queues.
+__aicore__ void Queued(GM_ADDR x, GM_ADDR, GM_ADDR) {
+  TPipe pipe;
+  TQue<TPosition::VECIN, 1> queue;
+  pipe.InitBuffer(queue, 2, kTile * sizeof(float));
+  for (uint32_t i = 0; i < 4; ++i) {
+    LocalTensor<float> tile = queue.AllocTensor<float>();
+    DataCopy(tile, Global(x)[i * kTile], kTile);
+    queue.EnQue(tile);
+    tile = queue.DeQue<float>();
+    Exp(tile, tile, kTile);
+    queue.FreeTensor(tile);
+  }
+}
+
+__aicore__ void Vectors(GM_ADDR, GM_ADDR, GM_ADDR) {
+  InitSocState();
+  Duplicate(Tile(0), 1.0f, kTile);
+  Add(Tile(1), Tile(0), Tile(0), kTile);
+  Exp(Tile(1), Tile(0), kTile);
+  Exp(Tile(1).ReinterpretCast<half>(), Tile(0).ReinterpretCast<half>(), kTile);
+  Cast(Tile(1).ReinterpretCast<half>(), Tile(0), RoundMode::CAST_NONE, kTile);
+  const float first = Tile(0).GetValue(0);
+  Adds(Tile(1), Tile(0), first, kTile);
+  PipeBarrier<PIPE_ALL>();
+}
+
+// Past L2, so that every core reads from memory.
+__aicore__ void Crowd(GM_ADDR x, GM_ADDR, GM_ADDR) {
+  InitSocState();
+  GlobalTensor<float> source = Global(x);
+  source.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
+  for (uint32_t i = 0; i < 8; ++i) DataCopy(Tile(i), source[i * kTile], kTile);
+  PipeBarrier<PIPE_ALL>();
+}
+
+// Block 0 has more to do before they meet.
+__aicore__ void Meeting(GM_ADDR x, GM_ADDR, GM_ADDR z) {
+  InitSocState();
+  const uint32_t tiles = GetBlockIdx() == 0 ? 4 : 1;
+  DataCopy(Tile(0), Global(x), kTile);
+  SetFlag<HardEvent::MTE2_MTE3>(0);
+  WaitFlag<HardEvent::MTE2_MTE3>(0);
+  for (uint32_t i = 0; i < tiles; ++i) {
+    DataCopy(Global(z)[(GetBlockIdx() * 4 + i) * kTile], Tile(0), kTile);
+  }
+  SyncAll();
+  Duplicate(Tile(1), 1.0f, kTile);
+  PipeBarrier<PIPE_ALL>();
+}
+
+// The cube core's product goes out under a unit flag and to its vector cores.
+__aicore__ void Handed(GM_ADDR x, GM_ADDR, GM_ADDR z) {
+  InitSocState();
+  constexpr uint32_t kSide = 64;
+  if ASCEND_IS_AIC {
+    const LocalTensor<float> left(TPosition::A1, 0, kSide * kSide);
+    const LocalTensor<float> a(TPosition::A2, 0, kSide * kSide);
+    const LocalTensor<float> b(TPosition::B2, 0, kSide * kSide);
+    const LocalTensor<float> c(TPosition::CO1, 0, kSide * kSide);
+    SetMMRowMajor();
+    DataCopy(left, Global(x), Nd2NzParams(1, kSide, kSide, 0, kSide, kSide, 1, 0));
+    SetFlag<HardEvent::MTE2_MTE1>(0);
+    WaitFlag<HardEvent::MTE2_MTE1>(0);
+    LoadData(a, left, LoadData2DParams(0, kSide * kSide * 4 / 512, 1, 0, 0, false, 0));
+    LoadData(b, left, LoadData2DParams(0, kSide * kSide * 4 / 512, 1, 0, 0, false, 0));
+    SetFlag<HardEvent::MTE1_M>(0);
+    WaitFlag<HardEvent::MTE1_M>(0);
+    MmadParams product;
+    product.m = product.n = product.k = kSide;
+    product.unitFlag = 3;
+    product.cmatrixInitVal = true;
+    Mmad(c, a, b, product);
+    FixpipeParamsV220 params(kSide, kSide, kSide, kSide, false);
+    params.unitFlag = 3;
+    Fixpipe<float, float, CFG_ROW_MAJOR>(Global(z), c, params);
+    CrossCoreSetFlag<2, PIPE_FIX>(0);
+  }
+  if ASCEND_IS_AIV {
+    CrossCoreWaitFlag(0);
+    DataCopy(Tile(0), Global(z)[GetSubBlockIdx() * kTile], kTile);
+  }
+  PipeBarrier<PIPE_ALL>();
+}
+
+emulator::Options Launch(emulator::KernelType kernel, uint32_t blocks) {
+  emulator::Options options;
+  options.kernel = kernel;
+  options.blocks = blocks;
+  options.device = &emulator::Devices()[0];
+  const uint32_t cores = kernel == emulator::KernelType::kMix ? 3 * blocks : blocks;
+  for (uint32_t core = 0; core < cores; ++core) options.pictured.push_back(core);
+  return options;
+}
+
+}  // namespace
+
+const std::vector<Case>& Schedules() {
+  using emulator::KernelType;
+  static const std::vector<Case> cases = {
+      {"one buffer", &Buffered<1>, Launch(KernelType::kVector, 1)},
+      {"two buffers", &Buffered<2>, Launch(KernelType::kVector, 1)},
+      {"queue", &Queued, Launch(KernelType::kVector, 1)},
+      {"vectors", &Vectors, Launch(KernelType::kVector, 1)},
+      {"one reads", &Crowd, Launch(KernelType::kVector, 1)},
+      {"all read", &Crowd, Launch(KernelType::kVector, 48)},
+      {"meeting", &Meeting, Launch(KernelType::kMixVector, 2)},
+      {"handed", &Handed, Launch(KernelType::kMix, 1)},
+  };
+  return cases;
+}
+
+}  // namespace moge_tests
