@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest check typecheck-ascend demo train-demo \
-	balance bench ascend-counters ascend-model clean
+	balance bench gpu gpu-wheels ascend-counters ascend-model clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -82,8 +82,17 @@ bench: .venv/made ## benchmarks into bench/results; options: ARGS=...
 	@.venv/bin/python bench/run.py $(ARGS)
 	@.venv/bin/python bench/plots.py
 
+gpu: ## checks and benchmarks on a GPU, 9 minutes, nothing is installed; options: ARGS=...
+	@$(PYTHON) bench/gpu.py $(ARGS)
+
+gpu-wheels: ## the peers' wheels into .whl, for a machine without network
+	@rm -rf .whl
+	@$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+		--dest .whl -r requirements/peers.txt
+	@du -sh .whl
+
 clean: ## remove environments, builds and caches
-	@rm -rf .venv .venv-triton36 .venv-wheel build dist out moge_ops/_C.*.so moge_ops/_C.txt *.egg-info .hypothesis .benchmarks .*_cache
+	@rm -rf .venv .venv-triton36 .venv-wheel .whl build dist out moge_ops/_C.*.so moge_ops/_C.txt *.egg-info .hypothesis .benchmarks .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # stamps: an environment is brought up to date only when its requirements have changed
@@ -91,7 +100,7 @@ SETUP := pyproject.toml setup.py requirements/test.txt
 # the extension is built with an environment; CMake knows what of it is out of date
 EXTENSION := $(shell git ls-files -co --exclude-standard csrc ascend_kernels)
 
-.venv/made: $(SETUP) $(EXTENSION) requirements/dev.txt requirements/triton-newest.txt
+.venv/made: $(SETUP) $(EXTENSION) requirements/dev.txt requirements/peers.txt requirements/triton-newest.txt
 	$(say) '.venv: $(TORCH), newest Triton, developer tools'
 	@$(PYTHON) -m venv .venv
 	@$(call pip,.venv) "$(TORCH)" -r requirements/dev.txt -e '.[models,bench,test]'

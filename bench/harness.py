@@ -101,6 +101,69 @@ class Plan(NamedTuple):
 SMOKE_PLAN = Plan(0.0, (3, 3), 0.0)
 
 
+# written between two samples: larger than any GPU's L2 cache
+FLUSHED = 2**28
+
+
+def host_sampler(
+    variants: Mapping[str, Callable[[], object]],
+) -> Callable[[str, int], float]:
+    """Seconds of one call by the host's clock, the mean of several."""
+
+    def sample(name: str, calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            variants[name]()
+        return (time.perf_counter() - start) / calls
+
+    return sample
+
+
+def event_sampler(
+    variants: Mapping[str, Callable[[], object]], device: str = "cuda"
+) -> Callable[[str, int], float]:
+    """Seconds of one call on the GPU, by events around it; its L2 cache is flushed before.
+
+    The flush is repeated for as long as the host needs to issue the call, so that the kernels
+    stand in the queue when the first of them starts: launches cost nothing, as in a CUDA graph. A
+    call that waits for the device pays for that, up to the last flush.
+    """
+    cache = torch.empty(FLUSHED, dtype=torch.int8, device=device)
+    flushes: dict[str, int] = {}
+
+    def timed(run: Callable[[], object]) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) * 1e-3
+
+    def flushes_for(run: Callable[[], object]) -> int:
+        run()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        issued = time.perf_counter() - start
+        torch.cuda.synchronize()
+        cache.zero_()
+        # 1.5: the host is not equally fast every time
+        return min(32, math.ceil(1.5 * issued / timed(cache.zero_)) + 1)
+
+    def sample(name: str, calls: int) -> float:
+        run = variants[name]
+        if name not in flushes:
+            flushes[name] = flushes_for(run)
+        total = 0.0
+        for _ in range(calls):
+            for _ in range(flushes[name]):
+                cache.zero_()
+            total += timed(run)
+        return total / calls
+
+    return sample
+
+
 def interleave(
     variants: Mapping[str, Callable[[], object]], plan: Plan, device: str = "cpu"
 ) -> dict[str, Timing]:
@@ -109,13 +172,7 @@ def interleave(
     Every round calls every variant, each in an order of its own: what ran before decides what is
     left in the caches.
     """
-
-    def sample(name: str, calls: int) -> float:
-        start = time.perf_counter()
-        for _ in range(calls):
-            variants[name]()
-        synchronize(device)
-        return (time.perf_counter() - start) / calls
+    sample = event_sampler(variants) if device == "cuda" else host_sampler(variants)
 
     def calls_of(name: str) -> int:
         sample(name, 1)  # warm-up
@@ -148,10 +205,15 @@ class Ceiling(NamedTuple):
 
 
 def ceilings(dtype: torch.dtype, device: str = "cpu", *, smoke: bool = False) -> dict[str, Ceiling]:
-    """``dense``: a 2048³ product in ``dtype``. ``copy``: 256 MiB to another place."""
-    n = 64 if smoke else 2048
+    """``dense``: a 2048³ product in ``dtype``. ``copy``: 256 MiB to another place.
+
+    On a GPU 8192³ and 2 GiB, which fill it and pass its caches.
+    """
+    gpu = device == "cuda"
+    n = 64 if smoke else 8192 if gpu else 2048
     a, b, c = (torch.randn(n, n, device=device).to(dtype) for _ in range(3))
-    source = torch.ones(2**10 if smoke else 2**25, dtype=torch.float64, device=device)
+    elements = 2**10 if smoke else 2**28 if gpu else 2**25
+    source = torch.ones(elements, dtype=torch.float64, device=device)
     target = torch.zeros_like(source)
     return {
         "dense": Ceiling(lambda: torch.mm(a, b, out=c), Work(2 * n**3, 3 * n * n * dtype.itemsize)),
@@ -189,7 +251,7 @@ def _machine(device: str) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _revision() -> str:
+def revision() -> str:
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty"],
@@ -199,10 +261,10 @@ def _revision() -> str:
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return ""  # an unpacked archive
+        return os.environ.get("MOGE_OPS_REVISION", "")  # an unpacked archive, or no git
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -220,8 +282,8 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "huge_pages": os.environ["THP_MEM_ALLOC_ENABLE"],
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": _version("transformers"),
-        "revision": _revision(),
+        "transformers": version("transformers"),
+        "revision": revision(),
     }
 
 
@@ -239,7 +301,7 @@ def measured(timing: Timing, work: Work) -> dict[str, Any]:
     }
 
 
-def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def append(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
     """Appends rows to a CSV, with its header if the file is new.
 
     Raises:
@@ -250,10 +312,10 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if not new:
         with path.open(newline="") as file:
             header = next(csv.reader(file), [])
-        if header != COLUMNS:
-            raise ValueError(f"{path.name} must have the columns {COLUMNS}, got {header}")
+        if header != list(columns):
+            raise ValueError(f"{path.name} must have the columns {list(columns)}, got {header}")
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer = csv.DictWriter(file, columns, restval="")
         if new:
             writer.writeheader()
         writer.writerows(rows)

@@ -5,7 +5,11 @@ from the logits; a peer gets the chosen ids for nothing and computes their weigh
 softmax and a gather, as a Hugging Face router does.
 """
 
-from collections.abc import Callable
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -42,13 +46,29 @@ class Problem(NamedTuple):
         return self.x, self.w_gate_up, self.w_down, self.logits
 
 
-def problem(s: Sizes, dtype: torch.dtype, device: str = "cpu") -> Problem:
+def zipf_logits(T: int, E: int, dtype: torch.dtype) -> Tensor:
+    """``[T, E]`` logits under which the expert of rank r is chosen first with probability ~ 1/r.
+
+    The largest of log-probability plus Gumbel noise is a draw from these probabilities. Rounded
+    to multiples of 1/8, as those of :func:`moge_ops.testing.spaced_logits`.
+    """
+    popularity = -(torch.randperm(E) + 1.0).log()
+    noise = -torch.empty(T, E).exponential_().log()
+    return ((popularity + noise).clamp(-16.0, 16.0) * 8.0).round().div(8.0).to(dtype)
+
+
+ROUTERS = {"uniform": spaced_logits, "zipf": zipf_logits}
+
+
+def problem(
+    s: Sizes, dtype: torch.dtype, device: str = "cpu", *, router: str = "uniform"
+) -> Problem:
     """Random inputs at the scale of a trained layer's; the leaves are parameters."""
 
     def leaf(x: Tensor, scale: float = 1.0) -> Parameter:
         return Parameter((x * scale).to(dtype))
 
-    logits = spaced_logits(s.T, s.E, dtype).to(device)
+    logits = ROUTERS[router](s.T, s.E, dtype).to(device)
     return Problem(
         s,
         leaf(torch.randn(s.T, s.H, device=device)),
@@ -115,13 +135,101 @@ def torch_grouped_mm(p: Problem) -> Run:
 
     def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
         weights = _weights(logits, p.ids)
-        order = p.ids.flatten().argsort(stable=True)  # [N]
-        ends = torch.bincount(p.ids.flatten(), minlength=p.s.E).cumsum(0).int()  # [E]
+        ids, order = p.ids.flatten().sort(stable=True)  # [N]
+        experts = torch.arange(p.s.E, device=x.device)
+        # not bincount, which makes the host wait for a GPU
+        ends = torch.searchsorted(ids, experts, right=True, out_int32=True)  # [E]
         token = order // p.s.K
         gate, up = F.grouped_mm(x[token], w_gate_up.mT, offs=ends).chunk(2, dim=-1)
         out = F.grouped_mm(F.silu(gate) * up, w_down.mT, offs=ends)  # [N, H]
         out = out * weights.flatten()[order].unsqueeze(-1)
         return torch.zeros_like(x).index_add(0, token, out)
+
+    return run
+
+
+def liger(p: Problem) -> Run:
+    """Liger-Kernel's fused MoE (Triton)."""
+    fused: Any = importlib.import_module("liger_kernel.ops.fused_moe").LigerFusedMoEFunction
+    ids = p.ids.int()
+
+    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
+        y: Tensor = fused.apply(x, w_gate_up, w_down, ids, _weights(logits, p.ids))
+        return y
+
+    return run
+
+
+def moe_ops_library(p: Problem) -> Run:
+    """The operators of the package moe-ops (Triton), one after the other; SwiGLU by torch."""
+    library: Any = importlib.import_module("moe_ops")
+    ids = p.ids.int()
+
+    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
+        rows, places, offsets = library.permute(x, ids, 0, p.s.E)
+        gate, up = library.grouped_gemm(rows, w_gate_up, offsets).chunk(2, dim=-1)
+        out = library.grouped_gemm(F.silu(gate) * up, w_down, offsets)  # [N, H]
+        y: Tensor = library.unpermute(out, places, _weights(logits, p.ids), p.s.T, p.s.K)
+        return y
+
+    return run
+
+
+def _scatter_ops() -> ModuleType:
+    """ScatterMoE's operators in fms-acceleration-moe, past that package's own dependencies."""
+    package = importlib.util.find_spec("fms_acceleration_moe")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'fms_acceleration_moe'")
+    folder = f"{package.submodule_search_locations[0]}/utils/scattermoe_utils"
+    sys.path.append(folder)
+    try:
+        return importlib.import_module("khd.kernels.ops")
+    finally:
+        sys.path.remove(folder)
+
+
+def scatter_moe(p: Problem) -> Run:
+    """ScatterMoE (Triton), gate and up in one product as its own GLU module does."""
+    ops: Any = _scatter_ops()
+
+    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
+        ids, order = p.ids.flatten().sort()
+        with torch.no_grad():
+            blocks, ends = ops.padded_block_indices(ids, p.s.E)
+        rest = (ids, order, blocks, ends)
+        rows = ops.scattered_experts(x, w_gate_up.mT, p.s.K, *rest, grouped_out=True)
+        gate, up = rows.chunk(2, dim=-1)
+        y: Tensor = ops.scattered_experts(
+            F.silu(gate) * up, w_down.mT, 1, *rest, gates=_weights(logits, p.ids), grouped_in=True
+        )
+        return y
+
+    return run
+
+
+def sonic_moe(p: Problem) -> Run:
+    """SonicMoE (CuTe DSL, Hopper and newer), on weights with concatenated gate and up halves."""
+    functional: Any = importlib.import_module("sonicmoe.functional")
+    swiglu = importlib.import_module("sonicmoe.enums").ActivationType.SWIGLU
+    ids = p.ids.flatten().int()
+    tokens = torch.arange(p.s.T, device=ids.device, dtype=torch.int32).repeat_interleave(p.s.K)
+
+    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
+        y: Tensor = functional.moe_general_routing_inputs(
+            x,
+            _weights(logits, p.ids).flatten(),
+            tokens,
+            ids,
+            w_gate_up.permute(1, 2, 0),
+            None,
+            w_down.permute(1, 2, 0),
+            None,
+            p.s.E,
+            torch.cuda.current_stream().cuda_stream,
+            swiglu,
+            is_concatenated_gate_up=True,
+        )[0]
+        return y
 
     return run
 
@@ -133,6 +241,31 @@ VARIANTS: dict[str, Callable[[Problem], Run]] = {
     **{name: hugging_face(implementation) for name, implementation in HUGGING_FACE.items()},
     "torch grouped_mm": torch_grouped_mm,
 }
+GPU_VARIANTS: dict[str, Callable[[Problem], Run]] = {
+    **VARIANTS,
+    "liger": liger,
+    "moe-ops": moe_ops_library,
+    "scattermoe": scatter_moe,
+    "sonicmoe": sonic_moe,
+}
+# variant -> its distribution and the modules that hold its tuned Triton kernels
+PACKAGES = {
+    "liger": ("liger-kernel", ["liger_kernel.ops.fused_moe_kernels"]),
+    "moe-ops": (
+        "moe-ops",
+        ["moe_ops.grouped_gemm_ops", "moe_ops.grouped_gemm_ops_sm90", "moe_ops.unpermute_ops"],
+    ),
+    "scattermoe": ("fms-acceleration-moe", ["khd.kernels.kernels"]),
+    "sonicmoe": ("sonic-moe", []),
+}
+
+
+def tuned_kernels(variant: str) -> Iterator[Any]:
+    """A peer's kernels that choose among configurations by timing; its adapter has been made."""
+    from triton.runtime.autotuner import Autotuner
+
+    for name in PACKAGES[variant][1] if variant in PACKAGES else ():
+        yield from (k for k in vars(sys.modules[name]).values() if isinstance(k, Autotuner))
 
 
 def too_large(variant: str, s: Sizes, dtype: torch.dtype) -> str:

@@ -1,0 +1,290 @@
+"""The summary, targets and plots of ``make gpu``, from its CSV; gpu.py calls it at the end.
+
+Every ratio is one of medians of the same point, timed in turns in one run. Exit code: 1 if a
+correctness check failed or did not end.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Row = dict[str, str]
+OURS = "moge_ops"
+LONGEST = 11_500  # characters of the summary: what prints it may keep no more
+FORWARD, BOTH, BACKWARD = "forward", "forward+backward", "backward"
+PANGU = {"H": "5120", "E": "64", "F": "1344"}
+
+
+class Target(NamedTuple):
+    """One of the project's goals, and what this run says about it."""
+
+    name: str
+    value: float | None  # None: no row for it
+    limit: float
+    most: bool = False  # the limit is the most, not the least
+
+    @property
+    def met(self) -> bool:
+        if self.value is None:
+            return False
+        return self.value <= self.limit if self.most else self.value >= self.limit
+
+    def __str__(self) -> str:
+        wanted = f"{'at most' if self.most else 'at least'} {self.limit:g}"
+        if self.value is None:
+            return f"no figure  {self.name}, {wanted}"
+        off = "" if self.met else f", off by {abs(self.value / self.limit - 1):.1%}"
+        return f"{'met' if self.met else 'MISSED':<10} {self.name}: {self.value:.4g}, {wanted}{off}"
+
+
+class Table:
+    """The rows of one run."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.rows = list(rows)
+
+    def find(self, **fields: str) -> Row | None:
+        """The last row with these fields and a time."""
+        found = [
+            row
+            for row in self.rows
+            if row["median_ms"] and all(row[name] == value for name, value in fields.items())
+        ]
+        return found[-1] if found else None
+
+    def number(self, column: str, **fields: str) -> float | None:
+        row = self.find(**fields)
+        return float(row[column]) if row and row[column] else None
+
+    def ratio(self, variant: str, **fields: str) -> float | None:
+        """The variant's time over ours."""
+        theirs = self.number("median_ms", variant=variant, **fields)
+        ours = self.number("median_ms", variant=OURS, **fields)
+        return theirs / ours if theirs and ours else None
+
+
+def targets(table: Table) -> list[Target]:
+    """The goals for one H100 SXM, in the order of the project's list."""
+    found = []
+    for T in ("8192", "32768"):
+        for direction in (FORWARD, BOTH):
+            point = {
+                "part": "layer",
+                "op": "moe",
+                "router": "uniform",
+                "T": T,
+                "direction": direction,
+                **PANGU,
+            }
+            name = f"Pangu layer, T {T}, {direction}"
+            share = table.number("of_dense", variant=OURS, **point)
+            found.append(Target(f"{name}: share of the dense rate", share, 0.70))
+            for peer, least in (("torch grouped_mm", 1.3), ("liger", 1.5), ("scattermoe", 1.5)):
+                ratio = table.ratio(peer, **point)
+                found.append(Target(f"{name}: time of {peer} over ours", ratio, least))
+    sonic = {"part": "sonic", "op": "moe", "variant": OURS, "H": "4096"}
+    for direction, published in ((FORWARD, 558.0), (BACKWARD, 567.0)):
+        rate = table.number("tflop_s", direction=direction, **sonic)
+        found.append(Target(f"SonicMoE's shape, {direction}: TFLOP/s", rate, published))
+    for T in ("1", "16", "128", "456"):
+        point = {"part": "layer", "op": "moe", "router": "uniform", "T": T, **PANGU}
+        share = table.number("of_copy", variant=OURS, direction=FORWARD, **point)
+        found.append(Target(f"Pangu layer, T {T}, forward: share of the copy rate", share, 0.85))
+    ms = table.number("median_ms", part="gate", variant=OURS, E="64", T="16384")
+    found.append(Target("gate, E 64, T 16384: microseconds", ms and ms * 1e3, 12.0, most=True))
+    for T in ("8192", "32768"):
+        point = {"part": "layer", "router": "uniform", "direction": FORWARD, "T": T, **PANGU}
+        whole = table.number("median_ms", op="moe", variant=OURS, **point)
+        parts = [
+            table.number("median_ms", op=op, variant=OURS, **point)
+            for op in ("grouped_gate", "route", "unpermute")
+        ]
+        share = sum(p for p in parts if p) / whole if whole and all(parts) else None
+        name = f"gate, route and combine, T {T}: share of the layer's forward"
+        found.append(Target(name, share, 0.05, most=True))
+    saved = [r for r in table.rows if r["part"] == "memory" and r["variant"] == OURS]
+    ratio = None
+    if saved and saved[-1]["saved_bytes"]:
+        ratio = int(saved[-1]["saved_bytes"]) / int(saved[-1]["bytes"])
+    found.append(Target("saved activations over x, [N, 2F] and indices", ratio, 1.01, most=True))
+    return found
+
+
+def short(value: str) -> str:
+    return f"{float(value):.3g}" if value else "-"
+
+
+def layers(table: Table) -> list[str]:
+    """A line for each point of the whole layer: ours, then the peers' times over ours."""
+    rows = [r for r in table.rows if r["op"] == "moe" and r["variant"] == OURS and r["median_ms"]]
+    if not rows:
+        return []
+    others = [
+        name
+        for name in dict.fromkeys(r["variant"] for r in table.rows if r["op"] == "moe")
+        if name != OURS
+    ]
+    heads = ["router", "direction", "T", "H", "ms", "TFLOP/s", "TB/s", "%dense", "%copy", *others]
+    cells = []
+    for row in rows:
+        point = {name: row[name] for name in ("part", "op", "router", "direction", "T", "H", "F")}
+        ratios = [table.ratio(name, **point) for name in others]
+        cells.append(
+            [
+                *(row[name] for name in ("router", "direction", "T", "H")),
+                *(short(row[name]) for name in ("median_ms", "tflop_s", "tb_s")),
+                *(f"{100 * float(row[name]):.0f}" for name in ("of_dense", "of_copy")),
+                *("-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
+            ]
+        )
+    return ["LAYER; columns of peers: their time over ours", *aligned(heads, cells)]
+
+
+def ours(table: Table, part: str, ops: Callable[[str], bool], title: str) -> list[str]:
+    """Lines for single operators."""
+    rows = [
+        r
+        for r in table.rows
+        if r["part"] == part and r["variant"] == OURS and r["median_ms"] and ops(r["op"])
+    ]
+    heads = ["op", "direction", "E", "T", "us", "TFLOP/s", "TB/s", "%dense", "%copy"]
+    cells = [
+        [
+            r["op"],
+            r["direction"],
+            r["E"],
+            r["T"],
+            f"{float(r['median_ms']) * 1e3:.4g}",
+            *(short(r[name]) for name in ("tflop_s", "tb_s")),
+            *(f"{100 * float(r[name]):.0f}" for name in ("of_dense", "of_copy")),
+        ]
+        for r in rows
+    ]
+    return [title, *aligned(heads, cells)] if cells else []
+
+
+def gates(table: Table) -> list[str]:
+    rows = [r for r in table.rows if r["part"] == "gate" and r["median_ms"]]
+    variants = list(dict.fromkeys(r["variant"] for r in rows))
+    times: dict[tuple[str, str], dict[str, str]] = {}
+    for r in rows:
+        times.setdefault((r["E"], r["T"]), {})[r["variant"]] = r["median_ms"]
+    cells = [
+        [E, T, *(f"{float(by[v]) * 1e3:.3g}" if v in by else "-" for v in variants)]
+        for (E, T), by in times.items()
+    ]
+    return ["GATE, us", *aligned(["E", "T", *variants], cells)] if cells else []
+
+
+def memory(table: Table) -> list[str]:
+    rows = [r for r in table.rows if r["part"] == "memory" and r["saved_bytes"]]
+    cells = [
+        [
+            r["variant"],
+            *(f"{int(r[c]) / 2**20:.0f}" for c in ("saved_bytes", "bytes", "peak_bytes")),
+        ]
+        for r in rows
+    ]
+    heads = ["variant", "saved", "x+[N,2F]+indices", "peak"]
+    return ["MEMORY of forward + backward, MiB", *aligned(heads, cells)] if cells else []
+
+
+def aligned(heads: list[str], cells: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in (heads, *cells)
+    ]
+
+
+def summary(table: Table, facts: Mapping[str, Any]) -> tuple[str, bool]:
+    """The text, failures first, and whether all is correct."""
+    outcomes = facts["outcomes"]
+    failures = [f"{o['name']}: {o['status']}; {o['last']}" for o in outcomes if o["failed"]] + [
+        f"{r['part']}: {' '.join(filter(None, (r['op'], r['router'], r['direction'], r['T'])))}: "
+        f"{r['note'].removeprefix('FAILED: ')}"
+        for r in table.rows
+        if r["note"].startswith("FAILED")
+    ]
+    lines = [f"{len(failures)} FAILURES" if failures else "no failure", *failures[:20]]
+    if facts["trouble"]:
+        lines.append(facts["trouble"])
+    if not any(o["name"] == "small-memcheck" for o in outcomes):
+        lines.append("compute-sanitizer was not found: the small sizes ran without it")
+    counts = [r["note"] for r in table.rows if r["op"] == "pytest"]
+    checks = [r for r in table.rows if r["part"] == "checks" and r["note"] == "ok"]
+    lines.append(f"tests: {counts[-1] if counts else 'no result'}; {len(checks)} checks are right")
+    for o in outcomes:
+        if o["status"] != "ok" and not o["failed"]:
+            lines.append(f"{o['name']}: {o['status']}; {o['last']}")
+    if table.rows:
+        row = table.rows[-1]
+        lines += [
+            "",
+            f"{row['device']}, driver {row['driver']}, torch {row['torch']}, Triton "
+            f"{row['triton']}, {row['date']}, revision {row['revision']}, "
+            f"{facts['seconds']:.0f} s; {row['peers']}",
+        ]
+    lines += ["", "CEILINGS"]
+    for name in ("copy", "dense", "dense up", "dense down", "dense dW"):
+        if row := table.find(part="ceilings", op="ceiling", variant=name):
+            lines.append(f"{name}: {short(row['tflop_s'])} TFLOP/s, {short(row['tb_s'])} TB/s")
+    if not facts["smoke"]:
+        goals = targets(table)
+        met = sum(goal.met for goal in goals)
+        lines += ["", f"TARGETS (one H100 SXM): {met} of {len(goals)} met", *map(str, goals)]
+    notes: dict[tuple[str, str], list[str]] = {}
+    for r in table.rows:
+        if r["note"].startswith("not run"):
+            point = f"{r['router']} {r['direction']} T={r['T']}"
+            notes.setdefault((r["variant"], r["note"]), []).append(point)
+    if notes:
+        lines += ["", "PEERS THAT DID NOT RUN"]
+        lines += [
+            f"{variant}: {note[:200]} ({len(points)} rows, first {points[0]})"
+            for (variant, note), points in notes.items()
+        ]
+    largest = max((int(r["T"]) for r in table.rows if r["part"] == "layer"), default=0)
+    shown = {"8192", "128"} if largest >= 8192 else {str(largest)}
+    single = Table(r for r in table.rows if r["T"] in shown)
+    sections = [
+        layers(table),
+        gates(table),
+        memory(table),
+        ours(single, "layer", lambda op: op not in ("moe", "ceiling", "split"), "OPERATORS"),
+    ]
+    for section in sections:
+        lines += ["", *section] if section else []
+    return "\n".join(lines), not failures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Summary, targets and plots of a CSV of gpu.py.")
+    parser.add_argument("csv", type=Path)
+    parser.add_argument("facts", type=Path, help="JSON of gpu.py: how its parts ended")
+    args = parser.parse_args()
+    rows: list[Row] = []
+    if args.csv.exists():
+        with args.csv.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    text, right = summary(Table(rows), json.loads(args.facts.read_text()))
+    args.csv.with_name("summary.txt").write_text(text + "\n")
+    try:
+        import plots
+
+        drawn = [str(path) for path in plots.draw_gpu(args.csv)]
+    except Exception as error:  # the figures are in the CSV; a picture can be drawn later
+        drawn = [f"no plot: {type(error).__name__}: {error}"]
+    end = "\n\nFILES\n" + "\n".join([str(args.csv), *drawn])
+    if len(text) + len(end) > LONGEST:
+        text = text[: LONGEST - len(end)] + "\n... the rest is in summary.txt"
+    print(text + end)
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

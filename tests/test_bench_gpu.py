@@ -1,0 +1,606 @@
+"""`make gpu` as far as it goes without a GPU: every part on tiny sizes on the CPU, its guards, the
+targets and the pictures. Nothing here measures; figures are made up where a test needs some."""
+
+import csv
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+for package in ("matplotlib", "rich", "transformers"):
+    pytest.importorskip(package, reason="needs the extra 'bench'")
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCH = ROOT / "bench"
+TRITON_PEERS = ("liger", "moe-ops", "scattermoe")
+# torch's own capture of a graph needs a GPU: the smoke run calls the function again instead
+MEASURED = {"ceilings", "checks", "tests", "layer", "sonic", "gate", "memory"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _path() -> Iterator[None]:
+    with mock.patch.object(sys, "path", [str(BENCH), *sys.path]):
+        yield
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ---------------------------------------------------------------------------- the whole, smoke
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder and output of a run of everything; peers in Triton take long under the interpreter."""
+    out = tmp_path_factory.mktemp("gpu")
+    command = [sys.executable, str(BENCH / "gpu.py"), "--smoke", "--out", str(out)]
+    done = subprocess.run(
+        [*command, "--without", *TRITON_PEERS], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr
+    return out, done.stdout
+
+
+@pytest.mark.slow
+def test_every_part_runs_and_writes_rows(smoke: tuple[Path, str]) -> None:
+    out, said = smoke
+    rows = read(out / "gpu.csv")
+    assert {row["part"] for row in rows} == MEASURED
+    assert len({row["date"] for row in rows}) == 1
+    assert not [row for row in rows if row["note"].startswith("FAILED")]
+    for part in (*MEASURED, "demo", "tune-0-1", "tunegate"):
+        assert f"\n{part}: ok, " in said
+    assert said.rstrip().splitlines()[-3:] == [
+        str(out / name) for name in ("gpu.csv", "gpu_layer.png", "gpu_split.png")
+    ]
+    summary = (out / "summary.txt").read_text()
+    assert summary.startswith("no failure\n")
+    assert summary.strip() in said
+    assert "==== layer: ok" in (out / "log.txt").read_text()
+    assert all((out / name).is_file() for name in ("gpu_layer.png", "gpu_split.png"))
+
+
+@pytest.mark.slow
+def test_rows_state_work_and_shares_of_the_ceilings_of_their_point(
+    smoke: tuple[Path, str],
+) -> None:
+    rows = [row for row in read(smoke[0] / "gpu.csv") if row["part"] in ("layer", "sonic")]
+    layers = [row for row in rows if row["op"] == "moe" and row["median_ms"]]
+    points = {
+        (r["part"], r["router"], r["direction"], r["T"], r["H"]): r
+        for r in rows
+        if r["variant"] == "dense"
+    }
+    directions = {"forward": 1, "forward+backward": 3, "backward": 2}
+    assert {key[2] for key in points} == set(directions)
+    assert {key[1] for key in points} == {"uniform", "zipf"}
+    assert {row["variant"] for row in layers} == {
+        *("moge_ops", "torch grouped_mm", "hf eager", "hf batched_mm", "hf grouped_mm")
+    }
+    for row in layers:
+        T, H, G, k, F = (int(row[name]) for name in "THGkF")
+        assert int(row["flops"]) == 6 * T * G * k * H * F * directions[row["direction"]]
+        seconds = float(row["median_ms"]) / 1e3
+        rate = int(row["flops"]) / seconds / 1e12
+        assert float(row["tflop_s"]) == pytest.approx(rate, rel=1e-2)
+        assert float(row["tb_s"]) == pytest.approx(int(row["bytes"]) / seconds / 1e12, rel=1e-2)
+        key = tuple(row[n] for n in ("part", "router", "direction", "T", "H"))
+        share = rate / float(points[key]["tflop_s"])
+        assert float(row["of_dense"]) == pytest.approx(share, rel=2e-2)
+        assert 0 < float(row["rms_error"]) < 1e-4
+    left_out = {row["variant"] for row in rows if row["note"] == "not run: left out"}
+    assert left_out == set(TRITON_PEERS)
+    single = {row["op"] for row in rows if row["T"] == "9"}
+    assert {"grouped_gate", "route", "permute", "unpermute", "swiglu", "grouped_mlp"} <= single
+    assert {f"grouped_gemm {p}" for p in ("up", "down", "up dX", "up dW", "down dX")} <= single
+
+
+@pytest.mark.slow
+def test_saved_activations_are_those_of_the_design(smoke: tuple[Path, str]) -> None:
+    rows = [row for row in read(smoke[0] / "gpu.csv") if row["part"] == "memory"]
+    saved = {row["variant"]: int(row["saved_bytes"]) for row in rows if row["saved_bytes"]}
+    expected = int(rows[0]["bytes"])
+    assert saved["moge_ops"] / expected == pytest.approx(1.0, abs=0.01)
+    assert min(n for name, n in saved.items() if name != "moge_ops") > 1.5 * expected
+
+
+# ------------------------------------------------------------------------ the measuring parts
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Any:
+    found = module("gpu_parts").Session("layer", tmp_path / "x.csv", tmp_path, "now", smoke=True)
+    found.point = "here"
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", TRITON_PEERS)
+def test_a_peer_gives_our_result_and_gradients(variant: str, session: Any) -> None:
+    """Under the interpreter, each kernel with the first of its configurations."""
+    peers, parts = module("peers"), module("gpu_parts")
+    distribution = peers.PACKAGES[variant][0]
+    if not module("harness").version(distribution):
+        pytest.skip(f"{distribution} is not installed (requirements/peers.txt)")
+    torch.manual_seed(0)
+    s = module("harness").Sizes(5, H=32, E=8, G=2, k=2, F=16)
+    p = peers.problem(s, torch.float32, router="zipf")
+    only = {name: peers.GPU_VARIANTS[name] for name in ("moge_ops", variant)}
+    with mock.patch.object(peers, "GPU_VARIANTS", only):
+        runs, errors, reasons, _ = parts.layer_runs(session, p, forget=True)
+    assert not reasons
+    assert set(runs) == {"moge_ops", variant}
+    assert 0 < errors[variant] < 1e-5
+    assert not [k for k in peers.tuned_kernels(variant) if len(k.configs) != 1]
+
+
+def test_peers_of_the_wheels_are_those_that_are_timed() -> None:
+    lines = (ROOT / "requirements" / "peers.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0] for line in lines if "==" in line}
+    known = {distribution for distribution, _ in module("peers").PACKAGES.values()}
+    assert pinned == known - {"sonic-moe"}  # not on the index
+
+
+@pytest.mark.parametrize("broken", ["output", "gradient"])
+def test_our_wrong_result_is_a_failure_and_is_not_timed(
+    broken: str, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = importlib.import_module("moge_ops.torch_kernels.grouped_mlp")
+    if broken == "output":
+        whole = kernels.unpermute_fwd
+        monkeypatch.setattr(kernels, "unpermute_fwd", lambda *args: whole(*args) * 1.1)
+        said = "y: RMS error"
+    else:
+        backward = kernels.grouped_mlp_bwd
+
+        def wrong(*args: Any) -> Any:
+            d_x, d_w_gate_up, *rest = backward(*args)
+            d_w_gate_up[0, 3] += 1.0  # one line of one expert
+            return (d_x, d_w_gate_up, *rest)
+
+        monkeypatch.setattr(kernels, "grouped_mlp_bwd", wrong)
+        said = r"d_w_gate_up[0]: RMS error"
+    peers, parts = module("peers"), module("gpu_parts")
+    torch.manual_seed(0)
+    p = peers.problem(session.scale.layer._replace(T=9), torch.float32)
+    parts.measure_layer(session, p, "uniform", ["forward"], forget=False)
+    (row,) = read(session.csv)
+    assert row["variant"] == "moge_ops"
+    assert row["note"].startswith(f"FAILED: AssertionError: {said}")
+    assert not row["median_ms"]
+
+
+@pytest.mark.parametrize("how", ["raises", "wrong"])
+def test_a_peer_that_cannot_run_says_why_and_costs_nothing_else(
+    how: str, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers, parts = module("peers"), module("gpu_parts")
+
+    def raises(p: Any) -> Any:
+        raise RuntimeError("no kernel image\nmore")
+
+    def wrong(p: Any) -> Any:
+        run = peers.ours(p)
+        return lambda *leaves: run(*leaves) * 1.1
+
+    variants = {"moge_ops": peers.ours, "liger": {"raises": raises, "wrong": wrong}[how]}
+    monkeypatch.setattr(peers, "GPU_VARIANTS", variants)
+    monkeypatch.setattr(peers, "PACKAGES", {})
+    p = peers.problem(session.scale.layer._replace(T=9), torch.float32)
+    parts.measure_layer(session, p, "uniform", ["forward"], forget=False)
+    rows = {row["variant"]: row for row in read(session.csv)}
+    assert float(rows["moge_ops"]["median_ms"]) > 0
+    want = {"raises": "RuntimeError: no kernel image", "wrong": "AssertionError: y: RMS error"}
+    assert rows["liger"]["note"].startswith(f"not run: {want[how]}")
+    assert not rows["liger"]["median_ms"]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("layer twice", "second", "second run: result 0 differs"),
+        ("gathered kernels, many times", "pre", "pre, seed 0: RMS error"),
+    ],
+)
+def test_checks_find_what_they_look_for(
+    name: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = module("gpu_parts")
+    session = parts.Session("checks", tmp_path / "x.csv", tmp_path, "now", smoke=True)
+    kernels = importlib.import_module("moge_ops.torch_kernels.grouped_mlp")
+    forward, calls = kernels.grouped_mlp_fwd, iter(range(10**6))
+
+    def broken(*args: Any) -> Any:
+        y, pre = forward(*args)
+        if wrong == "second":
+            return y * (1 + 1e-6 * next(calls)), pre
+        return y, pre.roll(1, 0)
+
+    monkeypatch.setattr(kernels, "grouped_mlp_fwd", broken)
+    points = session.points
+    monkeypatch.setattr(session, "points", lambda names: points(n for n in names if n == name))
+    parts.checks(session)
+    (row,) = read(session.csv)
+    assert row["op"] == name
+    assert row["note"].startswith(f"FAILED: AssertionError: {said}")
+
+
+def test_an_unwritten_result_of_a_replay_is_found(session: Any) -> None:
+    parts = module("gpu_parts")
+    x = torch.ones(3)
+    replay, result = session.graph(lambda: (x * 2, [x + 1]))
+    assert [t.tolist() for t in parts.tensors(result)] == [[2.0] * 3, [2.0] * 3]
+    x.fill_(5.0)
+    replay()
+    assert [t.tolist() for t in parts.tensors(result)] == [[10.0] * 3, [6.0] * 3]
+
+
+def test_a_broken_context_ends_the_process(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = module("gpu_parts")
+
+    def synchronize() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(session, "synchronize", synchronize)
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit, match=str(parts.BROKEN)):
+        session.attempt("liger", lambda: 1)
+    assert (session.work / "layer.now").read_text() == "liger|peer|here: liger\n"
+
+
+def test_a_part_started_again_goes_on_where_it_was(session: Any) -> None:
+    seen = list(session.points(["a", "b"]))
+    (session.work / "layer.without").write_text("c|not run: hung\nliger|not run: crashed\n")
+    assert seen == ["a", "b"]
+    assert list(session.points(["a", "b", "c", "d"])) == ["d"]
+    assert session.given_up("liger") == "not run: crashed"
+    assert not session.given_up("scattermoe")
+
+
+class Clock:
+    """Stands for torch.cuda.Event: `record` notes the host's time."""
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: "Clock") -> float:
+        return (end.at - self.at) * 1e3
+
+
+def test_events_time_one_call_after_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = module("harness")
+    monkeypatch.setattr(torch.cuda, "Event", Clock)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(harness, "FLUSHED", 2**16)
+    order: list[str] = []
+    sample = harness.event_sampler({"a": lambda: (time.sleep(0.01), order.append("a"))}, "cpu")
+    assert 0.01 <= sample("a", 2) < 0.5
+    assert len(order) == 2 + 2  # two to see how long the host needs
+
+
+def test_a_graph_is_captured_after_a_call_on_another_stream(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    for name in ("Stream", "current_stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, mock.MagicMock(name))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(order.append("stream")))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext(order.append("graph")))
+    session.scale = session.scale._replace(device="cuda")
+    _, result = session.graph(lambda: order.append("run") or 7)
+    assert result == 7
+    assert order == ["stream", "run", "graph", "run"]
+
+
+# ---------------------------------------------------------------------------- the parts' guard
+
+
+def part(folder: Path, name: str, code: str, **fields: Any) -> Any:
+    script = folder / f"{name}.py"
+    script.write_text(f"import os, signal, sys, time\nfrom pathlib import Path\n{code}\n")
+    return module("gpu").Part(name, 1.0, command=(str(script),), **fields)
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_part_that_hangs_or_crashes_leaves_the_rest(tmp_path: Path) -> None:
+    child = "import subprocess; c = subprocess.Popen(['sleep', '600'])\n"
+    hangs = f"{child}Path('pid').write_text(str(c.pid)); time.sleep(600)"
+    found = module("gpu").run_stage(
+        [
+            part(tmp_path, "hangs", hangs, correctness=True),
+            part(tmp_path, "slow", "time.sleep(600)"),
+            part(tmp_path, "crashes", "os.kill(os.getpid(), signal.SIGSEGV)"),
+            part(tmp_path, "raises", "raise RuntimeError('no luck')"),
+            part(tmp_path, "fine", "print('well')"),
+        ],
+        [],
+        tmp_path,
+        6.0,
+    )
+    by_name = {outcome.name: outcome for outcome in found}
+    assert by_name["fine"].status == "ok"
+    assert by_name["crashes"].status == "exit code -11"
+    assert by_name["raises"].last == "RuntimeError: no luck"
+    assert by_name["hangs"].status.startswith("killed after ")
+    assert {name for name, outcome in by_name.items() if outcome.failed} == {
+        *("hangs", "crashes", "raises")
+    }
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not alive(pid):
+            break
+        time.sleep(0.05)
+    assert not alive(pid)  # its children, too
+
+
+@pytest.mark.parametrize("how", ["os._exit(70)", "time.sleep(600)"])
+@pytest.mark.parametrize("whose", ["peer", "ours"])
+def test_a_part_goes_on_without_what_crashed_or_hung(whose: str, how: str, tmp_path: Path) -> None:
+    code = f"""
+me = Path(__file__).stem
+without = Path(f"{{me}}.without")
+if not without.exists():
+    Path(f"{{me}}.now").write_text("liger|{whose}|T=8: liger\\n")
+    {how}
+print("went on")
+"""
+    (outcome,) = module("gpu").run_stage(
+        [part(tmp_path, "layer", code, stall=4.0)], [], tmp_path, 30.0
+    )
+    assert outcome.status == "ok, after 1 restarts"
+    assert outcome.failed == (whose == "ours")
+    why = "exit code 70" if "exit" in how else "hung for 4 s"
+    assert (tmp_path / "layer.without").read_text() == f"liger|not run: {why} at T=8: liger\n"
+    assert "went on" in (tmp_path / "layer.log").read_text()
+
+
+def test_what_memcheck_found_is_said(tmp_path: Path) -> None:
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(
+        "#!/bin/sh\necho ========= COMPUTE-SANITIZER\n"
+        "echo '========= Invalid __global__ read of size 2 bytes'\n"
+        "echo '=========     at kernel+0x10'\nexit 9\n"
+    )
+    tool.chmod(0o755)
+    gpu = module("gpu")
+    with mock.patch.dict(os.environ, {"PATH": f"{tmp_path}:{os.environ['PATH']}"}):
+        assert gpu.sanitizer() == str(tool)
+        (watched,) = [
+            p for p in gpu.stages(smoke=True, work=tmp_path)[1] if p.name == "small-memcheck"
+        ]
+    assert watched.prefix[0] == str(tool)
+    (outcome,) = gpu.run_stage([watched], [], tmp_path, 30.0)
+    assert outcome.failed
+    assert outcome.status == "exit code 9"
+    assert outcome.last.startswith("========= Invalid __global__ read of size 2 bytes")
+
+
+def test_all_limits_together_are_nine_minutes(tmp_path: Path) -> None:
+    gpu = module("gpu")
+    stages = gpu.stages(smoke=False, work=tmp_path)
+    longest = sum(max(part.seconds for part in stage) for stage in stages)
+    assert longest + 40 + gpu.REPORT_SECONDS <= gpu.SECONDS <= 540
+
+
+def test_the_package_and_the_wheels_run_from_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels = tmp_path / "whl"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "carried-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("carried.py", "here = 1\n")
+        info = "carried-1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    for name in ("PYTHONPATH", "PYTHONUNBUFFERED", "MOGE_OPS_EXAMPLES", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, "")  # what prepare() sets is undone
+    assert module("gpu").prepare(tmp_path / "work", wheels) == ""
+    code = (
+        "import carried, moge_ops, moge_ops.triton_kernels.swiglu as kernel\n"
+        "print(moge_ops.__file__, kernel.__file__, carried.__file__, sep='\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    checkout = tmp_path / "work" / "checkout" / "moge_ops"
+    assert done.stdout.splitlines() == [
+        str(checkout / "__init__.py"),
+        str(checkout / "triton_kernels" / "swiglu.py"),
+        str(tmp_path / "work" / "wheels" / "carried.py"),
+    ]
+    (wheels / "broken-1.0-py3-none-any.whl").write_bytes(b"no zip")
+    assert "wheels were not installed" in module("gpu").prepare(tmp_path / "again", wheels)
+
+
+def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    command = [sys.executable, str(BENCH / "gpu.py"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "it needs a GPU that torch sees" in done.stdout
+
+
+# --------------------------------------------------------------------- targets, summary, plots
+
+
+def made_up(path: Path, change: Callable[[dict[str, Any]], None] = lambda row: None) -> Path:
+    """A CSV as of a whole run, with invented rates: only to try the report and the pictures."""
+    parts = module("gpu_parts")
+    speeds = {"moge_ops": 1.0, "torch grouped_mm": 0.7, "liger": 0.6, "scattermoe": 0.5}
+    common = {"date": "2000-01-01T00:00:00Z", "device": "made up", "torch": "0", "triton": "0"}
+    common |= {"dtype": "bfloat16", "router": "uniform", "variant": "moge_ops"}
+    rows: list[dict[str, Any]] = []
+
+    def add(**fields: Any) -> None:
+        row = common | fields
+        change(row)
+        rows.append(row)
+
+    for s, name in [
+        *((parts.PANGU._replace(T=T), "layer") for T in parts.FULL.tokens),
+        *((s, "sonic") for s in parts.FULL.sonic),
+    ]:
+        for direction, factor in (("forward", 1), ("forward+backward", 3), ("backward", 2)):
+            place = {"part": name, "direction": direction, **s._asdict()}
+            flops = 6 * s.N * s.H * s.F * factor
+            moved = 6 * min(s.N, s.E) * s.H * s.F * factor
+            seconds = max(flops / 600e12, moved / 2.7e12)
+            for variant, speed in {**speeds, "dense": 0.0, "copy": 0.0}.items():
+                ms = seconds / speed * 1e3 if speed else 1.0
+                rates = {"tflop_s": flops / ms / 1e9, "tb_s": moved / ms / 1e9}
+                if not speed:
+                    rates = {"tflop_s": 800.0, "tb_s": 3.0}
+                add(
+                    **place,
+                    op="moe" if speed else "ceiling",
+                    variant=variant,
+                    median_ms=ms,
+                    **rates,
+                    of_dense=rates["tflop_s"] / 800,
+                    of_copy=rates["tb_s"] / 3,
+                )
+            for kernel, share in (
+                ("_up_kernel", 0.5),
+                ("_down_kernel", 0.3),
+                ("_gate_kernel", 0.2),
+            ):
+                add(**place, op="split", variant=kernel, median_ms=seconds * share * 1e3)
+            for op in ("grouped_gate", "route", "unpermute"):
+                rates = {"tflop_s": 0, "tb_s": 2.0, "of_dense": 0, "of_copy": 0.6}
+                add(**place, op=op, median_ms=seconds * 0.01 * 1e3, **rates)
+    add(part="gate", op="grouped_gate", E=64, T=16384, direction="forward", median_ms=0.010)
+    add(part="memory", op="memory", T=32768, saved_bytes=1005, bytes=1000, peak_bytes=9)
+    module("harness").append(path, rows, parts.COLUMNS)
+    return path
+
+
+def test_targets_are_read_off_the_rows(tmp_path: Path) -> None:
+    report = module("gpu_report")
+    goals = report.targets(report.Table(read(made_up(tmp_path / "gpu.csv"))))
+    values = {goal.name: goal.value for goal in goals}
+    assert len(goals) == 4 * 4 + 2 + 4 + 1 + 2 + 1
+    assert not [goal.name for goal in goals if goal.value is None]
+    assert all(goal.met for goal in goals)
+    point = "Pangu layer, T 8192, forward"
+    assert values[f"{point}: share of the dense rate"] == pytest.approx(0.75)
+    assert values[f"{point}: time of torch grouped_mm over ours"] == pytest.approx(1 / 0.7)
+    assert values[f"{point}: time of scattermoe over ours"] == pytest.approx(2.0)
+    assert values["Pangu layer, T 16, forward: share of the copy rate"] == pytest.approx(0.9)
+    assert values["SonicMoE's shape, backward: TFLOP/s"] == pytest.approx(600)
+    assert values["gate, E 64, T 16384: microseconds"] == pytest.approx(10)
+    combine = "gate, route and combine, T 8192: share of the layer's forward"
+    assert values[combine] == pytest.approx(0.03)
+    assert goals[-1].value == pytest.approx(1.005)
+
+
+def test_a_missed_target_and_a_missing_figure_are_said(tmp_path: Path) -> None:
+    report = module("gpu_report")
+
+    def change(row: dict[str, Any]) -> None:
+        if row["part"] == "gate":
+            row["median_ms"] = 0.015
+        if row["part"] == "layer" and row["variant"] == "liger":
+            row["median_ms"] = ""
+
+    goals = report.targets(report.Table(read(made_up(tmp_path / "gpu.csv", change))))
+    lines = [str(goal) for goal in goals if not goal.met]
+    assert len(lines) == 5
+    gate = "MISSED     gate, E 64, T 16384: microseconds: 15, at most 12, off by 25.0%"
+    assert gate in lines
+    assert sum(line.startswith("no figure  Pangu") and "liger" in line for line in lines) == 4
+
+
+@pytest.mark.parametrize("failed", ["nothing", "part", "row"])
+def test_the_summary_has_failures_first_and_fits(
+    failed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = module("gpu_report")
+
+    def change(row: dict[str, Any]) -> None:
+        if failed == "row" and row["part"] == "gate":
+            row["note"] = "FAILED: AssertionError: experts differ"
+
+    path = made_up(tmp_path / "gpu.csv", change)
+    tests = {"name": "tests", "status": "killed after 150 s", "seconds": 150.0}
+    facts = tmp_path / "facts.json"
+    facts.write_text(
+        json.dumps(
+            {
+                "trouble": "",
+                "smoke": False,
+                "seconds": 500.0,
+                "outcomes": [tests | {"failed": failed == "part", "last": "31 passed, 0 failed"}],
+            }
+        )
+    )
+    with mock.patch.object(sys, "argv", ["gpu_report.py", str(path), str(facts)]):
+        assert report.main() == (failed != "nothing")
+    said = capsys.readouterr().out
+    assert len(said) <= 12_000
+    first = {
+        "nothing": "no failure\n",
+        "part": "1 FAILURES\ntests: killed after 150 s; 31 passed, 0 failed\n",
+        "row": "1 FAILURES\ngate: grouped_gate uniform forward 16384: AssertionError: experts",
+    }
+    assert said.startswith(first[failed])
+    assert "TARGETS (one H100 SXM): 26 of 26 met" in said
+    for heading in ("LAYER", "GATE", "MEMORY", "OPERATORS", "FILES"):
+        assert f"\n{heading}" in said
+
+
+def test_pictures_are_drawn_from_the_csv(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = made_up(tmp_path / "gpu.csv")
+    plots = module("plots")
+    with mock.patch.object(sys, "argv", ["plots.py", str(path)]):
+        plots.main()
+    pictures = [tmp_path / f"gpu_{name}.png" for name in ("layer", "split")]
+    assert capsys.readouterr().out.split() == [str(picture) for picture in pictures]
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+    rows = plots.newest_run(path)
+    few, many = ((1, 16, 128, 456), 3.0), ((2048, 8192, 32768), 800.0)
+    panels = plots.draw_layer(rows).axes
+    for panel, (tokens, top) in zip(panels, 2 * [few, many], strict=True):
+        ours, *peers, ceiling = panel.get_lines()
+        assert len(peers) == 3
+        assert all(tuple(line.get_xdata()) == tokens for line in (ours, *peers, ceiling))
+        assert set(ceiling.get_ydata()) == {top}
+        assert all((ours.get_ydata() > line.get_ydata()).all() for line in peers)
+    split = plots.draw_split(rows)
+    heights = [patch.get_height() for patch in split.axes[0].patches]
+    assert sum(heights) == pytest.approx(len(module("gpu_parts").FULL.tokens))
