@@ -799,6 +799,9 @@ class Reports:
         if report.when == "call" or report.outcome != "passed":
             self.counts[report.outcome] += 1
             self.session.enter(", ".join(f"{n} {what}" for what, n in self.counts.items()))
+        self.pytest_collectreport(report)
+
+    def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
             lines = str(crash.message if crash else report.longrepr).strip().splitlines() or [""]
@@ -817,6 +820,7 @@ def tests(session: Session) -> None:
         workers = ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "loadgroup"]
     where, which = session.scale.tests
     chosen = [str(root / where), "-k", which, "-p", "no:cacheprovider", *workers]
+    chosen += ["--continue-on-collection-errors"]
     code = pytest.main(
         ["-q", "-c", str(root / "pyproject.toml"), "--rootdir", str(root), *chosen],
         plugins=[reports],

@@ -199,7 +199,7 @@ def test_a_peer_that_cannot_run_says_why_and_costs_nothing_else(
 
     def wrong(p: Any) -> Any:
         run = peers.ours(p)
-        return lambda *leaves: run(*leaves) * 1.1
+        return lambda *leaves: run(*leaves) * 1.0001  # eight times the limit
 
     variants = {"moge_ops": peers.ours, "liger": {"raises": raises, "wrong": wrong}[how]}
     monkeypatch.setattr(peers, "GPU_VARIANTS", variants)
@@ -211,6 +211,25 @@ def test_a_peer_that_cannot_run_says_why_and_costs_nothing_else(
     want = {"raises": "RuntimeError: no kernel image", "wrong": "AssertionError: y: RMS error"}
     assert rows["liger"]["note"].startswith(f"not run: {want[how]}")
     assert not rows["liger"]["median_ms"]
+
+
+def test_a_test_that_fails_or_cannot_be_collected_is_a_row(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_cuda(): assert 1 == 2\ndef test_cuda2(): pass\n")
+    (tmp_path / "test_other.py").write_text("import no_such_package\n")
+    code = (
+        "import sys, gpu_parts as g; from pathlib import Path; here = Path(sys.argv[1])\n"
+        "s = g.Session('tests', here / 'x.csv', here, 'now', smoke=True)\n"
+        "s.scale = s.scale._replace(tests=(str(here), 'cuda')); g.tests(s)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=BENCH, capture_output=True, check=True
+    )
+    notes = {row["op"].rpartition("/")[2]: row["note"] for row in read(tmp_path / "x.csv")}
+    assert "FAILED: assert 1 == 2" in notes["test_it.py::test_cuda"]
+    assert notes["test_other.py"].startswith("FAILED: ")
+    assert notes["pytest"] == "FAILED: pytest's exit code 1; 1 passed, 1 failed, 0 skipped"
+    assert len(notes) == 3
+    assert (tmp_path / "tests.now").read_text() == "|ours|: 1 passed, 1 failed, 0 skipped\n"
 
 
 @pytest.mark.parametrize(
@@ -241,6 +260,19 @@ def test_checks_find_what_they_look_for(
     (row,) = read(session.csv)
     assert row["op"] == name
     assert row["note"].startswith(f"FAILED: AssertionError: {said}")
+
+
+def test_one_wrong_line_of_many_is_found() -> None:
+    agrees = module("gpu_parts").agrees
+    want = torch.randn(20_000, 64)
+    got = want * (1 + 1e-7)
+    assert agrees(got, want, "y", torch.float32) < 1e-6
+    got[777] += 2e-4  # of all together far below the limit
+    with pytest.raises(AssertionError, match="y: RMS error"):
+        agrees(got, want, "y", torch.float32)
+    got[777] = torch.nan
+    with pytest.raises(AssertionError, match="y: RMS error inf"):
+        agrees(got, want, "y", torch.float32)
 
 
 def test_an_unwritten_result_of_a_replay_is_found(session: Any) -> None:
