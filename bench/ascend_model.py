@@ -349,7 +349,20 @@ def parts(T: int, device: str) -> Iterator[Part]:
     up = Step(
         "gate/up", "grouped_gemm_fwd", hidden + used * gate_up + wide, 2 * product, used * gate_up
     )
+
+    def packed(inner: int, out: int) -> grouped_gemm.PackedWeight:
+        return grouped_gemm.PackedWeight(rows(E, inner // 16, out, 16), out, inner)
+
+    last = Step("down", "grouped_gemm_fwd", narrow + used * down + hidden, product, used * down)
     calls: list[tuple[Step, Callable[[], Any]]] = [
+        (
+            up._replace(name="gate/up, packed", launch="grouped_gemm_fwd_packed"),
+            lambda: grouped_gemm.grouped_gemm_packed(rows(N, H), packed(H, 2 * F), offsets),
+        ),
+        (
+            last._replace(name="down, packed", launch="grouped_gemm_fwd_packed"),
+            lambda: grouped_gemm.grouped_gemm_packed(rows(N, F), packed(F, H), offsets),
+        ),
         (up, lambda: grouped_gemm.grouped_gemm_fwd(rows(N, H), w_gate_up, offsets)),
         (Step("swiglu", "swiglu_fwd", wide + narrow), lambda: swiglu.swiglu_fwd(rows(N, 2 * F))),
         (
@@ -367,7 +380,6 @@ def parts(T: int, device: str) -> Iterator[Part]:
     permuted = tokens + hidden
     into = Step("permute", "permute_fwd", permuted)
     outof = Step("unpermute", "unpermute_fwd", permuted)
-    last = Step("down", "grouped_gemm_fwd", narrow + used * down + hidden, product, used * down)
     for part, save in (("layer", False), ("layer, training", True)):
         fused = up._replace(
             name="gate/up and swiglu",
@@ -535,13 +547,11 @@ def draw() -> Figure:
                 who = kind if kind == "AIC" else f"{kind} {core - 1}"
                 labels.append(f"{who}  {pipe}, {MEANING[pipe]}   {share:4.0%}")
                 bars = [((start - begin) / clock, (end - start) / clock) for start, end in mine]
-                panel.broken_barh(
-                    bars,
-                    (len(labels) - 1 - 0.4, 0.8),
-                    color=colour,
-                    edgecolor="white",
-                    linewidth=0.4,
-                )
+                # a white edge tells neighbours apart, and would hide what is narrow
+                for wide in (True, False):
+                    drawn = [bar for bar in bars if (bar[1] > width / 200) == wide]
+                    place, edge = (len(labels) - 1.4, 0.8), 0.4 if wide else 0
+                    panel.broken_barh(drawn, place, color=colour, edgecolor="white", linewidth=edge)
         panel.set_yticks(range(len(labels)), labels, family="monospace", size=8)
         panel.set(title=title, xlim=(0, width), xlabel="µs")
         panel.invert_yaxis()

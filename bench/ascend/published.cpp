@@ -298,7 +298,8 @@ py::dict Run(const char* name, emulator::KernelType type, uint32_t blocks,
   for (size_t i = 0; i < bytes.size(); ++i) {
     memory[i] = reinterpret_cast<uint8_t*>(next);
     options.allocations.push_back({memory[i], bytes[i], std::string(1, static_cast<char>('x' + i)),
-                                   i == 2 ? emulator::Access::kOut : emulator::Access::kIn, true});
+                                   i == 2 ? emulator::Access::kInOut : emulator::Access::kIn,
+                                   true});
     next += (bytes[i] + 4095) / 4096 * 4096;
   }
   const auto launch = [&] { return emulator::Launch(options, [&] { kernel(memory); }); };

@@ -119,9 +119,10 @@ Machine::Machine(const Options& given)
   if (options.device != nullptr) {
     CacheModel fresh;
     CacheModel& cache = options.cache != nullptr ? *options.cache : fresh;
-    for (GlobalMemory& memory : globals) {
-      memory.place = cache.Place(memory.begin(), memory.allocation().bytes);
-    }
+    // by name: addresses, which they are sorted by, are others in every run
+    std::multimap<std::string, GlobalMemory*> named;
+    for (GlobalMemory& memory : globals) named.emplace(memory.allocation().name, &memory);
+    for (const auto& [name, memory] : named) memory->place = cache.Place(memory->allocation());
   }
   const auto add = [this](CoreKind kind, uint32_t block, uint32_t sub) {
     const auto index = static_cast<uint32_t>(cores.size());

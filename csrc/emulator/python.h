@@ -89,8 +89,7 @@ inline pybind11::dict ToDict(const Times& times) {
   }
   pybind11::list picture;
   for (const Slice& slice : times.picture) {
-    picture.append(
-        pybind11::make_tuple(slice.core, slice.pipe, slice.op, slice.start, slice.end));
+    picture.append(pybind11::make_tuple(slice.core, slice.pipe, slice.op, slice.start, slice.end));
   }
   pybind11::dict result;
   result["device"] = times.device;
@@ -138,8 +137,8 @@ inline void Bind(pybind11::module_& module) {
   module.def("devices", [] {  // name -> (cube cores, vector cores, Hz, bytes per second)
     pybind11::dict devices;
     for (const Device& device : Devices()) {
-      devices[device.name.c_str()] = pybind11::make_tuple(
-          device.cube_cores, device.vector_cores, device.clock, device.memory_rate);
+      devices[device.name.c_str()] = pybind11::make_tuple(device.cube_cores, device.vector_cores,
+                                                          device.clock, device.memory_rate);
     }
     return devices;
   });

@@ -200,10 +200,12 @@ static_assert(kSets * kWays * kLine <= kL2Bytes);
 
 CacheModel::CacheModel() : ways_(kSets * kWays) {}
 
-uint64_t CacheModel::Place(const void* data, uint64_t bytes) {
-  const auto [entry, added] = places_.try_emplace({data, bytes}, next_place_);
+uint64_t CacheModel::Place(const Allocation& allocation) {
+  const std::pair<const void*, uint64_t> key{allocation.data, allocation.bytes};
+  if (allocation.access == Access::kOut) places_.erase(key);
+  const auto [entry, added] = places_.try_emplace(key, next_place_);
   // on the device memory begins with a line, wherever the host has it
-  if (added) next_place_ += (bytes + kLine - 1) / kLine * kLine;
+  if (added) next_place_ += (allocation.bytes + kLine - 1) / kLine * kLine;
   return entry->second;
 }
 

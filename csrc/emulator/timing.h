@@ -100,8 +100,9 @@ class Trace {
 class CacheModel {
  public:
   CacheModel();
-  // Where the model sees an allocation: the same place from run to run.
-  uint64_t Place(const void* data, uint64_t bytes);
+  // Where the model sees an allocation. What a launch only writes is new memory, whether or not the
+  // host's allocator gave it an old address: so times are the same from run to run.
+  uint64_t Place(const Allocation& allocation);
   struct Traffic {
     uint64_t memory = 0;      // bytes that come from memory or go there
     double l2 = 0, port = 0;  // that L2 and the core are busy with
