@@ -109,6 +109,10 @@ def test_nobody_passes_sync_all_before_the_last(
     met = last + figures["Latency"] + figures["SyncAllCycles"]
     for core in (0, 1):
         assert met <= slices[core, "V"][0][1] <= met + 10 * figures["Issue"]
+    _, slices = schedule(emulator, "late")
+    own = 100 * figures["ScalarUb"] + figures["SyncAllCycles"]
+    for core in (0, 1):
+        assert own <= slices[core, "V"][0][1] <= own + 10 * figures["Issue"]
 
 
 def test_a_result_is_handed_from_a_cube_core_to_its_vector_cores(

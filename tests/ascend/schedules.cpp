@@ -88,6 +88,15 @@ __aicore__ void Meeting(GM_ADDR x, GM_ADDR, GM_ADDR z) {
   PipeBarrier<PIPE_ALL>();
 }
 
+// The same, but what block 0 has to do is its own.
+__aicore__ void Late(GM_ADDR, GM_ADDR, GM_ADDR) {
+  InitSocState();
+  for (uint32_t i = 0; GetBlockIdx() == 0 && i < 100; ++i) Tile(0).SetValue(i, 1.0f);
+  SyncAll();
+  Duplicate(Tile(1), 1.0f, kTile);
+  PipeBarrier<PIPE_ALL>();
+}
+
 // The cube core's product goes out under a unit flag and to its vector cores.
 __aicore__ void Handed(GM_ADDR x, GM_ADDR, GM_ADDR z) {
   InitSocState();
@@ -144,6 +153,7 @@ const std::vector<Case>& Schedules() {
       {"one reads", &Crowd, Launch(KernelType::kVector, 1)},
       {"all read", &Crowd, Launch(KernelType::kVector, 48)},
       {"meeting", &Meeting, Launch(KernelType::kMixVector, 2)},
+      {"late", &Late, Launch(KernelType::kMixVector, 2)},
       {"handed", &Handed, Launch(KernelType::kMix, 1)},
   };
   return cases;
