@@ -67,6 +67,10 @@ __aicore__ inline void LoadFractals(const LocalTensor<T>& dst, const LocalTensor
           LoadData2dTransposeParams((k0 / kFractal + i) * across, across, 1,
                                     kLeft ? 2 * squares - 1 : 0, kLeft ? 0 : across - 1, 0));
     }
+  } else if constexpr (!kLeft && kLayout != Layout::kDepthOuter) {  // both as they lie in L1
+    LoadData(
+        dst, src,
+        LoadData2DParams(k0 / kC0<T> * across, CeilDiv(depth, kC0<T>) * across, 1, 0, 0, false, 0));
   } else {
     constexpr bool kTranspose = kLayout == Layout::kDepthOuter;
     const uint32_t blocks = CeilDiv(depth, kC0<T>);
