@@ -86,10 +86,10 @@ class TileProducts {
     rights_ = panel ? Form::kRightChunks : 2;
     const uint32_t left_bytes = panel ? Form::kChunkBytes : kChunkBytes;
     const uint32_t right_bytes = panel ? Form::kRightChunkBytes : kRightChunkBytes;
-    for (int32_t i = 0; i < lefts_; ++i) {
+    for (uint32_t i = 0; i < lefts_; ++i) {
       left_l1_[i] = LocalTensor<T>(TPosition::A1, i * left_bytes, left_bytes / sizeof(T));
     }
-    for (int32_t i = 0; i < rights_; ++i) {
+    for (uint32_t i = 0; i < rights_; ++i) {
       right_l1_[i] = LocalTensor<T>(TPosition::B1, lefts_ * left_bytes + i * right_bytes,
                                     right_bytes / sizeof(T));
     }
@@ -104,7 +104,7 @@ class TileProducts {
   // output(tile, part, columns of the part, L0C) takes each part of a tile away.
   template <typename Output>
   __aicore__ inline void Process(Output& output) {
-    for (int32_t i = 0; i < lefts_ + rights_; ++i) SetFlag<HardEvent::MTE1_MTE2>(i);
+    for (uint32_t i = 0; i < lefts_ + rights_; ++i) SetFlag<HardEvent::MTE1_MTE2>(i);
     for (int32_t i = 0; i < 2; ++i) SetFlag<HardEvent::M_MTE1>(i);
     Step step{}, next{};
     next.part = kParts;  // after the last one of a tile
@@ -113,16 +113,13 @@ class TileProducts {
     while (more) {
       step = next;
       more = Advance(next);
-      // one step ahead, unless its left chunk takes the place of the one that is in use
-      const bool early = more && !(next.fills_left && next.left == step.left && step.k != 0);
-      if (early) CopyIn(next);
+      if (more) CopyIn(next);  // one step ahead
       Compute(step);
-      if (step.k0 + step.k == step.tile.k) {
+      if (step.ends_part) {
         output(step.tile, step.part, Columns(step), tile_l0_[step.part * kTileM * kPartN]);
       }
-      if (more && !early) CopyIn(next);
     }
-    for (int32_t i = 0; i < lefts_ + rights_; ++i) WaitFlag<HardEvent::MTE1_MTE2>(i);
+    for (uint32_t i = 0; i < lefts_ + rights_; ++i) WaitFlag<HardEvent::MTE1_MTE2>(i);
     for (int32_t i = 0; i < 2; ++i) WaitFlag<HardEvent::M_MTE1>(i);
   }
 
@@ -130,10 +127,12 @@ class TileProducts {
   // A chunk of the right factor, of one part and k deep from k0 on, and the left one that it meets.
   struct Step {
     Tile tile;
-    uint32_t left_k0, left_k;
+    uint32_t chunk, left_k0, left_k;  // chunk: in the order of the steps
     uint32_t part, k0, k;
-    int32_t left, right;            // where they are in L1
-    bool fills_left, empties_left;  // the first, the last step with this left chunk
+    uint32_t left, right;           // where they are in L1
+    uint32_t first_left;            // where the chunk at depth 0 is, or would be
+    bool fills_left, empties_left;  // the first, the last step with what is there
+    bool begins_part, ends_part;    // the first, the last step of a part's sum
   };
   // Bytes of depth in a chunk of the right factor; a panel leaves less room. Where rows begin
   // anywhere, more than a line of 512 bytes costs less than a line that is cut.
@@ -148,35 +147,48 @@ class TileProducts {
   __aicore__ inline uint32_t Columns(const Step& step) const {
     return kWeights == 1 ? Min(kPartN, step.tile.n - step.part * kPartN) : step.tile.n;
   }
+  // Tile by tile of a run, the left factor's chunks come forwards and backwards: as many of them as
+  // L1 has room for are still there.
   __aicore__ inline bool Advance(Step& step) {
     const Tile& tile = step.tile;
-    const uint32_t left_end = step.left_k0 + step.left_k;
-    bool new_left = false;
     step.k0 += step.k;
-    if (step.k0 == left_end) {
-      step.k0 = step.left_k0;
+    if (step.k0 == step.left_k0 + step.left_k) {
       if (++step.part >= Parts(tile)) {
         step.part = 0;
-        new_left = true;
-        step.left_k0 = left_end;
-        step.left = (step.left + 1) % lefts_;
-        if (left_end == tile.k) {
-          if (!tiles_.Next(step.tile)) return false;
-          step.left_k0 = 0;
-          if (tiles_.Panel()) step.left = 0;
-        }
-        step.k0 = step.left_k0;
-        const uint32_t depth = tiles_.Panel() ? Form::Depth(tile.k, sizeof(T)) : kChunkRow / sizeof(T);
+        if (++step.chunk >= Chunks(tile) && !NextTile(step)) return false;
+        const uint32_t at = tile.backward ? Chunks(tile) - 1 - step.chunk : step.chunk;
+        const uint32_t depth = LeftDepth(tile);
+        step.left = (step.first_left + at) % lefts_;
+        step.left_k0 = at * depth;
         step.left_k = Min(depth, tile.k - step.left_k0);
       }
+      step.k0 = step.left_k0;
     }
     step.k = Min(right_depth_, step.left_k0 + step.left_k - step.k0);
     step.right = (step.right + 1) % rights_;
-    const bool last =
-        step.part + 1 == Parts(tile) && step.k0 + step.k == step.left_k0 + step.left_k;
-    step.fills_left = new_left && (!tiles_.Panel() || tile.first);
-    step.empties_left = last && (!tiles_.Panel() || tile.last);
+    const bool begins = step.k0 == step.left_k0;
+    const bool ends = step.k0 + step.k == step.left_k0 + step.left_k;
+    step.fills_left = begins && step.part == 0 && (tile.first || step.chunk >= lefts_);
+    step.empties_left =
+        ends && step.part + 1 == Parts(tile) && (tile.last || step.chunk + lefts_ < Chunks(tile));
+    step.begins_part = begins && step.chunk == 0;
+    step.ends_part = ends && step.chunk + 1 >= Chunks(tile);
     return true;
+  }
+  __aicore__ inline bool NextTile(Step& step) {
+    if (!tiles_.Next(step.tile)) return false;
+    step.chunk = 0;
+    if (step.tile.first) {  // its first chunk goes behind the last one
+      const uint32_t at = step.tile.backward ? Chunks(step.tile) - 1 : 0;
+      step.first_left = (step.left + 1 + at * (lefts_ - 1)) % lefts_;
+    }
+    return true;
+  }
+  __aicore__ inline uint32_t LeftDepth(const Tile& tile) const {
+    return tiles_.Panel() ? Form::Depth(tile.k, sizeof(T)) : kChunkRow / sizeof(T);
+  }
+  __aicore__ inline uint32_t Chunks(const Tile& tile) const {
+    return tile.k == 0 ? 1 : CeilDiv(tile.k, LeftDepth(tile));
   }
 
   __aicore__ inline void CopyIn(const Step& step) {
@@ -239,12 +251,12 @@ class TileProducts {
                                    step.left_k, step.k0 + k0 - step.left_k0, k);
       LoadFractals<T, kRight, false>(right_l0_[half_l0_], right_l1_[step.right], columns, step.k,
                                      k0, k);
-      Multiply(step, step.k0 + k0, k);
+      Multiply(step, k, step.begins_part && k0 == 0, step.ends_part && k0 + k == step.k);
     }
     SetFlag<HardEvent::MTE1_MTE2>(step.right);
     if (step.empties_left) SetFlag<HardEvent::MTE1_MTE2>(rights_ + step.left);
   }
-  __aicore__ inline void Multiply(const Step& step, uint32_t k0, uint32_t k) {
+  __aicore__ inline void Multiply(const Step& step, uint32_t k, bool first, bool last) {
     SetFlag<HardEvent::MTE1_M>(half_l0_);
     WaitFlag<HardEvent::MTE1_M>(half_l0_);
     const Tile& tile = step.tile;
@@ -252,9 +264,9 @@ class TileProducts {
     params.m = tile.m == 1 ? 2 : tile.m;  // of one row it would make a product of another layout
     params.n = RoundUp(Columns(step), kFractal);
     params.k = k;
-    params.unitFlag = k0 + k >= tile.k ? kUnitFlagLast : kUnitFlagMore;
+    params.unitFlag = last ? kUnitFlagLast : kUnitFlagMore;
     params.kDirectionAlign = kIsFloat<T> && kLeft == Layout::kDepthOuter && tile.k != 0;
-    params.cmatrixInitVal = k0 == 0;
+    params.cmatrixInitVal = first;
     Mmad(tile_l0_[step.part * kTileM * kPartN], left_l0_[half_l0_], right_l0_[half_l0_], params);
     if (params.m / kFractal * (params.n / kFractal) < kFewFractals) PipeBarrier<PIPE_M>();
     SetFlag<HardEvent::M_MTE1>(half_l0_);
@@ -265,7 +277,7 @@ class TileProducts {
     WaitFlag<HardEvent::M_MTE1>(half_l0_);
     LoadZeros(left_l0_[half_l0_], step.tile.m);
     LoadZeros(right_l0_[half_l0_], Columns(step));
-    Multiply(step, 0, kC0<T>);
+    Multiply(step, kC0<T>, true, true);
   }
 
   GlobalTensor<T> left_, right_;
@@ -273,8 +285,8 @@ class TileProducts {
   Tiles<T, kRaggedDepth, kColumns> tiles_;
   LocalTensor<T> left_l1_[Form::kChunks], right_l1_[Form::kRightChunks], left_l0_[2], right_l0_[2];
   LocalTensor<float> tile_l0_;
-  int32_t lefts_ = 0, rights_ = 0;  // chunks of the factors in L1
-  uint32_t right_depth_ = 0;  // of a chunk of the right one
+  uint32_t lefts_ = 0, rights_ = 0;  // chunks of the factors in L1
+  uint32_t right_depth_ = 0;         // of a chunk of the right one
   int32_t half_l0_ = 0;
 };
 

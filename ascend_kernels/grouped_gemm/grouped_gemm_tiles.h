@@ -16,8 +16,8 @@ constexpr uint32_t kTileN = 256;
 // Rows of tiles that share the columns' factor while it is in L2: 24 cores hold 8 x 3 tiles.
 constexpr uint32_t kBand = 8;
 
-// The panel: the left factor's rows of a tile stay in L1, all of their depth, in a few chunks, for a
-// run of tiles beside each other. In 2 bytes, 128 rows fit of F = 1344, 32 of H = 5120, and in dW
+// The panel: the left factor's rows of a tile stay in L1, all of their depth, in a few chunks, for
+// a run of tiles beside each other. In 2 bytes, 128 rows fit of F = 1344, 32 of H = 5120, and in dW
 // experts of 1272 rows: there the right factor's chunks are smaller, and there are three of them,
 // that the next one arrives in time.
 template <bool kRaggedDepth>
@@ -45,6 +45,7 @@ struct Tile {
   uint32_t m0, m, n0, n;
   uint32_t k;        // 0: the result is zero
   bool first, last;  // of a run
+  bool backward;     // the depth is gone through from its end
 };
 
 // The part i of `total`, cut into `parts` of whole fractals, as even as can be.
@@ -79,8 +80,8 @@ class Tiles {
   __aicore__ inline bool Panel() const { return panel_; }
 
   __aicore__ inline bool Next(Tile& tile) {
-    tile.first = run_n0_ == run_end_;
-    if (tile.first) {
+    const bool new_run = run_ == run_end_;
+    if (new_run) {
       if (!Find()) return false;
       CutEvenly(m_, m_tiles_, even_ ? TakeColumns() : TakeTiles(), m0_, run_m_);
     }
@@ -89,10 +90,19 @@ class Tiles {
     tile.k = k_;
     tile.m0 = m0_;
     tile.m = run_m_;
-    tile.n0 = run_n0_;
-    tile.n = Min(kColumns, run_end_ - run_n0_);
-    run_n0_ += tile.n;
-    tile.last = run_n0_ == run_end_;
+    if (even_) {
+      const uint32_t count = Min(kColumns / kFractal, run_end_ - run_);
+      tile.n0 = run_ * kFractal;
+      tile.n = Min(count * kFractal, tiling_.columns - tile.n0);
+      run_ += count;
+    } else {
+      tile.backward = run_ % 2 != 0;
+      CutEvenly(tiling_.columns, TilesBeside(), run_++, tile.n0, tile.n);
+    }
+    // columns that are dealt out begin anywhere: to turn there would make sums depend on the cores
+    const bool alone = even_ && !panel_;
+    tile.first = new_run || alone;
+    tile.last = run_ == run_end_ || alone;
     return true;
   }
 
@@ -116,7 +126,7 @@ class Tiles {
     const uint64_t depth = kRaggedDepth ? most : tiling_.depth;
     panel_ = depth * sizeof(T) <= Form::kChunks * Form::kChunkBytes &&
              m * Form::Depth(depth, sizeof(T)) * sizeof(T) <= Form::kChunkBytes;
-    if (panel_) run_tiles_ = Max(1, Min(kRunTiles, tiles / (GetBlockNum() * kRunsPerCore)));
+    run_tiles_ = Max(1, Min(kRunTiles, tiles / (GetBlockNum() * kRunsPerCore)));
   }
   // This core's part of some experts' columns; `next_` and `before_` count from the first of them.
   __aicore__ inline void Deal(uint32_t first, uint32_t last) {
@@ -155,27 +165,28 @@ class Tiles {
     m_ = kRaggedDepth ? tiling_.rows : rows;
     k_ = kRaggedDepth ? rows : rest ? 0 : tiling_.depth;
     m_tiles_ = CeilDiv(m_, kTileM);
-    n_tiles_ = CeilDiv(tiling_.columns, even_ ? kFractal : kColumns * run_tiles_);
+    n_runs_ = even_ ? CeilDiv(tiling_.columns, kFractal) : CeilDiv(TilesBeside(), run_tiles_);
   }
-  __aicore__ inline uint64_t Count() const { return uint64_t{m_tiles_} * n_tiles_; }
+  __aicore__ inline uint64_t Count() const { return uint64_t{m_tiles_} * n_runs_; }
 
-  // Both set the run's columns and return which of the expert's tiles of rows it is.
+  __aicore__ inline uint32_t TilesBeside() const { return CeilDiv(tiling_.columns, kColumns); }
+  // Both set the run and return which of the expert's tiles of rows it is.
   __aicore__ inline uint32_t TakeColumns() {
     const uint64_t at = next_ - before_;
-    const uint32_t first = at % n_tiles_;
-    const uint32_t count = Min(n_tiles_ - first, end_ - next_);
-    run_n0_ = first * kFractal;
-    run_end_ = Min(run_n0_ + count * kFractal, tiling_.columns);
+    const uint64_t count = Min(n_runs_ - at % n_runs_, end_ - next_);
+    run_ = at % n_runs_;
+    run_end_ = run_ + count;
     next_ += count;
-    return at / n_tiles_;
+    return at / n_runs_;
   }
   __aicore__ inline uint32_t TakeTiles() {
     const uint64_t at = next_ - before_;
-    const uint64_t per_band = uint64_t{kBand} * n_tiles_;
+    const uint64_t per_band = uint64_t{kBand} * n_runs_;
     const uint32_t first = at / per_band * kBand;
     const uint32_t rows = Min(kBand, m_tiles_ - first);
-    CutEvenly(tiling_.columns, n_tiles_, at % per_band / rows, run_n0_, run_end_);
-    run_end_ += run_n0_;
+    const uint64_t run = at % per_band / rows;
+    run_ = TilesBeside() * run / n_runs_;
+    run_end_ = TilesBeside() * (run + 1) / n_runs_;
     next_ += GetBlockNum();
     return first + at % per_band % rows;
   }
@@ -188,10 +199,11 @@ class Tiles {
   bool rest_ = false;            // the experts' columns are done, those of no expert are dealt out
   uint64_t next_ = 0, end_ = 0;  // runs, or units of 16 columns, of all experts in a row
   // the expert that `next_` falls into
-  uint32_t expert_ = 0, m_ = 0, k_ = 0, m_tiles_ = 0, n_tiles_ = 0;
+  uint32_t expert_ = 0, m_ = 0, k_ = 0, m_tiles_ = 0, n_runs_ = 0;
   uint64_t first_ = 0, before_ = 0;  // its first row; runs or units of those before it
   uint32_t run_tiles_ = 1;
-  uint32_t m0_ = 0, run_m_ = 0, run_n0_ = 0, run_end_ = 0;  // what is left of the run
+  uint32_t m0_ = 0, run_m_ = 0;     // the run's rows
+  uint32_t run_ = 0, run_end_ = 0;  // and what is left of it: tiles, or units of 16 columns
 };
 
 }  // namespace moge
