@@ -17,8 +17,7 @@ constexpr uint32_t kL0cBytes = 128 * 1024;
 // Of a row, in a chunk of the left factor: MTE2 takes 1 KB in 8 cycles, and 2.4 for any row.
 constexpr uint32_t kChunkRow = 1024;
 constexpr uint32_t kChunkBytes = kTileM * kChunkRow;
-
-constexpr uint32_t kMixPartN = 112;  // columns of a half, where L1 is not all ours
+constexpr uint32_t kMixPartN = 112;  // columns of a part, where L1 has no room for 128
 
 constexpr uint8_t kUnitFlagMore = 2, kUnitFlagLast = 3;
 // Accumulating products of fewer fractals than this need a barrier between them.
