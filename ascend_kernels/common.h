@@ -23,6 +23,7 @@ constexpr uint64_t CeilDiv(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 constexpr uint32_t RoundUp(uint32_t a, uint32_t b) { return (a + b - 1) / b * b; }
 
 __aicore__ inline uint64_t Min(uint64_t a, uint64_t b) { return a < b ? a : b; }
+__aicore__ inline uint64_t Max(uint64_t a, uint64_t b) { return a < b ? b : a; }
 
 // The part of `total` units that falls to this core: parts differ by one unit at most.
 struct Share {

@@ -71,11 +71,20 @@ __aicore__ inline void LoadFractals(const LocalTensor<T>& dst, const LocalTensor
     constexpr bool kTranspose = kLayout == Layout::kDepthOuter;
     const uint32_t blocks = CeilDiv(depth, kC0<T>);
     const uint32_t first = k0 / kC0<T>;
-    for (uint32_t i = 0; i < blocks; ++i) {
-      LoadData(dst[i * (kLeft ? 1 : across) * kFractalElements<T>], src,
-               LoadData2DParams(kTranspose ? first + i : (first + i) * across, across,
-                                kTranspose ? CeilDiv(k, kFractal) : 1, 0, kLeft ? blocks - 1 : 0,
-                                kTranspose, 0));
+    if (!kTranspose && !kLeft) {  // as it lies in L1
+      LoadData(dst, src, LoadData2DParams(first * across, blocks * across, 1, 0, 0, false, 0));
+    } else if (!kTranspose && across < blocks) {
+      for (uint32_t i = 0; i < across; ++i) {
+        LoadData(dst[i * blocks * kFractalElements<T>], src,
+                 LoadData2DParams(first * across + i, blocks, across, 0, 0, false, 0));
+      }
+    } else {
+      for (uint32_t i = 0; i < blocks; ++i) {
+        LoadData(dst[i * (kLeft ? 1 : across) * kFractalElements<T>], src,
+                 LoadData2DParams(kTranspose ? first + i : (first + i) * across, across,
+                                  kTranspose ? CeilDiv(k, kFractal) : 1, 0, kLeft ? blocks - 1 : 0,
+                                  kTranspose, 0));
+      }
     }
   }
 }

@@ -8,34 +8,44 @@
 namespace moge {
 
 // A tile is what L0C holds in float. Its 128 x 256 take 8 * 16 * 4 = 512 cycles of the cube for 64
-// of depth in 2 bytes; meanwhile L0A gets 16 KB in 64 cycles, L0B 32 KB in 256: the cube is the
-// bound. L1 is fed 48 KB, 96 bytes a cycle: what L2 gives each of 24 cores, about 115, but three
-// times what memory does, so the tiles that are worked on together have to share their factors.
+// of depth in 2 bytes. L1 is fed 48 KB for them, 384 cycles of MTE2, which also pays for each row
+// of a transfer: rows have to be long. L2 gives each of 24 cores about 115 bytes a cycle, three
+// times what memory does: the tiles that are worked on together have to share their factors.
 constexpr uint32_t kTileM = 128;
 constexpr uint32_t kTileN = 256;
 // Rows of tiles that share the columns' factor while it is in L2: 24 cores hold 8 x 3 tiles.
 constexpr uint32_t kBand = 8;
-// 512 bytes of a row for L1, which is what a read of global memory wants; a quarter for L0.
-template <typename T>
-constexpr uint32_t kDepthL1 = 512 / sizeof(T);
-template <typename T>
-constexpr uint32_t kDepthL0 = 128 / sizeof(T);
+
+// The panel: the left factor's rows of a tile stay in L1, all of their depth, in a few chunks, for
+// a run of tiles beside each other. In 2 bytes, 128 rows fit of F = 1344, 32 of H = 5120, and in dW
+// experts of 1272 rows: there the right factor's chunks are smaller, and there are three of them,
+// that the next one arrives in time.
+template <bool kRaggedDepth>
+struct Panel {
+  static constexpr uint32_t kChunks = kRaggedDepth ? 3 : 4;
+  static constexpr uint32_t kChunkBytes = (kRaggedDepth ? 106 : 84) * 1024;
+  static constexpr uint32_t kRightChunks = kRaggedDepth ? 3 : 2;
+  static constexpr uint32_t kRightChunkBytes = (kRaggedDepth ? 64 : 84) * 1024;
+  // of a chunk, so that they are even but no row is shorter than a line of 512 bytes
+  static __aicore__ inline uint32_t Depth(uint32_t k, uint32_t size) {
+    return Max(RoundUp(CeilDiv(k, kChunks), kFractal), 512 / size);
+  }
+};
+constexpr uint32_t kRunTiles = 20;
+constexpr uint32_t kRunsPerCore = 16;  // shorter runs rather than fewer: they even out the cores
 
 // Where no expert has more rows than a tile, the weights' way from memory is the bound: at 1.6 TB/s
 // a core gets 36 bytes of them a cycle, the cube could take 64 or more. Then columns are dealt out
-// evenly, 16 at a time: every core reads on and on through its own part of all weights. Rows that
-// are few enough stay in L1 (the panel), of tiles half as wide: nothing but weights is read, 64 KB
-// at a time.
-constexpr uint32_t kPanelN = 128;
-// 32 rows of H = 5120 in 2 bytes, or 128 of F = 1344
-constexpr uint32_t kPanelBytes = 352 * 1024;
+// evenly, 16 at a time: every core reads on and on through its own part of all weights, and that is
+// its run.
 
 struct Tile {
   uint32_t expert;
   uint64_t row;  // of the ragged matrices, the expert's first
   uint32_t m0, m, n0, n;
-  uint32_t k;      // 0: the result is zero
-  bool new_panel;  // the left factor is another than the previous tile's, and the form is the panel
+  uint32_t k;        // 0: the result is zero
+  bool first, last;  // of a run
+  bool backward;     // the depth is gone through from its end
 };
 
 // The part i of `total`, cut into `parts` of whole fractals, as even as can be.
@@ -48,8 +58,8 @@ __aicore__ inline void CutEvenly(uint32_t total, uint32_t parts, uint32_t i, uin
 
 // kRaggedDepth: the experts' rows are the depth (dW); else they are the result's rows, and those of
 // no expert follow as the rows of one more, without a depth.
-// kParts: how many tiles of `columns` share one in L0C (gate and up).
-template <typename T, bool kRaggedDepth, uint32_t kParts>
+// kColumns: of a tile, at most.
+template <typename T, bool kRaggedDepth, uint32_t kColumns>
 class Tiles {
  public:
   __aicore__ inline void Init(GM_ADDR offsets, const GroupedGemmTiling& tiling, uint64_t core) {
@@ -57,7 +67,7 @@ class Tiles {
     tiling_ = tiling;
     core_ = core;
     experts_ = tiling.E + (kRaggedDepth ? 0 : 1);
-    if constexpr (!kRaggedDepth) ChooseForm();
+    ChooseForm();
     if (even_) {
       Deal(0, tiling.E);
     } else {
@@ -70,34 +80,53 @@ class Tiles {
   __aicore__ inline bool Panel() const { return panel_; }
 
   __aicore__ inline bool Next(Tile& tile) {
-    if (!Find()) return false;
+    const bool new_run = run_ == run_end_;
+    if (new_run) {
+      if (!Find()) return false;
+      CutEvenly(m_, m_tiles_, even_ ? TakeColumns() : TakeTiles(), m0_, run_m_);
+    }
     tile.expert = expert_;
     tile.row = first_;
     tile.k = k_;
-    const uint32_t m_tile = even_ ? TakeColumns(tile) : TakeTile(tile);
-    CutEvenly(m_, m_tiles_, m_tile, tile.m0, tile.m);
-    const uint64_t panel = first_ + tile.m0;
-    tile.new_panel = panel_ && k_ != 0 && panel != panel_row_;
-    if (tile.new_panel) panel_row_ = panel;
+    tile.m0 = m0_;
+    tile.m = run_m_;
+    if (even_) {
+      const uint32_t count = Min(kColumns / kFractal, run_end_ - run_);
+      tile.n0 = run_ * kFractal;
+      tile.n = Min(count * kFractal, tiling_.columns - tile.n0);
+      run_ += count;
+    } else {
+      tile.backward = run_ % 2 != 0;
+      CutEvenly(tiling_.columns, TilesBeside(), run_++, tile.n0, tile.n);
+    }
+    // columns that are dealt out begin anywhere: to turn there would make sums depend on the cores
+    const bool alone = even_ && !panel_;
+    tile.first = new_run || alone;
+    tile.last = run_ == run_end_ || alone;
     return true;
   }
 
  private:
+  using Form = moge::Panel<kRaggedDepth>;
+
   // GetValue, kept inside [0, N]: whatever the offsets are, no row beyond is touched
   __aicore__ inline uint64_t Offset(uint32_t e) const {
     const int32_t offset = offsets_.GetValue(e);
     return offset < 0 ? 0 : Min(static_cast<uint64_t>(offset), tiling_.N);
   }
   __aicore__ inline void ChooseForm() {
-    uint64_t most = 0;
+    uint64_t most = 0, tiles = 0;
     for (uint32_t e = 0; e < tiling_.E; ++e) {
-      const uint64_t begin = Offset(e), end = Offset(e + 1);
-      if (end > begin && end - begin > most) most = end - begin;
+      Enter(e);
+      tiles += Count();
+      most = Max(most, kRaggedDepth ? k_ : m_);
     }
-    even_ = most <= kTileM;
-    panel_ =
-        even_ && CeilDiv(most, kFractal) * kFractal * RoundUp(tiling_.depth, kC0<T>) * sizeof(T) <=
-                     kPanelBytes;
+    even_ = !kRaggedDepth && most <= kTileM;
+    const uint32_t m = RoundUp(Min(kTileM, kRaggedDepth ? tiling_.rows : most), kFractal);
+    const uint64_t depth = kRaggedDepth ? most : tiling_.depth;
+    panel_ = depth * sizeof(T) <= Form::kChunks * Form::kChunkBytes &&
+             m * Form::Depth(depth, sizeof(T)) * sizeof(T) <= Form::kChunkBytes;
+    run_tiles_ = Max(1, Min(kRunTiles, tiles / (GetBlockNum() * kRunsPerCore)));
   }
   // This core's part of some experts' columns; `next_` and `before_` count from the first of them.
   __aicore__ inline void Deal(uint32_t first, uint32_t last) {
@@ -136,27 +165,28 @@ class Tiles {
     m_ = kRaggedDepth ? tiling_.rows : rows;
     k_ = kRaggedDepth ? rows : rest ? 0 : tiling_.depth;
     m_tiles_ = CeilDiv(m_, kTileM);
-    n_tiles_ = CeilDiv(tiling_.columns, even_ ? kFractal : kTileN / kParts);
+    n_runs_ = even_ ? CeilDiv(tiling_.columns, kFractal) : CeilDiv(TilesBeside(), run_tiles_);
   }
-  __aicore__ inline uint64_t Count() const { return uint64_t{m_tiles_} * n_tiles_; }
+  __aicore__ inline uint64_t Count() const { return uint64_t{m_tiles_} * n_runs_; }
 
-  // Both set the tile's columns and return which of the expert's tiles of rows it is.
-  __aicore__ inline uint32_t TakeColumns(Tile& tile) {
+  __aicore__ inline uint32_t TilesBeside() const { return CeilDiv(tiling_.columns, kColumns); }
+  // Both set the run and return which of the expert's tiles of rows it is.
+  __aicore__ inline uint32_t TakeColumns() {
     const uint64_t at = next_ - before_;
-    const uint32_t first = at % n_tiles_;
-    const uint32_t most = (panel_ ? kPanelN : kTileN) / kParts / kFractal;
-    const uint32_t count = Min(most, Min(n_tiles_ - first, end_ - next_));
-    tile.n0 = first * kFractal;
-    tile.n = Min(count * kFractal, tiling_.columns - tile.n0);
+    const uint64_t count = Min(n_runs_ - at % n_runs_, end_ - next_);
+    run_ = at % n_runs_;
+    run_end_ = run_ + count;
     next_ += count;
-    return at / n_tiles_;
+    return at / n_runs_;
   }
-  __aicore__ inline uint32_t TakeTile(Tile& tile) {
+  __aicore__ inline uint32_t TakeTiles() {
     const uint64_t at = next_ - before_;
-    const uint64_t per_band = uint64_t{kBand} * n_tiles_;
+    const uint64_t per_band = uint64_t{kBand} * n_runs_;
     const uint32_t first = at / per_band * kBand;
     const uint32_t rows = Min(kBand, m_tiles_ - first);
-    CutEvenly(tiling_.columns, n_tiles_, at % per_band / rows, tile.n0, tile.n);
+    const uint64_t run = at % per_band / rows;
+    run_ = TilesBeside() * run / n_runs_;
+    run_end_ = TilesBeside() * (run + 1) / n_runs_;
     next_ += GetBlockNum();
     return first + at % per_band % rows;
   }
@@ -167,11 +197,13 @@ class Tiles {
   uint32_t experts_ = 0;
   bool even_ = false, panel_ = false;
   bool rest_ = false;            // the experts' columns are done, those of no expert are dealt out
-  uint64_t next_ = 0, end_ = 0;  // tiles, or units of 16 columns, of all experts in a row
+  uint64_t next_ = 0, end_ = 0;  // runs, or units of 16 columns, of all experts in a row
   // the expert that `next_` falls into
-  uint32_t expert_ = 0, m_ = 0, k_ = 0, m_tiles_ = 0, n_tiles_ = 0;
-  uint64_t first_ = 0, before_ = 0;  // its first row; tiles or units of those before it
-  uint64_t panel_row_ = ~uint64_t{0};
+  uint32_t expert_ = 0, m_ = 0, k_ = 0, m_tiles_ = 0, n_runs_ = 0;
+  uint64_t first_ = 0, before_ = 0;  // its first row; runs or units of those before it
+  uint32_t run_tiles_ = 1;
+  uint32_t m0_ = 0, run_m_ = 0;     // the run's rows
+  uint32_t run_ = 0, run_end_ = 0;  // and what is left of it: tiles, or units of 16 columns
 };
 
 }  // namespace moge

@@ -14,7 +14,7 @@ namespace moge {
 // cores read one slot, the cube core fills the other.
 constexpr uint32_t kRingSlots = 2;
 constexpr uint32_t kHalves = 2;  // of a weight: gate and up
-constexpr uint32_t kHalfN = kTileN / kHalves;
+constexpr uint32_t kHalfN = kMixPartN;
 constexpr uint32_t kHalfElements = kTileM * kHalfN;
 constexpr uint32_t kSlotElements = kHalves * kHalfElements;
 constexpr uint16_t kSlotFilled = 0, kSlotFree = 1;  // flags between the cores
@@ -25,13 +25,12 @@ class ResultInRing {
  public:
   __aicore__ inline explicit ResultInRing(GM_ADDR ring)
       : ring_(Global<T>(ring)[GetBlockIdx() * kRingSlots * kSlotElements]) {}
-  __aicore__ inline void operator()(const Tile& tile, const LocalTensor<float>& tile_l0) {
-    if (tiles_ >= kRingSlots) CrossCoreWaitFlag(kSlotFree);
+  __aicore__ inline void operator()(const Tile& tile, uint32_t half, uint32_t n,
+                                    const LocalTensor<float>& half_l0) {
+    if (half == 0 && tiles_ >= kRingSlots) CrossCoreWaitFlag(kSlotFree);
     const uint64_t slot = tiles_ % kRingSlots * kSlotElements;
-    for (uint32_t half = 0; half < kHalves; ++half) {
-      CopyOut(ring_[slot + half * kHalfElements], tile_l0[half * kHalfElements], tile.m, tile.n,
-              kHalfN);
-    }
+    CopyOut(ring_[slot + half * kHalfElements], half_l0, tile.m, n, kHalfN);
+    if (half + 1 < kHalves) return;
     CrossCoreSetFlag<2, PIPE_FIX>(kSlotFilled);
     ++tiles_;
   }
@@ -160,7 +159,7 @@ class RingActivation {
                                   (width - chunk.columns) * sizeof(T), 0));
   }
 
-  Tiles<T, false, kHalves> tiles_;
+  Tiles<T, false, kHalfN> tiles_;
   GlobalTensor<T> ring_, pre_, act_;
   GlobalTensor<float> row_weights_;
   uint64_t F_ = 0;
