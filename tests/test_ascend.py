@@ -210,6 +210,7 @@ def test_products_of_several_tiles(counts: list[int], I: int, O: int, dtype: tor
     check_gemm(randn(sum(counts), I, dtype=dtype), randn(len(counts), O, I, dtype=dtype), counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("counts", "I", "O", "dtype"),
     [
@@ -591,6 +592,7 @@ def test_a_wrong_argument_is_an_error_of_the_emulator() -> None:
     assert error.value.rule == "gm.bounds"
 
 
+@pytest.mark.slow
 def test_the_committed_counters_are_those_of_the_kernels(tmp_path: Path) -> None:
     out = tmp_path / "counters.csv"
     subprocess.run(

@@ -161,6 +161,7 @@ def read(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["910B1", "910B4"])
 def test_the_committed_times_are_those_of_the_model(model: ModuleType, device: str) -> None:
     committed = [
@@ -170,6 +171,7 @@ def test_the_committed_times_are_those_of_the_model(model: ModuleType, device: s
     assert found == committed
 
 
+@pytest.mark.slow
 def test_the_committed_check_is_that_of_the_model(model: ModuleType) -> None:
     committed = {row["case"]: row for row in read("ascend_model_check.csv")}
     cases = {case.case: case for case in model.published()}

@@ -187,6 +187,7 @@ def test_layouts_hold_whole_groups_and_whole_experts(study: Any) -> None:
     assert study.Layout(MOGE, 8, 4).on(128) == "EP8·TP4·DP4"
 
 
+@pytest.mark.slow
 def test_a_smoke_run_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv, path = ["balance.py", "--smoke", "--out", str(tmp_path)], [str(BENCH), *sys.path]
     with (

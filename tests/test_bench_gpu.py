@@ -365,6 +365,7 @@ def alive(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_or_crashes_leaves_the_rest(tmp_path: Path) -> None:
     child = "import subprocess; c = subprocess.Popen(['sleep', '600'])\n"
     hangs = f"{child}Path('pid').write_text(str(c.pid)); time.sleep(600)"
@@ -396,6 +397,7 @@ def test_a_part_that_hangs_or_crashes_leaves_the_rest(tmp_path: Path) -> None:
     assert not alive(pid)  # its children, too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["os._exit(70)", "time.sleep(600)"])
 @pytest.mark.parametrize("whose", ["peer", "ours"])
 def test_a_part_goes_on_without_what_crashed_or_hung(whose: str, how: str, tmp_path: Path) -> None:
