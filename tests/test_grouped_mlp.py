@@ -17,6 +17,7 @@ SHAPES = [
     pytest.param(1, 32, 8, 8, 1, 16, id="one-token"),
     pytest.param(0, 8, 4, 2, 1, 8, id="no-tokens"),
     pytest.param(40, 33, 4, 2, 1, 17, id="one-past-the-tile"),
+    pytest.param(40, 32, 4, 2, 1, 24, id="aligned"),
     pytest.param(7, 5, 15, 5, 1, 3, id="odd"),
     pytest.param(3, 1, 2, 1, 2, 1, id="thinnest"),
 ]

@@ -23,7 +23,8 @@ MODULES = sorted(
 )
 
 
-EXTENSION = ("_C.pyi", "_C.txt")  # types of the extension, and how it was built
+# types of the extension, and how it was built; the kernels' tiles
+DATA = ("py.typed", "_C.pyi", "_C.txt", "triton_kernels/configs.csv")
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_wheel_holds_every_module_and_nothing_else(dist: Path) -> None:
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     extension = {n for n in names if n.startswith("moge_ops/_C.") and n.endswith(".so")}
     assert len(extension) == (_backend.ascend_build() == "emulate")
-    assert names - extension == {*MODULES, *(f"moge_ops/{n}" for n in ("py.typed", *EXTENSION))}
+    assert names - extension == {*MODULES, *(f"moge_ops/{n}" for n in DATA)}
 
 
 def test_sdist_holds_what_the_tests_need(dist: Path) -> None:

@@ -15,12 +15,13 @@ def acc_dtype(dtype: torch.dtype) -> tl.constexpr:
     return tl.float64 if dtype is torch.float64 else tl.float32
 
 
-def num_programs(device: torch.device, tiles: int) -> int:
-    """Size of a persistent grid: one program per multiprocessor, no more than there are tiles."""
+def num_programs(device: torch.device, tiles: int, blocks: int = 1) -> int:
+    """Size of a persistent grid: ``blocks`` programs per multiprocessor, at most one per tile."""
     if INTERPRETED:
         return min(tiles, 3)  # few, so that each one walks over several tiles
     if device.type == "cuda":
-        tiles = min(tiles, torch.cuda.get_device_properties(device).multi_processor_count)
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+        tiles = min(tiles, processors * blocks)
     return tiles
 
 

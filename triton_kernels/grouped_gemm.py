@@ -1,10 +1,11 @@
 """Grouped products: expert-sorted rows by each expert's weight, forward, dX and dW.
 
 Index tensors and tiles:
-    offsets      expert -> its first row; the last entry ends the rows in use
-    tile         BLOCK_M rows of one expert by BLOCK_C columns; rows of an expert run fastest, so
-                 that the programs of one moment share a weight tile in L2
-    expert E     the rows past offsets[E]: never multiplied, stored as zero
+    offsets      expert -> its first row; the last entry ends the rows in use, and the rest are
+                 never multiplied, but stored as zero
+    tile         BLOCK_M rows of one expert by BLOCK_C columns; within a band of BAND row tiles
+                 rows run fastest, so that the programs of one moment share weights in L2, and
+                 without an end they would no longer share rows: bench/results/tile_order.csv
 """
 
 import torch
@@ -16,23 +17,23 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ._common import INTERPRETED, acc_dtype, narrow, num_programs
 from ._configs import Config, config, device_class
 
+BAND = tl.constexpr(16)
+
 
 @triton.jit
 def expert_rows(offsets_ptr, offs_e, N, E):
-    """First and last row of experts ``offs_e``; of "expert" E, the rows that have no expert."""
-    lo = tl.load(offsets_ptr + offs_e, mask=offs_e <= E, other=0)
+    """First and last row of experts ``offs_e``; none past E."""
+    lo = tl.load(offsets_ptr + offs_e, mask=offs_e < E, other=0)
     hi = tl.load(offsets_ptr + offs_e + 1, mask=offs_e < E, other=0)
-    hi = tl.where(offs_e == E, N, hi)
     # the caller's offsets cannot be checked without waiting: whatever they hold, stay inside
     return tl.minimum(tl.maximum(lo, 0), N), tl.minimum(tl.maximum(hi, 0), N)
 
 
 @triton.jit
-def count_tiles(offsets_ptr, N, E, EXPERTS, BLOCK_M: tl.constexpr, E_P2: tl.constexpr):
-    """Row tiles of the first ``EXPERTS`` experts: E, or E + 1 with the rows of none."""
-    offs_e = tl.arange(0, E_P2)
-    lo, hi = expert_rows(offsets_ptr, offs_e, N, E)
-    return tl.sum(tl.where(offs_e < EXPERTS, tl.cdiv(tl.maximum(hi - lo, 0), BLOCK_M), 0), 0)
+def count_tiles(offsets_ptr, N, E, BLOCK_M: tl.constexpr, E_P2: tl.constexpr):
+    """Row tiles of all experts."""
+    lo, hi = expert_rows(offsets_ptr, tl.arange(0, E_P2), N, E)
+    return tl.sum(tl.cdiv(tl.maximum(hi - lo, 0), BLOCK_M), 0)
 
 
 @triton.jit
@@ -41,20 +42,24 @@ def locate_tile(tile, tiles_c, offsets_ptr, N, E, BLOCK_M: tl.constexpr, E_P2: t
     # offsets are read again for every tile: cheaper than registers held through the product
     offs_e = tl.arange(0, E_P2)
     lo, hi = expert_rows(offsets_ptr, offs_e, N, E)
-    tiles_e = tl.where(offs_e <= E, tl.cdiv(tl.maximum(hi - lo, 0), BLOCK_M), 0)
+    tiles_e = tl.cdiv(tl.maximum(hi - lo, 0), BLOCK_M)
     ends = tl.cumsum(tiles_e, 0) * tiles_c
     expert = tl.sum((ends <= tile).to(tl.int32), 0)
     here = offs_e == expert
     tiles_m = tl.sum(tl.where(here, tiles_e, 0), 0)
     local = tile - (tl.sum(tl.where(here, ends, 0), 0) - tiles_m * tiles_c)
-    first = tl.sum(tl.where(here, lo, 0), 0) + (local % tiles_m) * BLOCK_M
-    return expert, first, tl.sum(tl.where(here, hi, 0), 0), local // tiles_m
+    band = local // (BAND * tiles_c) * BAND
+    height = tl.minimum(tiles_m - band, BAND)
+    local -= band * tiles_c
+    first = tl.sum(tl.where(here, lo, 0), 0) + (band + local % height) * BLOCK_M
+    return expert, first, tl.sum(tl.where(here, hi, 0), 0), local // height
 
 
 @triton.jit
 def tile_product(
-    a_ptrs,  # [BLOCK_M] rows, each contiguous
+    a,  # [BLOCK_M] pointers to rows, each contiguous, or [N, R] descriptor if A_DESC
     w,  # [E, HALVES * C, R] or, not R_LAST, [E, R, C]: a pointer, or a descriptor if W_DESC
+    first_m,
     expert,
     first_c,
     stride_w_e,
@@ -63,9 +68,11 @@ def tile_product(
     C,
     R,
     HALVES: tl.constexpr,
+    A_DESC: tl.constexpr,
     W_DESC: tl.constexpr,
     R_LAST: tl.constexpr,
     EVEN_R: tl.constexpr,
+    SWAP: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
@@ -74,22 +81,37 @@ def tile_product(
     BLOCK_R: tl.constexpr,
 ):
     """``[BLOCK_M, HALVES * BLOCK_C]``: the same columns of each half of the weight."""
+    COLUMNS: tl.constexpr = HALVES * BLOCK_C
     offs_r = tl.arange(0, BLOCK_R)
-    column = tl.arange(0, HALVES * BLOCK_C)
+    column = tl.arange(0, COLUMNS)
     offs_c = first_c + column % BLOCK_C
     mask_c = offs_c < C
     row_c = (offs_c + column // BLOCK_C * C).to(tl.int64)
-    acc = tl.zeros((BLOCK_M, HALVES * BLOCK_C), dtype=ACC)
+    # WGMMA reads its left operand from shared memory, not by way of registers, if it is one box
+    BOXES: tl.constexpr = SWAP and W_DESC and HALVES == 2
+    if BOXES:
+        acc = tl.zeros((BLOCK_C, BLOCK_M), dtype=ACC)
+        second = tl.zeros((BLOCK_C, BLOCK_M), dtype=ACC)
+    else:
+        acc = tl.zeros((COLUMNS, BLOCK_M) if SWAP else (BLOCK_M, COLUMNS), dtype=ACC)
     for r in range(0, R, BLOCK_R):
-        if EVEN_R:
-            a = tl.load(a_ptrs[:, None] + (r + offs_r)[None, :])
+        if A_DESC:
+            x = a.load([first_m, r])
+        elif EVEN_R:
+            x = tl.load(a[:, None] + (r + offs_r)[None, :])
         else:
             mask_r = r + offs_r < R
-            a = tl.load(a_ptrs[:, None] + (r + offs_r)[None, :], mask=mask_r[None, :], other=0.0)
+            x = tl.load(a[:, None] + (r + offs_r)[None, :], mask=mask_r[None, :], other=0.0)
         # outside the weight a descriptor reads zero, so that nothing of a neighbour, which may
-        # be infinite, meets the zeros of `a`
-        if W_DESC and R_LAST:
-            b = w.load([expert * HALVES, first_c, r]).reshape(HALVES * BLOCK_C, BLOCK_R).T
+        # be infinite, meets the zeros of `x`
+        if BOXES:
+            b = w.load([expert * 2, first_c, r]).reshape(BLOCK_C, BLOCK_R).T
+            b2 = w.load([expert * 2 + 1, first_c, r]).reshape(BLOCK_C, BLOCK_R)
+            second = tl.dot(
+                b2.to(DOT), x.T.to(DOT), second, input_precision=PRECISION, out_dtype=ACC
+            )
+        elif W_DESC and R_LAST:
+            b = w.load([expert * HALVES, first_c, r]).reshape(COLUMNS, BLOCK_R).T
         elif W_DESC:
             b = w.load([expert, r, first_c]).reshape(BLOCK_R, BLOCK_C)
         else:
@@ -100,13 +122,19 @@ def tile_product(
                 + row_c[None, :] * stride_w_c
             )
             b = tl.load(b_ptrs, mask=(r + offs_r < R)[:, None] & mask_c[None, :], other=0.0)
-        acc = tl.dot(a.to(DOT), b.to(DOT), acc, input_precision=PRECISION, out_dtype=ACC)
-    return acc
+        if SWAP:  # WGMMA takes 64 rows or more: the weight has them where the tokens do not
+            left, right = b.T, x.T
+        else:
+            left, right = x, b
+        acc = tl.dot(left.to(DOT), right.to(DOT), acc, input_precision=PRECISION, out_dtype=ACC)
+    if BOXES:
+        acc = tl.join(acc, second).permute(2, 0, 1).reshape(COLUMNS, BLOCK_M)
+    return acc.T if SWAP else acc
 
 
 @triton.jit
 def _grouped_gemm_kernel(
-    rows_ptr,  # [N, R]
+    rows,  # [N, R]: a pointer, or a descriptor if ROWS_DESC
     w,  # [E, C, R], or [E, R, C] if not R_LAST
     offsets_ptr,  # [E + 1]
     out_ptr,  # [N, C]
@@ -118,9 +146,11 @@ def _grouped_gemm_kernel(
     C,
     R,
     E,
+    ROWS_DESC: tl.constexpr,
     W_DESC: tl.constexpr,
     R_LAST: tl.constexpr,
     EVEN_R: tl.constexpr,
+    SWAP: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
@@ -130,49 +160,101 @@ def _grouped_gemm_kernel(
     E_P2: tl.constexpr,
 ):
     tiles_c = tl.cdiv(C, BLOCK_C)
-    tiles = count_tiles(offsets_ptr, N, E, E + 1, BLOCK_M, E_P2) * tiles_c
+    tiles = count_tiles(offsets_ptr, N, E, BLOCK_M, E_P2) * tiles_c
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         expert, first, last, c = locate_tile(tile, tiles_c, offsets_ptr, N, E, BLOCK_M, E_P2)
         offs_m = tl.arange(0, BLOCK_M)
         offs_c = tl.arange(0, BLOCK_C)[None, :]
+        # past the expert's end come the next one's rows, or its last one stands in: no mask in
+        # the loop, none is stored
+        if ROWS_DESC:
+            a = rows
+        else:
+            a = rows + tl.minimum(first + offs_m, last - 1).to(tl.int64) * stride_rows_n
+        acc = tile_product(
+            a,
+            w,
+            first,
+            expert,
+            c * BLOCK_C,
+            stride_w_e,
+            stride_w_c,
+            stride_w_r,
+            C,
+            R,
+            1,
+            ROWS_DESC,
+            W_DESC,
+            R_LAST,
+            EVEN_R,
+            SWAP,
+            DOT,
+            PRECISION,
+            ACC,
+            BLOCK_M,
+            BLOCK_C,
+            BLOCK_R,
+        )
         # one 64-bit base a tile: 64-bit offsets of every element would spill
         out_tile = out_ptr + first.to(tl.int64) * C + c * BLOCK_C
         out_ptrs = out_tile + (offs_m[:, None] * C + offs_c)
         mask = (offs_m[:, None] < last - first) & (offs_c < C - c * BLOCK_C)
-        if expert < E:
-            # past the expert's end its last row stands in: no mask in the loop, none is stored
-            a_rows = tl.minimum(first + offs_m, last - 1).to(tl.int64)
-            acc = tile_product(
-                rows_ptr + a_rows * stride_rows_n,
-                w,
-                expert,
-                c * BLOCK_C,
-                stride_w_e,
-                stride_w_c,
-                stride_w_r,
-                C,
-                R,
-                1,
-                W_DESC,
-                R_LAST,
-                EVEN_R,
-                DOT,
-                PRECISION,
-                ACC,
-                BLOCK_M,
-                BLOCK_C,
-                BLOCK_R,
-            )
-            tl.store(out_ptrs, narrow(acc, out_ptr.dtype.element_ty), mask=mask)
+        tl.store(out_ptrs, narrow(acc, out_ptr.dtype.element_ty), mask=mask)
+
+    # in a loop of its own: a branch in the one above costs registers through the product
+    _, end = expert_rows(offsets_ptr, E - 1, N, E)
+    tiles = tl.cdiv(N - end, BLOCK_M) * tiles_c
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        offs_n = end + tile // tiles_c * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+        offs_c = tile % tiles_c * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+        zero = tl.zeros((BLOCK_M, BLOCK_C), dtype=out_ptr.dtype.element_ty)
+        mask = (offs_n < N) & (offs_c < C)
+        tl.store(out_ptr + offs_n.to(tl.int64) * C + offs_c, zero, mask=mask)
+
+
+@triton.jit
+def _load_rows(
+    x,  # [N, C]: a pointer, or a descriptor if DESC; [T, C] if GATHER
+    row_to_slot_ptr,
+    n,
+    hi,
+    first_c,
+    stride_n,
+    C,
+    K: tl.constexpr,
+    GATHER: tl.constexpr,
+    DESC: tl.constexpr,
+    EVEN: tl.constexpr,
+    WHOLE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """``[BLOCK_N, BLOCK_C]`` from row n on; unless WHOLE, zeros from row hi on."""
+    offs_n = n + tl.arange(0, BLOCK_N)
+    mask_n = (offs_n < hi)[:, None]
+    if DESC:
+        tile = x.load([n, first_c])
+        if not WHOLE:
+            tile = tl.where(mask_n, tile, 0.0)
+    else:
+        offs_c = first_c + tl.arange(0, BLOCK_C)[None, :]
+        if GATHER:
+            slot = tl.load(row_to_slot_ptr + offs_n, mask=None if WHOLE else offs_n < hi)
+            offs_n = slot.to(tl.uint32) // K  # of a signed slot it takes four instructions more
+        ptrs = x + offs_n.to(tl.int64)[:, None] * stride_n + offs_c
+        if WHOLE and EVEN:
+            tile = tl.load(ptrs)
+        elif WHOLE:
+            tile = tl.load(ptrs, mask=offs_c < C, other=0.0)
         else:
-            zero = tl.zeros((BLOCK_M, BLOCK_C), dtype=out_ptr.dtype.element_ty)
-            tl.store(out_ptrs, zero, mask=mask)
+            tile = tl.load(ptrs, mask=mask_n & (offs_c < C), other=0.0)
+    return tile
 
 
 @triton.jit
 def _grouped_gemm_dw_kernel(
-    d_out_ptr,  # [N, O], or [T, O] if GATHER_D
-    rows_ptr,  # [N, I], or [T, I] if GATHER_ROWS
+    d_out,  # [N, O]: a pointer, or a descriptor if D_DESC; [T, O] if GATHER_D
+    rows,  # [N, I]: a pointer, or a descriptor if ROWS_DESC; [T, I] if GATHER_ROWS
     row_to_slot_ptr,  # [N]
     offsets_ptr,  # [E + 1]
     d_weight_ptr,  # [E, O, I]
@@ -182,9 +264,13 @@ def _grouped_gemm_dw_kernel(
     O,
     I,
     E,
-    K,
+    K: tl.constexpr,
     GATHER_D: tl.constexpr,
     GATHER_ROWS: tl.constexpr,
+    D_DESC: tl.constexpr,
+    ROWS_DESC: tl.constexpr,
+    EVEN_O: tl.constexpr,
+    EVEN_I: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
@@ -196,36 +282,84 @@ def _grouped_gemm_dw_kernel(
     tiles_e = tiles_o * tl.cdiv(I, BLOCK_I)
     pid = tl.program_id(0)
     expert = pid // tiles_e
-    offs_o = pid % tiles_e % tiles_o * BLOCK_O + tl.arange(0, BLOCK_O)
-    offs_i = pid % tiles_e // tiles_o * BLOCK_I + tl.arange(0, BLOCK_I)
-    mask_o = offs_o < O
-    mask_i = offs_i < I
+    first_o = pid % tiles_e % tiles_o * BLOCK_O
+    first_i = pid % tiles_e // tiles_o * BLOCK_I
     lo, hi = expert_rows(offsets_ptr, expert, N, E)
 
+    # whole steps without masks, then what is left of the expert
     acc = tl.zeros((BLOCK_O, BLOCK_I), dtype=ACC)
-    for n in range(lo, hi, BLOCK_N):
-        offs_n = n + tl.arange(0, BLOCK_N)
-        mask_n = offs_n < hi
-        offs_d = offs_n.to(tl.int64)
-        offs_rows = offs_n.to(tl.int64)
-        if GATHER_D or GATHER_ROWS:
-            slot = tl.load(row_to_slot_ptr + offs_n, mask=mask_n, other=0)
-            if GATHER_D:
-                offs_d = (slot // K).to(tl.int64)
-            if GATHER_ROWS:
-                offs_rows = (slot // K).to(tl.int64)
-        d_out = tl.load(
-            d_out_ptr + offs_d[:, None] * stride_d_out_n + offs_o[None, :],
-            mask=mask_n[:, None] & mask_o[None, :],
-            other=0.0,
+    whole = lo + tl.maximum(hi - lo, 0) // BLOCK_N * BLOCK_N
+    for n in range(lo, whole, BLOCK_N):
+        a = _load_rows(
+            d_out,
+            row_to_slot_ptr,
+            n,
+            hi,
+            first_o,
+            stride_d_out_n,
+            O,
+            K,
+            GATHER_D,
+            D_DESC,
+            EVEN_O,
+            True,
+            BLOCK_N,
+            BLOCK_O,
         )
-        rows = tl.load(
-            rows_ptr + offs_rows[:, None] * stride_rows_n + offs_i[None, :],
-            mask=mask_n[:, None] & mask_i[None, :],
-            other=0.0,
+        b = _load_rows(
+            rows,
+            row_to_slot_ptr,
+            n,
+            hi,
+            first_i,
+            stride_rows_n,
+            I,
+            K,
+            GATHER_ROWS,
+            ROWS_DESC,
+            EVEN_I,
+            True,
+            BLOCK_N,
+            BLOCK_I,
         )
-        acc = tl.dot(d_out.to(DOT).T, rows.to(DOT), acc, input_precision=PRECISION, out_dtype=ACC)
+        acc = tl.dot(a.to(DOT).T, b.to(DOT), acc, input_precision=PRECISION, out_dtype=ACC)
+    if whole < hi:
+        a = _load_rows(
+            d_out,
+            row_to_slot_ptr,
+            whole,
+            hi,
+            first_o,
+            stride_d_out_n,
+            O,
+            K,
+            GATHER_D,
+            D_DESC,
+            EVEN_O,
+            False,
+            BLOCK_N,
+            BLOCK_O,
+        )
+        b = _load_rows(
+            rows,
+            row_to_slot_ptr,
+            whole,
+            hi,
+            first_i,
+            stride_rows_n,
+            I,
+            K,
+            GATHER_ROWS,
+            ROWS_DESC,
+            EVEN_I,
+            False,
+            BLOCK_N,
+            BLOCK_I,
+        )
+        acc = tl.dot(a.to(DOT).T, b.to(DOT), acc, input_precision=PRECISION, out_dtype=ACC)
 
+    offs_o = first_o + tl.arange(0, BLOCK_O)
+    offs_i = first_i + tl.arange(0, BLOCK_I)
     d_weight_ptrs = (
         d_weight_ptr
         + expert.to(tl.int64) * O * I
@@ -233,7 +367,7 @@ def _grouped_gemm_dw_kernel(
         + offs_i[None, :]
     )
     out = narrow(acc, d_weight_ptr.dtype.element_ty)
-    tl.store(d_weight_ptrs, out, mask=mask_o[:, None] & mask_i[None, :])
+    tl.store(d_weight_ptrs, out, mask=(offs_o < O)[:, None] & (offs_i < I)[None, :])
 
 
 def dot_options(dtype: torch.dtype) -> dict[str, object]:
@@ -261,15 +395,15 @@ def aligned(x: Tensor) -> bool:
     return rows and x.stride(-1) == 1 and x.data_ptr() % 16 == 0
 
 
-def describable(weight: Tensor) -> bool:
-    """Whether the weight can be read through a tensor descriptor, on this chip."""
-    return aligned(weight) and device_class() in ("hopper", "interpreter")
+def describable(x: Tensor) -> bool:
+    """Whether the tensor can be read through a tensor descriptor, on this chip."""
+    return x.numel() > 0 and aligned(x) and device_class() in ("hopper", "interpreter")
 
 
 def grid(tiles: Config, N: int, E: int, C: int, device: torch.device) -> tuple[int]:
     """Persistent grid under the host's bound on the tiles: each expert adds at most one."""
-    bound = (N // tiles.block_m + min(E + 1, N)) * triton.cdiv(C, tiles.block_c)
-    return (num_programs(device, bound),)
+    bound = (N // tiles.block_m + min(E, N)) * triton.cdiv(C, tiles.block_c)
+    return (num_programs(device, bound, tiles.blocks),)
 
 
 def _product(rows: Tensor, weight: Tensor, offsets: Tensor, r_last: bool) -> Tensor:
@@ -286,8 +420,10 @@ def _product(rows: Tensor, weight: Tensor, offsets: Tensor, r_last: bool) -> Ten
     tile = config("gemm", rows.dtype, N, E, aligned=w_desc)
     block = [1, tile.block_c, tile.block_r] if r_last else [1, tile.block_r, tile.block_c]
     stride_c, stride_r = (1, 2) if r_last else (2, 1)
+    rows_desc = w_desc and describable(rows)
+    block_rows = [tile.block_m, tile.block_r]
     _grouped_gemm_kernel[grid(tile, N, E, C, rows.device)](
-        rows,
+        TensorDescriptor.from_tensor(rows, block_rows) if rows_desc else rows,
         TensorDescriptor.from_tensor(weight, block) if w_desc else weight,
         offsets,
         out,
@@ -299,14 +435,16 @@ def _product(rows: Tensor, weight: Tensor, offsets: Tensor, r_last: bool) -> Ten
         C,
         R,
         E,
+        ROWS_DESC=rows_desc,
         W_DESC=w_desc,
         R_LAST=r_last,
         EVEN_R=R % tile.block_r == 0,
+        SWAP=bool(tile.swap),
         **dot_options(rows.dtype),
         BLOCK_M=tile.block_m,
         BLOCK_C=tile.block_c,
         BLOCK_R=tile.block_r,
-        E_P2=triton.next_power_of_2(E + 1),
+        E_P2=triton.next_power_of_2(E),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )
@@ -345,11 +483,23 @@ def weight_gradient(
     if not d_weight.numel():
         return d_weight
     d_out, rows = contiguous_rows(d_out), contiguous_rows(rows)
-    tile = config("dw", rows.dtype, N, E, aligned=aligned(d_out) and aligned(rows))
-    tiles = E * triton.cdiv(O, tile.block_m) * triton.cdiv(I, tile.block_c)
+    kernel = "dw_gathered" if gather_d or gather_rows else "dw"
+    tile = config(kernel, rows.dtype, N, E, aligned=aligned(d_out) and aligned(rows))
+
+    def padded(block_o: int, block_i: int) -> tuple[int, bool]:
+        size = triton.cdiv(O, block_o) * block_o * triton.cdiv(I, block_i) * block_i
+        # of two equal ones, the shorter side for what is gathered: fewer loads
+        return size, (gather_d and block_o > block_i) or (gather_rows and block_i > block_o)
+
+    sides = (tile.block_m, tile.block_c)
+    block_o, block_i = min(sides, sides[::-1], key=lambda sides: padded(*sides))
+    tiles = E * triton.cdiv(O, block_o) * triton.cdiv(I, block_i)
+    d_desc = not gather_d and describable(d_out)
+    rows_desc = not gather_rows and describable(rows)
+    block_d, block_rows = [tile.block_r, block_o], [tile.block_r, block_i]
     _grouped_gemm_dw_kernel[(tiles,)](
-        d_out,
-        rows,
+        TensorDescriptor.from_tensor(d_out, block_d) if d_desc else d_out,
+        TensorDescriptor.from_tensor(rows, block_rows) if rows_desc else rows,
         offsets if row_to_slot is None else row_to_slot,
         offsets,
         d_weight,
@@ -362,9 +512,13 @@ def weight_gradient(
         K,
         GATHER_D=gather_d,
         GATHER_ROWS=gather_rows,
+        D_DESC=d_desc,
+        ROWS_DESC=rows_desc,
+        EVEN_O=O % block_o == 0,
+        EVEN_I=I % block_i == 0,
         **dot_options(rows.dtype),
-        BLOCK_O=tile.block_m,
-        BLOCK_I=tile.block_c,
+        BLOCK_O=block_o,
+        BLOCK_I=block_i,
         BLOCK_N=tile.block_r,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,

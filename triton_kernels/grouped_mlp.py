@@ -53,6 +53,7 @@ def _grouped_mlp_up_kernel(
     WEIGHTED: tl.constexpr,
     W_DESC: tl.constexpr,
     EVEN_H: tl.constexpr,
+    SWAP: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
@@ -62,7 +63,7 @@ def _grouped_mlp_up_kernel(
     E_P2: tl.constexpr,
 ):
     tiles_f = tl.cdiv(F, BLOCK_F)
-    tiles = count_tiles(offsets_ptr, N, E, E, BLOCK_M, E_P2) * tiles_f
+    tiles = count_tiles(offsets_ptr, N, E, BLOCK_M, E_P2) * tiles_f
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         expert, first, last, f = locate_tile(tile, tiles_f, offsets_ptr, N, E, BLOCK_M, E_P2)
         offs_n = first + tl.arange(0, BLOCK_M)
@@ -71,6 +72,7 @@ def _grouped_mlp_up_kernel(
         acc = tile_product(
             x_ptr + (slot // K).to(tl.int64) * stride_x_t,
             w,
+            first,
             expert,
             f * BLOCK_F,
             stride_w_e,
@@ -79,9 +81,11 @@ def _grouped_mlp_up_kernel(
             F,
             H,
             2,
+            False,
             W_DESC,
             True,
             EVEN_H,
+            SWAP,
             DOT,
             PRECISION,
             ACC,
@@ -173,6 +177,7 @@ def _grouped_mlp_down_bwd_kernel(
     K,
     W_DESC: tl.constexpr,
     EVEN_H: tl.constexpr,
+    SWAP: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
@@ -182,7 +187,7 @@ def _grouped_mlp_down_bwd_kernel(
     E_P2: tl.constexpr,
 ):
     tiles_f = tl.cdiv(F, BLOCK_F)
-    tiles = count_tiles(offsets_ptr, N, E, E, BLOCK_M, E_P2) * tiles_f
+    tiles = count_tiles(offsets_ptr, N, E, BLOCK_M, E_P2) * tiles_f
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         expert, first, last, f = locate_tile(tile, tiles_f, offsets_ptr, N, E, BLOCK_M, E_P2)
         offs_n = first + tl.arange(0, BLOCK_M)
@@ -192,6 +197,7 @@ def _grouped_mlp_down_bwd_kernel(
         g = tile_product(
             d_y_ptr + (slot // K).to(tl.int64) * stride_d_y_t,
             w,
+            first,
             expert,
             f * BLOCK_F,
             stride_w_e,
@@ -200,9 +206,11 @@ def _grouped_mlp_down_bwd_kernel(
             F,
             H,
             1,
+            False,
             W_DESC,
             False,
             EVEN_H,
+            SWAP,
             DOT,
             PRECISION,
             ACC,
@@ -291,7 +299,9 @@ def grouped_mlp_fwd(
         if w_desc:
             # one box holds the same columns of both halves: one wide product instead of two
             halves = w_gate_up.view(2 * E, F, H)
-            w = TensorDescriptor.from_tensor(halves, [2, tile.block_c, tile.block_r])
+            w = TensorDescriptor.from_tensor(
+                halves, [1 if tile.swap else 2, tile.block_c, tile.block_r]
+            )
         _grouped_mlp_up_kernel[grid(tile, N, E, F, x.device)](
             x,
             w,
@@ -311,11 +321,12 @@ def grouped_mlp_fwd(
             WEIGHTED=not on_output,
             W_DESC=w_desc,
             EVEN_H=H % tile.block_r == 0,
+            SWAP=bool(tile.swap),
             **dot_options(x.dtype),
             BLOCK_M=tile.block_m,
             BLOCK_F=tile.block_c,
             BLOCK_H=tile.block_r,
-            E_P2=triton.next_power_of_2(E + 1),
+            E_P2=triton.next_power_of_2(E),
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
         )
@@ -373,11 +384,12 @@ def grouped_mlp_bwd(
             K,
             W_DESC=w_desc,
             EVEN_H=H % tile.block_r == 0,
+            SWAP=bool(tile.swap),
             **dot_options(x.dtype),
             BLOCK_M=tile.block_m,
             BLOCK_F=tile.block_c,
             BLOCK_H=tile.block_r,
-            E_P2=triton.next_power_of_2(E + 1),
+            E_P2=triton.next_power_of_2(E),
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
         )

@@ -80,7 +80,7 @@ class Driver:
         return self.target
 
     def get_current_device(self) -> int:
-        return 0
+        return list(TARGETS.values()).index(self.target)  # Triton caches binaries per device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -177,16 +177,19 @@ def narrow_products(ttir: str) -> list[str]:
     return sorted(found)
 
 
+def cuobjdump(kernel: Any, option: str) -> str:
+    """What the tool, which comes with Triton, prints about one binary."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, option, file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def figures(kernel: Any) -> dict[str, Any]:
     """Registers, bytes of local memory a thread, and matrix instruction of one binary."""
     if "cubin" in kernel.asm:
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(kernel.asm["cubin"])
-            file.flush()
-            tool = triton.knobs.nvidia.cuobjdump.path
-            usage = subprocess.run(
-                [tool, "--dump-resource-usage", file.name], check=True, capture_output=True
-            ).stdout.decode()
+        usage = cuobjdump(kernel, "--dump-resource-usage")
         # the frame holds what was spilled: nothing else of a kernel lives there
         patterns, code = (r"REG:(\d+)", r"STACK:(\d+)"), kernel.asm["ptx"]
     else:
@@ -215,13 +218,14 @@ class Collector:
         self.binaries: dict[int, tuple[Any, dict[str, Any]]] = {}  # kept, so that ids stay unique
         self.failures: dict[str, str] = {}
 
-    def launch(self, fn: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+    def launch(self, fn: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        """The binary; nothing where it does not build."""
         name = fn.__name__
         try:
             binary = Collector.compile(fn, *args, grid=grid, warmup=True, **kwargs)
         except Exception:
             self.failures.setdefault(f"{name}, {self.use}", traceback.format_exc()[-2000:])
-            return
+            return None
         config = {key: int(value) for key, value in kwargs.items() if isinstance(value, int)}
         config |= {key: getattr(binary.metadata, key) for key in ("num_warps", "num_stages")}
         row = {
@@ -232,6 +236,7 @@ class Collector:
         uses = self.binaries.setdefault(id(binary), (binary, row))[1]["uses"]
         if self.use not in uses:
             uses.append(self.use)
+        return binary
 
 
 def main(target: str, out: str) -> None:

@@ -1,0 +1,129 @@
+"""Tiles come from tables: the built-in one, a folder's, and a search's with its clock injected."""
+
+import csv
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from moge_ops._backend import load
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADER = (ROOT / "triton_kernels" / "configs.csv").read_text().splitlines()[0]
+LINE = "gemm,hopper,inf,64,128,32,4,3,0,1,measured on a chip"
+
+
+@pytest.fixture
+def configs(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The tables as on a Hopper GPU."""
+    module = load("triton", "_configs")
+    monkeypatch.setattr(module, "device_class", lambda: "hopper")
+    monkeypatch.delenv("MOGE_OPS_CONFIG_DIR", raising=False)
+    module._table.cache_clear()
+    yield module
+    module._table.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MOGE_OPS_CONFIG_DIR", str(tmp_path))
+    return tmp_path
+
+
+def tile(configs: ModuleType, kernel: str, rows: int, *, aligned: bool = True) -> Any:
+    return configs.config(kernel, torch.bfloat16, rows, 1, aligned=aligned)
+
+
+def test_every_kernel_and_device_has_a_tile(configs: ModuleType) -> None:
+    assert set(configs._table()) == {(k, d) for k in configs.KERNELS for d in configs.DEVICES}
+
+
+def test_the_average_of_rows_chooses_the_entry(configs: ModuleType) -> None:
+    entries = configs._table()["gemm", "hopper"]
+    assert [limit for limit, _ in entries] == [16, 64, float("inf")]
+    assert [tile(configs, "gemm", rows) for rows in (16, 17, 65)] == [c for _, c in entries]
+    assert tile(configs, "gemm", 65, aligned=False) == configs._table()["gemm", "ampere"][-1][1]
+
+
+def test_a_folder_takes_the_place_of_what_it_names(configs: ModuleType, folder: Path) -> None:
+    (folder / "mine.csv").write_text(f"{HEADER}\n{LINE}\n")
+    assert tile(configs, "gemm", 1) == tile(configs, "gemm", 999) == (64, 128, 32, 4, 3, 0, 1)
+    assert tile(configs, "up", 999).block_m == 128
+    (folder / "mine.csv").unlink()
+    tile(configs, "gemm", 1)  # read once
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kernel,device\ngemm,hopper\n", "line 2: columns must be kernel,device,.*, got kernel"),
+        (f"{HEADER}\n{LINE},more\n", "line 2: columns must be"),
+        (f"{HEADER}\ngemm,hopper\n", "line 2: "),
+        (f"{HEADER}\n{LINE.replace('gemm', 'gem')}\n", "kernel must be one of .*, got 'gem'"),
+        (f"{HEADER}\n{LINE.replace('64', '63')}\n", "block_m must be a power of two, got 63"),
+        (f"{HEADER}\n{LINE.replace('64', 'x')}\n", "line 2: invalid literal"),
+        (f"{HEADER}\n{LINE.replace('3,0,1', '0,0,1')}\n", "line 2: out of range"),
+        (f"{HEADER}\n{LINE.replace('measured on a chip', '')}\n", "origin must say"),
+        (f"{HEADER}\n{LINE.replace('inf', '16')}\n", r"must rise and end with inf, got \[16.0\]"),
+        (f"{HEADER}\n{LINE}\n{LINE}\n", r"must rise and end with inf, got \[inf, inf\]"),
+    ],
+)
+def test_a_bad_file_says_where(text: str, message: str, configs: ModuleType, folder: Path) -> None:
+    (folder / "bad.csv").write_text(text)
+    with pytest.raises(ValueError, match=f"bad.csv.*{message}"):
+        tile(configs, "gemm", 1)
+
+
+def test_an_empty_folder_is_an_error(configs: ModuleType, folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"must name a folder of \.csv files, got '.*'"):
+        tile(configs, "gemm", 1)
+
+
+@pytest.fixture
+def autotune(configs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, on one small shape; its launchers only note the tile that they are given."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "bench"), *sys.path])
+    module = importlib.import_module("autotune")
+    torch.use_deterministic_algorithms(False)
+
+    def products(rows: int, device: str) -> dict[str, Callable[[], object]]:
+        return {kernel: lambda k=kernel: tile(configs, k, rows) for kernel in configs.KERNELS}
+
+    monkeypatch.setattr(module, "products", products)
+    return module
+
+
+def test_the_search_keeps_the_fastest(
+    configs: ModuleType, autotune: ModuleType, tmp_path: Path
+) -> None:
+    from triton.runtime.errors import OutOfResources
+
+    def timer(call: Callable[[], Any]) -> float:
+        if call().num_stages == 5:
+            raise OutOfResources(2, 1, "shared memory")
+        return abs(call().block_c - 64) + 1 / call().num_stages
+
+    before = dict(configs._table())
+    lines = autotune.search("cpu", timer, "measured by a test")
+    assert configs._table() == before
+    with (tmp_path / "configs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([configs.COLUMNS, *lines])
+    table = configs.read_table(tmp_path / "configs.csv")
+    assert set(table) == {(kernel, "hopper") for kernel in configs.KERNELS}
+    for (kernel, _), entries in table.items():
+        for (limit, found), wanted in zip(entries, autotune.SHAPE_CLASSES, strict=True):
+            assert limit == wanted
+            nearest = min(abs(c.block_c - 64) for c in autotune.candidates(kernel, limit))
+            assert (abs(found.block_c - 64), found.num_stages) == (nearest, 4)
+
+
+def test_no_search_under_deterministic_algorithms(autotune: ModuleType) -> None:
+    torch.use_deterministic_algorithms(True)
+    with pytest.raises(RuntimeError, match="use_deterministic_algorithms"):
+        autotune.search("cpu", lambda call: 0.0, "")
