@@ -444,7 +444,7 @@ def _product(rows: Tensor, weight: Tensor, offsets: Tensor, r_last: bool) -> Ten
         BLOCK_M=tile.block_m,
         BLOCK_C=tile.block_c,
         BLOCK_R=tile.block_r,
-        E_P2=triton.next_power_of_2(E),
+        E_P2=triton.next_power_of_2(E + 1),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )

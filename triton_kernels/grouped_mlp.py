@@ -326,7 +326,7 @@ def grouped_mlp_fwd(
             BLOCK_M=tile.block_m,
             BLOCK_F=tile.block_c,
             BLOCK_H=tile.block_r,
-            E_P2=triton.next_power_of_2(E),
+            E_P2=triton.next_power_of_2(E + 1),
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
         )
@@ -389,7 +389,7 @@ def grouped_mlp_bwd(
             BLOCK_M=tile.block_m,
             BLOCK_F=tile.block_c,
             BLOCK_H=tile.block_r,
-            E_P2=triton.next_power_of_2(E),
+            E_P2=triton.next_power_of_2(E + 1),
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
         )
