@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest check typecheck-ascend demo train-demo \
-	balance bench gpu gpu-wheels ascend-counters ascend-model clean
+	balance bench gpu gpu-static gpu-wheels ascend-counters ascend-model clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -71,6 +71,9 @@ ascend-counters: .venv/made ## what the Ascend C kernels do, emulated, into benc
 
 ascend-model: .venv/made ## modelled times of the Ascend C kernels beside published ones, into bench/results
 	@.venv/bin/python bench/ascend_model.py $(ARGS)
+
+gpu-static: .venv/made ## what our GPU kernels and the peers' compile to, into bench/results; no GPU needed
+	@TRITON_INTERPRET=0 .venv/bin/python bench/gpu_static.py $(ARGS)
 
 train-demo: .venv/made ## train a small MoGE model and its top-k twin, in minutes; options: ARGS=...
 	@.venv/bin/python bench/train_demo.py $(ARGS)
