@@ -4,7 +4,8 @@ They come from configs.csv, one row each with its origin: "static figures" is th
 keeps its accumulator in registers without spilling and its stages in shared memory, by
 cross-compilation (bench/results/gpu_static.csv); a measured row says where and when. The columns:
     kernel           gemm, up, down_bwd, dw, or dw_gathered
-    device           a device class, see `device_class`
+    device           a device class, see `device_class`; "unaligned" for what NVIDIA's chips cannot
+                     load 16 bytes at a time, whose masks and pointers take the registers
     rows_per_expert  the row serves up to this many, on average
     the rest         the fields of `Config`
 `MOGE_OPS_CONFIG_DIR` names a folder of such files, as bench/autotune.py writes them: what they hold
@@ -24,7 +25,7 @@ import triton
 from ._common import INTERPRETED
 
 KERNELS = ("gemm", "up", "down_bwd", "dw", "dw_gathered")
-DEVICES = ("hopper", "ampere", "cdna")
+DEVICES = ("hopper", "ampere", "unaligned", "cdna")
 
 
 class Config(NamedTuple):
@@ -133,6 +134,6 @@ def config(
         return _INTERPRETER._replace(swap=int(per_expert <= 4))
     if dtype.itemsize > 2:
         return _SINGLE
-    if device == "hopper" and not aligned:
-        device = "ampere"  # the masked pointers of an odd weight take the largest tiles' registers
+    if device != "cdna" and not aligned:
+        device = "unaligned"
     return next(c for limit, c in _table()[kernel, device] if per_expert <= limit)

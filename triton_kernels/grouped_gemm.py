@@ -226,22 +226,27 @@ def _load_rows(
     DESC: tl.constexpr,
     EVEN: tl.constexpr,
     WHOLE: tl.constexpr,
+    TRANS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """``[BLOCK_N, BLOCK_C]`` from row n on; unless WHOLE, zeros from row hi on."""
+    """``[BLOCK_N, BLOCK_C]`` from row n on, or its transpose; unless WHOLE, zeros from row hi on."""
     offs_n = n + tl.arange(0, BLOCK_N)
-    mask_n = (offs_n < hi)[:, None]
+    AXIS: tl.constexpr = 0 if TRANS else 1
+    mask_n = tl.expand_dims(offs_n < hi, AXIS)
     if DESC:
         tile = x.load([n, first_c])
+        if TRANS:
+            tile = tile.T
         if not WHOLE:
             tile = tl.where(mask_n, tile, 0.0)
     else:
-        offs_c = first_c + tl.arange(0, BLOCK_C)[None, :]
+        # loaded in the order of the product: turned round later, it would come by way of registers
+        offs_c = tl.expand_dims(first_c + tl.arange(0, BLOCK_C), 1 - AXIS)
         if GATHER:
             slot = tl.load(row_to_slot_ptr + offs_n, mask=None if WHOLE else offs_n < hi)
             offs_n = slot.to(tl.uint32) // K  # of a signed slot it takes four instructions more
-        ptrs = x + offs_n.to(tl.int64)[:, None] * stride_n + offs_c
+        ptrs = x + tl.expand_dims(offs_n.to(tl.int64), AXIS) * stride_n + offs_c
         if WHOLE and EVEN:
             tile = tl.load(ptrs)
         elif WHOLE:
@@ -303,6 +308,7 @@ def _grouped_gemm_dw_kernel(
             D_DESC,
             EVEN_O,
             True,
+            True,
             BLOCK_N,
             BLOCK_O,
         )
@@ -319,10 +325,11 @@ def _grouped_gemm_dw_kernel(
             ROWS_DESC,
             EVEN_I,
             True,
+            False,
             BLOCK_N,
             BLOCK_I,
         )
-        acc = tl.dot(a.to(DOT).T, b.to(DOT), acc, input_precision=PRECISION, out_dtype=ACC)
+        acc = tl.dot(a.to(DOT), b.to(DOT), acc, input_precision=PRECISION, out_dtype=ACC)
     if whole < hi:
         a = _load_rows(
             d_out,
@@ -337,6 +344,7 @@ def _grouped_gemm_dw_kernel(
             D_DESC,
             EVEN_O,
             False,
+            True,
             BLOCK_N,
             BLOCK_O,
         )
@@ -353,10 +361,11 @@ def _grouped_gemm_dw_kernel(
             ROWS_DESC,
             EVEN_I,
             False,
+            False,
             BLOCK_N,
             BLOCK_I,
         )
-        acc = tl.dot(a.to(DOT).T, b.to(DOT), acc, input_precision=PRECISION, out_dtype=ACC)
+        acc = tl.dot(a.to(DOT), b.to(DOT), acc, input_precision=PRECISION, out_dtype=ACC)
 
     offs_o = first_o + tl.arange(0, BLOCK_O)
     offs_i = first_i + tl.arange(0, BLOCK_I)
