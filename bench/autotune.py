@@ -21,10 +21,11 @@ from triton.runtime.errors import OutOfResources, PTXASError
 # rows per expert up to -> what is timed for it
 SHAPE_CLASSES = {16.0: 8, 64.0: 48, float("inf"): 1024}
 H, F, E, K = 5120, 1344, 64, 8
-Timer = Callable[[Callable[[], object]], float]
+Call = Callable[[], object]
+Timer = Callable[[Call], float]
 
 
-def products(rows: int, device: str) -> dict[str, Callable[[], object]]:
+def products(rows: int, device: str) -> dict[str, Call]:
     """A call of each kernel with that many rows per expert, of the layer of Pangu Pro MoE."""
     T, N = rows * E // K, rows * E
 
@@ -39,32 +40,51 @@ def products(rows: int, device: str) -> dict[str, Callable[[], object]]:
     weights = torch.rand(T, K, device=device)
     layer = (x, w_gate_up, w_down, weights, slots, slot_to_row, offsets)
     gathered = {"row_to_slot": slots, "K": K, "gather_rows": True}
+    permuted = new(N, H)
+
+    def gemm() -> None:
+        grouped_gemm.grouped_gemm_fwd(act, w_down, offsets)
+        grouped_gemm.grouped_gemm_dx(permuted, w_down, offsets)
+
     return {
-        "gemm": lambda: grouped_gemm.grouped_gemm_fwd(act, w_down, offsets),
+        "gemm": gemm,
         "up": lambda: grouped_mlp.grouped_mlp_fwd(*layer, "output", True),
         "down_bwd": lambda: grouped_mlp.grouped_mlp_bwd(x, *layer, pre, False, False),
-        "dw": lambda: grouped_gemm.grouped_gemm_dw(act, new(N, H), offsets),
+        "dw": lambda: grouped_gemm.grouped_gemm_dw(act, permuted, offsets),
         "dw_gathered": lambda: grouped_gemm.weight_gradient(pre, x, offsets, **gathered),
     }
 
 
-def candidates(kernel: str, limit: float) -> Iterator[Config]:
-    """The present entry, and its neighbours."""
-    now = next(c for end, c in _configs._table()[kernel, _configs.device_class()] if limit <= end)
-    around = itertools.product(
-        (now.block_m, 2 * now.block_m, now.block_m // 2),
-        (now.block_c, 2 * now.block_c, now.block_c // 2),
-        (now.block_r, 2 * now.block_r, now.block_r // 2),
-        (4, 8),
-        (2, 3, 4, 5),
-    )
-    for sides in around:
-        if min(sides[:3]) >= 16:
-            yield now._replace(**dict(zip(Config._fields, sides, strict=False)))
+def neighbours(kernel: str, config: Config) -> Iterator[Config]:
+    """Every change of one field by one step."""
+    for field in ("block_m", "block_c", "block_r", "num_warps"):
+        value = getattr(config, field)
+        smallest, largest = (4, 8) if field == "num_warps" else (16, 256)
+        for other in (2 * value, value // 2):
+            if smallest <= other <= largest:
+                yield config._replace(**{field: other})
+    for stages in (config.num_stages + 1, config.num_stages - 1):
+        if stages > 0:
+            yield config._replace(num_stages=stages)
+    if kernel == "gemm":
+        yield config._replace(specialize=1 - config.specialize, swap=0, num_warps=4)
 
 
-def search(device: str, timer: Timer, origin: str) -> list[list[object]]:
-    """Lines of a table: the fastest candidate of every kernel and shape class.
+def fastest(kernel: str, config: Config, time: Callable[[Config], float]) -> Config:
+    """From ``config`` on, one step at a time for as long as one is faster."""
+    times = {config: time(config)}
+    best = None
+    while best != config:
+        best = config
+        for other in neighbours(kernel, best):
+            if other not in times:
+                times[other] = time(other)
+        config = min(times, key=lambda c: times[c])
+    return config
+
+
+def search(device: str, timer: Timer, origin: str) -> Iterator[list[object]]:
+    """Lines of a table, one after the other: the best tile of every kernel and shape class.
 
     Raises:
         RuntimeError: Under deterministic algorithms: times differ from run to run, and with them
@@ -73,20 +93,23 @@ def search(device: str, timer: Timer, origin: str) -> list[list[object]]:
     if torch.are_deterministic_algorithms_enabled():
         raise RuntimeError("the search needs torch.use_deterministic_algorithms(False), got True")
     place = _configs.device_class()
-    lines: list[list[object]] = []
-    for kernel in _configs.KERNELS:
-        for limit, rows in SHAPE_CLASSES.items():
-            call = products(rows, device)[kernel]
-            times: dict[Config, float] = {}
-            for config in candidates(kernel, limit):
-                table = {(kernel, place): [(float("inf"), config)]}
-                with mock.patch.dict(_configs._table(), table):
-                    try:
-                        times[config] = timer(call)
-                    except (CompilationError, OutOfResources, PTXASError):
-                        continue  # too large for this chip
-            lines.append([kernel, place, limit, *min(times, key=lambda c: times[c]), origin])
-    return lines
+    for kernel, (limit, rows) in itertools.product(_configs.KERNELS, SHAPE_CLASSES.items()):
+        call = products(rows, device)[kernel]
+
+        def time(config: Config, kernel: str = kernel, call: Call = call) -> float:
+            with mock.patch.dict(_configs._table(), {(kernel, place): [(float("inf"), config)]}):
+                try:
+                    return timer(call)
+                except (CompilationError, OutOfResources, PTXASError):
+                    return float("inf")  # not for this chip
+                except RuntimeError as error:
+                    if "PassManager" not in str(error):
+                        raise
+                    return float("inf")  # not for this compiler
+
+        entries = _configs._table()[kernel, place]
+        now = next(config for end, config in entries if limit <= end)
+        yield [kernel, place, limit, *fastest(kernel, now, time), origin]
 
 
 def main() -> None:
@@ -95,10 +118,13 @@ def main() -> None:
     folder = parser.parse_args().folder
     name, today = torch.cuda.get_device_name(), datetime.date.today()
     origin = f"measured on {name}; {today}; Triton {triton.__version__}"
-    lines = search("cuda", triton.testing.do_bench, origin)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "configs.csv").open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([_configs.COLUMNS, *lines])
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(_configs.COLUMNS)
+        for line in search("cuda", triton.testing.do_bench, origin):
+            print(*line, flush=True)
+            table.writerow(line)
 
 
 if __name__ == "__main__":

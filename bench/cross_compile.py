@@ -14,10 +14,12 @@ import tempfile
 import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 import triton
 from moge_ops.triton_kernels import (
+    _configs,
     grouped_gate,
     grouped_gemm,
     grouped_mlp,
@@ -43,6 +45,10 @@ MATRIX_INSTRUCTIONS = {
     "mma.sync": "mma",
     "v_mfma": "mfma",
 }
+
+
+# the variant of gemm with warps that load and warps that multiply, which no table chooses yet
+SPECIALIZED = _configs.Config(128, 256, 64, num_warps=4, num_stages=4, specialize=1)
 
 
 class Layer(NamedTuple):
@@ -119,6 +125,13 @@ def launch_all(layer: Layer, T: int, dtype: torch.dtype, variants: list[tuple[st
     grouped_gemm.grouped_gemm_fwd(rows, w_gate_up, offsets)
     grouped_gemm.grouped_gemm_dx(pre, w_gate_up, offsets)
     grouped_gemm.grouped_gemm_dw(pre, rows, offsets)
+    grouped_gemm._row_tiles_kernel[(1,)](
+        offsets, ids(4), N, E, BLOCK_M=128, E_P2=triton.next_power_of_2(E + 1)
+    )
+    if dtype.itemsize == 2 and grouped_gemm.describable(rows):
+        with mock.patch.object(grouped_gemm, "config", return_value=SPECIALIZED):
+            grouped_gemm.grouped_gemm_fwd(rows, w_gate_up, offsets)
+            grouped_gemm.grouped_gemm_dx(pre, w_gate_up, offsets)
     tensors = (x, w_gate_up, w_down, weights, *routing, offsets)
     for variant in variants:
         grouped_mlp.grouped_mlp_fwd(*tensors, *variant)

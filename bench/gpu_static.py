@@ -2,10 +2,11 @@
 
 Every product of the layers below is cross-compiled for sm_90 and sm_80 as its own launcher would
 launch it, on meta tensors; the figures come from the machine code (SASS). They say what a loop
-issues, not how fast it runs. Where a peer has an autotune list, the row is its entry without local
-memory whose tile moves the fewest bytes per FLOP, then the one with the most matrix instructions
-per memory instruction, as our tables were chosen; of entries that differ in their stages only, the
-deepest that fits the chip is compiled.
+issues, not how fast it runs. Of a kernel with warps that load and warps that multiply, they are
+those of one loop of each together. Where a peer has an autotune list, the row is its entry without
+local memory whose tile moves the fewest bytes per FLOP, then the one with the most matrix
+instructions per memory instruction, as our tables were chosen; of entries that differ in their
+stages only, the deepest that fits the chip is compiled.
 
 It writes results/gpu_static.csv, and results/tile_order.csv: what each order of tiles makes a grid
 read from memory.
@@ -28,7 +29,7 @@ from unittest import mock
 
 import torch
 import triton
-from cross_compile import TARGETS, Collector, Driver, cuobjdump, figures
+from cross_compile import SPECIALIZED, TARGETS, Collector, Driver, cuobjdump, figures
 from moge_ops.triton_kernels import _configs, grouped_gemm, grouped_mlp
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
@@ -105,6 +106,25 @@ def ours(s: Sizes, T: int, target: str) -> list[Product]:
         Product("dW_up", dw, lambda: gathered(pre, x, offsets, gather_rows=True)),
         Product("dW_down", dw, lambda: gathered(x, act, offsets, gather_d=True)),
         Product("dW", dw, lambda: gemm.grouped_gemm_dw(pre, new(N, s.H), offsets)),
+    ]
+
+
+def specialized(s: Sizes, T: int, target: str) -> list[Product]:
+    """Our variant with warps that load and warps that multiply, which no table chooses yet."""
+    if target != "sm_90":
+        return []
+
+    def with_config(call: Callable[[], object]) -> Callable[[], object]:
+        def run() -> object:
+            with mock.patch.object(grouped_gemm, "config", return_value=SPECIALIZED):
+                return call()
+
+        return run
+
+    return [
+        product._replace(call=with_config(product.call))
+        for product in ours(s, T, target)
+        if product.name in ("down", "dX")
     ]
 
 
@@ -198,13 +218,15 @@ def scattermoe(s: Sizes, T: int, target: str) -> list[Product]:
 
 
 OURS = "moge_ops"
-# PyPI name, which the extra "peers" pins
+OURS_SPECIALIZED = "moge_ops, specialized"
+# PyPI names, which requirements/peers.txt pins
 PEERS = {"liger-kernel": liger, "moe-ops": moe_ops, "fms-acceleration-moe": scattermoe}
 PRODUCTS = ("up", "down", "down_bwd", "dX", "dW_up", "dW_down", "dW")
 
 MATRIX = re.compile(r"H(?:G?)MMA\.(?:64x(\d+)x(\d+)|16816)")
 # one instruction of one warp; TMA: of one thread, for a whole box
 MEMORY = re.compile(r"(?:LDGSTS|LDG|LDSM|LDS|STSM|STS|STG|LDL|STL|LD|ST|UTMALDG|UTMASTG)\b")
+COPY = re.compile(r"LDGSTS|UTMALDG")  # from global to shared memory
 LOAD = re.compile(r"LDGSTS|UTMALDG|LDG\b")  # from global memory
 INTEGER = re.compile(
     r"U?(?:IADD\w*|IMAD|LEA|LOP3|SHF|SHL|SHR|ISETP|IMNMX|IABS|PRMT|SEL|VIADD\w*|VIMNMX|BMSK|SGXT)\b"
@@ -227,13 +249,20 @@ def loops(code: list[tuple[int, str]]) -> list[list[str]]:
     return sorted(bodies, key=len)
 
 
-def main_loop(code: list[tuple[int, str]]) -> list[str]:
-    """The shortest loop that loads and multiplies; of one that was unrolled whole, its products."""
+def main_loop(code: list[tuple[int, str]], specialized: bool) -> list[str]:
+    """The shortest loop that loads and multiplies; of one that was unrolled whole, all of it."""
+    if specialized:
+        multiply, load = (
+            next(body for body in loops(code) if any(map(pattern.match, body)))
+            for pattern in (MATRIX, LOAD)
+        )
+        return multiply + load
     for body in loops(code):
         if any(map(MATRIX.match, body)) and any(map(LOAD.match, body)):
             return body
     products = [i for i, (_, text) in enumerate(code) if MATRIX.match(text)]
-    return [text for _, text in code[products[0] : products[-1] + 1]]
+    first = next(i for i, (_, text) in enumerate(code) if COPY.match(text) or MATRIX.match(text))
+    return [text for _, text in code[first : products[-1] + 1]]
 
 
 def tile(ttir: str) -> tuple[str, int, int]:
@@ -261,12 +290,15 @@ def tile(ttir: str) -> tuple[str, int, int]:
 
 def loop_figures(binary: Any) -> dict[str, Any]:
     """Counts of one iteration of the main loop, and ratios."""
-    body = main_loop(instructions(cuobjdump(binary, "-sass")))
+    specialized = "ttg.warp_specialize" in binary.asm["ttgir"]
+    body = main_loop(instructions(cuobjdump(binary, "-sass")), specialized)
     matrix = [m for text in body if (m := MATRIX.match(text))]
     wide = matrix[0][1] is not None  # four warps share one instruction
     shape = f"64x{matrix[0][1]}x{matrix[0][2]}" if wide else "16x8x16"
     M, N, K = map(int, shape.split("x"))
     warps = binary.metadata.num_warps
+    if specialized:
+        warps -= 4  # those that load
     flops = len(matrix) * 2 * M * N * K * warps // (4 if wide else 1)  # of the block
     memory = [text.split()[0] for text in body if MEMORY.match(text)]
     # of the block: each warp issues its own, but one thread a box by TMA
@@ -353,10 +385,10 @@ def rows_for(target: str, layers: list[str], names: list[str]) -> list[dict[str,
     out = []
     for layer in layers:
         s = LAYERS[layer]
-        for library, products in ({OURS: ours} | PEERS).items():
+        for library, products in ({OURS: ours, OURS_SPECIALIZED: specialized} | PEERS).items():
             if library not in names:
                 continue
-            # only our tiles depend on the number of tokens
+            # only the tiles of our tables depend on the number of tokens
             for T in s.tokens if library == OURS else s.tokens[-1:]:
                 place = {
                     "triton": triton.__version__,
@@ -441,7 +473,7 @@ def write(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    names = [OURS, *PEERS]
+    names = [OURS, OURS_SPECIALIZED, *PEERS]
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
     parser.add_argument("--targets", nargs="+", default=sorted(SHARED), choices=sorted(SHARED))
     parser.add_argument("--layers", nargs="+", default=list(LAYERS), choices=list(LAYERS))

@@ -138,6 +138,13 @@ def test_nothing_spills_at_the_sizes_of_pangu(dtype: str, built: dict[str, Row])
     assert not names([row for row in rows if row["local_bytes"]])
 
 
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_no_product_of_16_bits_spills(target: str, built: dict[str, Row]) -> None:
+    products = [r for r in rows_for(built[target], ["bf16", "fp16"], LAYERS) if r["matrix"]]
+    assert products
+    assert not names([row for row in products if row["local_bytes"]])
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_products_of_16_bits_run_on_the_matrix_unit(target: str, built: dict[str, Row]) -> None:
     """In IEEE float32 only gfx942 has one: elsewhere the general cores multiply."""

@@ -16,7 +16,7 @@ from moge_ops._backend import load
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = (ROOT / "triton_kernels" / "configs.csv").read_text().splitlines()[0]
-LINE = "gemm,hopper,inf,64,128,32,4,3,0,1,measured on a chip"
+LINE = "gemm,hopper,inf,64,128,32,4,3,0,1,0,measured on a chip"
 
 
 @pytest.fixture
@@ -48,12 +48,12 @@ def test_the_average_of_rows_chooses_the_entry(configs: ModuleType) -> None:
     entries = configs._table()["gemm", "hopper"]
     assert [limit for limit, _ in entries] == [16, 64, float("inf")]
     assert [tile(configs, "gemm", rows) for rows in (16, 17, 65)] == [c for _, c in entries]
-    assert tile(configs, "gemm", 65, aligned=False) == configs._table()["gemm", "ampere"][-1][1]
+    assert tile(configs, "gemm", 65, aligned=False) == configs._table()["gemm", "unaligned"][-1][1]
 
 
 def test_a_folder_takes_the_place_of_what_it_names(configs: ModuleType, folder: Path) -> None:
     (folder / "mine.csv").write_text(f"{HEADER}\n{LINE}\n")
-    assert tile(configs, "gemm", 1) == tile(configs, "gemm", 999) == (64, 128, 32, 4, 3, 0, 1)
+    assert tile(configs, "gemm", 1) == tile(configs, "gemm", 999) == (64, 128, 32, 4, 3, 0, 1, 0)
     assert tile(configs, "up", 999).block_m == 128
     (folder / "mine.csv").unlink()
     tile(configs, "gemm", 1)  # read once
@@ -68,7 +68,7 @@ def test_a_folder_takes_the_place_of_what_it_names(configs: ModuleType, folder: 
         (f"{HEADER}\n{LINE.replace('gemm', 'gem')}\n", "kernel must be one of .*, got 'gem'"),
         (f"{HEADER}\n{LINE.replace('64', '63')}\n", "block_m must be a power of two, got 63"),
         (f"{HEADER}\n{LINE.replace('64', 'x')}\n", "line 2: invalid literal"),
-        (f"{HEADER}\n{LINE.replace('3,0,1', '0,0,1')}\n", "line 2: out of range"),
+        (f"{HEADER}\n{LINE.replace('3,0,1,0', '3,0,1,2')}\n", "line 2: out of range"),
         (f"{HEADER}\n{LINE.replace('measured on a chip', '')}\n", "origin must say"),
         (f"{HEADER}\n{LINE.replace('inf', '16')}\n", r"must rise and end with inf, got \[16.0\]"),
         (f"{HEADER}\n{LINE}\n{LINE}\n", r"must rise and end with inf, got \[inf, inf\]"),
@@ -105,25 +105,23 @@ def test_the_search_keeps_the_fastest(
     from triton.runtime.errors import OutOfResources
 
     def timer(call: Callable[[], Any]) -> float:
-        if call().num_stages == 5:
+        if call().num_stages > 7:
             raise OutOfResources(2, 1, "shared memory")
-        return abs(call().block_c - 64) + 1 / call().num_stages
+        return float(abs(call().block_c - 64) + abs(call().num_stages - 4))
 
     before = dict(configs._table())
-    lines = autotune.search("cpu", timer, "measured by a test")
+    lines = list(autotune.search("cpu", timer, "measured by a test"))
     assert configs._table() == before
     with (tmp_path / "configs.csv").open("w", newline="") as file:
         csv.writer(file).writerows([configs.COLUMNS, *lines])
     table = configs.read_table(tmp_path / "configs.csv")
     assert set(table) == {(kernel, "hopper") for kernel in configs.KERNELS}
-    for (kernel, _), entries in table.items():
-        for (limit, found), wanted in zip(entries, autotune.SHAPE_CLASSES, strict=True):
-            assert limit == wanted
-            nearest = min(abs(c.block_c - 64) for c in autotune.candidates(kernel, limit))
-            assert (abs(found.block_c - 64), found.num_stages) == (nearest, 4)
+    for entries in table.values():
+        assert [limit for limit, _ in entries] == list(autotune.SHAPE_CLASSES)
+        assert {(found.block_c, found.num_stages) for _, found in entries} == {(64, 4)}
 
 
 def test_no_search_under_deterministic_algorithms(autotune: ModuleType) -> None:
     torch.use_deterministic_algorithms(True)
     with pytest.raises(RuntimeError, match="use_deterministic_algorithms"):
-        autotune.search("cpu", lambda call: 0.0, "")
+        next(autotune.search("cpu", lambda call: 0.0, ""))

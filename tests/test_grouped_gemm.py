@@ -1,11 +1,14 @@
 """moge_ops.grouped_gemm agrees with its oracle, forward and backward, on every backend."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from moge_ops._backend import load
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.reference.grouped_gemm import grouped_gemm as oracle
 from moge_ops.testing import assert_matches, backend, rms_error
@@ -54,6 +57,29 @@ def test_matches_the_oracle(
 ) -> None:
     rows = torch.randn(sum(counts) + unused, I).to(dtype)
     check(rows, torch.randn(len(counts), O, I).to(dtype), offsets_of(counts), device)
+
+
+@pytest.mark.parametrize(("counts", "unused", "I", "O"), SHAPES)
+def test_specialized_warps_give_the_same(
+    counts: list[int], unused: int, I: int, O: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variant that no built-in row of the tables chooses."""
+    with backend("triton"):
+        module = load("triton", "grouped_gemm")
+        config, on_gpu = module.config, torch.cuda.is_available()
+        if on_gpu and torch.cuda.get_device_capability()[0] != 9:
+            pytest.skip("of Hopper only")
+        tile = {"block_m": 128, "block_c": 256, "block_r": 64, "num_warps": 4, "num_stages": 4}
+
+        def specialized(*args: Any, **kwargs: Any) -> Any:
+            return config(*args, **kwargs)._replace(
+                swap=0, specialize=1, **(tile if on_gpu else {})
+            )
+
+        monkeypatch.setattr(module, "config", specialized)
+        rows = torch.randn(sum(counts) + unused, I).half()
+        weight = torch.randn(len(counts), O, I).half()
+        check(rows, weight, offsets_of(counts), "cuda" if on_gpu else "cpu")
 
 
 @given(

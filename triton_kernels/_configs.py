@@ -41,6 +41,7 @@ class Config(NamedTuple):
     num_stages: int
     swap: int = 0  # the product of the transposed operands, for fewer rows than WGMMA takes
     blocks: int = 1  # programs per multiprocessor, of a persistent grid
+    specialize: int = 0  # of gemm: warps that load beside those that multiply; num_warps 4
 
 
 COLUMNS = ["kernel", "device", "rows_per_expert", *Config._fields, "origin"]
@@ -76,7 +77,8 @@ def _entry(line: dict[str, str]) -> tuple[tuple[str, str], tuple[float, Config]]
         value = getattr(config, field)
         if value < 1 or value & (value - 1):
             raise ValueError(f"{field} must be a power of two, got {value}")
-    if not limit > 0 or config.num_stages < 1 or config.blocks < 1 or config.swap not in (0, 1):
+    flags = {config.swap, config.specialize}
+    if not limit > 0 or config.num_stages < 1 or config.blocks < 1 or flags - {0, 1}:
         raise ValueError(f"out of range: {line}")
     if not line["origin"]:
         raise ValueError("origin must say where the row comes from, got nothing")

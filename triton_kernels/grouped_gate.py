@@ -20,6 +20,7 @@ from ._common import (
 
 TILE = 1024  # logits of one step
 PARTIALS = 4096  # partial sums of one step of the last program
+BLOCKS = 4  # programs per multiprocessor, as many as its registers hold: each waits for its loads
 
 
 @triton.jit
@@ -245,7 +246,7 @@ def _sizes(logits: Tensor, num_groups: int) -> tuple[int, dict[str, Any]]:
     G_P2, EG_P2 = map(triton.next_power_of_2, (num_groups, E // num_groups))
     E_P2 = triton.next_power_of_2(E)
     BLOCK_T = 4 if INTERPRETED else max(1, TILE // (G_P2 * EG_P2))
-    P = num_programs(logits.device, max(1, triton.cdiv(T, BLOCK_T)))
+    P = num_programs(logits.device, max(1, triton.cdiv(T, BLOCK_T)), BLOCKS)
     return P, {
         "G": num_groups,
         "EG": E // num_groups,

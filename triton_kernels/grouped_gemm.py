@@ -8,6 +8,8 @@ Index tensors and tiles:
                  without an end they would no longer share rows: bench/results/tile_order.csv
 """
 
+import contextvars
+
 import torch
 import triton
 import triton.language as tl
@@ -56,6 +58,37 @@ def locate_tile(tile, tiles_c, offsets_ptr, N, E, BLOCK_M: tl.constexpr, E_P2: t
 
 
 @triton.jit
+def _row_tiles_kernel(
+    offsets_ptr,  # [E + 1]
+    row_tiles_ptr,  # [1 + 3 * bound], how many, then of each its expert, first row and end
+    N,
+    E,
+    BLOCK_M: tl.constexpr,
+    E_P2: tl.constexpr,
+):
+    tile = tl.program_id(0)
+    tiles = count_tiles(offsets_ptr, N, E, BLOCK_M, E_P2)
+    if tile == 0:
+        tl.store(row_tiles_ptr, tiles)
+    if tile < tiles:
+        expert, first, last, _ = locate_tile(tile, 1, offsets_ptr, N, E, BLOCK_M, E_P2)
+        entry_ptr = row_tiles_ptr + 1 + 3 * tile.to(tl.int64)
+        tl.store(entry_ptr, expert)
+        tl.store(entry_ptr + 1, first)
+        tl.store(entry_ptr + 2, last)
+
+
+@triton.jit
+def listed_tile(tile, tiles_m, tiles_c, row_tiles_ptr):
+    """What :func:`locate_tile` returns, without reductions; bands may hold several experts."""
+    band = tile // (BAND * tiles_c) * BAND
+    height = tl.minimum(tiles_m - band, BAND)
+    local = tile - band * tiles_c
+    entry_ptr = row_tiles_ptr + 1 + 3 * (band + local % height).to(tl.int64)
+    return tl.load(entry_ptr), tl.load(entry_ptr + 1), tl.load(entry_ptr + 2), local // height
+
+
+@triton.jit
 def tile_product(
     a,  # [BLOCK_M] pointers to rows, each contiguous, or [N, R] descriptor if A_DESC
     w,  # [E, HALVES * C, R] or, not R_LAST, [E, R, C]: a pointer, or a descriptor if W_DESC
@@ -73,6 +106,7 @@ def tile_product(
     R_LAST: tl.constexpr,
     EVEN_R: tl.constexpr,
     SWAP: tl.constexpr,
+    SPECIALIZE: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
@@ -94,7 +128,7 @@ def tile_product(
         second = tl.zeros((BLOCK_C, BLOCK_M), dtype=ACC)
     else:
         acc = tl.zeros((COLUMNS, BLOCK_M) if SWAP else (BLOCK_M, COLUMNS), dtype=ACC)
-    for r in range(0, R, BLOCK_R):
+    for r in tl.range(0, R, BLOCK_R, warp_specialize=SPECIALIZE):
         if A_DESC:
             x = a.load([first_m, r])
         elif EVEN_R:
@@ -137,6 +171,7 @@ def _grouped_gemm_kernel(
     rows,  # [N, R]: a pointer, or a descriptor if ROWS_DESC
     w,  # [E, C, R], or [E, R, C] if not R_LAST
     offsets_ptr,  # [E + 1]
+    row_tiles_ptr,  # what _row_tiles_kernel has written, read if SPECIALIZE
     out_ptr,  # [N, C]
     stride_rows_n,
     stride_w_e,
@@ -151,6 +186,7 @@ def _grouped_gemm_kernel(
     R_LAST: tl.constexpr,
     EVEN_R: tl.constexpr,
     SWAP: tl.constexpr,
+    SPECIALIZE: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
@@ -160,9 +196,28 @@ def _grouped_gemm_kernel(
     E_P2: tl.constexpr,
 ):
     tiles_c = tl.cdiv(C, BLOCK_C)
-    tiles = count_tiles(offsets_ptr, N, E, BLOCK_M, E_P2) * tiles_c
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        expert, first, last, c = locate_tile(tile, tiles_c, offsets_ptr, N, E, BLOCK_M, E_P2)
+    if SPECIALIZE:
+        # the compiler gives each half of the rows to a group of warps: it halves the box with them
+        # only in a descriptor that is made here, and does not take a reduction in the loop
+        rows = tl.make_tensor_descriptor(
+            rows, [N, R], [stride_rows_n.to(tl.int64), 1], [BLOCK_M, BLOCK_R]
+        )
+        if R_LAST:
+            w = tl.make_tensor_descriptor(
+                w, [E, C, R], [stride_w_e, stride_w_c, 1], [1, BLOCK_C, BLOCK_R]
+            )
+        else:
+            w = tl.make_tensor_descriptor(
+                w, [E, R, C], [stride_w_e, stride_w_r, 1], [1, BLOCK_R, BLOCK_C]
+            )
+        tiles_m = tl.load(row_tiles_ptr)
+    else:
+        tiles_m = count_tiles(offsets_ptr, N, E, BLOCK_M, E_P2)
+    for tile in range(tl.program_id(0), tiles_m * tiles_c, tl.num_programs(0)):
+        if SPECIALIZE:
+            expert, first, last, c = listed_tile(tile, tiles_m, tiles_c, row_tiles_ptr)
+        else:
+            expert, first, last, c = locate_tile(tile, tiles_c, offsets_ptr, N, E, BLOCK_M, E_P2)
         offs_m = tl.arange(0, BLOCK_M)
         offs_c = tl.arange(0, BLOCK_C)[None, :]
         # past the expert's end come the next one's rows, or its last one stands in: no mask in
@@ -188,6 +243,7 @@ def _grouped_gemm_kernel(
             R_LAST,
             EVEN_R,
             SWAP,
+            SPECIALIZE,
             DOT,
             PRECISION,
             ACC,
@@ -222,6 +278,7 @@ def _load_rows(
     stride_n,
     C,
     K: tl.constexpr,
+    ROW_STEP: tl.constexpr,
     GATHER: tl.constexpr,
     DESC: tl.constexpr,
     EVEN: tl.constexpr,
@@ -230,7 +287,7 @@ def _load_rows(
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """``[BLOCK_N, BLOCK_C]`` from row n on, or its transpose; unless WHOLE, zeros from row hi on."""
+    """``[BLOCK_N, BLOCK_C]`` from row n on, or its transpose; not WHOLE: zeros from row hi on."""
     offs_n = n + tl.arange(0, BLOCK_N)
     AXIS: tl.constexpr = 0 if TRANS else 1
     mask_n = tl.expand_dims(offs_n < hi, AXIS)
@@ -244,7 +301,13 @@ def _load_rows(
         # loaded in the order of the product: turned round later, it would come by way of registers
         offs_c = tl.expand_dims(first_c + tl.arange(0, BLOCK_C), 1 - AXIS)
         if GATHER:
-            slot = tl.load(row_to_slot_ptr + offs_n, mask=None if WHOLE else offs_n < hi)
+            # a thread loads every ROW_STEP-th row of the tile: the slots of these side by side, so
+            # that it reads four at a time from shared memory
+            LOADS: tl.constexpr = BLOCK_N // ROW_STEP
+            order = tl.arange(0, BLOCK_N)
+            offs_s = n + order % LOADS * ROW_STEP + order // LOADS
+            slot = tl.load(row_to_slot_ptr + offs_s, mask=None if WHOLE else offs_s < hi)
+            slot = slot.reshape(ROW_STEP, LOADS).T.reshape(BLOCK_N)
             offs_n = slot.to(tl.uint32) // K  # of a signed slot it takes four instructions more
         ptrs = x + tl.expand_dims(offs_n.to(tl.int64), AXIS) * stride_n + offs_c
         if WHOLE and EVEN:
@@ -270,6 +333,7 @@ def _grouped_gemm_dw_kernel(
     I,
     E,
     K: tl.constexpr,
+    ROW_STEP: tl.constexpr,
     GATHER_D: tl.constexpr,
     GATHER_ROWS: tl.constexpr,
     D_DESC: tl.constexpr,
@@ -304,6 +368,7 @@ def _grouped_gemm_dw_kernel(
             stride_d_out_n,
             O,
             K,
+            ROW_STEP,
             GATHER_D,
             D_DESC,
             EVEN_O,
@@ -321,6 +386,7 @@ def _grouped_gemm_dw_kernel(
             stride_rows_n,
             I,
             K,
+            ROW_STEP,
             GATHER_ROWS,
             ROWS_DESC,
             EVEN_I,
@@ -340,6 +406,7 @@ def _grouped_gemm_dw_kernel(
             stride_d_out_n,
             O,
             K,
+            ROW_STEP,
             GATHER_D,
             D_DESC,
             EVEN_O,
@@ -357,6 +424,7 @@ def _grouped_gemm_dw_kernel(
             stride_rows_n,
             I,
             K,
+            ROW_STEP,
             GATHER_ROWS,
             ROWS_DESC,
             EVEN_I,
@@ -415,6 +483,11 @@ def grid(tiles: Config, N: int, E: int, C: int, device: torch.device) -> tuple[i
     return (num_programs(device, bound, tiles.blocks),)
 
 
+def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+    """Where a launch keeps the descriptors that its kernel makes."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
 def _product(rows: Tensor, weight: Tensor, offsets: Tensor, r_last: bool) -> Tensor:
     N, R = rows.shape
     E = weight.shape[0]
@@ -426,15 +499,32 @@ def _product(rows: Tensor, weight: Tensor, offsets: Tensor, r_last: bool) -> Ten
         return out.zero_()
     rows = contiguous_rows(rows)
     w_desc = describable(weight)
-    tile = config("gemm", rows.dtype, N, E, aligned=w_desc)
-    block = [1, tile.block_c, tile.block_r] if r_last else [1, tile.block_r, tile.block_c]
+    tile = config("gemm", rows.dtype, N, E, aligned=aligned(weight))
     stride_c, stride_r = (1, 2) if r_last else (2, 1)
     rows_desc = w_desc and describable(rows)
-    block_rows = [tile.block_m, tile.block_r]
-    _grouped_gemm_kernel[grid(tile, N, E, C, rows.device)](
-        TensorDescriptor.from_tensor(rows, block_rows) if rows_desc else rows,
-        TensorDescriptor.from_tensor(weight, block) if w_desc else weight,
+    specialize = bool(tile.specialize) and rows_desc
+    E_P2 = triton.next_power_of_2(E + 1)
+    a: object = rows
+    w: object = weight
+    row_tiles = offsets
+    context = contextvars.copy_context()
+    if specialize:
+        bound = N // tile.block_m + min(E, N)
+        row_tiles = offsets.new_empty(1 + 3 * bound)
+        _row_tiles_kernel[(bound,)](offsets, row_tiles, N, E, BLOCK_M=tile.block_m, E_P2=E_P2)
+        context.run(triton.set_allocator, _scratch)  # the caller's own stays in place
+    else:
+        if rows_desc:
+            a = TensorDescriptor.from_tensor(rows, [tile.block_m, tile.block_r])
+        if w_desc:
+            block = (tile.block_c, tile.block_r) if r_last else (tile.block_r, tile.block_c)
+            w = TensorDescriptor.from_tensor(weight, [1, *block])
+    context.run(
+        _grouped_gemm_kernel[grid(tile, N, E, C, rows.device)],
+        a,
+        w,
         offsets,
+        row_tiles,
         out,
         rows.stride(0),
         weight.stride(0),
@@ -449,11 +539,12 @@ def _product(rows: Tensor, weight: Tensor, offsets: Tensor, r_last: bool) -> Ten
         R_LAST=r_last,
         EVEN_R=R % tile.block_r == 0,
         SWAP=bool(tile.swap),
+        SPECIALIZE=specialize,
         **dot_options(rows.dtype),
         BLOCK_M=tile.block_m,
         BLOCK_C=tile.block_c,
         BLOCK_R=tile.block_r,
-        E_P2=triton.next_power_of_2(E + 1),
+        E_P2=E_P2,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )
@@ -502,6 +593,9 @@ def weight_gradient(
 
     sides = (tile.block_m, tile.block_c)
     block_o, block_i = min(sides, sides[::-1], key=lambda sides: padded(*sides))
+    gathered = block_o if gather_d else block_i
+    # of the rows of a tile, as many as the program's threads load at once, 16 bytes each
+    row_step = 512 * tile.num_warps // (gathered * rows.element_size())
     tiles = E * triton.cdiv(O, block_o) * triton.cdiv(I, block_i)
     d_desc = not gather_d and describable(d_out)
     rows_desc = not gather_rows and describable(rows)
@@ -519,6 +613,7 @@ def weight_gradient(
         I,
         E,
         K,
+        ROW_STEP=max(1, min(row_step, tile.block_r)),
         GATHER_D=gather_d,
         GATHER_ROWS=gather_rows,
         D_DESC=d_desc,

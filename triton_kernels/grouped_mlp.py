@@ -15,6 +15,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ._common import narrow
 from ._configs import config
 from .grouped_gemm import (
+    aligned,
     contiguous_rows,
     count_tiles,
     describable,
@@ -86,6 +87,7 @@ def _grouped_mlp_up_kernel(
             True,
             EVEN_H,
             SWAP,
+            False,
             DOT,
             PRECISION,
             ACC,
@@ -211,6 +213,7 @@ def _grouped_mlp_down_bwd_kernel(
             False,
             EVEN_H,
             SWAP,
+            False,
             DOT,
             PRECISION,
             ACC,
@@ -293,8 +296,9 @@ def grouped_mlp_fwd(
     if act.numel() and H:
         x = contiguous_rows(x)
         weights = weights.contiguous()
-        w_desc = describable(w_gate_up) and w_gate_up.stride(0) == 2 * F * w_gate_up.stride(1)
-        tile = config("up", x.dtype, N, E, aligned=w_desc)
+        one_step = w_gate_up.stride(0) == 2 * F * w_gate_up.stride(1)  # from half to half
+        w_desc = describable(w_gate_up) and one_step
+        tile = config("up", x.dtype, N, E, aligned=aligned(w_gate_up) and one_step)
         w: object = w_gate_up
         if w_desc:
             # one box holds the same columns of both halves: one wide product instead of two
@@ -357,7 +361,7 @@ def grouped_mlp_bwd(
     d_y = contiguous_rows(d_y)
     if act.numel() and H:
         w_desc = describable(w_down)
-        tile = config("down_bwd", x.dtype, N, E, aligned=w_desc)
+        tile = config("down_bwd", x.dtype, N, E, aligned=aligned(w_down))
         tiles_f = triton.cdiv(F, tile.block_c)
         partial = torch.empty(
             tiles_f, N, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
