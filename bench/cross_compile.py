@@ -128,7 +128,8 @@ def launch_all(layer: Layer, T: int, dtype: torch.dtype, variants: list[tuple[st
     grouped_gemm._row_tiles_kernel[(1,)](
         offsets, ids(4), N, E, BLOCK_M=128, E_P2=triton.next_power_of_2(E + 1)
     )
-    if dtype.itemsize == 2 and grouped_gemm.describable(rows):
+    hopper = triton.runtime.driver.active.get_current_target() == TARGETS["sm_90"]
+    if hopper and dtype.itemsize == 2 and grouped_gemm.describable(rows):
         with mock.patch.object(grouped_gemm, "config", return_value=SPECIALIZED):
             grouped_gemm.grouped_gemm_fwd(rows, w_gate_up, offsets)
             grouped_gemm.grouped_gemm_dx(pre, w_gate_up, offsets)
