@@ -444,7 +444,7 @@ def order_rows() -> Iterator[dict[str, Any]]:
             ("down_bwd", "down_bwd", s.F, s.H, 1),
             ("dX", "gemm", s.H, 2 * s.F, 1),
         ):
-            tile = _configs.config(kernel, torch.bfloat16, T * s.K, s.E, aligned=True)
+            tile = _configs.config(kernel, torch.bfloat16, T * s.K, s.E, C, aligned=True)
             tiles_m, tiles_c = -(-rows // tile.block_m), -(-C // tile.block_c)
             band = grouped_gemm.BAND.value
             for name, height in {"rows first": tiles_m, "columns first": 1, "ours": band}.items():

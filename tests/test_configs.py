@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tile(configs: ModuleType, kernel: str, rows: int, *, aligned: bool = True) -> Any:
-    return configs.config(kernel, torch.bfloat16, rows, 1, aligned=aligned)
+    return configs.config(kernel, torch.bfloat16, rows, 1, None, aligned=aligned)
 
 
 def test_every_kernel_and_device_has_a_tile(configs: ModuleType) -> None:
@@ -49,6 +49,23 @@ def test_the_average_of_rows_chooses_the_entry(configs: ModuleType) -> None:
     assert [limit for limit, _ in entries] == [16, 64, float("inf")]
     assert [tile(configs, "gemm", rows) for rows in (16, 17, 65)] == [c for _, c in entries]
     assert tile(configs, "gemm", 65, aligned=False) == configs._table()["gemm", "unaligned"][-1][1]
+
+
+def test_only_nvidia_has_tiles_for_what_is_not_aligned(
+    configs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(configs, "device_class", lambda: "cdna")
+    assert tile(configs, "gemm", 65, aligned=False) == configs._table()["gemm", "cdna"][-1][1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [(5120, 256), (1344, 256), (1536, 256), (336, 128), (384, 128), (64, 128)]
+)
+def test_a_tile_that_would_be_empty_to_a_fifth_is_halved(
+    configs: ModuleType, columns: int, width: int
+) -> None:
+    tile = configs.config("down_bwd", torch.bfloat16, 999, 1, columns, aligned=True)
+    assert tile.block_c == width
 
 
 def test_a_folder_takes_the_place_of_what_it_names(configs: ModuleType, folder: Path) -> None:

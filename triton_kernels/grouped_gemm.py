@@ -499,7 +499,7 @@ def _product(rows: Tensor, weight: Tensor, offsets: Tensor, r_last: bool) -> Ten
         return out.zero_()
     rows = contiguous_rows(rows)
     w_desc = describable(weight)
-    tile = config("gemm", rows.dtype, N, E, aligned=aligned(weight))
+    tile = config("gemm", rows.dtype, N, E, C, aligned=aligned(weight))
     stride_c, stride_r = (1, 2) if r_last else (2, 1)
     rows_desc = w_desc and describable(rows)
     specialize = bool(tile.specialize) and rows_desc
@@ -584,7 +584,7 @@ def weight_gradient(
         return d_weight
     d_out, rows = contiguous_rows(d_out), contiguous_rows(rows)
     kernel = "dw_gathered" if gather_d or gather_rows else "dw"
-    tile = config(kernel, rows.dtype, N, E, aligned=aligned(d_out) and aligned(rows))
+    tile = config(kernel, rows.dtype, N, E, None, aligned=aligned(d_out) and aligned(rows))
 
     def padded(block_o: int, block_i: int) -> tuple[int, bool]:
         size = triton.cdiv(O, block_o) * block_o * triton.cdiv(I, block_i) * block_i

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ._common import narrow
+from ._common import INTERPRETED, narrow
 from ._configs import config
 from .grouped_gemm import (
     aligned,
@@ -131,29 +131,64 @@ def _down_bwd_epilogue(
     ACC: tl.constexpr,
     BLOCK_M: tl.constexpr,
     COLUMNS: tl.constexpr,
+    PART_F: tl.constexpr,
 ):
-    """Stores d_pre and the weighted activation of some columns; their part of d_weights."""
-    offs_m = tl.arange(0, BLOCK_M)[:, None]
-    offs_f = tl.arange(0, COLUMNS)[None, :]
-    mask = (offs_m < last - first) & (offs_f < F - first_f)
-    # one 64-bit base a tile: 64-bit offsets of every element would spill
-    wide = first.to(tl.int64) * (2 * F) + first_f
-    offs = offs_m * (2 * F) + offs_f
-    gate = tl.load(pre_ptr + wide + offs, mask=mask, other=0.0).to(ACC)
-    up = tl.load(pre_ptr + wide + F + offs, mask=mask, other=0.0).to(ACC)
+    """Stores d_pre and the weighted activation, PART_F columns at a time; returns d_weights."""
+    if COLUMNS > PART_F:
+        HALF: tl.constexpr = COLUMNS // 2
+        left, right = g.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
+        d_weight = _down_bwd_epilogue(
+            left,
+            first_f,
+            first,
+            last,
+            weight,
+            pre_ptr,
+            d_pre_ptr,
+            act_ptr,
+            F,
+            ACC,
+            BLOCK_M,
+            HALF,
+            PART_F,
+        )
+        d_weight += _down_bwd_epilogue(
+            right,
+            first_f + HALF,
+            first,
+            last,
+            weight,
+            pre_ptr,
+            d_pre_ptr,
+            act_ptr,
+            F,
+            ACC,
+            BLOCK_M,
+            HALF,
+            PART_F,
+        )
+    else:
+        offs_m = tl.arange(0, BLOCK_M)[:, None]
+        offs_f = tl.arange(0, COLUMNS)[None, :]
+        mask = (offs_m < last - first) & (offs_f < F - first_f)
+        # one 64-bit base a tile: 64-bit offsets of every element would spill
+        wide = first.to(tl.int64) * (2 * F) + first_f
+        offs = offs_m * (2 * F) + offs_f
+        gate = tl.load(pre_ptr + wide + offs, mask=mask, other=0.0).to(ACC)
+        up = tl.load(pre_ptr + wide + F + offs, mask=mask, other=0.0).to(ACC)
 
-    sig = 1.0 / (1.0 + tl.exp(-gate))
-    silu = gate * sig
-    act = silu * up
-    d_weight = tl.sum(tl.where(mask, g * act, 0.0), 1)  # [BLOCK_M]
-    act_ptrs = act_ptr + first.to(tl.int64) * F + first_f + (offs_m * F + offs_f)
-    tl.store(act_ptrs, narrow(act * weight[:, None], act_ptr.dtype.element_ty), mask=mask)
+        sig = 1.0 / (1.0 + tl.exp(-gate))
+        silu = gate * sig
+        act = silu * up
+        d_weight = tl.sum(tl.where(mask, g * act, 0.0), 1)  # [BLOCK_M]
+        act_ptrs = act_ptr + first.to(tl.int64) * F + first_f + (offs_m * F + offs_f)
+        tl.store(act_ptrs, narrow(act * weight[:, None], act_ptr.dtype.element_ty), mask=mask)
 
-    d_act = g * weight[:, None]
-    d_gate = d_act * up * (sig + silu * (1.0 - sig))
-    tl.store(d_pre_ptr + wide + offs, narrow(d_gate, d_pre_ptr.dtype.element_ty), mask=mask)
-    d_up = d_act * silu
-    tl.store(d_pre_ptr + wide + F + offs, narrow(d_up, d_pre_ptr.dtype.element_ty), mask=mask)
+        d_act = g * weight[:, None]
+        d_gate = d_act * up * (sig + silu * (1.0 - sig))
+        tl.store(d_pre_ptr + wide + offs, narrow(d_gate, d_pre_ptr.dtype.element_ty), mask=mask)
+        d_up = d_act * silu
+        tl.store(d_pre_ptr + wide + F + offs, narrow(d_up, d_pre_ptr.dtype.element_ty), mask=mask)
     return d_weight
 
 
@@ -186,6 +221,7 @@ def _grouped_mlp_down_bwd_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_H: tl.constexpr,
+    PART_F: tl.constexpr,
     E_P2: tl.constexpr,
 ):
     tiles_f = tl.cdiv(F, BLOCK_F)
@@ -222,12 +258,9 @@ def _grouped_mlp_down_bwd_kernel(
             BLOCK_H,
         )
         weight = tl.load(weights_ptr + slot).to(ACC)
-        # half the columns at a time: gate, up and what comes of them would not fit in registers
-        left, right = g.reshape(BLOCK_M, 2, BLOCK_F // 2).permute(0, 2, 1).split()
-        first_f = f * BLOCK_F
         d_weight = _down_bwd_epilogue(
-            left,
-            first_f,
+            g,
+            f * BLOCK_F,
             first,
             last,
             weight,
@@ -237,21 +270,8 @@ def _grouped_mlp_down_bwd_kernel(
             F,
             ACC,
             BLOCK_M,
-            BLOCK_F // 2,
-        )
-        d_weight += _down_bwd_epilogue(
-            right,
-            first_f + BLOCK_F // 2,
-            first,
-            last,
-            weight,
-            pre_ptr,
-            d_pre_ptr,
-            act_ptr,
-            F,
-            ACC,
-            BLOCK_M,
-            BLOCK_F // 2,
+            BLOCK_F,
+            PART_F,
         )
         tl.store(d_weights_ptr + f.to(tl.int64) * N + offs_n, d_weight, mask=offs_n < last)
 
@@ -298,7 +318,7 @@ def grouped_mlp_fwd(
         weights = weights.contiguous()
         one_step = w_gate_up.stride(0) == 2 * F * w_gate_up.stride(1)  # from half to half
         w_desc = describable(w_gate_up) and one_step
-        tile = config("up", x.dtype, N, E, aligned=aligned(w_gate_up) and one_step)
+        tile = config("up", x.dtype, N, E, F, aligned=aligned(w_gate_up) and one_step)
         w: object = w_gate_up
         if w_desc:
             # one box holds the same columns of both halves: one wide product instead of two
@@ -361,7 +381,7 @@ def grouped_mlp_bwd(
     d_y = contiguous_rows(d_y)
     if act.numel() and H:
         w_desc = describable(w_down)
-        tile = config("down_bwd", x.dtype, N, E, aligned=aligned(w_down))
+        tile = config("down_bwd", x.dtype, N, E, F, aligned=aligned(w_down))
         tiles_f = triton.cdiv(F, tile.block_c)
         partial = torch.empty(
             tiles_f, N, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
@@ -393,6 +413,9 @@ def grouped_mlp_bwd(
             BLOCK_M=tile.block_m,
             BLOCK_F=tile.block_c,
             BLOCK_H=tile.block_r,
+            # gate, up and what comes of them would not fit in registers whole, fewer of them beside
+            # pointers to the weight
+            PART_F=8 if INTERPRETED else 32 if w_desc else 16,
             E_P2=triton.next_power_of_2(E + 1),
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
