@@ -76,6 +76,10 @@ LAYERS = {
 }
 
 
+# experts of gates alone
+GATES = (8, 1024)
+
+
 class Driver:
     """Names the target; there is no device to ask, and nothing is launched on it."""
 
@@ -137,6 +141,14 @@ def launch_all(layer: Layer, T: int, dtype: torch.dtype, variants: list[tuple[st
     for variant in variants:
         grouped_mlp.grouped_mlp_fwd(*tensors, *variant)
     grouped_mlp.grouped_mlp_bwd(x, *tensors, pre, True, True)
+
+
+def launch_gate(E: int, T: int) -> None:
+    """The gate forward and backward, E experts in 8 groups."""
+    logits = torch.empty(T, E, dtype=torch.bfloat16, device="meta")
+    gate = (torch.empty(E, dtype=torch.bfloat16, device="meta"), False, 1.0)
+    weights, experts, _ = grouped_gate.grouped_gate_fwd(logits, 8, 1, "softmax", None, *gate)
+    grouped_gate.grouped_gate_bwd(weights, logits, experts, 8, "softmax", *gate)
 
 
 SHAPE_OPS = {
@@ -268,6 +280,10 @@ def main(target: str, out: str) -> None:
                     launch_all(layer, T, DTYPES[dtype], variants if every else variants[:1])
                 except Exception:
                     collector.failures[f"launcher, {collector.use}"] = traceback.format_exc()
+    for E in GATES:
+        for T in (1, 131072):
+            collector.use = ("bf16", f"gate-{E}", T)
+            launch_gate(E, T)
     rows = [
         row | figures(binary) | {"narrow": narrow_products(binary.asm["ttir"])}
         for binary, row in collector.binaries.values()

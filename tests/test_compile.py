@@ -121,6 +121,7 @@ def test_no_kernel_is_forgotten(target: str, built: dict[str, Row]) -> None:
         (row["kernel"], dtype, layer)
         for row in built[target]["rows"]
         for dtype, layer, _ in row["uses"]
+        if layer in LAYERS
     }
     assert built_for == {(k, dtype, layer) for k in KERNELS for dtype in DTYPES for layer in LAYERS}
 
@@ -162,6 +163,18 @@ def test_hopper_products_use_wgmma(layer: str, dtype: str, built: dict[str, Row]
     rows = [row for row in rows if [dtype, layer, largest] in row["uses"]]
     assert rows
     assert not names([row for row in rows if row["matrix"] != "wgmma"])
+
+
+@pytest.mark.parametrize("experts", [8, 1024])
+@pytest.mark.parametrize("T", [1, 131072])
+def test_the_gate_is_one_launch_that_does_not_spill(
+    T: int, experts: int, built: dict[str, Row]
+) -> None:
+    for target in ("sm_80", "sm_90"):
+        rows = [r for r in built[target]["rows"] if ["bf16", f"gate-{experts}", T] in r["uses"]]
+        kernels = sorted(row["kernel"] for row in rows)
+        assert kernels == ["_grouped_gate_bwd_kernel", "_grouped_gate_fwd_kernel"]
+        assert not names([row for row in rows if row["local_bytes"]])
 
 
 @pytest.mark.parametrize("target", TARGETS)
