@@ -137,36 +137,23 @@ def _down_bwd_epilogue(
     if COLUMNS > PART_F:
         HALF: tl.constexpr = COLUMNS // 2
         left, right = g.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
-        d_weight = _down_bwd_epilogue(
-            left,
-            first_f,
-            first,
-            last,
-            weight,
-            pre_ptr,
-            d_pre_ptr,
-            act_ptr,
-            F,
-            ACC,
-            BLOCK_M,
-            HALF,
-            PART_F,
-        )
-        d_weight += _down_bwd_epilogue(
-            right,
-            first_f + HALF,
-            first,
-            last,
-            weight,
-            pre_ptr,
-            d_pre_ptr,
-            act_ptr,
-            F,
-            ACC,
-            BLOCK_M,
-            HALF,
-            PART_F,
-        )
+        d_weight = tl.zeros((BLOCK_M,), dtype=ACC)
+        for i in tl.static_range(2):
+            d_weight += _down_bwd_epilogue(
+                right if i else left,
+                first_f + i * HALF,
+                first,
+                last,
+                weight,
+                pre_ptr,
+                d_pre_ptr,
+                act_ptr,
+                F,
+                ACC,
+                BLOCK_M,
+                HALF,
+                PART_F,
+            )
     else:
         offs_m = tl.arange(0, BLOCK_M)[:, None]
         offs_f = tl.arange(0, COLUMNS)[None, :]
