@@ -91,6 +91,15 @@ def voted(num_voted: Any, k: int, per_group: int) -> None:
         )
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_autocast(device_type: str) -> bool:
+    """Whether a kind of device knows autocast at all; asking it for more would raise otherwise.
+
+    Dynamo of torch 2.6 to 2.12 cannot trace the question, and its answer never changes.
+    """
+    return bool(torch.amp.is_autocast_available(device_type))
+
+
 def autocast(*tensors: Any) -> Any:
     """Casts float tensors to the autocast dtype of their device, where autocast is on."""
 
@@ -98,7 +107,7 @@ def autocast(*tensors: Any) -> Any:
         if (
             isinstance(x, Tensor)
             and x.dtype in (torch.float16, torch.bfloat16, torch.float32)
-            and torch.amp.is_autocast_available(x.device.type)
+            and _has_autocast(x.device.type)
             and torch.is_autocast_enabled(x.device.type)
         ):
             return x.to(torch.get_autocast_dtype(x.device.type))

@@ -173,6 +173,16 @@ def test_compiles_whole(op: str, device: str) -> None:
         assert torch.equal(got, want)
 
 
+def test_compiles_whole_under_autocast(device: str) -> None:
+    f, args = public_calls(device)["grouped_mlp"]
+    torch._dynamo.reset()
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    with torch.autocast(device, torch.bfloat16):
+        got, want = compiled(*args), f(*args)
+    assert got.dtype is torch.bfloat16
+    assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize("op", PUBLIC)
 def test_recomputation_gives_the_same_bits_and_shapes(op: str, device: str) -> None:
     f, args = public_calls(device)[op]

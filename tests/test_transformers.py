@@ -26,7 +26,8 @@ from transformers.activations import ACT2FN  # noqa: E402
 from transformers.integrations.moe import use_experts_implementation  # noqa: E402
 
 from moge_ops.integrations import transformers as moge_transformers  # noqa: E402
-from moge_ops.integrations.pangu_auto import PanguProMoEForCausalLM  # noqa: E402
+from moge_ops.integrations.pangu_auto import _CACHE as CACHE  # noqa: E402
+from moge_ops.integrations.pangu_auto import PanguCache, PanguProMoEForCausalLM  # noqa: E402
 from moge_ops.models import checkpoint  # noqa: E402
 from moge_ops.testing import TOLERANCES, assert_matches, rms_error  # noqa: E402
 
@@ -667,6 +668,29 @@ def test_forward_takes_every_prepared_input(pangu: Any) -> None:
     inputs = pangu.prepare_inputs_for_generation(ids, **offered, **of_other_versions)
     assert inputs.keys() == {"input_ids", *offered}
     assert torch.equal(pangu(**inputs).logits, pangu(ids).logits)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_forward_takes_the_cache_under_either_name(pangu: Any, name: str) -> None:
+    ids = torch.arange(7).view(1, 7)
+    cache = PanguCache(pangu.model.config, 1, 7)
+    first = pangu(ids[:, :4], **{name: cache})
+    assert first[CACHE] is cache
+    logits = torch.cat([first.logits, pangu(ids[:, 4:], **{name: cache}).logits], 1)
+    assert torch.allclose(logits, pangu(ids).logits, atol=1e-5)
+
+
+def test_a_cut_without_a_cache_is_an_error(pangu: Any) -> None:
+    ids = torch.arange(7).view(1, 7)
+    with pytest.raises(RuntimeError, match="expected the cache as"):
+        pangu.prepare_inputs_for_generation(ids, next_sequence_length=1, renamed_cache=object())
+
+
+def test_a_prompt_in_chunks_gives_the_golden_tokens(pangu: Any, golden: dict[str, Tensor]) -> None:
+    prompt = golden["input_ids_2"]
+    options = {"max_new_tokens": 12, "do_sample": False, "prefill_chunk_size": 3}
+    out = pangu.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
+    assert torch.equal(out[:, prompt.shape[1] :], golden["greedy_tokens"])
 
 
 def test_generates_from_unequal_prompts(pangu: Any, golden: dict[str, Tensor]) -> None:

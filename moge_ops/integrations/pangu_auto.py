@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
@@ -24,6 +25,14 @@ from moge_ops.models.pangu_moe import (
 )
 
 __all__ = ["PanguCache", "PanguProMoEConfig", "PanguProMoEForCausalLM"]
+
+# what the generation loop calls its cache: `cache` since transformers 5.24, before it
+# `past_key_values`; the output class has the same name for it, and is public
+_CACHE = (
+    "cache"
+    if "cache" in {field.name for field in dataclasses.fields(MoeCausalLMOutputWithPast)}
+    else "past_key_values"
+)
 
 # what the auto classes and pipelines pass along, and what means nothing for a local folder
 _OF_THE_HUB = {
@@ -53,7 +62,7 @@ class PanguProMoEConfig(PreTrainedConfig):
     """
 
     model_type = "PanguProMoE"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ("past_key_values", "cache")
 
     def __init__(self, **kwargs: Any) -> None:
         defaults = dataclasses.asdict(PanguMoEConfig())
@@ -68,6 +77,9 @@ class PanguCache(KVCache):
     """The preallocated cache with what ``generate`` asks of one."""
 
     is_compileable = False  # `length` is a Python int: a compiled step would be one for each
+    # read since transformers 5.24: no layer has a state instead of tokens, none drops tokens
+    is_linear = (False,)
+    is_croppable = False
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens of a row that are in the cache."""
@@ -199,19 +211,33 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         batch_size: int,
         max_cache_length: int,
     ) -> None:
-        if generation_config.use_cache is False or model_kwargs.get("past_key_values") is not None:
+        if generation_config.use_cache is False or model_kwargs.get(_CACHE) is not None:
             return
         rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
-        model_kwargs["past_key_values"] = PanguCache(
+        model_kwargs[_CACHE] = PanguCache(
             self.model.config, rows, max_cache_length, device=self.device, dtype=self.dtype
         )
 
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Inputs of the next step: what ``forward`` takes, of what all the versions 5 offer."""
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Inputs of the next step: what ``forward`` takes, of what all the versions 5 offer.
+
+        Raises:
+            RuntimeError: The loop left out the tokens that a cache should hold, but has no cache
+                here: a release of transformers that keeps it under yet another name.
+        """
         mixin: Any = super()
-        inputs = mixin.prepare_inputs_for_generation(*args, **kwargs)
+        inputs = mixin.prepare_inputs_for_generation(input_ids, *args, **kwargs)
         taken = inspect.signature(self.forward).parameters
-        return {name: value for name, value in inputs.items() if name in taken}
+        inputs = {name: value for name, value in inputs.items() if name in taken}
+        if inputs.get(_CACHE) is None and inputs["input_ids"].shape[1] < input_ids.shape[1]:
+            raise RuntimeError(
+                f"transformers {transformers.__version__} passes the last tokens only, expected "
+                f"the cache as {_CACHE!r} beside them, got none: call generate(use_cache=False), "
+                "and tell moge_ops about this version"
+            )
+        return inputs
 
     def forward(
         self,
@@ -224,13 +250,15 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         output_router_logits: bool | None = None,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
+        cache: PanguCache | None = None,
     ) -> MoeCausalLMOutputWithPast | tuple[Any, ...]:
         """As :meth:`moge_ops.models.PanguMoEForCausalLM.forward`, in transformers' terms.
 
         Args:
             input_ids: ``[B, L]``.
             attention_mask: ``[B, S]``, 0 at padding; S counts the cached tokens too.
-            past_key_values: Tokens before these; these are added to it.
+            past_key_values, cache: Tokens before these, under either name of transformers; these
+                are added to it.
             labels: ``[B, L]``, -100 where there is none; adds ``loss``, the cross-entropy of the
                 next token plus ``router_aux_loss_coef`` times the load-balance loss.
             use_cache: Ignored: a cache is used where one is given.
@@ -241,10 +269,9 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
             TypeError: A cache of another class.
             ValueError: As the model's forward.
         """
-        if past_key_values is not None and not isinstance(past_key_values, PanguCache):
-            raise TypeError(
-                f"past_key_values must be a PanguCache, got {type(past_key_values).__name__}"
-            )
+        cache = past_key_values if cache is None else cache
+        if cache is not None and not isinstance(cache, PanguCache):
+            raise TypeError(f"past_key_values must be a PanguCache, got {type(cache).__name__}")
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_router_logits is None:
@@ -252,7 +279,7 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         details: PanguMoEOutput = self.model(
             input_ids,
             attention_mask,
-            past_key_values,
+            cache,
             logits_to_keep=logits_to_keep,
             return_details=True,
         )
@@ -264,8 +291,9 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
             loss=loss,
             aux_loss=aux_loss,
             logits=details.logits,
-            past_key_values=past_key_values,  # type: ignore[arg-type]
             hidden_states=tuple(details.hidden_states) if output_hidden_states else None,
             router_logits=tuple(details.router_logits) if output_router_logits else None,  # type: ignore[arg-type]
         )
+        if cache is not None:
+            out[_CACHE] = cache
         return out.to_tuple() if return_dict is False else out

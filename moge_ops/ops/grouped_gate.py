@@ -205,7 +205,7 @@ def grouped_gate(
             _checks.same_device(name, x, "logits", logits)
     if not isinstance(renormalize, bool):
         raise TypeError(f"renormalize must be a bool, got {type(renormalize).__name__}")
-    if not isinstance(scaling, int | float) or isinstance(scaling, bool):
+    if not isinstance(scaling, (int, float)) or isinstance(scaling, bool):
         raise TypeError(f"scaling must be a float, got {type(scaling).__name__}")
     if not abs(scaling) < math.inf:  # unlike math.isfinite, torch.compile can trace it
         raise ValueError(f"scaling must be finite, got {scaling}")
