@@ -1,7 +1,6 @@
 """Command line: ``python -m moge_ops info | generate | inspect | make-tiny | convert``."""
 
 import argparse
-import importlib
 import pkgutil
 import platform
 import sys
@@ -10,7 +9,7 @@ from importlib import metadata
 
 import torch
 
-from moge_ops import _backend, ops, testing
+from moge_ops import _backend, ops
 
 
 def _version(distribution: str) -> str:
@@ -36,19 +35,13 @@ def _devices() -> Iterator[tuple[str, str]]:
         yield f"cuda:{i}", torch.cuda.get_device_name(i)
 
 
-def _probe(backend: str, op: str) -> str:
+def _probe(backend: _backend.Backend, op: str) -> str:
     """Loads one module as a call of the operator would, and says what it runs on."""
-    if backend == "reference":
-        importlib.import_module(f"moge_ops.reference.{op}")
-        return "any device"
-    if backend == "triton" and not torch.cuda.is_available():
-        with testing.backend("triton"):  # asks for the interpreter before the first kernel loads
-            _backend.load(backend, op)
-        return "interpreter"
-    _backend.load(backend, op)
-    if backend == "ascend":
-        return {"emulate": "emulated", "cann": "npu"}[_backend.ascend_build()]
-    return {"torch": "cpu", "triton": "cuda"}[backend]
+    runs_on = backend.runs_on()
+    if runs_on == "interpreter":
+        backend.on_cpu()  # asks for the interpreter before the first kernel loads
+    _backend.load(backend.name, op)
+    return runs_on
 
 
 def info() -> str:
@@ -61,12 +54,14 @@ def info() -> str:
     reasons: dict[str, list[str]] = {}  # why not -> operators
     for op in names:
         row = op.ljust(width)
-        for backend in _backend.BACKENDS:
+        for backend in _backend.BACKENDS.values():
             try:
                 usable = _probe(backend, op)
             except Exception as error:  # whatever stops a module from loading is the answer
                 usable = "no"
-                reasons.setdefault(f"{backend}: {type(error).__name__}: {error}", []).append(op)
+                reasons.setdefault(f"{backend.name}: {type(error).__name__}: {error}", []).append(
+                    op
+                )
             row += usable.ljust(13)
         lines.append(row)
     if reasons:

@@ -1,22 +1,107 @@
-"""Registers operators with the dispatcher and loads kernel modules by name.
+"""The backends of the operators, one row each, and the one way to register an operator.
 
-PyTorch's dispatcher picks the kernel by device. On CPU tensors one more choice exists, for tests
-and debugging: :func:`moge_ops.testing.backend` and ``MOGE_OPS_BACKEND``.
+PyTorch's dispatcher picks the backend by the device of the tensors. On CPU tensors one more choice
+exists, for tests and debugging: :func:`moge_ops.testing.backend` and ``MOGE_OPS_BACKEND``.
 """
 
 import functools
 import importlib
+import inspect
 import os
+import sys
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch._library.custom_ops import CustomOpDef
 
-BACKENDS = ("torch", "reference", "triton", "ascend")
+Declaration = TypeVar("Declaration", bound=Callable[..., Any])
+
+HALVES_AND_FLOAT = (torch.float16, torch.bfloat16, torch.float32)
+EVERY_FLOAT = (*HALVES_AND_FLOAT, torch.float64)
+
+
+@functools.cache
+def ascend_build() -> str:
+    """How the extension ``moge_ops._C`` was built: "emulate", "cann", or "off: " and why."""
+    note = Path(__file__).with_name("_C.txt")
+    return note.read_text().strip() if note.is_file() else "off: the package was not installed"
+
+
+def _interpret() -> None:
+    """Asks for Triton's interpreter, which Triton decides on while it is imported, and only then.
+
+    Raises:
+        RuntimeError: It is too late: Triton's own functions, or ours, are made for a GPU already.
+    """
+    if "triton" not in sys.modules:
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+    if not load("triton", "_common").INTERPRETED:
+        raise RuntimeError(
+            "the triton backend on CPU tensors needs Triton's interpreter, but Triton was already "
+            "loaded for a GPU in this process, as torch itself does: set TRITON_INTERPRET=1, or "
+            "MOGE_OPS_BACKEND=triton, before it starts"
+        )
+
+
+def _emulate() -> None:
+    """Raises RuntimeError where the extension is for an NPU: then nothing emulates one."""
+    if ascend_build() == "cann":
+        raise RuntimeError(
+            "the ascend backend on CPU tensors needs the emulator, but the extension is built for "
+            "an NPU: install with MOGE_ASCEND_BACKEND=emulate"
+        )
+
+
+class Backend(NamedTuple):
+    """One implementation of every operator."""
+
+    name: str
+    package: str
+    """Below ``moge_ops``: module <op> of it has the launchers of operator <op>."""
+    dtypes: tuple[torch.dtype, ...]
+    device: str | None = None
+    """Type of the devices whose tensors it serves unasked."""
+    built: Callable[[], bool] = lambda: True
+    """Whether it can do so here; a fact of the installation, not an attempt."""
+    runs_on: Callable[[], str] = lambda: "cpu"
+    """What it runs on here, for ``info``."""
+    on_cpu: Callable[[], None] = lambda: None
+    """Raises RuntimeError where it cannot serve CPU tensors that it is asked to serve."""
+    remedy: Callable[[], str] = lambda: "the installation is incomplete"
+    """What to do where its modules cannot be imported."""
+
+
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        Backend("torch", "torch_kernels", EVERY_FLOAT),
+        Backend("reference", "reference", EVERY_FLOAT, runs_on=lambda: "any device"),
+        Backend(
+            "triton",
+            "triton_kernels",
+            EVERY_FLOAT,
+            device="cuda",
+            runs_on=lambda: "cuda" if torch.cuda.is_available() else "interpreter",
+            on_cpu=_interpret,
+            remedy=lambda: "pip install 'moge-ops[triton]'",
+        ),
+        Backend(
+            "ascend",
+            "ascend_kernels",
+            HALVES_AND_FLOAT,
+            # PyTorch refuses the name "npu" until torch_npu has given it to this type
+            device="privateuseone",
+            built=lambda: ascend_build() == "cann",
+            runs_on=lambda: "npu" if ascend_build() == "cann" else "emulated",
+            on_cpu=_emulate,
+            remedy=lambda: f"the extension is not built: {ascend_build()}",
+        ),
+    )
+}
 
 
 def _checked(name: str) -> str:
@@ -26,6 +111,8 @@ def _checked(name: str) -> str:
 
 
 _cpu_backend = _checked(os.environ.get("MOGE_OPS_BACKEND", "torch"))
+if _cpu_backend == "triton":  # before torch imports Triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def use_reference(x: torch.Tensor) -> bool:
@@ -39,93 +126,99 @@ def override(name: str) -> Iterator[None]:
     global _cpu_backend
     before, _cpu_backend = _cpu_backend, _checked(name)
     try:
-        if name != "reference":
-            _load_for_cpu("swiglu")  # what cannot be loaded raises here, not in the first call
+        _load_for_cpu("swiglu")  # what cannot be loaded raises here, not in the first call
         yield
     finally:
         _cpu_backend = before
 
 
 def _load_for_cpu(op: str) -> ModuleType:
-    """The kernel module that serves CPU tensors now; Triton's must be those for the interpreter."""
-    if _cpu_backend == "triton":
-        # read when the kernels are first imported, and never again
-        os.environ.setdefault("TRITON_INTERPRET", "1")
-        if not load("triton", "_common").INTERPRETED:
-            raise RuntimeError(
-                "the triton backend on CPU tensors needs Triton's interpreter, but the kernels "
-                "were already loaded for a GPU in this process: set TRITON_INTERPRET=1 before "
-                "it starts"
-            )
-    if _cpu_backend == "ascend" and ascend_build() == "cann":
-        raise RuntimeError(
-            "the ascend backend on CPU tensors needs the emulator, but the extension is built for "
-            "an NPU: install with MOGE_ASCEND_BACKEND=emulate"
-        )
+    """The module of ``op`` that serves CPU tensors now."""
+    BACKENDS[_cpu_backend].on_cpu()
     return load(_cpu_backend, op)
 
 
-def ascend_build() -> str:
-    """How the extension ``moge_ops._C`` was built: "emulate", "cann", or "off: " and why."""
-    note = Path(__file__).with_name("_C.txt")
-    return note.read_text().strip() if note.is_file() else "off: the package was not installed"
-
-
-@functools.cache
-def _on_npu(op: str) -> ModuleType:
-    """What serves NPU tensors: Ascend C if it was built with CANN, else torch as on any device."""
-    return load("ascend" if ascend_build() == "cann" else "torch", op)
+def _load_for(row: Backend, op: str) -> ModuleType:
+    """The module of ``op`` that serves the tensors of the row's own devices."""
+    return load(row.name if row.built() else "torch", op)
 
 
 @functools.cache  # not import_module on every call: it costs as much as a small kernel
 def load(backend: str, op: str) -> ModuleType:
-    """The kernel module of ``op`` in ``backend``.
+    """The module of ``op`` in ``backend``.
 
     Raises:
         ImportError: The backend is not installed. Nothing falls back in silence.
     """
+    row = BACKENDS[backend]
     try:
-        return importlib.import_module(f"moge_ops.{backend}_kernels.{op}")
+        return importlib.import_module(f"moge_ops.{row.package}.{op}")
     except ImportError as error:
-        hint = "the installation is incomplete"
-        if backend == "triton":
-            hint = "pip install 'moge-ops[triton]'"
-        elif backend == "ascend":
-            hint = f"the extension is not built: {ascend_build()}"
-        raise ImportError(f"backend {backend!r} cannot be loaded: {error} ({hint})") from error
+        raise ImportError(
+            f"backend {backend!r} cannot be loaded: {error} ({row.remedy()})"
+        ) from error
 
 
-def define(schema: str, op: str, launcher: str) -> CustomOpDef:
-    """Defines ``moge_ops::<schema>`` with one kernel per device, all of one signature.
+def define(
+    *,
+    save: Callable[[Any, Any, Any], None] | None = None,
+    backward: Callable[..., dict[str, Any]] | None = None,
+) -> Callable[[Declaration], Declaration]:
+    """Registers the operator that the decorated function declares.
+
+    The declaration has the name and the signature of the launcher that every backend has in its
+    module for this operator, and returns what inference of shapes and dtypes needs: empty results.
+    The operator is ``moge_ops::<name>``, without ``_fwd``; launchers are called by keyword.
 
     Args:
-        schema: Name and schema of the operator, ``"swiglu(Tensor gate_up) -> Tensor"``.
-        op: Stem of the files that hold its kernels.
-        launcher: Name of the function there.
+        save: ``(ctx, inputs, output)``, after a forward pass: keeps what ``backward`` needs.
+            ``inputs.<name>`` is an argument and ``ctx.needs.<name>`` says whether it needs a
+            gradient.
+        backward: ``(ctx, *d_outputs) -> {name of an argument: its gradient}``.
     """
 
-    def kernel(module: Callable[[], ModuleType]) -> Callable[..., Any]:
-        def call(*args: Any) -> Any:
-            return getattr(module(), launcher)(*args)
+    def registered(declaration: Declaration) -> Declaration:
+        launcher, op = declaration.__name__, declaration.__module__.rpartition(".")[2]
+        names = tuple(inspect.signature(declaration).parameters)
 
-        return call
+        def kernel(module: Callable[[], ModuleType]) -> Callable[..., Any]:
+            def call(*args: Any) -> Any:
+                by_name = dict(zip(names, args, strict=True))
+                if not args[0].is_cuda:
+                    return getattr(module(), launcher)(**by_name)
+                with torch.cuda.device(args[0].device):  # Triton launches on the current one
+                    return getattr(module(), launcher)(**by_name)
 
-    name, _, signature = schema.partition("(")
-    # the first kernel also serves every device that has none of its own
-    definition = torch.library.custom_op(
-        f"moge_ops::{name}",
-        kernel(lambda: load("torch", op)),
-        mutates_args=(),
-        schema=f"({signature}",
-    )
-    definition.register_kernel("cpu")(kernel(lambda: _load_for_cpu(op)))
-    # the name "npu" is refused until torch_npu has given it to this device type
-    definition.register_kernel("privateuseone")(kernel(lambda: _on_npu(op)))
-    triton = kernel(lambda: load("triton", op))
+            return call
 
-    def on_cuda(*args: Any) -> Any:
-        with torch.cuda.device(args[0].device):  # Triton launches on the current device
-            return triton(*args)
+        schema = torch.library.infer_schema(declaration, mutates_args=())
+        # the torch kernels also serve every device that has none of its own
+        definition = torch.library.custom_op(
+            f"moge_ops::{launcher.removesuffix('_fwd')}",
+            kernel(lambda: load("torch", op)),
+            mutates_args=(),
+            schema=schema.replace("SymInt", "int"),  # a size of ours is never traced as a symbol
+        )
+        definition.register_kernel("cpu")(kernel(lambda: _load_for_cpu(op)))
+        for row in BACKENDS.values():
+            if row.device is not None:
+                definition.register_kernel(row.device)(
+                    kernel(functools.partial(_load_for, row, op))
+                )
+        definition.register_fake(declaration)
 
-    definition.register_kernel("cuda")(on_cuda)
-    return definition
+        if backward is not None:
+            arguments = namedtuple("arguments", names)  # type: ignore[misc]
+
+            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                ctx.needs = arguments(*ctx.needs_input_grad[: len(names)])
+                save(ctx, arguments(*inputs), output)  # type: ignore[misc]
+
+            def by_name(ctx: Any, *d_outputs: Any) -> tuple[Any, ...]:
+                gradients = backward(ctx, *d_outputs)
+                return tuple(gradients.get(name) for name in names)
+
+            definition.register_autograd(by_name, setup_context=setup_context)
+        return definition  # type: ignore[return-value]
+
+    return registered

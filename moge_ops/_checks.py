@@ -1,5 +1,6 @@
 """Argument checks of the public functions: expected and got, before any launch."""
 
+import functools
 from typing import Any
 
 import torch
@@ -9,46 +10,75 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 IDS = (torch.int32, torch.int64)
 
 
+SAME: tuple[torch.dtype, ...] = ()
+"""In a row of :func:`tensors`: the dtype of the first row."""
+
+
 def _names(dtypes: tuple[torch.dtype, ...]) -> str:
     return " | ".join(str(d).removeprefix("torch.") for d in dtypes)
 
 
-def tensor(name: str, x: Any, layout: str, dtypes: tuple[torch.dtype, ...]) -> None:
-    """Checks type, rank and dtype; ``layout`` names the dimensions, ``"[T, E]"``.
+@functools.cache
+def _dimensions(layout: str) -> tuple[tuple[int, str, int], ...]:
+    """``"[T, 2F, E + 1]" -> (1, "T", 0), (2, "F", 0), (1, "E", 1)``: factor, letters, summand."""
+    found = []
+    for text in layout[1:-1].split(", "):
+        letters, _, summand = text.partition(" + ")
+        name = letters.lstrip("0123456789")
+        found.append((int(letters.removesuffix(name) or 1), name, int(summand or 0)))
+    return tuple(found)
+
+
+def tensors(*rows: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, int]:
+    """Checks the tensors of a call by themselves and against each other.
+
+    Args:
+        rows: ``(name, tensor, layout, dtypes)`` for each; the caller leaves out what
+            is absent. The letters of a layout, ``"[E, 2F, H]"`` or ``"[E + 1]"``, take their
+            sizes from the first row that has them, and every later row must agree; N is T·K. All
+            tensors are on the device of the first, and ``dtypes`` may be :data:`SAME`: its dtype.
+
+    Returns:
+        Letters -> size.
 
     Raises:
-        TypeError: ``x`` is not a tensor, or of another dtype.
-        ValueError: ``x`` has another rank.
+        TypeError: Not a tensor, or of another dtype.
+        ValueError: Another rank or size than its layout says, or another device.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a Tensor {layout}, got {type(x).__name__}")
-    if x.dtype not in dtypes:
-        raise TypeError(f"{name} must be {_names(dtypes)}, got {_names((x.dtype,))}")
-    if x.ndim != layout.count(",") + 1:
-        raise ValueError(f"{name} must be {layout}, got {list(x.shape)}")
-
-
-def shape(name: str, x: Tensor, layout: str, expected: tuple[int, ...]) -> None:
-    """Checks the sizes of ``x``; raises ValueError."""
-    if tuple(x.shape) != expected:
-        raise ValueError(f"{name} must be {layout} = {list(expected)}, got {list(x.shape)}")
-
-
-def same_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
-    """Checks that two arguments share a device; raises ValueError."""
-    if x.device != other.device:
-        raise ValueError(
-            f"{name} must be on the device of {other_name}, {other.device}, got {x.device}"
-        )
-
-
-def same_dtype(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
-    """Checks that two arguments share a dtype; raises TypeError."""
-    if x.dtype != other.dtype:
-        raise TypeError(
-            f"{name} must have the dtype of {other_name}, {_names((other.dtype,))}, "
-            f"got {_names((x.dtype,))}"
-        )
+    first_name, first, *_ = rows[0]
+    sizes: dict[str, int] = {}
+    for name, x, layout, dtypes in rows:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a Tensor {layout}, got {type(x).__name__}")
+        if dtypes == SAME and x.dtype != first.dtype:
+            raise TypeError(
+                f"{name} must have the dtype of {first_name}, {_names((first.dtype,))}, "
+                f"got {_names((x.dtype,))}"
+            )
+        if dtypes != SAME and x.dtype not in dtypes:
+            raise TypeError(f"{name} must be {_names(dtypes)}, got {_names((x.dtype,))}")
+        dimensions = _dimensions(layout)
+        if x.ndim != len(dimensions):
+            raise ValueError(f"{name} must be {layout}, got {list(x.shape)}")
+        expected = []
+        for size, (factor, letters, summand) in zip(x.shape, dimensions, strict=True):
+            if letters not in sizes:
+                if size < summand or (size - summand) % factor:
+                    raise ValueError(f"{name} must be {layout}, got {list(x.shape)}")
+                sizes[letters] = (size - summand) // factor
+                if letters == "N":
+                    rows_of = name
+            expected.append(factor * sizes[letters] + summand)
+        if list(x.shape) != expected:
+            raise ValueError(f"{name} must be {layout} = {expected}, got {list(x.shape)}")
+        if x.device != first.device:
+            raise ValueError(
+                f"{name} must be on the device of {first_name}, {first.device}, got {x.device}"
+            )
+    if "N" in sizes and "T" in sizes and sizes["N"] != sizes["T"] * sizes["K"]:
+        N = sizes["T"] * sizes["K"]
+        raise ValueError(f"{rows_of} must have N = T * K = {N} rows, got {sizes['N']}")
+    return sizes
 
 
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
@@ -64,11 +94,8 @@ def groups(num_experts: int, num_groups: Any, k: Any = 1) -> None:
         TypeError: A size is not an int.
         ValueError: G does not divide E, or k is above E/G.
     """
-    for name, value in (("num_groups", num_groups), ("k", k)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    integer("num_groups", num_groups, least=1)
+    integer("k", k, least=1)
     if num_experts < 1 or num_experts % num_groups:
         raise ValueError(
             f"the number of experts must be a positive multiple of num_groups={num_groups}, "
@@ -81,23 +108,32 @@ def groups(num_experts: int, num_groups: Any, k: Any = 1) -> None:
         )
 
 
-def voted(num_voted: Any, k: int, per_group: int) -> None:
+def voted(num_voted: Any, k: int, P: int) -> None:
     """Checks how many experts of a group stay; raises TypeError or ValueError."""
-    if not isinstance(num_voted, int) or isinstance(num_voted, bool):
-        raise TypeError(f"num_voted must be an int, got {type(num_voted).__name__}")
-    if not k <= num_voted <= per_group:
+    integer("num_voted", num_voted)
+    if not k <= num_voted <= P:
         raise ValueError(
-            f"num_voted must be from k={k} to the experts per group, {per_group}, got {num_voted}"
+            f"num_voted must be from k={k} to the experts per group, {P}, got {num_voted}"
         )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _has_autocast(device_type: str) -> bool:
-    """Whether a kind of device knows autocast at all; asking it for more would raise otherwise.
+def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> None:
+    """Checks an int within bounds.
 
-    Dynamo of torch 2.6 to 2.12 cannot trace the question, and its answer never changes.
+    Raises:
+        TypeError: Not an int (a bool is none).
+        ValueError: Out of bounds.
     """
-    return bool(torch.amp.is_autocast_available(device_type))
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if (least is not None and value < least) or (most is not None and value > most):
+        if least is None:
+            bounds = f"at most {most}"
+        elif most is None:
+            bounds = f"at least {least}"
+        else:
+            bounds = f"in [{least}, {most}]"
+        raise ValueError(f"{name} must be {bounds}, got {value}")
 
 
 def autocast(*tensors: Any) -> Any:
@@ -107,10 +143,20 @@ def autocast(*tensors: Any) -> Any:
         if (
             isinstance(x, Tensor)
             and x.dtype in (torch.float16, torch.bfloat16, torch.float32)
-            and _has_autocast(x.device.type)
+            # "meta" knows no autocast; Dynamo before torch 2.13 cannot trace the general question
+            and x.device.type != "meta"
             and torch.is_autocast_enabled(x.device.type)
         ):
             return x.to(torch.get_autocast_dtype(x.device.type))
         return x
 
     return tuple(map(cast, tensors))
+
+
+def tensor(name: str, x: Any, layout: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    tensors((name, x, layout, dtypes))
+
+
+def shape(name: str, x: Tensor, layout: str, expected: tuple[int, ...]) -> None:
+    if tuple(x.shape) != expected:
+        raise ValueError(f"{name} must be {layout} = {list(expected)}, got {list(x.shape)}")

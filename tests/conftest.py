@@ -18,6 +18,7 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 from hypothesis import HealthCheck, settings
 
 from moge_ops import ops, testing
+from moge_ops._backend import BACKENDS
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 # a property test's time depends on the backend: no deadline; the same examples on every run
@@ -45,12 +46,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
     if "device" not in metafunc.fixturenames or chosen:
         return
-    backends = ["torch", TRITON]
     stem = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
-    float64 = any(metafunc.definition.iter_markers("float64"))
-    if stem in EMULATED and not float64:
-        backends.append("ascend")
-    metafunc.parametrize("device", backends, indirect=True)
+    needs = {torch.float64} if any(metafunc.definition.iter_markers("float64")) else set()
+    names = [
+        TRITON if name == "triton" else name
+        for name, backend in BACKENDS.items()
+        if name != "reference"  # the oracle itself
+        and (name != "ascend" or stem in EMULATED)
+        and needs <= set(backend.dtypes)
+    ]
+    metafunc.parametrize("device", names, indirect=True)
 
 
 @pytest.fixture
@@ -69,9 +74,8 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def float_dtypes(request: pytest.FixtureRequest, device: str) -> list[torch.dtype]:
     """Dtypes of the backend's operators: an NPU has no float64."""
-    ascend = request.node.callspec.params["device"] == "ascend"
-    dtypes = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
-    return dtypes[:-1] if ascend else dtypes
+    name = request.node.callspec.params["device"]
+    return list(BACKENDS["triton" if name == TRITON else name].dtypes)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from moge_ops._backend import BACKENDS
+
 ROOT = Path(__file__).resolve().parents[1]
 # room -> other rooms that it may import: models -> nn -> ops -> {reference, kernels}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -37,16 +39,14 @@ MAY_USE = {
     "models": {"safetensors", "sentencepiece", "tokenizers"},
     "integrations": {"transformers"},
 }
+SUBPACKAGES = {"triton_kernels": "triton_kernels"}  # folders at the root, see setup.py
 PLACES = [
     "moge_ops/ops/{}.py",
-    "moge_ops/reference/{}.py",
-    "moge_ops/torch_kernels/{}.py",
-    "triton_kernels/{}.py",
+    *(f"{SUBPACKAGES.get(b.package, 'moge_ops/' + b.package)}/{{}}.py" for b in BACKENDS.values()),
     "ascend_kernels/{0}/{0}_kernel.h",
     "ascend_kernels/{0}/{0}_tiling.h",
     "ascend_kernels/{0}/{0}.cpp",
     "csrc/{}.cpp",
-    "moge_ops/ascend_kernels/{}.py",
     "tests/test_{}.py",
     "bench/bench_{}.py",
 ]

@@ -48,6 +48,7 @@ def test_triton_reroutes_forward_and_backward(loaded: list[tuple[str, str]]) -> 
 def test_reference_goes_past_the_dispatcher(loaded: list[tuple[str, str]]) -> None:
     x = torch.randn(2, 6, requires_grad=True)
     with testing.backend("reference"):
+        loaded.clear()
         out = moge_ops.swiglu(x)
     assert torch.equal(out, oracle.swiglu(x))
     assert out.grad_fn is not None
@@ -95,13 +96,31 @@ def test_kernels_built_for_an_npu_are_not_emulated(monkeypatch: pytest.MonkeyPat
         pass
 
 
-def in_a_new_process(backend: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    code = """
+USES = """
 import sys, torch, moge_ops
 print("triton" in sys.modules)
 moge_ops.swiglu(torch.ones(1, 4))
 print("moge_ops.triton_kernels.swiglu" in sys.modules)
 """
+LATE = """
+import torch, moge_ops
+x = torch.ones(1, 4)
+moge_ops.swiglu(x)  # torch imports Triton while it registers or calls an operator
+import triton
+with moge_ops.testing.backend("triton"):
+    moge_ops.swiglu(x)
+"""
+# all of it before anybody has asked for the interpreter, as README's example
+LAYER = """
+import torch, moge_ops
+layer = moge_ops.nn.MoGE(16, 8, 8, 4, shared_size=8)
+layer(torch.randn(3, 16)).sum().backward()
+"""
+
+
+def in_a_new_process(
+    backend: str, tmp_path: Path, code: str = USES
+) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -119,6 +138,20 @@ def test_the_environment_chooses_for_a_process(backend: str, tmp_path: Path) -> 
     imported, used = done.stdout.split()
     assert imported == "False"  # import moge_ops needs torch alone
     assert used == str(backend == "triton")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_environment_asks_for_the_interpreter_before_torch_imports_triton(
+    tmp_path: Path,
+) -> None:
+    done = in_a_new_process("triton", tmp_path, LAYER)
+    assert done.returncode == 0, done.stderr
+
+
+def test_triton_that_torch_has_imported_is_not_interpreted(tmp_path: Path) -> None:
+    done = in_a_new_process("torch", tmp_path, LATE)
+    assert "RuntimeError: the triton backend on CPU tensors needs Triton's interp" in done.stderr
+    assert "set TRITON_INTERPRET=1, or MOGE_OPS_BACKEND=triton, before it starts" in done.stderr
 
 
 def test_a_bad_name_in_the_environment_is_refused(tmp_path: Path) -> None:

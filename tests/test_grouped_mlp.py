@@ -229,8 +229,8 @@ def test_gradient_of_one_input_alone(only: str, device: str) -> None:
     ("change", "error", "message"),
     [
         ({"x": torch.zeros(3)}, ValueError, r"x must be \[T, H\], got \[3\]"),
-        ({"x": torch.zeros(3, 8).half()}, TypeError, "w_gate_up must have the dtype of x, float16"),
-        ({"x": torch.zeros(3, 7)}, ValueError, r"w_gate_up must be .* = \[4, 12, 7\], got"),
+        ({"x": torch.zeros(3, 8).half()}, TypeError, "w_down must have the dtype of x, float16"),
+        ({"x": torch.zeros(3, 7)}, ValueError, r"w_down must be .* = \[4, 7, 6\], got"),
         ({"w_gate_up": torch.zeros(4, 6, 8)}, ValueError, r"= \[4, 12, 8\], got \[4, 6, 8\]"),
         ({"w_down": torch.zeros(4, 9, 6)}, ValueError, r"w_down must be .* = \[4, 8, 6\], got"),
         (

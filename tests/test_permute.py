@@ -124,16 +124,20 @@ ROUTING = moge_ops.Routing(
     ("x", "routing", "message"),
     [
         (torch.zeros(3), ROUTING, r"x must be \[T, H\], got \[3\]"),
-        (torch.zeros(4, 2), ROUTING, r"x must be \[T, H\] = \[3, 2\], got \[4, 2\]"),
+        (
+            torch.zeros(4, 2),
+            ROUTING,
+            r"routing.slot_to_row must be \[T, K\] = \[4, 2\], got \[3, 2\]",
+        ),
         (
             torch.zeros(3, 2, device="meta"),
             ROUTING,
-            "routing.row_to_slot must be on the device of x, meta, got cpu",
+            "routing.slot_to_row must be on the device of x, meta, got cpu",
         ),
         (
             torch.zeros(3, 2),
             ROUTING._replace(row_to_slot=torch.zeros(5, dtype=torch.int32)),
-            r"routing.row_to_slot must be \[T \* K\] = \[6\], got \[5\]",
+            r"routing.row_to_slot must have N = T \* K = 6 rows, got 5",
         ),
         (
             torch.zeros(3, 2),

@@ -1,5 +1,7 @@
 """Every operator as torch.library and autograd see it: opcheck, compile, autocast, and more."""
 
+import inspect
+import pkgutil
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import moge_ops
+from moge_ops._backend import BACKENDS, load
 from moge_ops.testing import group_ids
 
 T, H, E, G, K_PER_GROUP, WIDTH = 6, 24, 8, 4, 1, 16
@@ -94,6 +97,19 @@ OPS = sorted(
     for name in torch._C._dispatch_get_all_op_names()
     if name.startswith("moge_ops::")
 )
+
+
+STEMS = [module.name for module in pkgutil.iter_modules(moge_ops.ops.__path__)]
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
+@pytest.mark.parametrize("op", OPS)
+def test_every_backend_has_the_declared_launcher(op: str, backend: str) -> None:
+    home = max((stem for stem in STEMS if op.startswith(stem)), key=len)
+    launcher = op if op.endswith(("_bwd", "_dx", "_dw")) else f"{op}_fwd"
+    declared = getattr(torch.ops.moge_ops, op).default._schema.arguments
+    found = inspect.signature(getattr(load(backend, home), launcher)).parameters
+    assert list(found) == [argument.name for argument in declared]
 
 
 def test_every_operator_is_in_the_table() -> None:

@@ -213,7 +213,7 @@ ROUTING = moge_ops.Routing(
     ("rows", "weights", "message"),
     [
         (torch.zeros(6), None, r"rows must be \[N, H\], got \[6\]"),
-        (torch.zeros(5, 2), None, r"rows must be \[N, H\] = \[6, 2\], got \[5, 2\]"),
+        (torch.zeros(5, 2), None, r"routing.row_to_slot must be \[N\] = \[5\], got \[6\]"),
         (torch.zeros(6, 2), torch.zeros(6), r"weights must be \[T, K\], got \[6\]"),
         (
             torch.zeros(6, 2),

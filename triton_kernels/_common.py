@@ -5,8 +5,9 @@ import triton
 import triton.language as tl
 from triton.language import target_info
 
-# whether the kernels of this process were decorated for the interpreter
-INTERPRETED: bool = triton.knobs.runtime.interpret
+# whether the interpreter runs the functions of this process: ours, and Triton's own, which are
+# compiled for a GPU if torch has imported Triton before anybody asked for the interpreter
+INTERPRETED: bool = triton.knobs.runtime.interpret and not isinstance(tl.cdiv, triton.JITFunction)
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
 

@@ -11,19 +11,6 @@ from moge_ops.reference.grouped_gate import grouped_gate as _reference
 
 SCORES = ("softmax", "sigmoid")
 
-_fwd = _backend.define(
-    "grouped_gate(Tensor logits, int num_groups, int k, str score, Tensor? bias, "
-    "Tensor? router_scale, bool renormalize, float scaling) -> (Tensor, Tensor, Tensor)",
-    "grouped_gate",
-    "grouped_gate_fwd",
-)
-_bwd = _backend.define(
-    "grouped_gate_bwd(Tensor d_weights, Tensor logits, Tensor experts, int num_groups, str score, "
-    "Tensor? router_scale, bool renormalize, float scaling) -> (Tensor, Tensor)",
-    "grouped_gate",
-    "grouped_gate_bwd",
-)
-
 
 class Gating(NamedTuple):
     """What :func:`grouped_gate` chose."""
@@ -36,26 +23,8 @@ class Gating(NamedTuple):
     """``[E]`` int32: rows of each expert."""
 
 
-@_fwd.register_fake
-def _(
-    logits: Tensor,
-    num_groups: int,
-    k: int,
-    score: str,
-    bias: Tensor | None,
-    router_scale: Tensor | None,
-    renormalize: bool,
-    scaling: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    T, E = logits.shape
-    K = num_groups * k
-    weights = logits.new_empty(T, K, dtype=torch.promote_types(logits.dtype, torch.float32))
-    experts = logits.new_empty(T, K, dtype=torch.int32)
-    return weights, experts, logits.new_empty(E, dtype=torch.int32)
-
-
-@_bwd.register_fake
-def _(
+@_backend.define()
+def grouped_gate_bwd(
     d_weights: Tensor,
     logits: Tensor,
     experts: Tensor,
@@ -65,30 +34,49 @@ def _(
     renormalize: bool,
     scaling: float,
 ) -> tuple[Tensor, Tensor]:
-    d_router_scale = (
-        logits.new_empty(0) if router_scale is None else router_scale.new_empty(logits.shape[1])
-    )
-    return logits.new_empty(logits.shape), d_router_scale
+    """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one."""
+    scales = logits.shape[1] if router_scale is not None else 0
+    like = logits if router_scale is None else router_scale
+    return logits.new_empty(logits.shape), like.new_empty(scales)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    logits, num_groups, _k, score, _bias, router_scale, renormalize, scaling = inputs
-    ctx.save_for_backward(logits, output[1], router_scale)
-    ctx.options = num_groups, score, renormalize, scaling
+def _save(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, experts, _ = output
+    ctx.save_for_backward(inputs.logits, experts, inputs.router_scale)
+    options = ("num_groups", "score", "renormalize", "scaling")
+    ctx.options = {name: getattr(inputs, name) for name in options}
 
 
-def _backward(ctx: Any, d_weights: Tensor, d_experts: None, d_counts: None) -> tuple[Any, ...]:
+def _backward(
+    ctx: Any, d_weights: Tensor, d_experts: None, d_counts: None
+) -> dict[str, Tensor | None]:
     logits, experts, router_scale = ctx.saved_tensors
-    num_groups, score, renormalize, scaling = ctx.options
-    d_logits, d_router_scale = _bwd(
-        d_weights, logits, experts, num_groups, score, router_scale, renormalize, scaling
+    d_logits, d_router_scale = grouped_gate_bwd(
+        d_weights, logits, experts, router_scale=router_scale, **ctx.options
     )
-    if router_scale is None:
-        d_router_scale = None
-    return d_logits, None, None, None, None, d_router_scale, None, None
+    return {
+        "logits": d_logits,
+        "router_scale": None if router_scale is None else d_router_scale,
+    }
 
 
-_fwd.register_autograd(_backward, setup_context=_setup)
+@_backend.define(save=_save, backward=_backward)
+def grouped_gate_fwd(
+    logits: Tensor,
+    num_groups: int,
+    k: int,
+    score: str,
+    bias: Tensor | None,
+    router_scale: Tensor | None,
+    renormalize: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
+    T, E = logits.shape
+    K = num_groups * k
+    weights = logits.new_empty(T, K, dtype=torch.promote_types(logits.dtype, torch.float32))
+    experts = logits.new_empty(T, K, dtype=torch.int32)
+    return weights, experts, logits.new_empty(E, dtype=torch.int32)
 
 
 def _without(logits: Tensor, bias: Tensor | None, expert_mask: Tensor) -> Tensor:
@@ -108,17 +96,19 @@ def _voted(
     row_mask: Tensor | None,
 ) -> Tensor:
     """``[E]`` bool: the ``num_voted`` experts of each group that most rows prefer."""
-    _, best, counts = _fwd(logits.detach(), num_groups, 1, score, bias, None, False, 1.0)
-    per_group = logits.shape[1] // num_groups
-    places = torch.arange(per_group, device=logits.device)
-    votes = counts.view(num_groups, per_group)
+    _, best, counts = grouped_gate_fwd(
+        logits.detach(), num_groups, 1, score, bias, None, False, 1.0
+    )
+    P = logits.shape[1] // num_groups
+    places = torch.arange(P, device=logits.device)
+    votes = counts.view(num_groups, P)
     if row_mask is not None:
-        hits = (best % per_group).unsqueeze(-1) == places  # [T, G, E/G]
+        hits = (best % P).unsqueeze(-1) == places  # [T, G, E/G]
         votes = (hits & row_mask.view(-1, 1, 1)).sum(0)
     # as an index breaks the ties, no two are equal, and the n-th of a group bounds the first n
-    order = votes.long() * per_group - places
+    order = votes.long() * P - places
     if expert_mask is not None:  # behind those that are on and have no vote
-        order = order.masked_fill(~expert_mask.view_as(order), -per_group)
+        order = order.masked_fill(~expert_mask.view_as(order), -P)
     kept: Tensor = order >= order.topk(num_voted).values[:, -1:]
     return kept.flatten()
 
@@ -194,33 +184,26 @@ def grouped_gate(
         renormalises. The bias of the choice: DeepSeek-V3, eq. 16 (arXiv:2412.19437). The vote:
         ``MERRouter`` of vLLM-Ascend 0.9, which counts all rows and leaves the ties open.
     """
-    _checks.tensor("logits", logits, "[T, E]", _checks.FLOATS)
-    E = logits.shape[1]
-    _checks.groups(E, num_groups, k)
-    _checks.choice("score", score, SCORES)
+    rows: list[Any] = [("logits", logits, "[T, E]", _checks.FLOATS)]
     for name, x in (("bias", bias), ("router_scale", router_scale)):
         if x is not None:
-            _checks.tensor(name, x, "[E]", _checks.FLOATS)
-            _checks.shape(name, x, "[E]", (E,))
-            _checks.same_device(name, x, "logits", logits)
+            rows.append((name, x, "[E]", _checks.FLOATS))
+    for name, mask, layout in (("expert_mask", expert_mask, "[E]"), ("row_mask", row_mask, "[T]")):
+        if mask is not None:
+            rows.append((name, mask, layout, (torch.bool,)))
+    E = _checks.tensors(*rows)["E"]
+    _checks.groups(E, num_groups, k)
+    _checks.choice("score", score, SCORES)
     if not isinstance(renormalize, bool):
         raise TypeError(f"renormalize must be a bool, got {type(renormalize).__name__}")
     if not isinstance(scaling, (int, float)) or isinstance(scaling, bool):
         raise TypeError(f"scaling must be a float, got {type(scaling).__name__}")
     if not abs(scaling) < math.inf:  # unlike math.isfinite, torch.compile can trace it
         raise ValueError(f"scaling must be finite, got {scaling}")
-    if expert_mask is not None:
-        _checks.tensor("expert_mask", expert_mask, "[E]", (torch.bool,))
-        _checks.shape("expert_mask", expert_mask, "[E]", (E,))
-        _checks.same_device("expert_mask", expert_mask, "logits", logits)
     if num_voted is not None:
         _checks.voted(num_voted, k, E // num_groups)
-    if row_mask is not None:
-        if num_voted is None:
-            raise ValueError("row_mask must come with num_voted, got None")
-        _checks.tensor("row_mask", row_mask, "[T]", (torch.bool,))
-        _checks.shape("row_mask", row_mask, "[T]", (logits.shape[0],))
-        _checks.same_device("row_mask", row_mask, "logits", logits)
+    elif row_mask is not None:
+        raise ValueError("row_mask must come with num_voted, got None")
     if _backend.use_reference(logits):
         return Gating(
             *_reference(
@@ -243,5 +226,7 @@ def grouped_gate(
         voted = _voted(logits, num_groups, score, bias, expert_mask, num_voted, row_mask)
         bias = _without(logits, bias, voted)
     return Gating(
-        *_fwd(logits, num_groups, k, score, bias, router_scale, renormalize, float(scaling))
+        *grouped_gate_fwd(
+            logits, num_groups, k, score, bias, router_scale, renormalize, float(scaling)
+        )
     )

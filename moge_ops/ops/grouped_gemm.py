@@ -8,55 +8,39 @@ from torch import Tensor
 from moge_ops import _backend, _checks
 from moge_ops.reference.grouped_gemm import grouped_gemm as _reference
 
-_fwd = _backend.define(
-    "grouped_gemm(Tensor rows, Tensor weight, Tensor offsets) -> Tensor",
-    "grouped_gemm",
-    "grouped_gemm_fwd",
-)
-_dx = _backend.define(
-    "grouped_gemm_dx(Tensor d_out, Tensor weight, Tensor offsets) -> Tensor",
-    "grouped_gemm",
-    "grouped_gemm_dx",
-)
-_dw = _backend.define(
-    "grouped_gemm_dw(Tensor d_out, Tensor rows, Tensor offsets) -> Tensor",
-    "grouped_gemm",
-    "grouped_gemm_dw",
-)
 
-
-@_fwd.register_fake
-def _(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    return rows.new_empty(rows.shape[0], weight.shape[1])
-
-
-@_dx.register_fake
-def _(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+@_backend.define()
+def grouped_gemm_dx(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    """``[N, out], [E, out, in], [E + 1] -> [N, in]``."""
     return d_out.new_empty(d_out.shape[0], weight.shape[2])
 
 
-@_dw.register_fake
-def _(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
+@_backend.define()
+def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
+    """``[N, out], [N, in], [E + 1] -> [E, out, in]``."""
     return rows.new_empty(offsets.shape[0] - 1, d_out.shape[1], rows.shape[1])
 
 
-def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    rows, weight, offsets = inputs
+def _save(ctx: Any, inputs: Any, out: Tensor) -> None:
     ctx.save_for_backward(
-        rows if ctx.needs_input_grad[1] else None,
-        weight if ctx.needs_input_grad[0] else None,
-        offsets,
+        inputs.rows if ctx.needs.weight else None,
+        inputs.weight if ctx.needs.rows else None,
+        inputs.offsets,
     )
 
 
-def _backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+def _backward(ctx: Any, d_out: Tensor) -> dict[str, Tensor | None]:
     rows, weight, offsets = ctx.saved_tensors
-    d_rows = None if weight is None else _dx(d_out, weight, offsets)
-    d_weight = None if rows is None else _dw(d_out, rows, offsets)
-    return d_rows, d_weight, None
+    return {
+        "rows": None if weight is None else grouped_gemm_dx(d_out, weight, offsets),
+        "weight": None if rows is None else grouped_gemm_dw(d_out, rows, offsets),
+    }
 
 
-_fwd.register_autograd(_backward, setup_context=_setup)
+@_backend.define(save=_save, backward=_backward)
+def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    """``[N, in], [E, out, in], [E + 1] -> [N, out]``."""
+    return rows.new_empty(rows.shape[0], weight.shape[1])
 
 
 def grouped_gemm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
@@ -90,16 +74,11 @@ def grouped_gemm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
         without capacity or padding.
     """
     rows, weight = _checks.autocast(rows, weight)
-    _checks.tensor("rows", rows, "[N, in]", _checks.FLOATS)
-    _checks.tensor("weight", weight, "[E, out, in]", _checks.FLOATS)
-    _checks.tensor("offsets", offsets, "[E + 1]", (torch.int32,))
-    _checks.same_dtype("weight", weight, "rows", rows)
-    E, O, _ = weight.shape
-    _checks.shape("weight", weight, "[E, out, in]", (E, O, rows.shape[1]))
-    _checks.shape("offsets", offsets, "[E + 1]", (E + 1,))
-    _checks.same_device("weight", weight, "rows", rows)
-    _checks.same_device("offsets", offsets, "rows", rows)
+    _checks.tensors(
+        ("rows", rows, "[N, in]", _checks.FLOATS),
+        ("weight", weight, "[E, out, in]", _checks.SAME),
+        ("offsets", offsets, "[E + 1]", (torch.int32,)),
+    )
     if _backend.use_reference(rows):
         return _reference(rows, weight, offsets)
-    out: Tensor = _fwd(rows, weight, offsets)
-    return out
+    return grouped_gemm_fwd(rows, weight, offsets)

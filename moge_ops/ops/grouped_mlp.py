@@ -6,42 +6,14 @@ import torch
 from torch import Tensor
 
 from moge_ops import _backend, _checks
-from moge_ops.ops.route import Routing, check_routing
+from moge_ops.ops.route import Routing, routing_rows
 from moge_ops.reference.grouped_mlp import grouped_mlp as _reference
 
-_fwd = _backend.define(
-    "grouped_mlp(Tensor x, Tensor w_gate_up, Tensor w_down, Tensor weights, Tensor row_to_slot, "
-    "Tensor slot_to_row, Tensor offsets, str weight_on, bool save) -> (Tensor, Tensor)",
-    "grouped_mlp",
-    "grouped_mlp_fwd",
-)
-_bwd = _backend.define(
-    "grouped_mlp_bwd(Tensor d_y, Tensor x, Tensor w_gate_up, Tensor w_down, Tensor weights, "
-    "Tensor row_to_slot, Tensor slot_to_row, Tensor offsets, Tensor pre, bool need_d_x, "
-    "bool need_d_w) -> (Tensor, Tensor, Tensor, Tensor)",
-    "grouped_mlp",
-    "grouped_mlp_bwd",
-)
+WEIGHT_ON = ("output", "activation")
 
 
-@_fwd.register_fake
-def _(
-    x: Tensor,
-    w_gate_up: Tensor,
-    w_down: Tensor,
-    weights: Tensor,
-    row_to_slot: Tensor,
-    slot_to_row: Tensor,
-    offsets: Tensor,
-    weight_on: str,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
-    N = row_to_slot.shape[0] if save else 0
-    return x.new_empty(x.shape), x.new_empty(N, w_gate_up.shape[1])
-
-
-@_bwd.register_fake
-def _(
+@_backend.define()
+def grouped_mlp_bwd(
     d_y: Tensor,
     x: Tensor,
     w_gate_up: Tensor,
@@ -54,6 +26,7 @@ def _(
     need_d_x: bool,
     need_d_w: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``d_y [T, H] -> d_x, d_w_gate_up, d_w_down, d_weights``; empty where not needed."""
     return (
         x.new_empty(x.shape if need_d_x else (0, x.shape[1])),
         w_gate_up.new_empty(w_gate_up.shape if need_d_w else 0),
@@ -62,32 +35,40 @@ def _(
     )
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, _, _ = inputs
-    pre = output[1]
+def _save(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+    _, pre = output
     ctx.mark_non_differentiable(pre)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, pre)
+    tensors = (value for value in inputs if isinstance(value, Tensor))
+    ctx.save_for_backward(*tensors, pre)  # in the order of grouped_mlp_bwd
 
 
-def _backward(ctx: Any, d_y: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    nothing = (None,) * 5  # row_to_slot, slot_to_row, offsets, weight_on, save
+def _backward(ctx: Any, d_y: Tensor | None, d_pre: None) -> dict[str, Tensor]:
     if d_y is None:
-        return (None,) * 4 + nothing
-    needs = ctx.needs_input_grad
-    d_x, d_w_gate_up, d_w_down, d_weights = _bwd(
-        d_y, *ctx.saved_tensors, needs[0], needs[1] or needs[2]
-    )
-    return (
-        d_x if needs[0] else None,
-        d_w_gate_up if needs[1] else None,
-        d_w_down if needs[2] else None,
-        d_weights if needs[3] else None,
-        *nothing,
-    )
+        return {}
+    needs = ctx.needs
+    saved = ctx.saved_tensors  # once: activation checkpointing recomputes at the first look
+    need_d_w = needs.w_gate_up or needs.w_down
+    found = grouped_mlp_bwd(*(d_y, *saved, needs.x, need_d_w))
+    gradients = dict(zip(("x", "w_gate_up", "w_down", "weights"), found, strict=True))
+    return {name: d for name, d in gradients.items() if getattr(needs, name)}
 
 
-_fwd.register_autograd(_backward, setup_context=_setup)
+@_backend.define(save=_save, backward=_backward)
+def grouped_mlp_fwd(
+    x: Tensor,
+    w_gate_up: Tensor,
+    w_down: Tensor,
+    weights: Tensor,
+    row_to_slot: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    weight_on: str,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``."""
+    N = row_to_slot.shape[0] if save else 0
+    return x.new_empty(x.shape), x.new_empty(N, w_gate_up.shape[1])
 
 
 def grouped_mlp(
@@ -135,29 +116,16 @@ def grouped_mlp(
         Guo et al. 2025, "SonicMoE" (arXiv:2512.14080).
     """
     x, w_gate_up, w_down = _checks.autocast(x, w_gate_up, w_down)
-    _checks.tensor("x", x, "[T, H]", _checks.FLOATS)
-    _checks.tensor("w_gate_up", w_gate_up, "[E, 2F, H]", _checks.FLOATS)
-    _checks.tensor("w_down", w_down, "[E, H, F]", _checks.FLOATS)
-    _checks.tensor("weights", weights, "[T, K]", _checks.FLOATS)
-    _checks.same_dtype("w_gate_up", w_gate_up, "x", x)
-    _checks.same_dtype("w_down", w_down, "x", x)
-    check_routing(routing, "x", x)
-    (T, H), (E, _, F) = x.shape, w_down.shape
-    _checks.shape("w_gate_up", w_gate_up, "[E, 2F, H]", (E, 2 * F, H))
-    _checks.shape("w_down", w_down, "[E, H, F]", (E, H, F))
-    _checks.shape("weights", weights, "[T, K]", (T, routing.slot_to_row.shape[1]))
-    _checks.shape("routing.slot_to_row", routing.slot_to_row, "[T, K]", tuple(weights.shape))
-    _checks.shape("routing.offsets", routing.offsets, "[E + 1]", (E + 1,))
-    for name, other in (
-        ("w_gate_up", w_gate_up),
-        ("w_down", w_down),
-        ("weights", weights),
-    ):
-        _checks.same_device(name, other, "x", x)
-    _checks.choice("weight_on", weight_on, ("output", "activation"))
+    _checks.tensors(
+        ("x", x, "[T, H]", _checks.FLOATS),
+        ("w_down", w_down, "[E, H, F]", _checks.SAME),
+        ("w_gate_up", w_gate_up, "[E, 2F, H]", _checks.SAME),
+        *routing_rows(routing),
+        ("weights", weights, "[T, K]", _checks.FLOATS),
+    )
+    _checks.choice("weight_on", weight_on, WEIGHT_ON)
     if _backend.use_reference(x):
         return _reference(x, w_gate_up, w_down, weights, *routing, weight_on=weight_on)
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, w_gate_up, w_down, weights))
-    y, _ = _fwd(x, w_gate_up, w_down, weights, *routing, weight_on, save)
-    out: Tensor = y
-    return out
+    y, _ = grouped_mlp_fwd(x, w_gate_up, w_down, weights, *routing, weight_on, save)
+    return y

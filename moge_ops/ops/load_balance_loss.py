@@ -9,41 +9,30 @@ from moge_ops import _backend, _checks
 from moge_ops.ops.grouped_gate import SCORES
 from moge_ops.reference.load_balance_loss import load_balance_loss as _reference
 
-_fwd = _backend.define(
-    "load_balance_loss(Tensor logits, Tensor experts, str score) -> (Tensor, Tensor)",
-    "load_balance_loss",
-    "load_balance_loss_fwd",
-)
-_bwd = _backend.define(
-    "load_balance_loss_bwd(Tensor d_loss, Tensor logits, Tensor f, str score) -> Tensor",
-    "load_balance_loss",
-    "load_balance_loss_bwd",
-)
 
-
-@_fwd.register_fake
-def _(logits: Tensor, experts: Tensor, score: str) -> tuple[Tensor, Tensor]:
-    acc = torch.promote_types(logits.dtype, torch.float32)
-    return logits.new_empty((), dtype=acc), logits.new_empty(logits.shape[1], dtype=acc)
-
-
-@_bwd.register_fake
-def _(d_loss: Tensor, logits: Tensor, f: Tensor, score: str) -> Tensor:
+@_backend.define()
+def load_balance_loss_bwd(d_loss: Tensor, logits: Tensor, f: Tensor, score: str) -> Tensor:
+    """``scalar, [T, E], [E] -> [T, E]``."""
     return logits.new_empty(logits.shape)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    logits, _experts, ctx.score = inputs
-    f = output[1]
+def _save(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+    _, f = output
     ctx.mark_non_differentiable(f)
-    ctx.save_for_backward(logits, f)
+    ctx.save_for_backward(inputs.logits, f)
+    ctx.score = inputs.score
 
 
-def _backward(ctx: Any, d_loss: Tensor, d_f: Tensor) -> tuple[Tensor, None, None]:
-    return _bwd(d_loss, *ctx.saved_tensors, ctx.score), None, None
+def _backward(ctx: Any, d_loss: Tensor, d_f: Tensor) -> dict[str, Tensor]:
+    logits, f = ctx.saved_tensors
+    return {"logits": load_balance_loss_bwd(d_loss, logits, f, ctx.score)}
 
 
-_fwd.register_autograd(_backward, setup_context=_setup)
+@_backend.define(save=_save, backward=_backward)
+def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[Tensor, Tensor]:
+    """``[T, E], [T, K] -> scalar, f [E]``."""
+    acc = torch.promote_types(logits.dtype, torch.float32)
+    return logits.new_empty((), dtype=acc), logits.new_empty(logits.shape[1], dtype=acc)
 
 
 def load_balance_loss(logits: Tensor, experts: Tensor, *, score: str = "softmax") -> Tensor:
@@ -75,18 +64,15 @@ def load_balance_loss(logits: Tensor, experts: Tensor, *, score: str = "softmax"
         Tang et al. 2025, "Pangu Pro MoE", its auxiliary loss (arXiv:2505.21411); for the sigmoid
         DeepSeek-V3, eq. 17 to 20 (arXiv:2412.19437).
     """
-    _checks.tensor("logits", logits, "[T, E]", _checks.FLOATS)
-    T, E = logits.shape
-    if E < 1:
+    _checks.tensors(
+        ("logits", logits, "[T, E]", _checks.FLOATS), ("experts", experts, "[T, K]", _checks.IDS)
+    )
+    if logits.shape[1] < 1:
         raise ValueError(f"logits must be [T, E] with E at least 1, got {list(logits.shape)}")
-    _checks.tensor("experts", experts, "[T, K]", _checks.IDS)
-    _checks.shape("experts", experts, "[T, K]", (T, experts.shape[1]))
-    _checks.same_device("experts", experts, "logits", logits)
     _checks.choice("score", score, SCORES)
     if _backend.use_reference(logits):
         return _reference(logits, experts, score=score)
-    loss: Tensor = _fwd(logits, experts, score)[0]
-    return loss
+    return load_balance_loss_fwd(logits, experts, score)[0]
 
 
 def router_z_loss(logits: Tensor) -> Tensor:
@@ -111,7 +97,7 @@ def router_z_loss(logits: Tensor) -> Tensor:
     Source:
         Zoph et al. 2022, "ST-MoE", eq. 5 (arXiv:2202.08906).
     """
-    _checks.tensor("logits", logits, "[T, E]", _checks.FLOATS)
+    _checks.tensors(("logits", logits, "[T, E]", _checks.FLOATS))
     acc = torch.promote_types(logits.dtype, torch.float32)
     z = logits.to(acc).logsumexp(-1)  # [T]
     return z.square().sum() / max(len(z), 1)

@@ -6,29 +6,23 @@ import torch
 from torch import Tensor
 
 from moge_ops import _backend, _checks
-from moge_ops.ops.route import Routing, check_routing
+from moge_ops.ops.route import Routing, routing_rows
 from moge_ops.reference.permute import permute as _reference
 
-_fwd = _backend.define(
-    "permute(Tensor x, Tensor row_to_slot, Tensor slot_to_row) -> Tensor", "permute", "permute_fwd"
-)
+
+def _save(ctx: Any, inputs: Any, rows: Tensor) -> None:
+    ctx.save_for_backward(inputs.row_to_slot, inputs.slot_to_row)
 
 
-@_fwd.register_fake
-def _(x: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
+def _backward(ctx: Any, d_rows: Tensor) -> dict[str, Tensor]:
+    # by the dispatcher's name: the two operators are each other's derivative
+    return {"x": torch.ops.moge_ops.unpermute(d_rows, *ctx.saved_tensors, None)}
+
+
+@_backend.define(save=_save, backward=_backward)
+def permute_fwd(x: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
+    """``[T, H], [N], [T, K] -> [N, H]``."""
     return x.new_empty(row_to_slot.shape[0], x.shape[1])
-
-
-def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[1:])
-
-
-def _backward(ctx: Any, d_rows: Tensor) -> tuple[Tensor, None, None]:
-    # by name: the two operators are each other's derivative
-    return torch.ops.moge_ops.unpermute(d_rows, *ctx.saved_tensors, None), None, None
-
-
-_fwd.register_autograd(_backward, setup_context=_setup)
 
 
 def permute(x: Tensor, routing: Routing) -> Tensor:
@@ -48,11 +42,8 @@ def permute(x: Tensor, routing: Routing) -> Tensor:
         TypeError: ``x`` is not a floating-point tensor, or ``routing`` no Routing of int32 tensors.
         ValueError: ``x`` is not 2-D, has another T than ``routing``, or is on another device.
     """
-    _checks.tensor("x", x, "[T, H]", _checks.FLOATS)
-    check_routing(routing, "x", x)
-    _checks.shape("x", x, "[T, H]", (routing.slot_to_row.shape[0], x.shape[1]))
+    _checks.tensors(("x", x, "[T, H]", _checks.FLOATS), *routing_rows(routing))
     row_to_slot, slot_to_row, _ = routing
     if _backend.use_reference(x):
         return _reference(x, row_to_slot, slot_to_row)
-    rows: Tensor = _fwd(x, row_to_slot, slot_to_row)
-    return rows
+    return permute_fwd(x, row_to_slot, slot_to_row)

@@ -26,36 +26,26 @@ class Routing(NamedTuple):
     offsets: Tensor
 
 
-_fwd = _backend.define(
-    "route(Tensor experts, int num_experts, int? num_groups) -> (Tensor, Tensor, Tensor)",
-    "route",
-    "route_fwd",
-)
-
-
-@_fwd.register_fake
-def _(experts: Tensor, num_experts: int, num_groups: int | None) -> tuple[Tensor, Tensor, Tensor]:
+@_backend.define()
+def route_fwd(
+    experts: Tensor, num_experts: int, num_groups: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``[T, K] -> row_to_slot [N], slot_to_row [T, K], offsets [E + 1]``, all int32."""
     T, K = experts.shape
     row_to_slot = experts.new_empty(T * K, dtype=torch.int32)
     slot_to_row = experts.new_empty(T, K, dtype=torch.int32)
     return row_to_slot, slot_to_row, experts.new_empty(num_experts + 1, dtype=torch.int32)
 
 
-def check_routing(routing: Any, name: str, x: Tensor) -> None:
-    """Checks types, shapes and devices of a :class:`Routing` that comes with the argument ``x``.
-
-    Raises:
-        TypeError: Not a Routing, or a field of it is not an int32 tensor.
-        ValueError: The fields do not fit each other, or are not on the device of ``x``.
-    """
+def routing_rows(routing: Any) -> list[tuple[str, Any, str, tuple[torch.dtype, ...]]]:
+    """The rows of a routing for :func:`moge_ops._checks.tensors`; TypeError for another type."""
     if not isinstance(routing, Routing):
         raise TypeError(f"routing must be what route returned, got {type(routing).__name__}")
-    layouts = ("[N]", "[T, K]", "[E + 1]")
-    for field, value, layout in zip(Routing._fields, routing, layouts, strict=True):
-        _checks.tensor(f"routing.{field}", value, layout, (torch.int32,))
-        _checks.same_device(f"routing.{field}", value, name, x)
-    N = routing.slot_to_row.shape[0] * routing.slot_to_row.shape[1]
-    _checks.shape("routing.row_to_slot", routing.row_to_slot, "[T * K]", (N,))
+    return [
+        ("routing.slot_to_row", routing.slot_to_row, "[T, K]", (torch.int32,)),
+        ("routing.row_to_slot", routing.row_to_slot, "[N]", (torch.int32,)),
+        ("routing.offsets", routing.offsets, "[E + 1]", (torch.int32,)),
+    ]
 
 
 def route(experts: Tensor, num_experts: int, *, num_groups: int | None = None) -> Routing:
@@ -92,14 +82,11 @@ def route(experts: Tensor, num_experts: int, *, num_groups: int | None = None) -
         section 2 (arXiv:2505.21411): every token meets each group equally often. Null experts:
         Zeng et al. 2024, "AdaMoE" (arXiv:2406.13233).
     """
-    _checks.tensor("experts", experts, "[T, K]", _checks.IDS)
+    _checks.tensors(("experts", experts, "[T, K]", _checks.IDS))
     T, K = experts.shape
     if T * K > MAX_ROWS:
         raise ValueError(f"experts must be [T, K] with T * K below 2^31, got {[T, K]}")
-    if not isinstance(num_experts, int) or isinstance(num_experts, bool):
-        raise TypeError(f"num_experts must be an int, got {type(num_experts).__name__}")
-    if not 1 <= num_experts <= MAX_EXPERTS:
-        raise ValueError(f"num_experts must be in [1, {MAX_EXPERTS}], got {num_experts}")
+    _checks.integer("num_experts", num_experts, least=1, most=MAX_EXPERTS)
     if num_groups is not None:
         _checks.groups(num_experts, num_groups)
         if K % num_groups:
@@ -108,4 +95,4 @@ def route(experts: Tensor, num_experts: int, *, num_groups: int | None = None) -
             )
     if _backend.use_reference(experts):
         return Routing(*_reference(experts, num_experts, num_groups=num_groups))
-    return Routing(*_fwd(experts, num_experts, num_groups))
+    return Routing(*route_fwd(experts, num_experts, num_groups))

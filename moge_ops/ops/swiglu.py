@@ -7,29 +7,25 @@ from torch import Tensor
 from moge_ops import _backend, _checks
 from moge_ops.reference.swiglu import swiglu as _reference
 
-_fwd = _backend.define("swiglu(Tensor gate_up) -> Tensor", "swiglu", "swiglu_fwd")
-_bwd = _backend.define("swiglu_bwd(Tensor d_act, Tensor gate_up) -> Tensor", "swiglu", "swiglu_bwd")
 
-
-@_fwd.register_fake
-def _(gate_up: Tensor) -> Tensor:
-    return gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
-
-
-@_bwd.register_fake
-def _(d_act: Tensor, gate_up: Tensor) -> Tensor:
+@_backend.define()
+def swiglu_bwd(d_act: Tensor, gate_up: Tensor) -> Tensor:
+    """``[N, F], [N, 2F] -> [N, 2F]``."""
     return gate_up.new_empty(gate_up.shape)
 
 
-def _setup(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0])
+def _save(ctx: Any, inputs: Any, act: Tensor) -> None:
+    ctx.save_for_backward(inputs.gate_up)
 
 
-def _backward(ctx: Any, d_act: Tensor) -> Tensor:
-    return _bwd(d_act, *ctx.saved_tensors)  # type: ignore[no-any-return]
+def _backward(ctx: Any, d_act: Tensor) -> dict[str, Tensor]:
+    return {"gate_up": swiglu_bwd(d_act, *ctx.saved_tensors)}
 
 
-_fwd.register_autograd(_backward, setup_context=_setup)
+@_backend.define(save=_save, backward=_backward)
+def swiglu_fwd(gate_up: Tensor) -> Tensor:
+    """``[N, 2F] -> [N, F]``."""
+    return gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] // 2)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -52,10 +48,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
     Source:
         Shazeer 2020, "GLU Variants Improve Transformer", eq. 6 (arXiv:2002.05202).
     """
-    _checks.tensor("gate_up", gate_up, "[N, 2F]", _checks.FLOATS)
-    if gate_up.shape[1] % 2:
-        raise ValueError(f"gate_up must be [N, 2F], got {list(gate_up.shape)}")
+    _checks.tensors(("gate_up", gate_up, "[N, 2F]", _checks.FLOATS))
     if _backend.use_reference(gate_up):
         return _reference(gate_up)
-    out: Tensor = _fwd(gate_up)
-    return out
+    return swiglu_fwd(gate_up)

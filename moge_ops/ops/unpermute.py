@@ -6,52 +6,41 @@ import torch
 from torch import Tensor
 
 from moge_ops import _backend, _checks
-from moge_ops.ops.route import Routing, check_routing
+from moge_ops.ops.route import Routing, routing_rows
 from moge_ops.reference.unpermute import unpermute as _reference
 
-_fwd = _backend.define(
-    "unpermute(Tensor rows, Tensor row_to_slot, Tensor slot_to_row, Tensor? weights) -> Tensor",
-    "unpermute",
-    "unpermute_fwd",
-)
-_bwd = _backend.define(
-    "unpermute_bwd(Tensor d_y, Tensor rows, Tensor row_to_slot, Tensor slot_to_row, "
-    "Tensor weights) -> (Tensor, Tensor)",
-    "unpermute",
-    "unpermute_bwd",
-)
 
-
-@_fwd.register_fake
-def _(rows: Tensor, row_to_slot: Tensor, slot_to_row: Tensor, weights: Tensor | None) -> Tensor:
-    return rows.new_empty(slot_to_row.shape[0], rows.shape[1])
-
-
-@_bwd.register_fake
-def _(
+@_backend.define()
+def unpermute_bwd(
     d_y: Tensor, rows: Tensor, row_to_slot: Tensor, slot_to_row: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """``d_y [T, H] -> d_rows [N, H], d_weights [T, K]``."""
     return rows.new_empty(rows.shape), weights.new_empty(weights.shape)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    rows, row_to_slot, slot_to_row, weights = inputs
-    if weights is None:  # the derivative needs the routing alone
-        ctx.save_for_backward(row_to_slot, slot_to_row)
+def _save(ctx: Any, inputs: Any, y: Tensor) -> None:
+    routing = inputs.row_to_slot, inputs.slot_to_row
+    if inputs.weights is None:  # the derivative needs the routing alone
+        ctx.save_for_backward(*routing)
     else:
-        ctx.save_for_backward(rows, row_to_slot, slot_to_row, weights)
+        ctx.save_for_backward(inputs.rows, *routing, inputs.weights)
 
 
-def _backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
+def _backward(ctx: Any, d_y: Tensor) -> dict[str, Tensor]:
     saved = ctx.saved_tensors  # once: activation checkpointing recomputes at the first look
     if len(saved) == 2:
-        # by name: the two operators are each other's derivative
-        return torch.ops.moge_ops.permute(d_y, *saved), None, None, None
-    d_rows, d_weights = _bwd(d_y, *saved)
-    return d_rows, None, None, d_weights
+        # by the dispatcher's name: the two operators are each other's derivative
+        return {"rows": torch.ops.moge_ops.permute(d_y, *saved)}
+    d_rows, d_weights = unpermute_bwd(d_y, *saved)
+    return {"rows": d_rows, "weights": d_weights}
 
 
-_fwd.register_autograd(_backward, setup_context=_setup)
+@_backend.define(save=_save, backward=_backward)
+def unpermute_fwd(
+    rows: Tensor, row_to_slot: Tensor, slot_to_row: Tensor, weights: Tensor | None
+) -> Tensor:
+    """``rows [N, H], weights [T, K] -> y [T, H]``."""
+    return rows.new_empty(slot_to_row.shape[0], rows.shape[1])
 
 
 def unpermute(rows: Tensor, routing: Routing, weights: Tensor | None = None) -> Tensor:
@@ -76,15 +65,9 @@ def unpermute(rows: Tensor, routing: Routing, weights: Tensor | None = None) -> 
             of int32 tensors.
         ValueError: Shape or device does not fit ``routing``.
     """
-    _checks.tensor("rows", rows, "[N, H]", _checks.FLOATS)
-    check_routing(routing, "rows", rows)
+    optional = [] if weights is None else [("weights", weights, "[T, K]", _checks.FLOATS)]
+    _checks.tensors(("rows", rows, "[N, H]", _checks.FLOATS), *routing_rows(routing), *optional)
     row_to_slot, slot_to_row, _ = routing
-    _checks.shape("rows", rows, "[N, H]", (row_to_slot.shape[0], rows.shape[1]))
-    if weights is not None:
-        _checks.tensor("weights", weights, "[T, K]", _checks.FLOATS)
-        _checks.shape("weights", weights, "[T, K]", tuple(slot_to_row.shape))
-        _checks.same_device("weights", weights, "rows", rows)
     if _backend.use_reference(rows):
         return _reference(rows, slot_to_row, weights)
-    y: Tensor = _fwd(rows, row_to_slot, slot_to_row, weights)
-    return y
+    return unpermute_fwd(rows, row_to_slot, slot_to_row, weights)

@@ -35,17 +35,17 @@ def grouped_gate_fwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
     T, E = logits.shape
-    per_group = E // num_groups
+    P = E // num_groups
     scores = scores_of(logits, score)
 
-    order = _ordered(scores, bias).view(T, num_groups, per_group)
+    order = _ordered(scores, bias).view(T, num_groups, P)
     least = float("-inf") if bias is None else torch.iinfo(order.dtype).min
     best = []
     for j in range(k):  # quicker than a stable sort while k is small; the first of equals is taken
         best.append(order.max(-1).indices)  # [T, G]
         if j + 1 < k:
             order.scatter_(-1, best[j].unsqueeze(-1), least)
-    first = torch.arange(0, E, per_group, device=logits.device).view(-1, 1)
+    first = torch.arange(0, E, P, device=logits.device).view(-1, 1)
     experts = (torch.stack(best, -1) + first).view(T, num_groups * k)
 
     weights = scores.gather(-1, experts)
