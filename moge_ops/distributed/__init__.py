@@ -8,8 +8,9 @@ Run on gloo with CPU tensors; NCCL and HCCL have not been run. Released checkpoi
 from moge_ops.distributed._mesh import Plan
 from moge_ops.distributed.expert_parallel import ExpertParallel
 from moge_ops.distributed.loss import load_balance_loss
-from moge_ops.distributed.pangu import parallelize, state_dict
+from moge_ops.distributed.pangu import parallelize
 from moge_ops.distributed.top_k import TopKExpertParallel
+from moge_ops.models.layout import state_dict
 
 __all__ = [
     "ExpertParallel",

@@ -241,37 +241,3 @@ def parallelize(
     model.norm = _Norm(module.norm, mesh, alike=plan.heads)
     model.lm_head = _Head(module.lm_head, mesh, alike=plan.heads)
     return module
-
-
-def state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """What ``torch.distributed.checkpoint`` saves and loads, on any mesh and on none.
-
-    A parallel module's own ``state_dict()``; of a module in one process the same names and shapes,
-    as views of its parameters, so that loading writes into them. The halves of a SwiGLU and the
-    kinds of a QKV projection are split over ranks each on its own, so they are told apart here:
-    w_gate_up is ``[E, 2, F, H]``, shared_gate_up ``[2, S, H]``, and qkv six tensors.
-
-    Args:
-        module: That holds :class:`moge_ops.nn.MoGE` layers, or the reference model; parallel or
-            not, under FSDP2 or not.
-
-    Returns:
-        Name to tensor, DTensors where the module is parallel; the memory is the module's.
-    """
-    state: dict[str, Tensor] = dict(module.state_dict())
-    for at, part in module.named_modules():
-        prefix = f"{at}." if at else ""
-        if isinstance(part, MoGE) and not isinstance(part, ExpertParallel):
-            E, H, _ = part.w_down.shape
-            state[f"{prefix}w_gate_up"] = state[f"{prefix}w_gate_up"].view(E, 2, -1, H)
-            if part.shared_gate_up is not None:
-                name = f"{prefix}shared_gate_up"
-                state[name] = state[name].view(2, -1, H)
-        elif isinstance(part, Attention) and isinstance(part.qkv, nn.Linear):
-            A, C = (heads * part.head_dim for heads in (part.heads, part.kv_heads))
-            for kind in ("weight", "bias"):
-                parts = state.pop(f"{prefix}qkv.{kind}").tensor_split([A, A + C])
-                state |= {
-                    f"{prefix}qkv.{name}_{kind}": x for name, x in zip("qkv", parts, strict=True)
-                }
-    return state

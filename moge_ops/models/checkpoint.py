@@ -1,8 +1,4 @@
-"""Checkpoint folders in the released layout: ``config.json`` and safetensors, sharded or not.
-
-The released files hold one tensor for each matrix of each expert; the model stacks them, as it
-does the projections of queries, keys and values. One mapping, :func:`released`, serves both ways.
-"""
+"""Checkpoint folders in the released layout: ``config.json`` and safetensors, sharded or not."""
 
 import json
 import math
@@ -14,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moge_ops.models.layout import released_names, state_dict
 from moge_ops.models.pangu_moe import PanguMoEConfig, PanguMoEForCausalLM
 
 try:
@@ -45,36 +42,9 @@ MOST_SHOWN = 20  # problems in one message: a folder of another model has thousa
 
 def released(model: PanguMoEForCausalLM) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the released layout: its name, and the part of a parameter that it is."""
-    config = model.config
-    heads, kv_heads = (
-        n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads)
-    )
-    yield "model.embed_tokens.weight", model.embed.weight.detach()
-    for i, layer in enumerate(model.layers):
-        at = f"model.layers.{i}"
-        p = {name: parameter.detach() for name, parameter in layer.named_parameters()}
-        yield f"{at}.input_layernorm.weight", p["attention_norm.weight"]
-        for kind in ("weight", "bias"):
-            parts = p[f"attention.qkv.{kind}"].tensor_split([heads, heads + kv_heads])
-            for name, part in zip("qkv", parts, strict=True):
-                yield f"{at}.self_attn.{name}_proj.{kind}", part
-            yield f"{at}.self_attn.o_proj.{kind}", p[f"attention.o.{kind}"]
-        yield f"{at}.post_attention_layernorm.weight", p["moge_norm.weight"]
-        yield f"{at}.mlp.gate.weight", p["moge.gate"]
-        yield f"{at}.mlp.router_scale", p["moge.router_scale"].unsqueeze(0)
-        mlps = {
-            f"experts.{e}": (p["moge.w_gate_up"][e], p["moge.w_down"][e])
-            for e in range(config.num_experts)
-        }
-        if config.shared_expert_intermediate_size:
-            mlps["shared_expert"] = p["moge.shared_gate_up"], p["moge.shared_down"]
-        for name, (gate_up, down) in mlps.items():
-            gate, up = gate_up.chunk(2)
-            yield f"{at}.mlp.{name}.gate_proj.weight", gate
-            yield f"{at}.mlp.{name}.up_proj.weight", up
-            yield f"{at}.mlp.{name}.down_proj.weight", down
-    yield "model.norm.weight", model.norm.weight.detach()
-    yield "lm_head.weight", model.lm_head.weight.detach()
+    state = state_dict(model)
+    for name, whole, index in released_names(model.config):
+        yield name, state[whole][index]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
