@@ -105,3 +105,22 @@ def autocast(*tensors: Any) -> Any:
         return x
 
     return tuple(map(cast, tensors))
+
+
+def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> None:
+    """Checks an int within bounds.
+
+    Raises:
+        TypeError: Not an int (a bool is none).
+        ValueError: Out of bounds.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if (least is not None and value < least) or (most is not None and value > most):
+        if least is None:
+            bounds = f"at most {most}"
+        elif most is None:
+            bounds = f"at least {least}"
+        else:
+            bounds = f"in [{least}, {most}]"
+        raise ValueError(f"{name} must be {bounds}, got {value}")

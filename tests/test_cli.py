@@ -1,4 +1,4 @@
-"""`python -m moge_ops generate | inspect | make-tiny | convert`, and the tokenizers behind them."""
+"""`moge-ops generate | inspect | make-tiny | convert`, and the tokenizers that they use."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from moge_ops import cli
-from moge_ops.__main__ import main
+from moge_ops.cli import main
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.models.checkpoint import from_pretrained, save_pretrained
 from moge_ops.models.tokenizer import Stream, Tokenizer, load_tokenizer, write_byte_tokenizer

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import moge_ops
-from moge_ops import _backend
+from moge_ops import _backend, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
@@ -71,6 +71,11 @@ def test_no_top_level_module_but_moge_ops(dist: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", code, *names], cwd=tmp_path, check=True, stdout=subprocess.PIPE
     )
     assert found.stdout.split() == [b"None"] * len(names)
+
+
+def test_the_console_script_is_the_command_line() -> None:
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="moge-ops")
+    assert script.load() is cli.main
 
 
 def test_version_is_said_once_more_only_in_the_metadata() -> None:
