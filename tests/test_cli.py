@@ -564,7 +564,7 @@ class TestErrors:
             ((PSALM, "--max-new-tokens", "-1"), "max_new_tokens must be at least 0, got -1"),
             ((PSALM, "--temperature", "-1"), "temperature must be at least 0"),
             ((PSALM, "--top-p", "0"), "top_p must be in (0, 1]"),
-            ((PSALM, "--top-k", "-2"), "top_k must be an int of at least 0"),
+            ((PSALM, "--top-k", "-2"), "top_k must be at least 0"),
         ],
     )
     def test_a_bad_option(

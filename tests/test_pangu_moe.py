@@ -461,7 +461,7 @@ class TestGenerate:
             ([[1]], {"max_new_tokens": -1}, "max_new_tokens must be at least 0, got -1"),
             ([[1]], {"temperature": -0.1}, "temperature must be at least 0, got -0.1"),
             ([[1]], {"temperature": float("nan")}, "temperature must be at least 0, got nan"),
-            ([[1]], {"top_k": -1}, "top_k must be an int of at least 0, got -1"),
+            ([[1]], {"top_k": -1}, "top_k must be at least 0, got -1"),
             ([[1]], {"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
             ([[1]], {"top_p": 1.1}, r"top_p must be in \(0, 1\], got 1.1"),
             ([[1]], {"pad_token_id": 31}, r"pad_token_id must be in \[0, 31\), got 31"),
