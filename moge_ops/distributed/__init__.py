@@ -1,8 +1,8 @@
 """More than one device: expert parallelism with static sizes, on torch.distributed.
 
-Process groups and meshes are torch's, and so is the transport: gloo, NCCL, HCCL by the same calls.
-Run on gloo with CPU tensors; NCCL and HCCL have not been run. Released checkpoint folders:
-:mod:`moge_ops.distributed.checkpoint`, which needs safetensors.
+Process groups, meshes and transport are torch's: gloo, NCCL and HCCL take the same calls. The tests
+run gloo with CPU tensors; nothing has run on NCCL or HCCL. :mod:`moge_ops.distributed.checkpoint`
+loads released checkpoint folders and needs safetensors.
 """
 
 from moge_ops.distributed._mesh import Plan
