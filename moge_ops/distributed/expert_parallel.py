@@ -29,17 +29,17 @@ class ExpertParallel(MoGE):
     ::
 
         forward   x of this rank -- all-gather --> x of all ranks
-                  gate: experts for all tokens; keep the K / ranks columns of own groups
+                  gate: experts for all tokens; keep the K / n columns of own groups
                   own experts and own part of the shared expert --> partial y of all tokens
                   y of this rank <-- reduce-scatter -- partial y
         backward  the same the other way round
 
-    For T tokens in all, each of n ranks along ``plan.groups`` works on exactly T·K / n rows, because
-    MoGE chooses k experts from every group. In the forward pass a rank receives 2·H elements per
-    token, times (ranks - 1)/ranks, in the dtype of ``x``; in the backward pass as many, and the
-    gradients of the router, whose size does not depend on T. As no size depends on a value, nothing
-    is read back to the host, there is no capacity, and nothing is dropped: the layer can be
-    captured in a graph, and ``torch.compile(fullgraph=True)`` works.
+    With T tokens in all, each of n ranks along ``plan.groups`` works on exactly T·K / n rows,
+    because every token takes k experts from every group. In the forward pass a rank receives 2·H
+    elements per token, times (ranks - 1)/ranks, in the dtype of ``x``; in the backward pass as
+    many, and the gradients of the router, whose size does not depend on T. As no size depends on a
+    value, nothing is read back to the host, there is no capacity, and nothing is dropped: the layer
+    can be captured in a graph, and ``torch.compile(fullgraph=True)`` works.
 
     On a mesh of two dimensions ``plan.width`` splits F inside every expert too. The width of the
     shared expert is split over all ranks. The one reduce-scatter adds up all partial sums.

@@ -193,13 +193,13 @@ def parallelize(
     mesh's other dimension every rank has its own rows of the batch. Any number of tokens is
     allowed; padding makes it a multiple of the ranks.
 
-    Call the model as before. All ranks along ``plan.heads`` need the same ``input_ids``; the others
-    have other rows of the batch, equally many unless ``max_tokens`` is given. Logits, losses and
-    reports of the routers are those of these rows, the same on all ranks along ``plan.heads``;
-    hidden states are those of a rank's own tokens, except the last ones. Gradients are those of
-    the sum of the losses over the ranks that have rows of their own, and whole on every rank. A
-    cache holds a rank's own heads. All ranks must generate equally many tokens: ranks with rows of
-    their own have to generate without an end-of-text id.
+    Call the model as before. All ranks along ``plan.heads`` need the same ``input_ids``. Ranks
+    along the other dimension have other rows of the batch, equally many unless ``max_tokens`` is
+    given. Logits, losses and reports of the routers are those of these rows, the same on all ranks
+    along ``plan.heads``; hidden states, except the last, are those of a rank's own tokens.
+    Gradients are those of the sum of the losses over the ranks that have rows of their own, and
+    whole on every rank. A cache holds a rank's own heads. All ranks must generate equally many
+    tokens: ranks with rows of their own have to generate without an end-of-text id.
 
     Args:
         module: With the same weights on every rank, or on the meta device. A model is changed in
