@@ -71,7 +71,7 @@ def test_matches_the_layer_written_out(options: dict[str, Any], device: str) -> 
     grads = torch.autograd.grad(y, [x, *named.values()], d_y.to(device))
     grads64 = torch.autograd.grad(y64, [x64, *(wide[n] for n in named)], d_y.double())
     for name, got, want in zip(("x", *named), grads, grads64, strict=True):
-        # chosen scores nearly cancel in the softmax's gradient: measured against d_w_gate_up's size
+        # terms nearly cancel in the softmax's gradient, so d_gate is measured against d_x's size
         scale = grads64[0].square().mean().sqrt().item() if name == "gate" else None
         assert_matches(got, want, f"d_{name}", scale=scale)
 
@@ -204,7 +204,7 @@ def test_null_experts(groups: int, renormalize: bool, device: str) -> None:
     d_y = torch.randn(T, H)
     grads = torch.autograd.grad(y, leaves, d_y.to(device))
     wants = torch.autograd.grad(want, wide, d_y.double())
-    scale = wants[0].square().mean().sqrt().item()  # in the router's, terms cancel
+    scale = wants[0].square().mean().sqrt().item()  # terms cancel in the router's gradient
     for name, got, expected in zip(("x", "router", "gate_up", "down"), grads, wants, strict=True):
         assert_matches(got, expected, f"d_{name}", scale=scale if name == "router" else None)
     null_rows = grads[1].view(groups, P, H)[:, E // groups :]

@@ -67,7 +67,7 @@ def test_collects_from_a_layer(return_routing: bool) -> None:
 def test_masks_keep_the_best_of_each_group() -> None:
     statistics = RouterStatistics()
     weights = torch.tensor([[0.1, 0.4, 0.1, 0.4], [0.0, 0.0, 0.3, 0.0]], dtype=torch.float64)
-    # the order of the counts is another one
+    # the counts have another order
     statistics.sums = {
         "a": {"layer": torch.stack([weights, torch.tensor([4.0, 3, 2, 1]) + 0 * weights])}
     }

@@ -1,4 +1,4 @@
-"""Experts in other places."""
+"""Experts that move to other places, and layers that compute the same afterwards."""
 
 import copy
 
