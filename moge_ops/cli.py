@@ -81,15 +81,20 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("info", help="versions, devices, and which operator runs on which backend")
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], None], text: str
+        name: str,
+        run: Callable[[argparse.Namespace], None],
+        text: str,
+        folder: str = "folder with config.json and safetensors files",
     ) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=f"{text}.")
-        made.add_argument("folder", help="folder with config.json and safetensors files")
+        made.add_argument("folder", help=folder)
         made.set_defaults(run=run)
         return made
 
     def add_dtype(to: argparse.ArgumentParser) -> None:
-        to.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the files')")
+        to.add_argument(
+            "--dtype", choices=DTYPES, help="dtype of the weights (default: that of the files)"
+        )
 
     def add_device(to: argparse.ArgumentParser) -> None:
         devices = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
@@ -111,11 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     what = to.add_mutually_exclusive_group()
     what.add_argument("--text", metavar="FILE", help="router statistics over this file")
     what.add_argument("--prompt", metavar="TEXT", help="router statistics over this text")
-    to.add_argument("--max-tokens", type=int, default=2048, metavar="N", help="of the text")
+    to.add_argument(
+        "--max-tokens", type=int, default=2048, metavar="N", help="most tokens of the text"
+    )
     add_device(to)
     add_dtype(to)
 
-    to = command("make-tiny", make_tiny, "writes a small random model and a tokenizer, for trials")
+    text = "writes a small random model and a tokenizer, for trials"
+    to = command("make-tiny", make_tiny, text, folder="folder to write, new or empty")
     to.add_argument("--seed", type=int, default=0)
     to.add_argument("--dtype", choices=DTYPES, default="bfloat16")
 
@@ -178,7 +186,7 @@ def info() -> str:
         for backend in _backend.BACKENDS:
             try:
                 usable = _probe(backend, op)
-            except Exception as error:  # whatever stops a module from loading is the answer
+            except Exception as error:  # any error that stops a module from loading is the answer
                 usable = "no"
                 reasons.setdefault(f"{backend}: {type(error).__name__}: {error}", []).append(op)
             row += usable.ljust(13)

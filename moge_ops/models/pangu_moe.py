@@ -127,7 +127,7 @@ class KVCache:
     """Keys and values of all layers, allocated once, in the model's dtype.
 
     Args:
-        config: Of the model.
+        config: The model's configuration.
         batch: B.
         max_length: Most tokens of a row, padding included.
         kv_heads: C on this device, if the heads are split over devices; by default the config's.

@@ -30,7 +30,7 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A folder's tokenizer, behind one interface for both kinds of file.
+    """A folder's tokenizer, with one interface for both kinds of file.
 
     Attributes:
         path: The file that it was read from.
