@@ -1,6 +1,6 @@
 """Fused operators for Mixture of Grouped Experts (MoGE), forward and backward."""
 
-from moge_ops import experts, nn, testing
+from moge_ops import nn, statistics, surgery, testing
 from moge_ops.ops.grouped_gate import Gating, grouped_gate
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.ops.grouped_mlp import grouped_mlp
@@ -14,7 +14,6 @@ __version__ = "0.1.0"
 __all__ = [
     "Gating",
     "Routing",
-    "experts",
     "grouped_gate",
     "grouped_gemm",
     "grouped_mlp",
@@ -23,6 +22,8 @@ __all__ = [
     "permute",
     "route",
     "router_z_loss",
+    "statistics",
+    "surgery",
     "swiglu",
     "testing",
     "unpermute",

@@ -81,6 +81,12 @@ def tensors(*rows: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, i
     return sizes
 
 
+def shape(name: str, x: Tensor, layout: str, expected: tuple[int, ...]) -> None:
+    """Checks the sizes of a tensor that come from elsewhere than a tensor; raises ValueError."""
+    if tuple(x.shape) != expected:
+        raise ValueError(f"{name} must be {layout} = {list(expected)}, got {list(x.shape)}")
+
+
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Checks a string option; raises ValueError."""
     if value not in allowed:
@@ -151,12 +157,3 @@ def autocast(*tensors: Any) -> Any:
         return x
 
     return tuple(map(cast, tensors))
-
-
-def tensor(name: str, x: Any, layout: str, dtypes: tuple[torch.dtype, ...]) -> None:
-    tensors((name, x, layout, dtypes))
-
-
-def shape(name: str, x: Tensor, layout: str, expected: tuple[int, ...]) -> None:
-    if tuple(x.shape) != expected:
-        raise ValueError(f"{name} must be {layout} = {list(expected)}, got {list(x.shape)}")

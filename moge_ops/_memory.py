@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""How much memory is left."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ __all__ = ["available"]
 
 
 def available(device: str) -> int | None:
-    """Bytes that can still be allocated; None where the system does not say."""
+    """Bytes that can still be allocated; None if the system does not tell."""
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
@@ -19,7 +19,7 @@ def available(device: str) -> int | None:
         for line in meminfo.read_text().splitlines()
         if line.startswith("MemAvailable")
     )
-    group = Path("/sys/fs/cgroup")  # a container's limit is below the machine's
+    group = Path("/sys/fs/cgroup")  # a container has a limit of its own
     try:
         limit = int((group / "memory.max").read_text())
         return min(free, limit - int((group / "memory.current").read_text()))

@@ -1,27 +1,27 @@
-"""The commands on checkpoint folders: generate, inspect, make-tiny, convert."""
+"""The command line, ``moge-ops`` or ``python -m moge_ops``: what runs here, and checkpoint folders.
+
+Without the extra ``models`` only ``info`` runs; the other commands say what to install.
+"""
 
 import argparse
+import pkgutil
+import platform
 import re
 import shutil
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from moge_ops import _backend, ops
 from moge_ops._memory import available
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, PanguMoEOutput
-from moge_ops.models.checkpoint import (
-    from_pretrained,
-    read_config,
-    save_pretrained,
-    stored_dtype,
-    stored_tensors,
-)
 from moge_ops.models.tokenizer import (
     BOS,
     CLOSE,
@@ -31,22 +31,170 @@ from moge_ops.models.tokenizer import (
     write_byte_tokenizer,
 )
 
-__all__ = ["convert", "generate", "inspect", "make_tiny"]
+_missing: ImportError | None = None
+try:
+    from moge_ops.models import checkpoint
+except ImportError as error:
+    _missing = error
 
+__all__ = ["convert", "generate", "info", "inspect", "main", "make_tiny"]
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 GB = 10**9
-# what `convert` takes along: all of it data, unlike the Python files that a folder may hold
-BESIDES = (
+# files that `convert` copies: data only, while a folder may also hold Python files
+COPIED = (
     "generation_config.json",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
 )
-WINDOW = 512  # tokens of one forward of `inspect`
+WINDOW = 512  # most tokens in one forward of `inspect`
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the command line and runs one command.
+
+    A fault of a folder or of an option becomes one line on standard error and exit code 2.
+    """
+    args = _parser().parse_args(argv)
+    if args.command == "info":
+        print(info())
+        return
+    try:
+        if _missing is not None:
+            raise _missing
+        args.run(args)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines())
+        print(f"{args.command}: {reason}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    about = "Tells where the operators of moge_ops run, and works with Pangu Pro MoE checkpoints."
+    parser = argparse.ArgumentParser(prog="moge-ops", description=about)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="versions, devices, and which operator runs on which backend")
+
+    def command(
+        name: str,
+        run: Callable[[argparse.Namespace], None],
+        text: str,
+        folder: str = "folder with config.json and safetensors files",
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=f"{text}.")
+        made.add_argument("folder", help=folder)
+        made.set_defaults(run=run)
+        return made
+
+    def add_dtype(to: argparse.ArgumentParser) -> None:
+        to.add_argument(
+            "--dtype", choices=DTYPES, help="dtype of the weights (default: that of the files)"
+        )
+
+    def add_device(to: argparse.ArgumentParser) -> None:
+        devices = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
+        to.add_argument("--device", choices=devices, default=devices[0])
+
+    to = command("generate", generate, "prints a model's answer to a question, token by token")
+    to.add_argument("text", help="the question, or - to read it from standard input")
+    to.add_argument("--system", default="", help="system message before the question")
+    to.add_argument("--raw", action="store_true", help="continue the text, without chat template")
+    to.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    to.add_argument("--temperature", type=float, default=0.6, help="0 takes the likeliest token")
+    to.add_argument("--top-k", type=int, default=50, metavar="N", help="0 for all")
+    to.add_argument("--top-p", type=float, default=0.95, metavar="P")
+    to.add_argument("--seed", type=int, help="the same seed gives the same answer")
+    add_device(to)
+    add_dtype(to)
+
+    to = command("inspect", inspect, "shows a model's sizes, what fits into memory, its routers")
+    what = to.add_mutually_exclusive_group()
+    what.add_argument("--text", metavar="FILE", help="router statistics over this file")
+    what.add_argument("--prompt", metavar="TEXT", help="router statistics over this text")
+    to.add_argument(
+        "--max-tokens", type=int, default=2048, metavar="N", help="most tokens of the text"
+    )
+    add_device(to)
+    add_dtype(to)
+
+    text = "writes a small random model and a tokenizer, for trials"
+    to = command("make-tiny", make_tiny, text, folder="folder to write, new or empty")
+    to.add_argument("--seed", type=int, default=0)
+    to.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+
+    to = command("convert", convert, "writes a model in another dtype or in files of another size")
+    to.add_argument("out", help="folder to write, in the released layout")
+    to.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="like 5GB or 500MiB")
+    add_dtype(to)
+    to.set_defaults(device="cpu")
+    return parser
+
+
+def _version(distribution: str) -> str:
+    """Read from the metadata: an import of Triton here would fix how its kernels are decorated."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "moge_ops", _version("moge-ops")
+    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield "torch", torch.__version__
+    for name in ("triton", "numpy"):
+        yield name, _version(name)
+    yield "ascend c", _backend.ascend_build()
+
+
+def _devices() -> Iterator[tuple[str, str]]:
+    yield "cpu", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    for i in range(torch.cuda.device_count()):
+        yield f"cuda:{i}", torch.cuda.get_device_name(i)
+
+
+def _probe(backend: _backend.Backend, op: str) -> str:
+    """Loads one module as a call of the operator would, and says what it runs on."""
+    runs_on = backend.runs_on()
+    if runs_on == "interpreter":
+        backend.on_cpu()  # asks for the interpreter before the first kernel loads
+    _backend.load(backend.name, op)
+    return runs_on
+
+
+def info() -> str:
+    """Versions, devices, and for each operator and backend whether it is usable, and why not."""
+    lines = [f"{name:<9} {text}" for name, text in (*_versions(), *_devices())]
+
+    names = [module.name for module in pkgutil.iter_modules(ops.__path__)]
+    width = max(map(len, names)) + 2
+    lines += ["", "operator".ljust(width) + "".join(b.ljust(13) for b in _backend.BACKENDS)]
+    reasons: dict[str, list[str]] = {}  # why not -> operators
+    for op in names:
+        row = op.ljust(width)
+        for backend in _backend.BACKENDS.values():
+            try:
+                usable = _probe(backend, op)
+            except Exception as error:  # any error that stops a module from loading is the answer
+                usable = "no"
+                reasons.setdefault(f"{backend.name}: {type(error).__name__}: {error}", []).append(
+                    op
+                )
+            row += usable.ljust(13)
+        lines.append(row)
+    if reasons:
+        lines.append("")
+    for reason, which in reasons.items():
+        lines.append(f"{'all' if which == names else ', '.join(which)}: {reason}")
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a table, by rich where it is installed; all columns but the first are numbers."""
+    """Prints a table, with rich if that is installed; all columns but the first are numbers."""
     cells = [[str(cell) for cell in row] for row in rows]
     try:
         from rich.console import Console
@@ -73,25 +221,25 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _counts(config: PanguMoEConfig) -> tuple[int, int]:
-    """Parameters in all, and active ones, of a model that is not built."""
+    """All parameters and the active ones, without memory for the model."""
     with torch.device("meta"):
         return PanguMoEForCausalLM(config).parameter_counts()
 
 
 def _cached(config: PanguMoEConfig) -> int:
-    """Elements that one token has in the cache."""
+    """Elements of the cache that one token takes."""
     return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
 
 
 def _load(args: argparse.Namespace, tokens: int = 0) -> PanguMoEForCausalLM:
-    """The model, where it and a cache of so many tokens fit into the memory.
+    """Loads the model, if it and a cache of ``tokens`` tokens fit into memory.
 
     Raises:
-        ValueError: They do not fit; no memory has been taken then.
+        ValueError: They do not fit; nothing has been allocated.
     """
     folder = Path(args.folder)
-    config = read_config(folder)
-    dtype = getattr(torch, args.dtype) if args.dtype else stored_dtype(folder)
+    config = checkpoint.read_config(folder)
+    dtype = getattr(torch, args.dtype) if args.dtype else checkpoint.stored_dtype(folder)
     need = (_counts(config)[0] + tokens * _cached(config)) * dtype.itemsize
     free = available(args.device)
     if free is not None and need > free:
@@ -99,7 +247,7 @@ def _load(args: argparse.Namespace, tokens: int = 0) -> PanguMoEForCausalLM:
             f"{folder} needs {need / GB:.1f} GB in {_name(dtype)}, "
             f"{free / GB:.1f} GB are available on {args.device}"
         )
-    return from_pretrained(folder, dtype=dtype, device=args.device)
+    return checkpoint.from_pretrained(folder, dtype=dtype, device=args.device)
 
 
 def _check_ids(tokenizer: Tokenizer, ids: Sequence[int], config: PanguMoEConfig) -> None:
@@ -111,9 +259,9 @@ def _check_ids(tokenizer: Tokenizer, ids: Sequence[int], config: PanguMoEConfig)
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Prints the answer as it comes, and how fast it came to standard error."""
+    """Prints the answer token by token; the rates of prefill and decode go to standard error."""
     folder = Path(args.folder)
-    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    config, tokenizer = checkpoint.read_config(folder), load_tokenizer(folder)
     text = sys.stdin.read() if args.text == "-" else args.text
     if not text:
         raise ValueError("the prompt must not be empty")
@@ -153,7 +301,7 @@ def generate(args: argparse.Namespace) -> None:
 
 
 def _shown(text: str) -> str:
-    """Without what would steer a terminal."""
+    """The text with control characters replaced, which could steer a terminal."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
 
 
@@ -162,15 +310,16 @@ def _rate(what: str, tokens: int, seconds: float) -> str:
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """Prints what a folder holds, what of it fits into memory, and what its routers do."""
+    """Prints the model's sizes, what fits into memory, and statistics of the routers."""
     folder = Path(args.folder)
-    config = read_config(folder)
+    config = checkpoint.read_config(folder)
     total, active = _counts(config)
     E, G, K = config.num_experts, config.num_groups, config.num_experts_per_tok
+    heads = f"{config.num_attention_heads} / {config.num_key_value_heads}"
     rows: list[tuple[str, object]] = [
         ("layers", config.num_hidden_layers),
         ("hidden size H", config.hidden_size),
-        ("attention heads / of keys and values", _pair(config)),
+        ("attention heads / of keys and values", heads),
         ("width of a head", config.head_dim),
         ("vocabulary", config.vocab_size),
         ("positions", config.max_position_embeddings),
@@ -189,17 +338,13 @@ def inspect(args: argparse.Namespace) -> None:
         _show_routers(args)
 
 
-def _pair(config: PanguMoEConfig) -> str:
-    return f"{config.num_attention_heads} / {config.num_key_value_heads}"
-
-
 def _show_files(folder: Path) -> None:
-    """Tensors by dtype; a folder of a config alone can be inspected too."""
+    """Counts tensors by dtype; a folder may also hold nothing but a config."""
     if not any(folder.glob("*.safetensors*")):
         print(f"{folder} has no weights")
         return
     tensors, elements = Counter[str](), Counter[str]()
-    for _, dtype, n in stored_tensors(folder):
+    for _, dtype, n in checkpoint.stored_tensors(folder):
         tensors[dtype] += 1
         elements[dtype] += n
     rows = [(dtype, tensors[dtype], f"{n:,}") for dtype, n in elements.items()]
@@ -224,6 +369,7 @@ def _show_memory(config: PanguMoEConfig, total: int, device: str) -> None:
 
 
 def _show_routers(args: argparse.Namespace) -> None:
+    """Tokens of groups and experts in every layer, beside those of a plain top-k choice."""
     text = args.prompt
     if args.text:
         try:
@@ -235,48 +381,47 @@ def _show_routers(args: argparse.Namespace) -> None:
     model = _load(args)
     config = model.config
     _check_ids(tokenizer, ids, config)
-    G, E, K = config.num_groups, config.num_experts, config.num_experts_per_tok
-    T, layers = len(ids), config.num_hidden_layers
-    counts = torch.zeros(layers, E, dtype=torch.int64)
-    plain = torch.zeros(layers, E, dtype=torch.int64)
-    for details in _forwards(model, ids):
-        for i, (logits, gating) in enumerate(
-            zip(details.router_logits, details.gating, strict=True)
-        ):
-            counts[i] += gating.counts.cpu()
-            plain[i] += torch.bincount(logits.topk(K).indices.flatten(), minlength=E).cpu()
+    counts, plain = _tokens_of_experts(model, ids)
+    G, K, T = config.num_groups, config.num_experts_per_tok, len(ids)
+    P = config.num_experts // G
 
     rows = []
     for i, (ours, theirs) in enumerate(zip(counts, plain, strict=True)):
-        groups = sorted(set(ours.view(G, -1).sum(1).tolist()))
+        groups = sorted(set(ours.view(G, P).sum(1).tolist()))
         experts = ours.tolist()
         median = f"{statistics.median(experts):g}"
         row = (min(experts), median, max(experts), experts.count(0))
         scores = (_imbalance(ours, G, T), _imbalance(theirs, G, T))
         rows.append((i, " to ".join(map(str, groups)), *row, *(f"{x:.3f}" for x in scores)))
-    headings = (
-        "layer",
-        "a group",
-        "an expert: least",
-        "median",
-        "most",
-        "unused",
-        "IS",
-        "IS top-k",
-    )
+    spread = ("an expert: least", "median", "most", "unused")
+    headings = ("layer", "a group", *spread, "IS", "IS top-k")
     table(f"Routers over {T} tokens: tokens of groups and experts", headings, rows)
     print(
-        f"IS: (max - min) / tokens of {G} devices with a group each; "
-        f"IS top-k: with the best {K} of all {E} experts instead."
+        f"IS: (max - min) / tokens, over {G} devices with one group each; "
+        f"IS top-k: the same, if every token took the best {K} of all {G * P} experts."
     )
-    if E // G <= 16:
-        grid = [(g, *row) for g, row in enumerate(counts.sum(0).view(G, -1).tolist())]
-        expert = [f"expert {j}" if j == 0 else str(j) for j in range(E // G)]
+    if P <= 16:
+        grid = [(g, *row) for g, row in enumerate(counts.sum(0).view(G, P).tolist())]
+        expert = [f"expert {j}" if j == 0 else str(j) for j in range(P)]
         table("Tokens of every expert, all layers", ("group", *expert), grid)
 
 
+def _tokens_of_experts(model: PanguMoEForCausalLM, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Tokens that each expert gets, ``[layers, E]``: by the router, and by plain top-k."""
+    config = model.config
+    E, K = config.num_experts, config.num_experts_per_tok
+    counts = torch.zeros(config.num_hidden_layers, E, dtype=torch.int64)
+    plain = torch.zeros_like(counts)
+    for details in _forwards(model, ids):
+        layers = zip(details.router_logits, details.gating, strict=True)
+        for i, (logits, gating) in enumerate(layers):
+            counts[i] += gating.counts.cpu()
+            plain[i] += torch.bincount(logits.topk(K).indices.flatten(), minlength=E).cpu()
+    return counts, plain
+
+
 def _forwards(model: PanguMoEForCausalLM, ids: Sequence[int]) -> Iterator[PanguMoEOutput]:
-    """Forwards over a text in windows."""
+    """Runs the model over the text, one window after another."""
     width = min(WINDOW, model.config.max_position_embeddings)
     with torch.inference_mode():
         for start in range(0, len(ids), width):
@@ -285,13 +430,13 @@ def _forwards(model: PanguMoEForCausalLM, ids: Sequence[int]) -> Iterator[PanguM
 
 
 def _imbalance(counts: Tensor, devices: int, tokens: int) -> float:
-    """IS of arXiv 2505.21411: by how much the most loaded device is above the least, a token."""
+    """IS of arXiv 2505.21411: loads of the most and least loaded device, their gap per token."""
     loads = counts.view(devices, -1).sum(1)
     return float(loads.max() - loads.min()) / tokens
 
 
 def make_tiny(args: argparse.Namespace) -> None:
-    """Writes a small random model with a tokenizer of bytes."""
+    """Writes a small random model with a byte tokenizer."""
     folder = Path(args.folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} must be empty or new")
@@ -312,19 +457,19 @@ def make_tiny(args: argparse.Namespace) -> None:
             eos_token_id=tokenizer.id_of(CLOSE),
         )
     )
-    # as wide as a trained model's: with tokens that are alike, all would have the same experts
+    # wide, as in a trained model: tokens that are nearly alike would all get the same experts
     torch.nn.init.normal_(model.embed.weight)
-    save_pretrained(model.to(getattr(torch, args.dtype)), folder)
+    checkpoint.save_pretrained(model.to(getattr(torch, args.dtype)), folder)
     total, active = model.parameter_counts()
     print(f"{folder}: {total:,} random parameters, {active:,} active, {args.dtype}")
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Writes a folder anew, in another dtype or with files of another size."""
+    """Writes a copy of a folder, in another dtype or with files of another size."""
     folder, out = Path(args.folder), Path(args.out)
     model = _load(args)
-    save_pretrained(model, out, max_shard_size=args.max_shard_size)
-    for name in BESIDES:
+    checkpoint.save_pretrained(model, out, max_shard_size=args.max_shard_size)
+    for name in COPIED:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
     files = sorted(path.name for path in out.glob("*.safetensors"))

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moge_ops import _checks
-from moge_ops.ops.grouped_gate import Gating, grouped_gate
-from moge_ops.ops.grouped_mlp import grouped_mlp
+from moge_ops.ops.grouped_gate import SCORES, Gating, grouped_gate
+from moge_ops.ops.grouped_mlp import WEIGHT_ON, grouped_mlp
 from moge_ops.ops.route import route
 from moge_ops.ops.swiglu import swiglu
 
@@ -17,7 +17,7 @@ __all__ = ["MoGE", "MoGEOutput"]
 
 
 class MoGEOutput(NamedTuple):
-    """What :class:`MoGE` returns when asked for its routing."""
+    """What :class:`MoGE` returns with ``return_routing``."""
 
     y: Tensor  # [..., H]
     logits: Tensor  # [T, E]
@@ -30,32 +30,33 @@ class MoGE(nn.Module):
     .. math:: y = \mathrm{shared}(x) + \sum_{c=1}^{K} w_c\,\mathrm{expert}_{e_c}(x)
 
     with the experts :math:`e_c` and weights :math:`w_c` of :func:`moge_ops.grouped_gate` on
-    ``x @ gate.T``. Every token has exactly k experts in each of the G groups of E/G neighbours.
+    ``x @ gate.T``. Every token takes exactly k experts from each of the G groups; a group is E/G
+    neighbouring experts.
 
     Parameters:
         gate: ``[E, H]``, the router.
-        router_scale: ``[E]``, ones at first; absent if ``router_scale=False``.
+        router_scale: ``[E]``, ones at first; None if ``router_scale=False``.
         w_gate_up: ``[E, 2F, H]``, gate half first; w_down: ``[E, H, F]``.
-        shared_gate_up: ``[2S, H]``; shared_down: ``[H, S]``; absent if ``shared_size`` is 0.
-        bias: Buffer ``[E]``, zeros at first, added to the scores for selection only; absent
-            unless ``selection_bias``.
-        expert_mask: Buffer ``[E]`` bool as in :func:`moge_ops.grouped_gate`, or None, as at first:
-            assign one to switch experts off. Not part of the state dict.
+        shared_gate_up: ``[2S, H]``; shared_down: ``[H, S]``; None if ``shared_size`` is 0.
+        bias: Buffer ``[E]``, zeros at first, added to the scores for selection only; None unless
+            ``selection_bias``.
+        expert_mask: Buffer ``[E]`` bool, as in :func:`moge_ops.grouped_gate`; None at first. Assign
+            a mask to switch experts off. It is not in the state dict.
 
     Args:
         hidden_size: H.
         expert_size: F, width of one routed expert.
         num_experts: E.
         num_groups: G, must divide E.
-        k: Experts per group and token, at most E/G.
-        shared_size: S, width of the shared expert; 0 for none.
+        k: Experts that a token takes from each group, at most E/G.
+        shared_size: S, width of the shared expert; 0 for no shared expert.
         score, renormalize, scaling: As in :func:`moge_ops.grouped_gate`.
-        router_scale: Whether the layer learns a factor per expert, as Pangu Pro MoE does.
+        router_scale: Whether the layer learns a factor for each expert, as Pangu Pro MoE does.
         selection_bias: Whether the layer has ``bias``.
-        num_voted: As in :func:`moge_ops.grouped_gate`, where the votes of the whole batch bound
-            the experts in use; None for no vote. An attribute, to be changed at any time.
+        num_voted: Experts of each group that the votes of the batch leave in use, as in
+            :func:`moge_ops.grouped_gate`; None for no vote. The attribute may change at any time.
         weight_on: As in :func:`moge_ops.grouped_mlp`.
-        device, dtype: Of the parameters; ``router_scale`` and ``bias`` too.
+        device, dtype: Of all parameters and of ``bias``.
 
     Raises:
         TypeError, ValueError: A size is not a positive int, or G, k and E do not fit.
@@ -84,16 +85,13 @@ class MoGE(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"hidden_size": hidden_size, "expert_size": expert_size, "num_experts": num_experts}
-        for name, size in {**sizes, "shared_size": shared_size}.items():
-            least = 0 if name == "shared_size" else 1
-            if not isinstance(size, int) or isinstance(size, bool):
-                raise TypeError(f"{name} must be an int, got {type(size).__name__}")
-            if size < least:
-                raise ValueError(f"{name} must be at least {least}, got {size}")
+        _checks.integer("hidden_size", hidden_size, least=1)
+        _checks.integer("expert_size", expert_size, least=1)
+        _checks.integer("num_experts", num_experts, least=1)
+        _checks.integer("shared_size", shared_size, least=0)
         _checks.groups(num_experts, num_groups, k)
-        _checks.choice("score", score, ("softmax", "sigmoid"))
-        _checks.choice("weight_on", weight_on, ("output", "activation"))
+        _checks.choice("score", score, SCORES)
+        _checks.choice("weight_on", weight_on, WEIGHT_ON)
         self.num_groups, self.k = num_groups, k
         self.score, self.renormalize, self.scaling = score, renormalize, scaling
         if num_voted is not None:
@@ -138,11 +136,11 @@ class MoGE(nn.Module):
         )
 
     def router_weights(self) -> tuple[Tensor, Tensor | None]:
-        """``gate`` and ``router_scale``, as the router uses them."""
+        """``gate [E, H]`` and ``router_scale [E]``, or None, as the router uses them."""
         return self.gate, self.router_scale
 
     def router(self, x: Tensor, row_mask: Tensor | None = None) -> tuple[Tensor, Gating]:
-        """Logits ``[T, E]`` and gating of tokens ``x [T, H]``; those of ``row_mask`` vote."""
+        """Logits ``[T, E]`` and gating of tokens ``x [T, H]``; ``row_mask [T]`` says which vote."""
         gate, router_scale = self.router_weights()
         logits = F.linear(x, gate)
         gating = grouped_gate(
@@ -166,9 +164,9 @@ class MoGE(nn.Module):
         """Applies the layer to every token.
 
         Args:
-            x: ``[..., H]``, dtype of the parameters (or any, under autocast).
+            x: ``[..., H]``, in the dtype of the parameters; under autocast in any.
             return_routing: Also return the router's logits and the gating, for a balance loss.
-            row_mask: ``[...]`` bool, true where a token votes, with ``num_voted``.
+            row_mask: ``[...]`` bool, true where a token votes; only with ``num_voted``.
 
         Returns:
             ``[..., H]``, or a :class:`MoGEOutput`.

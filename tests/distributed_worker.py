@@ -1,7 +1,7 @@
 """One rank of tests/test_distributed.py: runs every check of its world size, in order.
 
-A check is a function named ``check_...``, called with the world on all ranks alike. What it
-returns, errors and counts, is kept for the report.
+A check is a function named ``check_...``, which all ranks call with the world. What it returns,
+errors and counts, goes into the report.
 """
 
 import copy
@@ -48,12 +48,12 @@ from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, checkpoint
 from moge_ops.testing import assert_matches, rms_error
 
 H, F, E, G, S = 24, 16, 32, 8, 16
-# seconds that a collective waits for a rank, by world size; three ranks are for the check of that
+# world size -> seconds that a collective waits for a rank; three ranks check that wait
 TIMEOUTS = {2: 60.0, 4: 60.0, 8: 60.0, 3: 4.0}
 
 
 class World:
-    """This rank, and the largest error that its comparisons have seen."""
+    """This rank, and the largest error of its comparisons."""
 
     def __init__(self, rank: int, size: int, folder: Path) -> None:
         self.rank, self.size, self.folder = rank, size, folder
@@ -65,7 +65,7 @@ class World:
     def matches(
         self, actual: Tensor, oracle: Tensor, what: str, scale: float | None = None
     ) -> None:
-        """Within the library's tolerances of a float64 oracle; DTensors are gathered first."""
+        """Compares with a float64 oracle by the library's tolerances; gathers DTensors first."""
         if isinstance(actual, DTensor):
             actual = actual.full_tensor()
         actual = actual.detach().reshape(oracle.shape)
@@ -100,7 +100,7 @@ def wide(layer: nn.MoGE) -> nn.MoGE:
 
 
 def whole_gradient(module: torch.nn.Module, name: str) -> Tensor:
-    """A parameter's gradient, no part of which is left to be summed."""
+    """A parameter's gradient, which must have no partial sums left."""
     p = module.get_parameter(name)
     assert isinstance(p.grad, DTensor)
     assert p.grad.placements == p.placements, name
@@ -110,7 +110,7 @@ def whole_gradient(module: torch.nn.Module, name: str) -> Tensor:
 def compare(
     world: World, layer: nn.MoGE, parallel: ExpertParallel, counts: list[int], what: str
 ) -> None:
-    """Output and every gradient of a rank's tokens, against one process with all tokens."""
+    """Compares output and every gradient with one process that has all tokens."""
     oracle = wide(layer)
     xs, d_ys = tokens(counts)
     x = xs[world.rank].clone().requires_grad_()
@@ -123,7 +123,7 @@ def compare(
         y = parallel(xs[world.rank])
     world.matches(y, y64.split(counts)[world.rank], f"{what}: y")
     world.matches(x.grad, x64[world.rank].grad, f"{what}: d_x")
-    # chosen scores nearly cancel in the softmax's gradient: measured against the size of d_x
+    # terms nearly cancel in the softmax's gradient, so d_gate is measured against the size of d_x
     scale = torch.cat([x.grad for x in x64]).square().mean().sqrt().item()
     for name, p in oracle.named_parameters():
         got = whole_gradient(parallel, name)
@@ -143,7 +143,7 @@ def check_expert_parallel(world: World) -> None:
 
 
 def check_width(world: World) -> None:
-    """Groups over one dimension, F over the other, either one outermost."""
+    """Groups over one dimension and F over the other, in both orders."""
     for a, b in ((2, world.size // 2), (world.size // 2, 2)):
         mesh = world.mesh(a=a, b=b)
         for plan in (Plan(groups="a", width="b"), Plan(groups="b", width="a")):
@@ -159,7 +159,7 @@ def check_unequal_tokens(world: World) -> None:
 
 
 def check_votes(world: World) -> None:
-    """Experts switched off, and the tokens of all ranks vote together, but for padding."""
+    """Experts are switched off, and the tokens of all ranks vote together, without padding."""
     counts = [1 + (3 * r) % 5 for r in range(world.size)]
     xs, _ = tokens(counts)
     torch.manual_seed(3)
@@ -214,7 +214,7 @@ def check_top_k(world: World) -> None:
 
 
 def check_loss_scopes(world: World) -> None:
-    """Parts add up to the loss on the scope's tokens, gradients are parts of its gradient."""
+    """The ranks' parts add up to the loss on all their tokens, and so do the gradients."""
     counts = [(3 * r) % 8 for r in range(world.size)]
     mesh = world.mesh(dp=2, ep=world.size // 2)
     for score in ("softmax", "sigmoid"):
@@ -261,7 +261,7 @@ SIZES = {
 
 
 def pangu() -> PanguMoEForCausalLM:
-    """The same model on every rank, with weights of a size at which every part matters."""
+    """The same model on every rank, with weights so large that every part matters."""
     torch.manual_seed(4)
     model = PanguMoEForCausalLM(PanguMoEConfig(**SIZES))
     with torch.no_grad():
@@ -287,7 +287,7 @@ def layouts(world: World) -> Iterator[tuple[str, DeviceMesh, Plan, list[list[int
 
 
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
-    """By the names that hold on every mesh."""
+    """Gradients by the names that hold on every mesh."""
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(p.grad)
@@ -295,7 +295,7 @@ def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def check_model(world: World) -> None:
-    """Logits, loss and every gradient, rows padded on the left, B L not divisible, or unequal."""
+    """Logits, loss and every gradient; padded rows, B·L not divisible, unequal numbers of rows."""
     for what, mesh, plan, sets in layouts(world):
         torch.manual_seed(5)
         unequal = what in ("attention data-parallel", "H2P")
@@ -324,7 +324,7 @@ def check_model(world: World) -> None:
         scale = None
         for name, want in gradients(oracle).items():
             got = whole_gradient(model, name)
-            # what a softmax leaves of nearly equal terms is measured against the sums it is left of
+            # where nearly equal terms cancel, the error is measured against the largest gradient
             scale = largest_gradient(oracle) if re.search(r"gate$|k_bias", name) else None
             world.matches(got, want, f"{what}: d_{name}", scale)
 
@@ -334,7 +334,7 @@ def largest_gradient(model: torch.nn.Module) -> float:
 
 
 def check_model_with_votes(world: World) -> None:
-    """What fills the ranks' rows up does not vote: 7 tokens of every set, over all ranks."""
+    """Padding of the ranks' rows does not vote: every set has 7 tokens, over all ranks."""
     for what, mesh, plan, sets in layouts(world):
         torch.manual_seed(5)
         ids = [torch.randint(0, 31, (1, 7)) for _ in sets]
@@ -372,8 +372,8 @@ class Wire(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name = func._schema.name
         if "c10d" in name and not name.endswith(("wait_tensor", "_wrap_tensor_autograd")):
-            # a ring sends the others' rows of a gather's result, or of a reduce-scatter's input,
-            # and does both for an all-reduce
+            # a ring sends the other ranks' rows of a gather's result or a reduce-scatter's input;
+            # an all-reduce is both
             kind = name.partition("::")[2]
             whole = {
                 "all_gather_into_tensor": out.nbytes,
@@ -387,7 +387,7 @@ class Wire(TorchDispatchMode):
 
 
 def check_bytes(world: World) -> dict[str, Any]:
-    """What is counted is the formula: H in and H out per token, in the dtype, and back again."""
+    """The count agrees with the formula: H in and H out per token, forward and backward."""
     T, found = 6, {}
     mesh = world.mesh(ep=world.size)
     for dtype in (torch.float32, torch.bfloat16):
@@ -400,7 +400,7 @@ def check_bytes(world: World) -> dict[str, Any]:
         assert forward.bytes == moves, (forward.bytes, moves)
         with Wire() as backward:
             y.sum().backward()
-        # the replicated parameters' gradients, whatever the number of tokens
+        # gradients of the replicated parameters, for any number of tokens
         router = sum(p.nbytes for p in (parallel.gate, parallel.router_scale))
         moves["all_reduce"] = 2 * router * (world.size - 1) // world.size
         assert backward.bytes == moves, (backward.bytes, moves)
@@ -413,7 +413,7 @@ def check_bytes(world: World) -> dict[str, Any]:
 
 
 def check_bytes_of_h2p(world: World) -> dict[str, int]:
-    """In the paper's layout: no all-reduce, and per layer what one on either side would move."""
+    """The paper's layout has no all-reduce, and moves per layer what one would move."""
     if world.size == 2:
         mesh, plan, heads = world.mesh(ep=2), Plan(heads="ep"), 2
     else:
@@ -435,7 +435,7 @@ def check_bytes_of_h2p(world: World) -> dict[str, int]:
 
 
 def check_rows_are_equal(world: World) -> list[int]:
-    """On every step, whatever the router: T K / ranks rows on each rank."""
+    """Every rank has T·K / ranks rows on every step, for any router."""
     T, K = 6, 2 * G
     parallel = ExpertParallel(moge(), world.mesh(ep=world.size))
     rows: list[int] = []
@@ -447,7 +447,7 @@ def check_rows_are_equal(world: World) -> list[int]:
     with mock.patch.object(expert_parallel, "grouped_mlp", grouped_mlp):
         for step in range(4):
             torch.manual_seed(world.rank + 100 * step)
-            with torch.no_grad():  # a router that is as one-sided as it can be, at the last step
+            with torch.no_grad():  # the most one-sided router, at the last step
                 parallel.gate.to_local().mul_(10.0**step)
             parallel(torch.randn(T, H) + step)
     assert rows == [T * world.size * K // world.size] * 4
@@ -455,7 +455,7 @@ def check_rows_are_equal(world: World) -> list[int]:
 
 
 def check_bfloat16(world: World) -> dict[str, float]:
-    """Errors against float64, in units of those of one process: a sum over ranks rounds more."""
+    """Errors against float64, relative to those of one process; a sum over ranks rounds more."""
     mesh, counts, found = world.mesh(ep=world.size), [16] * world.size, {}
     options = {"k": E // G}  # all experts: the rounding of a logit changes no choice
     for what, dtype in (("bfloat16", torch.bfloat16), ("autocast", torch.float32)):
@@ -513,7 +513,7 @@ def check_compiled(world: World) -> None:
 
 
 def check_readme(world: World) -> None:
-    """The README's lines run on two ranks, and give the gradients of one process."""
+    """The README's lines run on two ranks and give the gradients of one process."""
     text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
     block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
     assert len(block.splitlines()) <= 14
@@ -526,7 +526,7 @@ def check_readme(world: World) -> None:
 
 
 def check_refusals(world: World) -> None:
-    """Before any communication, on every rank, with both numbers."""
+    """Every rank refuses before any communication, and names both numbers."""
     R = world.size
     one, two = world.mesh(ep=R), world.mesh(a=2, b=R // 2)
     layer, both = moge(), Plan("b", "a")
@@ -573,7 +573,7 @@ def check_refusals(world: World) -> None:
 
 
 def same(model: torch.nn.Module, want: dict[str, Tensor], what: str) -> None:
-    """Bit for bit, by the names that hold on every mesh."""
+    """Compares parameters bit for bit, by the names that hold on every mesh."""
     got = state_dict(model)
     assert got.keys() == want.keys(), what
     for name, x in got.items():
@@ -613,7 +613,7 @@ def check_optimizer_state(world: World) -> None:
     ids, want = torch.arange(8).view(1, 8), {}
     for what, mesh, plan, sets in layouts(world):
         model = parallelize(pangu(), mesh, plan)
-        # a large eps: a gradient that is all rounding is to stay small
+        # a large eps, so that gradients that are nothing but rounding stay small
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=0.1)
 
         def step(model: Any = model, optimizer: Any = optimizer, sets: Any = sets) -> None:
@@ -646,7 +646,7 @@ def check_released_folder(world: World) -> None:
     dist.barrier()
 
     class Counted:
-        """A slice of a file that says what was read of it."""
+        """A slice of a file that counts what is read from it."""
 
         def __init__(self, stored: Any) -> None:
             self.get_shape, self.stored = stored.get_shape, stored
@@ -707,7 +707,7 @@ def check_fsdp(world: World) -> None:
 
 
 def check_a_rank_that_dies(world: World) -> float | None:
-    """The others get an error, and soon; the last check of its world, as the groups are gone."""
+    """The others soon get an error; this check comes last, because it leaves no groups."""
     parallel = ExpertParallel(moge(), world.mesh(ep=world.size))
     x = torch.randn(4, H)
     parallel(x)
@@ -753,7 +753,7 @@ def run(rank: int, size: int, folder: Path) -> None:
         try:
             found = check(world)
         except BaseException:
-            # the other ranks may be in the middle of anything: nothing more is run
+            # the other ranks may be anywhere in a check, so no other check can run
             results[name] = {"error": traceback.format_exc()}
             break
         seconds = time.monotonic() - began
@@ -763,7 +763,7 @@ def run(rank: int, size: int, folder: Path) -> None:
 
 
 def checks(size: int) -> dict[str, Callable[[World], Any]]:
-    """By name, those of a world size, in the order of this file."""
+    """The checks of a world size by name, in the order of this file."""
     found = {
         name.removeprefix("check_"): function
         for name, function in globals().items()

@@ -1,7 +1,8 @@
 """Pangu Pro MoE's forward in numpy, from the published formulas, one token and expert at a time.
 
-Shares nothing with the package: it reads the released tensor names and the released config's keys.
-Float64, but for the rotation angles, which the model defines in float32. Run by test_pangu_moe.py.
+It shares nothing with the package: it reads the released tensor names and the released config's
+keys. It computes in float64, except for the rotation angles, which the model defines in float32.
+test_pangu_moe.py runs it.
 
 Source: Tang et al. 2025 (arXiv:2505.21411), section 2; RoPE: Su et al. 2021 (arXiv:2104.09864),
 the pairs of GPT-NeoX; RMSNorm: Zhang and Sennrich 2019 (arXiv:1910.07467).
@@ -62,7 +63,7 @@ def moge(
 ) -> tuple[Array, Array, list[list[int]], list[list[float]]]:
     """``[L, H]``: outputs, router logits, chosen experts, and their scores before router_scale."""
     E, G = config["num_experts"], config.get("num_groups", 8)
-    k, per_group = config["num_experts_per_tok"] // G, E // G
+    k, P = config["num_experts_per_tok"] // G, E // G
     outputs, all_logits, all_experts, all_scores = [], [], [], []
     for token in x:
         logits = w["gate.weight"] @ token
@@ -73,7 +74,7 @@ def moge(
             y = y + swiglu_mlp(token, *shared)
         chosen: list[int] = []
         for g in range(G):
-            members = range(g * per_group, (g + 1) * per_group)
+            members = range(g * P, (g + 1) * P)
             chosen += sorted(members, key=lambda e: (-scores[e], e))[:k]
         for e in chosen:
             matrices = (w[f"experts.{e}.{n}_proj.weight"] for n in ("gate", "up", "down"))
@@ -92,7 +93,7 @@ def part(tensors: Mapping[str, Array], prefix: str) -> dict[str, Array]:
 def forward(
     tensors: Mapping[str, Array], config: Mapping[str, Any], input_ids: Array
 ) -> dict[str, Array]:
-    """Of ids ``[B, L]``: logits, hidden states, and per layer what its router did, ``[T, ...]``."""
+    """Ids ``[B, L]`` to logits, hidden states and, per layer, what its router did, ``[T, ...]``."""
     tensors = {name: x.astype(np.float64) for name, x in tensors.items()}
     eps, layers = config["rms_norm_eps"], config["num_hidden_layers"]
     rows = []

@@ -1,4 +1,4 @@
-"""Folders in the released layout: read, written back bit for bit, and refused where damaged."""
+"""Folders in the released layout: read, written back bit for bit, and refused if damaged."""
 
 import json
 import os
@@ -184,7 +184,7 @@ class TestRoundTrip:
 
 
 class TestDamage:
-    """Every message names the file, and the tensor where there is one; no memory is taken."""
+    """Every message names the file, and the tensor if there is one; nothing is allocated."""
 
     @pytest.fixture(autouse=True)
     def _no_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +362,7 @@ def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
-from_pretrained(sys.argv[1])  # what the first use of anything allocates
+from_pretrained(sys.argv[1])  # so that first uses allocate what they need
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
 before = status("VmRSS")
 model = from_pretrained(sys.argv[2])
@@ -382,4 +382,4 @@ def test_the_peak_of_memory_is_the_weights_and_one_shard(tmp_path: Path, single:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     peak = int(done.stdout)
-    assert weights <= peak <= weights + shard + 4 * 2**20  # the last: names, headers, fragments
+    assert weights <= peak <= weights + shard + 4 * 2**20  # 4 MiB for names, headers, fragments

@@ -1,4 +1,4 @@
-"""`python -m moge_ops generate | inspect | make-tiny | convert`, and the tokenizers behind them."""
+"""`moge-ops generate | inspect | make-tiny | convert`, and the tokenizers that they use."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from moge_ops import cli
-from moge_ops.__main__ import main
+from moge_ops.cli import main
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.models.checkpoint import from_pretrained, save_pretrained
 from moge_ops.models.tokenizer import Stream, Tokenizer, load_tokenizer, write_byte_tokenizer
@@ -26,7 +26,7 @@ sentencepiece = pytest.importorskip("sentencepiece", reason="needs the extra 'mo
 
 GREEDY = ("--temperature", "0")
 PSALM = "The LORD is my shepherd; I shall not want."
-# what a released folder holds besides: running any of it leaves a trace
+# Python code as in a released folder; running it leaves a trace
 TRAP = "import pathlib\npathlib.Path(__file__).with_name('executed').touch()\n"
 
 
@@ -37,7 +37,7 @@ def run(*args: object, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
 
 
 def refusal(*args: object, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a command says when it refuses."""
+    """The one line that a command prints when it refuses."""
     with pytest.raises(SystemExit) as stop:
         main([str(arg) for arg in args])
     assert stop.value.code == 2
@@ -56,13 +56,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(made: Path, tmp_path: Path) -> Path:
-    """A folder of this test's own."""
+    """A copy of the folder, for this test alone."""
     return Path(shutil.copytree(made, tmp_path / "tiny"))
 
 
 @pytest.fixture(scope="module")
 def piece_model() -> bytes:
-    """A SentencePiece model as the released one is built: bytes for what it has not."""
+    """A SentencePiece model built like the released one, with bytes for unknown characters."""
     out = io.BytesIO()
     words = "the lord is my shepherd i shall not want he maketh me to lie down 系统 用户 助手"
     sentencepiece.SentencePieceTrainer.train(
@@ -430,7 +430,7 @@ class TestInspect:
         save_pretrained(model, tmp_path)
         tokenizer = write_byte_tokenizer(tmp_path)
         (tmp_path / "text.txt").write_text(PSALM * 3)
-        # windows of 64, the positions that there are; the text is cut to 100 tokens
+        # the model has 64 positions, so windows are of 64 tokens; the text is cut to 100
         out, _ = run(
             *("inspect", tmp_path, "--text", tmp_path / "text.txt", "--max-tokens", 100),
             capsys=capsys,
@@ -501,7 +501,7 @@ class TestConvert:
 
 
 def damage(folder: Path, how: str) -> None:
-    """Does to a good folder what a test's parameter says."""
+    """Damages a good folder in the way that a test's parameter names."""
     weights, config = folder / "model.safetensors", folder / "config.json"
     if how == "truncated":
         weights.write_bytes(weights.read_bytes()[:-7])
@@ -564,7 +564,7 @@ class TestErrors:
             ((PSALM, "--max-new-tokens", "-1"), "max_new_tokens must be at least 0, got -1"),
             ((PSALM, "--temperature", "-1"), "temperature must be at least 0"),
             ((PSALM, "--top-p", "0"), "top_p must be in (0, 1]"),
-            ((PSALM, "--top-k", "-2"), "top_k must be an int of at least 0"),
+            ((PSALM, "--top-k", "-2"), "top_k must be at least 0"),
         ],
     )
     def test_a_bad_option(

@@ -1,7 +1,7 @@
 """Expert parallelism on gloo: 2, 4 and 8 processes agree with one.
 
-Importing torch is what costs, so a forkserver imports it once, and each world size is one launch
-that runs every check of distributed_worker.py.
+Importing torch takes most of the time, so a forkserver imports it once, and each world size is one
+launch that runs every check of distributed_worker.py.
 """
 
 import json
@@ -87,7 +87,7 @@ PAPER = Plan(groups="b", width="a", heads="b")
 
 @pytest.mark.parametrize("max_tokens", [None, 9])
 def test_the_layer_reads_nothing_back(eight_ranks: DeviceMesh, max_tokens: int | None) -> None:
-    """Tensors on meta have no values: whatever read one would raise."""
+    """Tensors on meta have no values, so reading one raises."""
     moge = nn.MoGE(24, 16, 32, 8, 2, shared_size=16, device="meta")
     layer = ExpertParallel(moge, eight_ranks, PAPER, max_tokens=max_tokens)
     x = torch.empty(5, 24, device="meta", requires_grad=True)

@@ -1,4 +1,4 @@
-"""`python -m moge_ops info` loads what it reports on, and says why something is not usable."""
+"""`moge-ops info` loads what it reports on, and says why something is not usable."""
 
 import os
 import pkgutil
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from moge_ops import _backend, ops
-from moge_ops.__main__ import main
+from moge_ops.cli import main
 
 OPS = [module.name for module in pkgutil.iter_modules(ops.__path__)]
 
@@ -22,11 +22,11 @@ def cells(text: str) -> dict[str, list[str]]:
 
 
 def in_a_new_process(setup: str, tmp_path: Path) -> str:
-    """Output of ``info`` after ``setup``, in a process where nobody asked for the interpreter."""
+    """Output of ``info`` after ``setup``, in a process without TRITON_INTERPRET."""
     code = f"""
 import os, sys, torch
 {setup}
-from moge_ops.__main__ import main
+from moge_ops.cli import main
 main(["info"])
 print("TRITON_INTERPRET", os.environ.get("TRITON_INTERPRET"))
 """
@@ -54,7 +54,7 @@ def test_says_why_the_ascend_extension_is_not_there(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_backend, "ascend_build", lambda: "off: no cmake at installation")
-    monkeypatch.setitem(sys.modules, "moge_ops.ascend_kernels.swiglu", None)  # halts its import
+    monkeypatch.setitem(sys.modules, "moge_ops.ascend_kernels.swiglu", None)  # stops its import
     _backend.load.cache_clear()
     main(["info"])
     text = capsys.readouterr().out
@@ -79,11 +79,29 @@ def test_says_why_one_module_does_not_load(
     assert "swiglu: torch: AttributeError: no such intrinsic" in text
 
 
+EXTRAS = ("numpy", "rich", "safetensors", "sentencepiece", "tokenizers", "transformers", "triton")
+WITHOUT_EXTRAS = f"sys.modules.update(dict.fromkeys({EXTRAS}))"
+
+
 def test_works_with_torch_alone(tmp_path: Path) -> None:
-    text = in_a_new_process("sys.modules.update(triton=None, numpy=None)", tmp_path)
+    text = in_a_new_process(WITHOUT_EXTRAS, tmp_path)
     for op in OPS:
         assert cells(text)[op][:4] == ["cpu", "any", "device", "no"]
     assert "all: triton: ImportError: backend 'triton' cannot be loaded: import of triton" in text
+
+
+@pytest.mark.parametrize(
+    "command", [["generate", "tiny", "why?"], ["inspect", "tiny"], ["make-tiny", "tiny"]]
+)
+def test_the_other_commands_say_what_to_install(command: list[str], tmp_path: Path) -> None:
+    code = f"import sys; {WITHOUT_EXTRAS}; from moge_ops.cli import main; main({command})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    said = "checkpoints need safetensors: pip install 'moge-ops[models]'"
+    assert done.stderr.splitlines()[-1] == f"{command[0]}: {said}"  # torch may warn before
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

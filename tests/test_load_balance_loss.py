@@ -171,6 +171,16 @@ def test_rejects(
         load_balance_loss(logits, experts, score=score)
 
 
+def test_leaves_null_experts_out() -> None:
+    E, G, k = 12, 3, 2
+    logits, ids = torch.randn(5, E), group_ids(5, E, G, k)
+    with_nulls = ids.clone()
+    with_nulls[:, 1] = E + 3
+    share = load_balance_loss(logits, with_nulls)
+    f = torch.bincount(with_nulls[with_nulls < E], minlength=E) * (E / ids.numel())
+    torch.testing.assert_close(share, (f * logits.softmax(-1).mean(0)).sum())
+
+
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
 @pytest.mark.parametrize("T", [0, 1, 9])
 def test_z_loss_is_its_formula(T: int, dtype: torch.dtype) -> None:

@@ -71,7 +71,7 @@ def test_matches_the_layer_written_out(options: dict[str, Any], device: str) -> 
     grads = torch.autograd.grad(y, [x, *named.values()], d_y.to(device))
     grads64 = torch.autograd.grad(y64, [x64, *(wide[n] for n in named)], d_y.double())
     for name, got, want in zip(("x", *named), grads, grads64, strict=True):
-        # chosen scores nearly cancel in the softmax's gradient: measured against d_w_gate_up's size
+        # terms nearly cancel in the softmax's gradient, so d_gate is measured against d_x's size
         scale = grads64[0].square().mean().sqrt().item() if name == "gate" else None
         assert_matches(got, want, f"d_{name}", scale=scale)
 
@@ -162,3 +162,50 @@ def test_rejects_options_and_inputs() -> None:
         nn.MoGE(H, F, E, G, weight_on="input")
     with pytest.raises(ValueError, match=r"x must be \[..., H=24\], got \[3, 23\]"):
         nn.MoGE(H, F, E, G)(torch.zeros(3, 23))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_null_experts(groups: int, renormalize: bool, device: str) -> None:
+    """Gate, route and experts, forward and every gradient, against a sum over real experts."""
+    T, k, nulls = 9, 6 // groups, 6
+    P = (E + nulls) // groups
+    x = torch.randn(T, H)
+    router = torch.randn(E + nulls, H) / H**0.5
+    w_gate_up, w_down = torch.randn(E, 2 * F, H) / H**0.5, torch.randn(E, H, F) / F**0.5
+    leaves = [t.to(device).requires_grad_() for t in (x, router, w_gate_up, w_down)]
+    wide = [t.detach().cpu().double().requires_grad_() for t in leaves]
+
+    gating = moge_ops.grouped_gate(leaves[0] @ leaves[1].T, groups, k, renormalize=renormalize)
+    ids = gating.experts
+    if groups > 1:
+        ids = torch.where(ids % P < E // groups, ids // P * (E // groups) + ids % P, E)
+    y = moge_ops.grouped_mlp(
+        leaves[0], leaves[2], leaves[3], gating.weights, moge_ops.route(ids, E)
+    )
+
+    weights, experts, _ = grouped_gate(wide[0] @ wide[1].T, groups, k, renormalize=renormalize)
+    rows, null_slots = [], 0
+    for t in range(T):
+        row = torch.zeros(H, dtype=torch.float64)
+        for weight, chosen in zip(weights[t], experts[t].tolist(), strict=True):
+            group, place = divmod(chosen, P)
+            if place >= E // groups:  # each group ends with its null experts
+                null_slots += 1
+                continue
+            expert = group * (E // groups) + place
+            gate, up = (wide[2][expert] @ wide[0][t]).chunk(2)
+            row = row + weight * (wide[3][expert] @ (torch.nn.functional.silu(gate) * up))
+        rows.append(row)
+    want = torch.stack(rows)
+    assert 0 < null_slots < experts.numel(), "nulls among the chosen, and real experts too"
+    assert_matches(y, want, "y")
+
+    d_y = torch.randn(T, H)
+    grads = torch.autograd.grad(y, leaves, d_y.to(device))
+    wants = torch.autograd.grad(want, wide, d_y.double())
+    scale = wants[0].square().mean().sqrt().item()  # terms cancel in the router's gradient
+    for name, got, expected in zip(("x", "router", "gate_up", "down"), grads, wants, strict=True):
+        assert_matches(got, expected, f"d_{name}", scale=scale if name == "router" else None)
+    null_rows = grads[1].view(groups, P, H)[:, E // groups :]
+    assert null_rows.abs().sum() > 0, "the null experts' router rows learn"

@@ -1,4 +1,4 @@
-"""What the build ships, and what it needs; `make test-wheel` runs this on the installed wheel."""
+"""What the build ships and what it needs; `make test-wheel` runs this on the installed wheel."""
 
 import ast
 import importlib.metadata
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import moge_ops
-from moge_ops import _backend
+from moge_ops import _backend, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
@@ -23,7 +23,7 @@ MODULES = sorted(
 )
 
 
-# types of the extension, and how it was built; the kernels' tiles
+# the extension's types and how it was built, and the tiles of the Triton kernels
 DATA = ("py.typed", "_C.pyi", "_C.txt", "triton_kernels/configs.csv")
 
 
@@ -73,12 +73,17 @@ def test_no_top_level_module_but_moge_ops(dist: Path, tmp_path: Path) -> None:
     assert found.stdout.split() == [b"None"] * len(names)
 
 
+def test_the_console_script_is_the_command_line() -> None:
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="moge-ops")
+    assert script.load() is cli.main
+
+
 def test_version_is_said_once_more_only_in_the_metadata() -> None:
     assert moge_ops.__version__ == importlib.metadata.version("moge-ops")
 
 
 def test_build_needs_no_torch() -> None:
-    """The build runs in an environment of its own that holds what is declared."""
+    """The build runs in its own environment, which holds only what is declared."""
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     assert [line for line in lines if line.startswith("requires = ")] == [
         'requires = ["setuptools>=77", "pybind11>=3", "cmake>=3.18", "ninja>=1.11"]'
@@ -91,7 +96,7 @@ def test_build_needs_no_torch() -> None:
 
 
 def built(tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """setup.py in a copy of the tree, which it writes to; it prints the names of extensions."""
+    """Runs setup.py in a copy of the tree, because it writes to the tree."""
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "moge_ops").mkdir()

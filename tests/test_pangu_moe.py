@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 FOLDER = HERE / "data" / "pangu_tiny"
 reference = runpy.run_path(str(HERE / "reference_pangu.py"))
 
-# largest error over largest value; the golden values are float32, and float32 angles are ours
+# limits of the largest error over the largest value; angles are float32 in either dtype
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-6}
 
 
@@ -44,7 +44,7 @@ def config(**changes: Any) -> PanguMoEConfig:
 
 
 def random_model(dtype: torch.dtype = torch.float32, **changes: Any) -> PanguMoEForCausalLM:
-    """Weights of a size at which every part of the model matters."""
+    """A model whose weights are so large that every part of it matters."""
     model = PanguMoEForCausalLM(config(**changes)).to(dtype)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -87,7 +87,7 @@ def load() -> Callable[..., PanguMoEForCausalLM]:
 
 
 class TestReleasedCode:
-    """Against values made by the released modelling code, float32, attention without a cache."""
+    """The golden values are the released modelling code's: float32, attention without a cache."""
 
     @pytest.mark.parametrize("which", ["", "_2"], ids=["two-rows", "one-row"])
     def test_logits(self, which: str, golden: dict[str, Any], load: Any) -> None:
@@ -373,7 +373,7 @@ class TestTraining:
 
 
 def greedy(model: PanguMoEForCausalLM, row: list[int], n: int) -> list[int]:
-    """Without a cache, one row at a time."""
+    """Greedy tokens without a cache, one row at a time."""
     for _ in range(n):
         row = [*row, int(model(torch.tensor([row]))[0, -1].argmax())]
     return row
@@ -461,7 +461,7 @@ class TestGenerate:
             ([[1]], {"max_new_tokens": -1}, "max_new_tokens must be at least 0, got -1"),
             ([[1]], {"temperature": -0.1}, "temperature must be at least 0, got -0.1"),
             ([[1]], {"temperature": float("nan")}, "temperature must be at least 0, got nan"),
-            ([[1]], {"top_k": -1}, "top_k must be an int of at least 0, got -1"),
+            ([[1]], {"top_k": -1}, "top_k must be at least 0, got -1"),
             ([[1]], {"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
             ([[1]], {"top_p": 1.1}, r"top_p must be in \(0, 1\], got 1.1"),
             ([[1]], {"pad_token_id": 31}, r"pad_token_id must be in \[0, 31\), got 31"),

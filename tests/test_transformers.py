@@ -46,7 +46,7 @@ SMALL = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-# model type -> its own sizes; widths are odd where the model lets them
+# model type -> its own sizes; widths are odd if the model allows it
 MODELS: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_experts": 8, "moe_intermediate_size": 19, "head_dim": 8},
     "mixtral": {"num_local_experts": 6, "head_dim": 8},
@@ -80,7 +80,7 @@ REPORT: dict[tuple[str, torch.dtype], float] = {}
 
 
 def tiny(model_type: str, dtype: torch.dtype, **sizes: Any) -> nn.Module:
-    """A random model, its weights large enough that the experts matter."""
+    """A random model whose weights are so large that the experts matter."""
     config = AutoConfig.for_model(model_type, **{**SMALL, **MODELS[model_type], **sizes})
     config._attn_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config).double()
@@ -106,7 +106,7 @@ def run(model: nn.Module, implementation: str) -> dict[str, Tensor]:
 
 
 def largest(results: dict[str, Tensor], oracle: dict[str, Tensor]) -> float:
-    """Largest error of an element of any of them, over the largest element of its tensor."""
+    """Largest error of any element, relative to the largest element of its tensor."""
     return max(
         ((results[name].double() - want).abs().max() / want.abs().max().clamp_min(1e-30)).item()
         for name, want in oracle.items()
@@ -114,7 +114,7 @@ def largest(results: dict[str, Tensor], oracle: dict[str, Tensor]) -> float:
 
 
 def assert_close(actual: Tensor, want: Tensor, name: str, dtype: torch.dtype) -> None:
-    """As ``assert_matches``; bfloat16 rounds after every step, so only the RMS, and four times."""
+    """``assert_matches``, but in bfloat16 four times the RMS limit, as every step rounds."""
     if dtype is torch.bfloat16:
         assert rms_error(actual, want) <= 4 * TOLERANCES[dtype].rms, name
     else:
@@ -202,7 +202,7 @@ class Experts(nn.Module):
 
 
 class ClampedExperts(Experts):
-    """With a gate of their own, as GPT-OSS has."""
+    """Experts with their own gate, as in GPT-OSS."""
 
     def _apply_gate(self, pre: Tensor) -> Tensor:
         gate, up = pre[:, ::2].clamp(max=0.7), pre[:, 1::2].clamp(-0.7, 0.7)
@@ -839,6 +839,6 @@ def test_refuses_what_it_cannot_do(pangu: Any, tmp_path: Path) -> None:
     size = pangu.config.vocab_size
     with pytest.raises(ValueError, match=f"new_num_tokens must be vocab_size={size}, got 100"):
         pangu.resize_token_embeddings(100)
-    for same in (None, size):  # what training scripts ask for after adding no token
+    for same in (None, size):  # training scripts ask for this if they added no token
         assert pangu.resize_token_embeddings(same) is pangu.get_input_embeddings()
     assert not list(tmp_path.iterdir())

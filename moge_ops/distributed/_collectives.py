@@ -8,9 +8,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-# The functional collectives: they trace under torch.compile(fullgraph=True) and have meta kernels,
-# and their names are the same in every torch from 2.6 on, which those of the Python functions
-# around them are not. The in-place ones of torch.distributed break the graph within a Function.
+# The functional collectives trace under torch.compile(fullgraph=True) and have meta kernels. The
+# operators are called directly because their names are the same in every torch from 2.6 on, unlike
+# those of the Python functions around them. The in-place collectives of torch.distributed would
+# break the graph within an autograd Function.
 _ops = torch.ops._c10d_functional
 
 
@@ -33,7 +34,7 @@ Collective = Callable[[Tensor, Any, str], Tensor]
 
 
 class _Collective(torch.autograd.Function):
-    """One collective forward, the opposite one backward, each with its own sizes."""
+    """Runs one collective forward and the opposite one backward, each with its own sizes."""
 
     @staticmethod
     def forward(
@@ -60,29 +61,29 @@ def _apply(*arguments: Any) -> Tensor:
 
 
 def filled(x: Tensor, rows: int) -> Tensor:
-    """``[n, H] -> [rows, H]``, with zeros at the end; x itself where it has as many."""
+    """``[n, H] -> [rows, H]``, filled with zero rows; x itself if it has enough rows."""
     missing = rows - x.shape[0]
     return F.pad(x, (0, 0, 0, missing)) if missing else x
 
 
 def gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """``[n, ...] -> [ranks * n, ...]``, every rank's rows; the gradient is reduce-scattered."""
+    """``[n, ...] -> [ranks * n, ...]``, all ranks' rows; the gradient is reduce-scattered."""
     ranks = group.size()
     return _apply(x, _gather, _reduce_scatter, ranks, ranks, group.group_name)
 
 
 def reduce_scatter(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """``[ranks * n, ...] -> [n, ...]``, own rows of the sum; the gradient is gathered."""
+    """``[ranks * n, ...] -> [n, ...]``, this rank's rows of the sum; the gradient is gathered."""
     ranks = group.size()
     return _apply(x, _reduce_scatter, _gather, ranks, ranks, group.group_name)
 
 
 def exchange(x: Tensor, sent: list[int], received: list[int], group: dist.ProcessGroup) -> Tensor:
-    """All-to-all: the first ``sent[0]`` rows to rank 0 and so on; ``received[r]`` come from r."""
+    """All-to-all: sends the next ``sent[r]`` rows to rank r, receives ``received[r]`` from it."""
     there, back = (received, sent), (sent, received)
     return _apply(x, _exchange, _exchange, there, back, group.group_name)
 
 
 def sum_over(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The sum over the ranks, on all of them; without a gradient."""
+    """The sum over all ranks, on every rank; it has no gradient."""
     return _ops.wait_tensor(_ops.all_reduce(x, "sum", group.group_name))  # type: ignore[no-any-return]

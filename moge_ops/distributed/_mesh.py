@@ -1,4 +1,4 @@
-"""What a mesh splits, and the parameters that are split over it."""
+"""Which dimension of a mesh splits what, and parameters that are split over a mesh."""
 
 from dataclasses import dataclass
 
@@ -17,16 +17,17 @@ from torch.distributed.tensor import (
 
 @dataclass(frozen=True)
 class Plan:
-    """Which dimension of a mesh splits what; names of ``DeviceMesh.mesh_dim_names``.
+    """Which dimension of a mesh splits what; the names are those of ``DeviceMesh.mesh_dim_names``.
 
     The paper's layout on eight devices (attention DP2 TP4, routed experts TP2 EP4, shared expert
     TP8) is ``Plan(groups="b", width="a", heads="b")`` on a mesh ``a=2, b=4``.
 
     Attributes:
-        groups: Whole groups of experts.
-        width: F, inside every expert; a mesh of two dimensions needs it.
-        heads: Attention heads, in :func:`moge_ops.distributed.parallelize`. Along the other
-            dimensions attention is data-parallel: their ranks have rows of the batch of their own.
+        groups: Dimension that splits the groups of experts; a rank has whole groups.
+        width: Dimension that splits F, inside every expert; a mesh of two dimensions needs it.
+        heads: Dimension that splits the attention heads, in
+            :func:`moge_ops.distributed.parallelize`. Along the mesh's other dimension attention is
+            data-parallel: every rank has its own rows of the batch.
     """
 
     groups: str = "ep"
@@ -34,7 +35,7 @@ class Plan:
     heads: str | None = None
 
     def check(self, mesh: DeviceMesh) -> None:
-        """Raises ValueError where the plan does not fit the mesh."""
+        """Raises ValueError unless the plan fits the mesh."""
         names = mesh.mesh_dim_names or ()
         for field, name in vars(self).items():
             if name is not None and name not in names:
@@ -47,19 +48,19 @@ class Plan:
         check_ascending(mesh)
 
     def check_sizes(self, mesh: DeviceMesh, num_groups: int, expert_size: int, shared: int) -> None:
-        """Raises ValueError, with both numbers, where ranks do not divide what they split."""
+        """Raises ValueError, with both numbers, unless the ranks divide what they split."""
         check_divides(repr(self.groups), size(mesh, self.groups), "num_groups", num_groups)
         check_divides(repr(self.width), size(mesh, self.width), "expert_size", expert_size)
         check_divides("the mesh", mesh.size(), "shared_size", shared)
 
 
 def size(mesh: DeviceMesh, name: str | None) -> int:
-    """Ranks along a dimension; 1 for None."""
+    """Number of ranks along a dimension; 1 for None."""
     return 1 if name is None else mesh[name].size()
 
 
 def check_ascending(mesh: DeviceMesh) -> None:
-    """Raises ValueError unless a mesh has its ranks in the order that process groups have them."""
+    """Raises ValueError unless a mesh has its ranks in ascending order, as process groups have."""
     ranks = mesh.mesh.flatten().tolist()
     if ranks != sorted(ranks):
         raise ValueError(f"the mesh must have its ranks in ascending order, got {ranks}")
@@ -72,29 +73,33 @@ def check_divides(name: str, ranks: int, what: str, number: int) -> None:
 
 
 def split(tensor: Tensor, mesh: DeviceMesh, **dims: int) -> nn.Parameter:
-    """A parameter of which this rank keeps its part: ``dims``, mesh dimension to tensor dimension.
+    """A DTensor parameter of which this rank keeps its part.
 
-    Where no dimension is given for one of the mesh's, its ranks have copies.
+    Args:
+        tensor: The whole tensor, the same on every rank.
+        mesh: The mesh.
+        dims: Mesh dimension -> the tensor dimension that it splits. Ranks along a mesh dimension
+            that is not named have copies.
     """
     placements: list[Placement] = [
         Shard(dims[name]) if name in dims else Replicate() for name in mesh.mesh_dim_names or ()
     ]
-    # without a source rank nothing is sent: every rank cuts its part out of its own tensor
+    # without a source rank nothing is sent: every rank takes its part from its own tensor
     part = distribute_tensor(tensor.detach(), mesh, placements, src_data_rank=None)
     return nn.Parameter(part, tensor.requires_grad)
 
 
 def own_part(parameter: Tensor, *, alike: str | None = None) -> Tensor:
-    """This rank's part of a DTensor parameter, for use on work that no other rank does.
+    """This rank's part of a DTensor parameter, for work that no other rank does.
 
-    The gradient is then a partial sum wherever the parameter is replicated: it is added up over
-    those dimensions in the backward pass, once, so that ``grad`` is whole on every rank. FSDP and
-    DDP, which take means over ranks, leave what is equal on all of them as it is.
+    Along a dimension where the parameter is replicated, each rank's gradient is then a partial sum.
+    The backward pass adds these up once, so that ``grad`` is whole on every rank. FSDP and DDP take
+    means over ranks, which do not change values that are equal on all ranks.
 
     Args:
         parameter: A DTensor.
-        alike: Dimension of the mesh along which all ranks do the same work: their gradients are
-            whole and equal already.
+        alike: Dimension of the mesh along which all ranks do the same work, so that their gradients
+            are whole and equal already.
     """
     assert isinstance(parameter, DTensor)
     names = parameter.device_mesh.mesh_dim_names or ()
@@ -103,12 +108,12 @@ def own_part(parameter: Tensor, *, alike: str | None = None) -> Tensor:
         for name, placement in zip(names, parameter.placements, strict=True)
     ]
     if partial != list(parameter.placements):
-        # changes nothing here; its backward turns the partial sums into the parameter's placements
+        # forward this changes nothing; backward it adds the partial sums up
         parameter = parameter.redistribute(placements=parameter.placements)
     part: Tensor = parameter.to_local(grad_placements=partial)
     return part
 
 
 def flat_group(mesh: DeviceMesh) -> dist.ProcessGroup:
-    """All ranks of a mesh, in the order of their coordinates."""
+    """The process group of all ranks of a mesh, in the order of their coordinates."""
     return (mesh if mesh.ndim == 1 else mesh._flatten()).get_group()

@@ -1,4 +1,4 @@
-"""Expert parallelism for MoGE: whole groups on every rank, so that every size is known."""
+"""Expert parallelism for MoGE: every rank has whole groups, so every size is known beforehand."""
 
 import copy
 
@@ -17,53 +17,58 @@ from moge_ops.ops.swiglu import swiglu
 
 
 def gating_of(weights: Tensor, experts: Tensor, num_experts: int) -> Gating:
-    """Some rows of a gating, with the counts of these."""
+    """A gating of some tokens, with the counts of these: ``[T, K]``, ``[T, K]`` and ``[E]``."""
     ids = experts.flatten()
     counts = ids.new_zeros(num_experts).scatter_add_(0, ids.long(), torch.ones_like(ids))
     return Gating(weights, experts, counts)
 
 
 class ExpertParallel(MoGE):
-    r"""A :class:`moge_ops.nn.MoGE` over the ranks of a mesh, every rank with its own tokens.
+    r"""A :class:`moge_ops.nn.MoGE` over the ranks of a mesh, where every rank has its own tokens.
 
-    Forward: the tokens of all ranks are gathered; every rank chooses experts for all of them, but
-    works only on the columns of its own groups, whose rows are by MoGE's rule T·K / ranks of
-    ``plan.groups`` for T tokens in all, whatever the router says; the ranks' partial outputs are
-    reduce-scattered. Backward is the mirror image. So a rank receives H elements per token and
-    again H, in the dtype of ``x``, times (ranks - 1)/ranks, and that once more in backward, with
-    the gradients of the router, whose size does not depend on T. No size depends on a value:
-    nothing is read back to the host, there is no capacity and nothing is dropped, as capturing in
-    a graph demands; ``torch.compile(fullgraph=True)`` works.
+    ::
 
-    On a mesh of two dimensions ``plan.width`` splits F inside every expert as well. The shared
-    expert's width is split over all ranks. All these partial sums end in the one reduce-scatter.
+        forward   x of this rank -- all-gather --> x of all ranks
+                  gate: experts for all tokens; keep the K / n columns of own groups
+                  own experts and own part of the shared expert --> partial y of all tokens
+                  y of this rank <-- reduce-scatter -- partial y
+        backward  the same the other way round
 
-    Gradients are those of the *sum* over ranks of the ranks' losses, on every rank and for every
-    parameter: the gradients of the replicated ones, gate and router_scale, are summed over the
-    ranks in the backward pass. Means over data-parallel ranks, as FSDP2 and DDP take them on
-    another dimension of the mesh, come on top.
+    With T tokens in all, each of n ranks along ``plan.groups`` works on exactly T·K / n rows,
+    because every token takes k experts from every group. In the forward pass a rank receives 2·H
+    elements per token, times (ranks - 1)/ranks, in the dtype of ``x``; in the backward pass as
+    many, and the gradients of the router, whose size does not depend on T. As no size depends on a
+    value, nothing is read back to the host, there is no capacity, and nothing is dropped: the layer
+    can be captured in a graph, and ``torch.compile(fullgraph=True)`` works.
 
-    Partial outputs are rounded to the dtype of ``x`` and added in it by the backend, in backward
-    too: for bfloat16 that is one rounding more per rank than in a single process.
+    On a mesh of two dimensions ``plan.width`` splits F inside every expert too. The width of the
+    shared expert is split over all ranks. The one reduce-scatter adds up all partial sums.
 
-    A rank that is gone becomes a RuntimeError on the others: on gloo at once where its connection
-    closes, else after the timeout of the process group. The groups of a mesh's dimensions have
-    the backend's default, not that of ``init_process_group``, unless ``init_device_mesh`` is told
-    otherwise by ``backend_override`` (pytorch/pytorch#119574).
+    Gradients are those of the *sum* of the ranks' losses, on every rank and for every parameter:
+    the backward pass sums the gradients of the replicated ones, gate and router_scale, over the
+    ranks. FSDP2 and DDP then take their means over the data-parallel ranks along another dimension.
 
-    Parameters, all DTensors on ``mesh`` (state dicts hold them as such; shapes are global):
+    Partial outputs are rounded to the dtype of ``x`` and added up in it, and so are gradients. In
+    bfloat16 this is one rounding per rank more than in a single process.
+
+    If a rank dies, the others get a RuntimeError: on gloo at once if its connection closes,
+    otherwise after the timeout of the process group. The groups of a mesh's dimensions have the
+    backend's default timeout, not that of ``init_process_group``, unless ``init_device_mesh`` gets
+    another by ``backend_override`` (pytorch/pytorch#119574).
+
+    Parameters, all DTensors on ``mesh``, in state dicts too (shapes are global):
         gate ``[E, H]``, router_scale ``[E]``: replicated.
         w_gate_up: ``[E, 2, F, H]``; w_down: ``[E, H, F]``.
         shared_gate_up: ``[2, S, H]``; shared_down: ``[H, S]``.
 
     Args:
-        moge: With the same weights on every rank, of which each keeps its part; or on the meta
-            device. Not to be used afterwards: what is replicated is not copied.
-        mesh: One named dimension, or two.
-        plan: What they split; ``heads`` is not used.
-        max_tokens: Most tokens of a rank in any call. Without it all ranks must have equally many
-            in a call. With it every rank's tokens are padded to this number, with zeros, whose
-            outputs are zeros: ranks may then have any number of tokens, or none.
+        moge: The layer, with the same weights on every rank or on the meta device. A rank keeps its
+            part. Do not use ``moge`` afterwards: replicated parameters are not copied.
+        mesh: With one named dimension, or two.
+        plan: What the dimensions split; ``heads`` is not used.
+        max_tokens: Most tokens of a rank in any call. Every rank's tokens are padded to this number
+            with zero rows, whose outputs are zero, so ranks may have different numbers of tokens,
+            or none. Without it all ranks must have equally many tokens in a call.
 
     Raises:
         ValueError: The ranks do not divide G, F or S, or the plan does not fit the mesh; raised on
@@ -85,7 +90,7 @@ class ExpertParallel(MoGE):
         plan.check(mesh)
         shared = 0 if moge.shared_down is None else moge.shared_down.shape[1]
         plan.check_sizes(mesh, moge.num_groups, moge.w_down.shape[2], shared)
-        # all that a module is stands in its __dict__: options, buffers and hooks are taken over
+        # a module keeps its state in __dict__, so this copies options, buffers and hooks
         nn.Module.__init__(self)
         vars(self).update({name: copy.copy(value) for name, value in vars(moge).items()})
         self.mesh, self.plan, self.max_tokens = mesh, plan, max_tokens
@@ -106,7 +111,7 @@ class ExpertParallel(MoGE):
             self.shared_gate_up = split(moge.shared_gate_up.view(2, -1, H), mesh, **everywhere)
             self.shared_down = split(moge.shared_down, mesh, **everywhere)
 
-        # this rank's share: its groups, their columns of a token's choice, and the first expert
+        # this rank's share: its groups, their columns of the gating, and the first expert
         self.own_groups = moge.num_groups // parts
         part = mesh.get_local_rank(plan.groups)
         self.own_columns = slice(part * K // parts, (part + 1) * K // parts)
@@ -115,7 +120,7 @@ class ExpertParallel(MoGE):
         self.routing_of: tuple[int, ...] = (self.group.rank(),)
 
     def router_weights(self) -> tuple[Tensor, Tensor | None]:
-        """The router's parameters; every rank uses them for its own groups, so gradients add up."""
+        """The router's parameters, whose gradients add up: each rank's come from its own groups."""
         scale = self.router_scale
         return own_part(self.gate), None if scale is None else own_part(scale)
 
@@ -128,8 +133,8 @@ class ExpertParallel(MoGE):
             x: ``[..., H]``, this rank's T tokens.
             return_routing: Also return the router's logits ``[T, E]`` and the gating, of this
                 rank's tokens.
-            row_mask: As in :class:`moge_ops.nn.MoGE`, this rank's part of it; on all ranks or on
-                none. The tokens of all ranks vote together, and no padding does.
+            row_mask: As in :class:`moge_ops.nn.MoGE`, for this rank's tokens; on all ranks or on
+                none. The tokens of all ranks vote together; padding does not vote.
 
         Returns:
             ``[..., H]``, or a :class:`moge_ops.nn.MoGEOutput`.
@@ -157,7 +162,7 @@ class ExpertParallel(MoGE):
         tokens = gather(own, self.group)  # [ranks * T, H]
 
         logits, gating = self.router(tokens, voters)
-        # ids of other ranks' groups are not looked at, so they need no mask
+        # only the columns of own groups are used, so ids of other ranks need no mask
         experts = gating.experts[:, self.own_columns] - self.first_expert
         w_down: Tensor = own_part(self.w_down)
         routing = route(experts, w_down.shape[0], num_groups=self.own_groups)
@@ -176,9 +181,9 @@ class ExpertParallel(MoGE):
         return MoGEOutput(y, *self._routing(logits, gating, T)) if return_routing else y
 
     def _routing(self, logits: Tensor, gating: Gating, T: int) -> tuple[Tensor, Gating]:
-        """Of the ranks in ``routing_of``, those rows which are T tokens and no padding.
+        """The routing of the ranks in ``routing_of``, T tokens of each, without padding.
 
-        Only this rank's rows have gradients: each rank's loss has its own for the others.
+        Only this rank's rows have gradients, because every rank has its own loss.
         """
 
         def rows(x: Tensor) -> Tensor:

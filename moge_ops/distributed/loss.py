@@ -24,20 +24,21 @@ def load_balance_loss(
         L_r = \sum_i f_i\,\frac{1}{T} \sum_{t \in r} q_{ti}, \qquad
         f_i = \frac{E}{K T} \sum_{t,j} [c_{tj} = i]
 
-    with f and T over the tokens of all ranks in ``group``. The parts add up to the loss on all
-    tokens, and so do their gradients, for any number of tokens on each rank. The wider the scope,
-    the less an even share is demanded of every small batch; one sum of E + 1 integers per call.
+    where f and T count the tokens of all ranks in ``group``. The ranks' parts add up to the loss on
+    all tokens, and so do their gradients, for any number of tokens on each rank. The wider the
+    group, the less the loss demands that every small batch is balanced in itself. A call sums
+    E + 2 integers over the ranks.
 
     Args:
-        logits: ``[T_r, E]``, as in :func:`moge_ops.load_balance_loss`: this rank's tokens.
+        logits: ``[T_r, E]``, this rank's tokens, as in :func:`moge_ops.load_balance_loss`.
         experts: ``[T_r, K]``, with the same K on all ranks.
-        group: The scope: None for this rank's batch, ``mesh.get_group("ep")`` for the ranks of
-            expert parallelism, ``torch.distributed.group.WORLD`` for all.
+        group: The ranks that count: None for this rank alone, ``mesh.get_group("ep")`` for the
+            ranks of expert parallelism, ``torch.distributed.group.WORLD`` for all.
         score: ``"softmax"`` or ``"sigmoid"``.
 
     Returns:
-        A float32 scalar (float64 for float64 logits); the gradient goes to ``logits``, without
-        communication, as f has none. The host does not wait.
+        A float32 scalar (float64 for float64 logits). Its gradient goes to ``logits`` without
+        communication, because f has none. The host does not wait for the device.
 
     Raises:
         TypeError, ValueError: As :func:`moge_ops.load_balance_loss`.
@@ -47,13 +48,13 @@ def load_balance_loss(
     """
     if group is None:
         return _of_one_rank(logits, experts, score=score)
-    _checks.tensor("logits", logits, "[T, E]", _checks.FLOATS)
-    _checks.tensor("experts", experts, "[T, K]", _checks.IDS)
+    _checks.tensors(
+        ("logits", logits, "[T, E]", _checks.FLOATS), ("experts", experts, "[T, K]", _checks.IDS)
+    )
     (T, E), K = logits.shape, experts.shape[1]
-    _checks.shape("experts", experts, "[T, K]", (T, K))
     _checks.choice("score", score, SCORES)
 
-    # slots of every expert, slots of none, and tokens
+    # slots of each expert, slots without an expert, and tokens
     ids = torch.where((experts >= 0) & (experts < E), experts, E).flatten().long()
     counts = ids.new_zeros(E + 2).scatter_add_(0, ids, torch.ones_like(ids))
     counts[E + 1] = T

@@ -1,4 +1,4 @@
-"""The reference model over a mesh: its layers with their collectives in H2P's places."""
+"""The reference model over a mesh, with its collectives where H2P has them."""
 
 from typing import TypeVar, cast
 
@@ -19,10 +19,10 @@ Module = TypeVar("Module", MoGE, PanguMoEForCausalLM)
 
 
 class Shards:
-    """How tokens lie on the ranks that share attention, those along the dimension ``heads``.
+    """How tokens are spread over the ranks that share attention, those along dimension ``heads``.
 
-    They have the same T rows of a batch. Outside of attention each has ``ceil(T / ranks)`` of
-    them, in order, the last ones filled up with rows of no meaning.
+    These ranks have the same T tokens. Outside of attention each has its own
+    ``T_r = ceil(T / ranks)`` of them, in order; padding fills up the last ranks.
     """
 
     def __init__(self, mesh: DeviceMesh, heads: str | None) -> None:
@@ -38,17 +38,17 @@ class Shards:
         return self._filled(x).tensor_split(self.ranks)[self.rank]
 
     def gather(self, x: Tensor, T: int) -> Tensor:
-        """``[T_r, H] -> [T, H]`` for work that each rank does a part of."""
+        """``[T_r, H] -> [T, H]`` for work of which each rank does a part."""
         return x if self.group is None else gather(x, self.group)[:T]
 
     def add_up(self, x: Tensor) -> Tensor:
-        """``[T, H] -> [T_r, H]``: own rows of the sum of the ranks' parts."""
+        """``[T, H] -> [T_r, H]``: this rank's rows of the sum of the ranks' parts."""
         return x if self.group is None else reduce_scatter(self._filled(x), self.group)
 
     def whole(self, x: Tensor, T: int) -> Tensor:
-        """``[T_r, H] -> [T, H]`` for work that all ranks do alike, so that gradients are equal.
+        """``[T_r, H] -> [T, H]`` for work that all ranks do alike.
 
-        Each takes its own rows' gradient from its own work.
+        Their gradients are equal, so each rank takes its rows' gradient from its own work.
         """
         if self.group is None:
             return x
@@ -59,7 +59,7 @@ class Shards:
 
 
 class _Embedding(nn.Module):
-    """``[B, L] -> [T_r, H]``; all ids are looked up, so that all ranks refuse a wrong one."""
+    """``[B, L] -> [T_r, H]``; looks up all ids, so that all ranks refuse a wrong one."""
 
     def __init__(self, embed: nn.Embedding, mesh: DeviceMesh, shards: Shards) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class _Embedding(nn.Module):
 
 
 class _Norm(nn.Module):
-    """RMSNorm of rows that other ranks, but those along ``alike``, do not have."""
+    """RMSNorm of rows that no other rank has, except those along ``alike``."""
 
     def __init__(self, norm: nn.RMSNorm, mesh: DeviceMesh, alike: str | None = None) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class _Head(nn.Module):
 
 
 class _QKV(nn.Module):
-    """Own heads' queries, keys and values; a parameter of each, as each is split on its own."""
+    """Queries, keys and values of own heads, each with parameters that are split on their own."""
 
     def __init__(self, attention: Attention, mesh: DeviceMesh, heads: str | None) -> None:
         super().__init__()
@@ -108,12 +108,12 @@ class _QKV(nn.Module):
         def part(name: str) -> Tensor:
             return own_part(self.get_parameter(name))
 
-        # three products: to put the weights together would copy them in every step
+        # three products, because joining the weights would copy them in every step
         return torch.cat([F.linear(x, part(f"{n}_weight"), part(f"{n}_bias")) for n in "qkv"], -1)
 
 
 class _Output(nn.Module):
-    """``[B, L, own heads] -> [T_r, H]``: the ranks' parts are added up, and then the bias."""
+    """``[B, L, own heads] -> [T_r, H]``: adds up the ranks' parts, then adds the bias."""
 
     def __init__(
         self, linear: nn.Linear, mesh: DeviceMesh, heads: str | None, shards: Shards
@@ -130,8 +130,8 @@ class _Output(nn.Module):
 class ParallelLayer(nn.Module):
     """A layer on this rank's tokens: ``[T_r, H] -> [T_r, H]``; the last one returns ``[B, L, H]``.
 
-    The norms see each token once. Before attention the gather comes after the norm; after it a
-    reduce-scatter takes the place of an all-reduce.
+    The norms see each token on one rank only: the gather for attention comes after the norm, and a
+    reduce-scatter after attention takes the place of an all-reduce.
     """
 
     def __init__(
@@ -150,13 +150,13 @@ class ParallelLayer(nn.Module):
         self.attention = layer.attention
         qkv = _QKV(self.attention, mesh, plan.heads)
         output = _Output(self.attention.o, mesh, plan.heads, shards)
-        # Module.__setattr__ takes any module where a Linear was
+        # Module.__setattr__ lets any module replace a Linear
         self.attention.qkv, self.attention.o = cast(nn.Linear, qkv), cast(nn.Linear, output)
         self.attention.heads //= shards.ranks
         self.attention.kv_heads //= shards.ranks
         self.moge_norm = _Norm(layer.moge_norm, mesh)
         self.moge = ExpertParallel(layer.moge, mesh, plan, max_tokens=max_tokens)
-        if shards.group is not None:  # the router's report is on the tokens of all these ranks
+        if shards.group is not None:  # each of these ranks reports the routing of all their tokens
             self.moge.routing_of = tuple(
                 dist.get_group_rank(self.moge.group, rank)
                 for rank in dist.get_process_group_ranks(shards.group)
@@ -170,13 +170,13 @@ class ParallelLayer(nn.Module):
         everyone = self.shards.gather(self.attention_norm(x), B * L)
         x = x + self.attention(everyone.view(B, L, -1), context, kv)
         voters = None
-        if self.moge.num_voted is not None:  # rows of no meaning do not vote
+        if self.moge.num_voted is not None:  # padding does not vote
             voters = self.shards.own(x.new_ones(B * L, 1)).flatten().bool()
         out: MoGEOutput = self.moge(self.moge_norm(x), return_routing=True, row_mask=voters)
         x = x + out.y
         if self.last:
             x = self.shards.whole(x, B * L).view(B, L, -1)
-        # the last of these ranks have rows of no meaning
+        # without the padding of the last ranks
         logits, weights, experts = (z[: B * L] for z in (out.logits, *out.gating[:2]))
         return x, logits, gating_of(weights, experts, logits.shape[1])
 
@@ -186,33 +186,34 @@ def parallelize(
 ) -> Module:
     """Spreads a layer, or the reference model, over the ranks of a mesh.
 
-    An :class:`moge_ops.nn.MoGE` becomes an :class:`ExpertParallel`. In the model every layer's
-    does, and tokens are split over all ranks of the mesh between the parts: embedding, norms and
-    residual sums see each token on one rank only. Attention gathers them along ``plan.heads``,
-    after its norm, and each of these ranks has its share of the heads; along the mesh's other
-    dimension every rank has rows of the batch of its own. The biases of the output projection are
-    added once. Any number of tokens will do; ranks are filled up.
+    An :class:`moge_ops.nn.MoGE` becomes an :class:`ExpertParallel`, and so does that of every layer
+    of the model. Between the parts of the model all ranks of the mesh share the tokens: embedding,
+    norms and residual sums see each token on one rank only. Attention gathers the tokens along
+    ``plan.heads``, after its norm, and each of these ranks has its share of the heads. Along the
+    mesh's other dimension every rank has its own rows of the batch. Any number of tokens is
+    allowed; padding makes it a multiple of the ranks.
 
-    Call the model as before, with the same ``input_ids`` on all ranks along ``plan.heads`` and
-    other rows of the batch, equally many unless ``max_tokens`` is given, on the others. Logits,
-    losses and router reports are those of these rows, on all ranks along ``plan.heads`` alike;
-    hidden states but the last are those of a rank's own tokens. Gradients are those of the sum of
-    the losses of the rows' ranks, whole on every rank. Caches hold own heads. All ranks have to
-    generate equally many tokens: without an end-of-text id, if they have rows of their own.
+    Call the model as before. All ranks along ``plan.heads`` need the same ``input_ids``. Ranks
+    along the other dimension have other rows of the batch, equally many unless ``max_tokens`` is
+    given. Logits, losses and reports of the routers are those of these rows, the same on all ranks
+    along ``plan.heads``; hidden states, except the last, are those of a rank's own tokens.
+    Gradients are those of the sum of the losses over the ranks that have rows of their own, and
+    whole on every rank. A cache holds a rank's own heads. All ranks must generate equally many
+    tokens: ranks with rows of their own have to generate without an end-of-text id.
 
     Args:
-        module: With the same weights on every rank, or on the meta device; changed in place where
-            it is a model, and not to be used afterwards where it is a layer.
-        mesh: What ``plan`` splits. Dimensions for FSDP2 are not part of it: ``mesh["ep", "tp"]``.
+        module: With the same weights on every rank, or on the meta device. A model is changed in
+            place; do not use a layer afterwards.
+        mesh: The dimensions that ``plan`` names, without those of FSDP2: ``mesh["ep", "tp"]``.
         plan: Which dimension splits what.
         max_tokens: As in :class:`ExpertParallel`: most tokens that a rank has in the expert
-            layers, ``ceil(B L / ranks along plan.heads)``.
+            layers, ``ceil(B·L / ranks along plan.heads)``.
 
     Returns:
-        The parallel module, all of whose parameters are DTensors on ``mesh``.
+        The parallel module. All its parameters are DTensors on ``mesh``.
 
     Raises:
-        TypeError: ``module`` is neither.
+        TypeError: ``module`` is neither of the two.
         ValueError: The plan names a dimension that the mesh does not have, or ranks do not divide
             what they split; raised on every rank before any communication and before any change.
 
@@ -233,7 +234,7 @@ def parallelize(
     module.kv_heads //= shards.ranks
     model = cast(nn.Module, module)
     model.embed = _Embedding(module.embed, mesh, shards)
-    for i, layer in enumerate(module.layers):  # one by one, so that the whole of one is freed
+    for i, layer in enumerate(module.layers):  # one by one: a whole layer is freed before the next
         last = i + 1 == len(module.layers)
         module.layers[i] = ParallelLayer(
             cast(Layer, layer), mesh, plan, shards, last=last, max_tokens=max_tokens
@@ -241,37 +242,3 @@ def parallelize(
     model.norm = _Norm(module.norm, mesh, alike=plan.heads)
     model.lm_head = _Head(module.lm_head, mesh, alike=plan.heads)
     return module
-
-
-def state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """What ``torch.distributed.checkpoint`` saves and loads, on any mesh and on none.
-
-    A parallel module's own ``state_dict()``; of a module in one process the same names and shapes,
-    as views of its parameters, so that loading writes into them. The halves of a SwiGLU and the
-    kinds of a QKV projection are split over ranks each on its own, so they are told apart here:
-    w_gate_up is ``[E, 2, F, H]``, shared_gate_up ``[2, S, H]``, and qkv six tensors.
-
-    Args:
-        module: That holds :class:`moge_ops.nn.MoGE` layers, or the reference model; parallel or
-            not, under FSDP2 or not.
-
-    Returns:
-        Name to tensor, DTensors where the module is parallel; the memory is the module's.
-    """
-    state: dict[str, Tensor] = dict(module.state_dict())
-    for at, part in module.named_modules():
-        prefix = f"{at}." if at else ""
-        if isinstance(part, MoGE) and not isinstance(part, ExpertParallel):
-            E, H, _ = part.w_down.shape
-            state[f"{prefix}w_gate_up"] = state[f"{prefix}w_gate_up"].view(E, 2, -1, H)
-            if part.shared_gate_up is not None:
-                name = f"{prefix}shared_gate_up"
-                state[name] = state[name].view(2, -1, H)
-        elif isinstance(part, Attention) and isinstance(part.qkv, nn.Linear):
-            A, C = (heads * part.head_dim for heads in (part.heads, part.kv_heads))
-            for kind in ("weight", "bias"):
-                parts = state.pop(f"{prefix}qkv.{kind}").tensor_split([A, A + C])
-                state |= {
-                    f"{prefix}qkv.{name}_{kind}": x for name, x in zip("qkv", parts, strict=True)
-                }
-    return state

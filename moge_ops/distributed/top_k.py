@@ -1,4 +1,4 @@
-"""Expert parallelism for any choice of experts, where the sizes depend on the choice."""
+"""Expert parallelism for any choice of experts, with sizes that depend on the choice."""
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +16,21 @@ from moge_ops.ops.unpermute import unpermute
 class TopKExpertParallel(nn.Module):
     """Experts of a plain top-k model over the ranks of a mesh, by uneven all-to-all.
 
-    What :class:`moge_ops.distributed.ExpertParallel` is there to avoid, for models that are not
-    MoGE: every rank sends each routed row to the rank of its expert and gets the result back. How
-    many rows go where depends on the router, so the sizes are exchanged first and the host waits
-    for them, in every call; the rank with the most rows sets the pace, and the calls cannot be
-    captured in a graph. Nothing is dropped but what :func:`moge_ops.route` drops.
+    For models that are not MoGE; it does what :class:`moge_ops.distributed.ExpertParallel` avoids.
+    Every rank sends each routed row to the rank of its expert and gets the result back. The numbers
+    of rows depend on the router, so every call exchanges them first and the host waits for them.
+    The rank with the most rows sets the pace, and a call cannot be captured in a graph. Nothing is
+    dropped except what :func:`moge_ops.route` drops.
 
-    Gradients are those of the sum over ranks of the ranks' losses.
+    Gradients are those of the sum of the ranks' losses.
 
     Parameters, DTensors on ``mesh``, split over its ranks:
         w_gate_up: ``[E, 2F, H]``, gate half first; w_down: ``[E, H, F]``.
 
     Args:
-        w_gate_up, w_down: The whole weights, the same on every rank, of which each keeps its part;
-            or on the meta device.
-        mesh: Of one named dimension; its ranks divide E.
+        w_gate_up, w_down: The whole weights, the same on every rank, or on the meta device. A rank
+            keeps its part.
+        mesh: With one named dimension, whose ranks divide E.
 
     Raises:
         ValueError: The mesh has another dimension, or its ranks do not divide E; raised on every
@@ -49,23 +49,24 @@ class TopKExpertParallel(nn.Module):
         self.group = mesh.get_group()
 
     def forward(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        """Applies every token's experts; every rank must call it, with any number of tokens.
+        """Applies every token's experts. Every rank must call it, with any number of tokens.
 
         Args:
             x: ``[T, H]``, this rank's tokens.
-            experts: ``[T, K]`` int32 | int64; ids outside [0, E) add nothing.
+            experts: ``[T, K]`` int32 | int64. Ids outside [0, E) add nothing.
             weights: ``[T, K]``, any float dtype.
 
         Returns:
-            ``[T, H]``, as :func:`moge_ops.grouped_mlp` in one process, weights on the output.
+            ``[T, H]``, as from :func:`moge_ops.grouped_mlp` in one process with the weights on the
+            output.
         """
-        _checks.tensor("x", x, "[T, H]", _checks.FLOATS)
+        _checks.tensors(("x", x, "[T, H]", _checks.FLOATS))
         ranks, E = self.group.size(), self.w_down.shape[0]
         routing = route(experts, E)  # sorted by expert, so by rank too
         counts = routing.offsets.diff()  # [E]
         received = exchange(counts, [E // ranks] * ranks, [E // ranks] * ranks, self.group)
         per_rank = torch.stack([counts, received]).view(2, ranks, -1)
-        sent_rows, received_rows = per_rank.sum(-1).tolist()  # here the host waits
+        sent_rows, received_rows = per_rank.sum(-1).tolist()  # the host waits here
 
         rows = permute(x, routing)[: sum(sent_rows)]  # dropped slots come last
         arrived = exchange(rows, sent_rows, received_rows, self.group)  # by rank, then by expert

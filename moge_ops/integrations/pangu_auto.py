@@ -1,4 +1,4 @@
-"""Pangu Pro MoE behind transformers' interfaces: configuration, loading, forward, generation."""
+"""Pangu Pro MoE in transformers' interfaces: configuration, loading, forward, generation."""
 
 # mypy: allow-untyped-calls
 # transformers types its arguments, but not all of its methods
@@ -34,7 +34,7 @@ _CACHE = (
     else "past_key_values"
 )
 
-# what the auto classes and pipelines pass along, and what means nothing for a local folder
+# options that auto classes and pipelines pass along and that do not matter for a local folder
 _OF_THE_HUB = {
     "_commit_hash",
     "_from_auto",
@@ -55,7 +55,7 @@ _OF_THE_HUB = {
 
 
 class PanguProMoEConfig(PreTrainedConfig):
-    """A released ``config.json`` as transformers sees it; keys unknown here are kept.
+    """A released ``config.json`` for transformers; keys that are unknown here are kept.
 
     Raises:
         TypeError, ValueError: As :class:`moge_ops.models.PanguMoEConfig`.
@@ -92,10 +92,10 @@ class PanguCache(KVCache):
 
 
 class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
-    """:class:`moge_ops.models.PanguMoEForCausalLM`, its attribute ``model``, for transformers.
+    """The reference model for transformers, which holds it as its attribute ``model``.
 
     ``generate``, ``pipeline("text-generation")`` and training with labels work as for any model
-    there. The cache is this project's, preallocated by ``generate``; a plain forward gives none.
+    there. ``generate`` allocates this project's cache; a plain forward makes none.
     """
 
     config_class = PanguProMoEConfig
@@ -122,15 +122,15 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         """Loads a released folder by :func:`moge_ops.models.checkpoint.from_pretrained`.
 
         Args:
-            folder: With ``config.json`` and safetensors files.
-            config: Its configuration, if the caller has read it.
-            dtype, torch_dtype: Of the weights; that of the files if None or "auto".
+            folder: Holds ``config.json`` and safetensors files.
+            config: The folder's configuration, if the caller has read it.
+            dtype, torch_dtype: Dtype of the weights; that of the files if None or "auto".
             device_map: One device, or ``{"": device}``; the CPU if None.
-            kwargs: What concerns downloads only is ignored.
+            kwargs: Options for downloads, which are ignored.
 
         Raises:
-            ValueError: Not a folder, not one device, a configuration other than the folder's, an
-                option that this loader has not, or a damaged folder.
+            ValueError: There is no such folder, or it is damaged; ``device_map`` is not one device;
+                ``config`` differs from the folder's; or an option is not supported here.
         """
         if unknown := sorted(k for k in kwargs.keys() - _OF_THE_HUB if kwargs[k] is not None):
             raise ValueError(f"options that are not supported: {', '.join(unknown)}")
@@ -175,7 +175,7 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         """Writes the released layout, by :func:`moge_ops.models.checkpoint.save_pretrained`.
 
         Raises:
-            ValueError: An option that this writer has not.
+            ValueError: An option is not supported here.
         """
         options = {"state_dict": state_dict, **kwargs}
         if unknown := sorted(name for name, value in options.items() if value):
@@ -192,10 +192,10 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
     ) -> torch.nn.Embedding:
-        """The embedding; the vocabulary keeps the size that the checkpoint has.
+        """The embedding. The vocabulary keeps the size that it has in the checkpoint.
 
         Raises:
-            ValueError: Another size is asked for.
+            ValueError: ``new_num_tokens`` is another size.
         """
         size = self.model.config.vocab_size
         if new_num_tokens not in (None, size):
@@ -263,7 +263,7 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
                 next token plus ``router_aux_loss_coef`` times the load-balance loss.
             use_cache: Ignored: a cache is used where one is given.
             output_hidden_states, output_router_logits, return_dict: As everywhere in transformers.
-            logits_to_keep: Logits of the last so many tokens only; 0 for all.
+            logits_to_keep: Number of last tokens whose logits are returned; 0 for all.
 
         Raises:
             TypeError: A cache of another class.

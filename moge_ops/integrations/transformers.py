@@ -7,11 +7,11 @@
     register()
     model = AutoModelForCausalLM.from_pretrained(name, experts_implementation="moge_ops")
 
-Which models: all that have the experts interface (their experts class is decorated with
-``use_experts_implementation``), among them Qwen3-MoE, Mixtral, DeepSeek-V3, GPT-OSS, OLMoE and
-Granite-MoE. Models without it never look at ``experts_implementation`` and stay as they are: in
-transformers 5.23 these are DBRX, Doge, JetMoE, Llama 4, LongCat-Flash, Step-3.7, and remote code
-with a list of expert modules; for MoGE routing in such code there is :func:`swap_moge_routing`.
+This serves all models with the experts interface, whose experts class is decorated with
+``use_experts_implementation``: Qwen3-MoE, Mixtral, DeepSeek-V3, GPT-OSS, OLMoE, Granite-MoE and
+others. Models without it ignore ``experts_implementation`` and stay as they are. In transformers
+5.23 these are DBRX, Doge, JetMoE, Llama 4, LongCat-Flash, Step-3.7, and remote code with a list of
+expert modules; :func:`swap_moge_routing` serves such code if its routing is MoGE's.
 """
 
 from collections.abc import Callable
@@ -46,18 +46,18 @@ def _experts_implementation(model: PreTrainedModel, requested: str | None) -> st
 
 
 def register() -> None:
-    """Makes transformers know moge_ops; may be called more than once.
+    """Registers moge_ops with transformers; more than one call does no harm.
 
     - ``experts_implementation="moge_ops"`` (or ``model.set_experts_implementation("moge_ops")``)
       runs a model's experts by :func:`experts_forward`.
     - ``AutoConfig`` and ``AutoModelForCausalLM`` load folders of ``model_type`` ``"PanguProMoE"``
-      without remote code, and so does ``pipeline("text-generation")``, where the folder has a
-      tokenizer that transformers knows (``tokenizer.json``); the released one is remote code too,
-      and another can be given as ``tokenizer=``.
+      without remote code. So does ``pipeline("text-generation")``, if the folder has a tokenizer
+      that transformers knows (``tokenizer.json``). The released tokenizer is remote code too: pass
+      another as ``tokenizer=``.
     """
     ALL_EXPERTS_FUNCTIONS.register("moge_ops", experts_forward)
     if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 7):
-        # these compare the name with a fixed list, not with the functions that are registered
+        # older versions compare the name with a fixed list, not with the registered functions
         model_class: Any = PreTrainedModel
         model_class.get_correct_experts_implementation = _experts_implementation
     AutoConfig.register(PanguProMoEConfig.model_type, PanguProMoEConfig, exist_ok=True)
@@ -65,9 +65,9 @@ def register() -> None:
 
 
 def _add_bias(rows: Tensor, bias: Tensor, offsets: Tensor) -> Tensor:
-    """``rows [N, out] + bias [E, out]`` of each row's expert."""
-    # a product of width one: no expert id per row is needed, and the gradient of the bias is summed
-    # in float32 without atomics
+    """``rows [N, O]`` plus the ``bias [E, O]`` of each row's expert."""
+    # as a product with I = 1: rows need no expert ids, and the gradient of the bias is summed in
+    # float32 without atomics
     ones = rows.new_ones(rows.shape[0], 1)
     return rows + grouped_gemm(ones, bias.unsqueeze(-1), offsets)
 
@@ -78,30 +78,30 @@ def experts_forward(
     """Forward of a transformers experts module, by the flags of ``use_experts_implementation``.
 
     :func:`moge_ops.grouped_mlp` serves gated SiLU experts with concatenated halves and neither bias
-    nor norm. All others get the same products in steps, ``route``, ``permute``, ``grouped_gemm``,
-    activation, ``grouped_gemm``, ``unpermute``, with between them what the module asks for: its own
-    ``_apply_gate``, interleaved halves, any ``act_fn``, no gate, biases, a norm after each expert.
-    Transposed weights are read through their strides in both.
+    nor norm. All others get the same products in steps: ``route``, ``permute``, ``grouped_gemm``,
+    activation, ``grouped_gemm``, ``unpermute``. Between them comes what the module asks for: its
+    own ``_apply_gate``, interleaved halves, any ``act_fn``, no gate, biases, a norm after each
+    expert. Transposed weights are read through their strides in both cases.
 
     Args:
         experts: The module: ``gate_up_proj`` (``up_proj`` without a gate) and ``down_proj``, each
-            ``[E, out, in]``, or ``[E, in, out]`` if ``is_transposed``; with ``has_bias`` also their
-            ``_bias`` ``[E, out]``. ``has_gate``, ``is_concatenated`` and ``has_post_expert_norm``
-            have transformers' defaults where an older version does not set them.
+            ``[E, O, I]``, or ``[E, I, O]`` if ``is_transposed``; with ``has_bias`` also their
+            ``_bias`` ``[E, O]``. ``has_gate``, ``is_concatenated`` and ``has_post_expert_norm``
+            have transformers' defaults if an older version does not set them.
         hidden_states: ``[T, H]``.
         top_k_index: ``[T, K]``, int32 | int64. Ids outside ``[0, E)`` are dropped slots, such as
-            the id E that marks another rank's experts in expert parallelism: they add nothing, and
-            their weights get zero gradient.
+            the id E that marks another rank's experts in expert parallelism. They add nothing, and
+            their weights get a gradient of zero.
         top_k_weights: ``[T, K]``, any float dtype.
 
     Returns:
-        ``[T, H]``, dtype of ``hidden_states``. Products run in the dtype of the weights (of
-        autocast, where it is on), the sum over experts in float32; deterministic.
+        ``[T, H]``, dtype of ``hidden_states``. Products run in the dtype of the weights, or in that
+        of autocast; the sum over experts runs in float32. Deterministic.
 
     Raises:
-        AttributeError: The module has no such weights.
-        TypeError: The weights are quantised. (transformers itself refuses the name "moge_ops" for
-            its FP8 experts.)
+        AttributeError: The module does not have these weights.
+        TypeError: The weights are quantised. (For its FP8 experts transformers itself refuses the
+            name "moge_ops".)
     """
     has_gate = getattr(experts, "has_gate", True)
     up = "gate_up_proj" if has_gate else "up_proj"
@@ -154,12 +154,12 @@ def _grouped_router_forward(router: Any, hidden_states: Tensor) -> tuple[Tensor,
 def _pangu_block_forward(
     block: Any, hidden_states: Tensor, layer_number: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """MoE block of Pangu Pro MoE: ``[B, L, H] -> [B, L, H]`` and the logits ``[T, E]``."""
+    """MoE block of Pangu Pro MoE: ``[B, L, H] -> [B, L, H]``, and the logits ``[T, E]``."""
     x = hidden_states.flatten(0, -2)  # [T, H]
     logits = block.gate(x)
     gating = grouped_gate(logits, block.num_groups, router_scale=block.router_scale.view(-1))
     routing = route(gating.experts, block.num_experts, num_groups=block.num_groups)
-    # the experts stay the modules that they are: the host must know their rows
+    # the experts stay modules, which take whole tensors: the host must know their row counts
     rows = torch.split(permute(x, routing), gating.counts.tolist())
     out = torch.cat([expert(part) for expert, part in zip(block.experts, rows, strict=True)])
     y = unpermute(out, routing, gating.weights) + block.shared_expert(x)
@@ -177,7 +177,7 @@ def _is_pangu_block(module: nn.Module) -> bool:
 
 
 def _misfit_of_grouped_router(router: Any) -> str | None:
-    """What keeps a module from being Intern-S1-Pro's router, or None."""
+    """Why a module cannot be taken for Intern-S1-Pro's router, or None if it can."""
     E, G = router.weight.shape[0], router.router_n_groups
     for name in ("num_experts", "top_k", "norm_topk_prob"):
         if not hasattr(router, name):
@@ -198,7 +198,7 @@ def _misfit_of_grouped_router(router: Any) -> str | None:
 
 
 def _misfit_of_pangu_block(block: Any) -> str | None:
-    """What keeps a module from being Pangu Pro MoE's block, or None."""
+    """Why a module cannot be taken for Pangu Pro MoE's block, or None if it can."""
     for name in ("gate", "num_experts", "num_groups", "top_k", "shared_expert"):
         if not hasattr(block, name):
             return f"it has no {name}"
@@ -214,7 +214,7 @@ def _misfit_of_pangu_block(block: Any) -> str | None:
 
 
 _Forward = Callable[..., Any]
-# what recognises a kind of module, what keeps one of the kind from being swapped, its new forward
+# for each kind of module: what recognises one, why one cannot be swapped, and the new forward
 _KINDS: tuple[tuple[Callable[[nn.Module], bool], Callable[[Any], str | None], _Forward], ...] = (
     (_is_grouped_router, _misfit_of_grouped_router, _grouped_router_forward),
     (_is_pangu_block, _misfit_of_pangu_block, _pangu_block_forward),
@@ -224,29 +224,29 @@ _KINDS: tuple[tuple[Callable[[nn.Module], bool], Callable[[Any], str | None], _F
 def swap_moge_routing(model: nn.Module) -> list[str]:
     """Replaces the eager MoGE routing in a model's remote code by :func:`moge_ops.grouped_gate`.
 
-    Modules are known by their attributes, whatever their class is called:
+    Modules are recognised by their attributes, not by their class:
 
-    - a router like Intern-S1-Pro's: ``router_n_groups``, ``weight`` ``[E, H]``, ``num_experts``,
-      ``top_k``, ``norm_topk_prob``; called with hidden states it returns logits, weights and
-      experts. Softmax over all experts, the best of each group, renormalised if it says so.
-    - a block like Pangu Pro MoE's: ``gate``, ``router_scale``, ``experts`` (one module each),
-      ``shared_expert``, ``num_experts``, ``num_groups``, ``top_k``; it returns its output and the
-      logits. Softmax, the best of each group, times ``router_scale``; tokens are sorted by expert
-      once, in place of a search for every expert, and summed in float32.
+    - A router like Intern-S1-Pro's has ``router_n_groups``, ``weight`` ``[E, H]``, ``num_experts``,
+      ``top_k`` and ``norm_topk_prob``. It takes hidden states and returns logits, weights and
+      experts: softmax over all experts, the best of each group, renormalised if it says so.
+    - A block like Pangu Pro MoE's has ``gate``, ``router_scale``, ``experts`` (one module each),
+      ``shared_expert``, ``num_experts``, ``num_groups`` and ``top_k``. It returns its output and
+      the logits: softmax, the best of each group, times ``router_scale``. The new forward sorts the
+      tokens by expert once, where the old one searches them for every expert, and sums in float32.
 
-    Only ``forward`` of these modules is replaced: parameters, names and state dict stay. Under
-    ties the lowest expert id wins.
+    Only the ``forward`` of these modules is replaced: parameters, names and state dict stay. Ties
+    go to the lowest expert id.
 
     Args:
-        model: Any module; all its submodules are looked at.
+        model: Any module; all its submodules are searched.
 
     Returns:
-        Names of the modules that now route by moge_ops; those of an earlier call are among them.
+        Names of all modules that now route by moge_ops, those of an earlier call included.
 
     Raises:
-        ValueError: No such module; or one has these attributes with values that mean another
-            routing, or has had its forward replaced by somebody else (accelerate's hooks do: swap
-            before dispatching). Nothing has been changed then.
+        ValueError: There is no such module; or one has these attributes with values that mean
+            another routing; or the forward of one has been replaced already, as accelerate's hooks
+            do (swap before dispatching). Nothing has been changed then.
     """
     swaps: dict[str, tuple[nn.Module, _Forward]] = {}
     for name, module in model.named_modules():

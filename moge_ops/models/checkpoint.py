@@ -1,8 +1,4 @@
-"""Checkpoint folders in the released layout: ``config.json`` and safetensors, sharded or not.
-
-The released files hold one tensor for each matrix of each expert; the model stacks them, as it
-does the projections of queries, keys and values. One mapping, :func:`released`, serves both ways.
-"""
+"""Checkpoint folders in the released layout: ``config.json`` and safetensors, sharded or not."""
 
 import json
 import math
@@ -14,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moge_ops.models.layout import released_names, state_dict
 from moge_ops.models.pangu_moe import PanguMoEConfig, PanguMoEForCausalLM
 
 try:
@@ -40,41 +37,14 @@ DTYPES = {
     "BF16": torch.bfloat16,
 }
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-MOST_SHOWN = 20  # problems in one message: a folder of another model has thousands
+MOST_SHOWN = 20  # problems in one message; a folder of another model has thousands
 
 
 def released(model: PanguMoEForCausalLM) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the released layout: its name, and the part of a parameter that it is."""
-    config = model.config
-    heads, kv_heads = (
-        n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads)
-    )
-    yield "model.embed_tokens.weight", model.embed.weight.detach()
-    for i, layer in enumerate(model.layers):
-        at = f"model.layers.{i}"
-        p = {name: parameter.detach() for name, parameter in layer.named_parameters()}
-        yield f"{at}.input_layernorm.weight", p["attention_norm.weight"]
-        for kind in ("weight", "bias"):
-            parts = p[f"attention.qkv.{kind}"].tensor_split([heads, heads + kv_heads])
-            for name, part in zip("qkv", parts, strict=True):
-                yield f"{at}.self_attn.{name}_proj.{kind}", part
-            yield f"{at}.self_attn.o_proj.{kind}", p[f"attention.o.{kind}"]
-        yield f"{at}.post_attention_layernorm.weight", p["moge_norm.weight"]
-        yield f"{at}.mlp.gate.weight", p["moge.gate"]
-        yield f"{at}.mlp.router_scale", p["moge.router_scale"].unsqueeze(0)
-        mlps = {
-            f"experts.{e}": (p["moge.w_gate_up"][e], p["moge.w_down"][e])
-            for e in range(config.num_experts)
-        }
-        if config.shared_expert_intermediate_size:
-            mlps["shared_expert"] = p["moge.shared_gate_up"], p["moge.shared_down"]
-        for name, (gate_up, down) in mlps.items():
-            gate, up = gate_up.chunk(2)
-            yield f"{at}.mlp.{name}.gate_proj.weight", gate
-            yield f"{at}.mlp.{name}.up_proj.weight", up
-            yield f"{at}.mlp.{name}.down_proj.weight", down
-    yield "model.norm.weight", model.norm.weight.detach()
-    yield "lm_head.weight", model.lm_head.weight.detach()
+    state = state_dict(model)
+    for name, whole, index in released_names(model.config):
+        yield name, state[whole][index]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -105,7 +75,7 @@ def read_config(folder: str | Path) -> PanguMoEConfig:
 
 
 def _shards(folder: Path) -> dict[Path, set[str] | None]:
-    """The folder's files, and what the index says that each one holds."""
+    """The folder's weight files, each with the tensors that the index says it holds."""
     if not (folder / INDEX).exists():
         if (folder / SINGLE).exists():
             return {folder / SINGLE: None}
@@ -113,7 +83,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
         if pickles:
             raise ValueError(
                 f"{folder} must hold safetensors, got {', '.join(pickles)}: a pickle can run code "
-                "when it is read, so none is; convert it to safetensors first"
+                "when it is read, so none is read; convert it to safetensors first"
             )
         raise FileNotFoundError(f"{folder} has neither {SINGLE} nor {INDEX}")
     weight_map = _read_json(folder / INDEX).get("weight_map")
@@ -133,7 +103,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
 
 
 def opened(path: Path) -> Any:
-    """Opens a shard: its header is parsed and its size checked, its data is mapped, not read."""
+    """Opens a shard: parses its header, checks its size, and maps its data without reading it."""
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
@@ -141,7 +111,7 @@ def opened(path: Path) -> Any:
 
 
 def _first_cut(path: Path) -> str:
-    """Names the first tensor that is not whole in a file, where its header can still be read."""
+    """Names the first tensor that a file holds in part, if the file's header can be read."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         held = path.stat().st_size - 8 - length
@@ -157,7 +127,7 @@ def _first_cut(path: Path) -> str:
 def _check(
     folder: Path, shards: dict[Path, set[str] | None], shapes: dict[str, list[int]], stored: str
 ) -> None:
-    """Compares all headers with the config, before any memory is taken; raises ValueError."""
+    """Compares all headers with the config, before anything is allocated; raises ValueError."""
     problems, found = [], set()
     for path, listed in shards.items():
         with opened(path) as shard:
@@ -190,7 +160,7 @@ def _check(
 
 
 def _stored(folder: Path, config: PanguMoEConfig, shards: dict[Path, set[str] | None]) -> str:
-    """Code of the dtype that the config gives or, where it gives none, that the first file has."""
+    """The dtype, in safetensors' code, from the config or else from the first file's header."""
     given = config.extra.get("dtype", config.extra.get("torch_dtype"))
     codes = {str(dtype).removeprefix("torch."): code for code, dtype in DTYPES.items()}
     if given is None:
@@ -222,9 +192,9 @@ def stored_tensors(folder: str | Path) -> Iterator[tuple[str, str, int]]:
 def checked(
     folder: str | Path, dtype: torch.dtype | None
 ) -> tuple[PanguMoEForCausalLM, list[Path]]:
-    """A folder's model without memory, in ``dtype``, and its files, which have all that it needs.
+    """A folder's model on the meta device, in ``dtype``, and the files that fill it completely.
 
-    Raises as :func:`from_pretrained`.
+    Raises as :func:`from_pretrained` does.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -244,24 +214,25 @@ def from_pretrained(
 ) -> PanguMoEForCausalLM:
     """Loads a released folder.
 
-    Names, shapes and dtypes of all files are checked first; then memory is taken once, and every
-    tensor is copied to its place in the stacked weights, one file at a time: the peak is the
-    weights and one file. Nothing from the folder is executed, and no pickle is read.
+    First the names, shapes and dtypes in all files are checked. Then the weights are allocated
+    once, and every tensor is copied to its place in the stacked weights, one file at a time, so the
+    peak of memory is the weights and one file. Nothing in the folder is executed, and no pickle is
+    read.
 
     Args:
-        folder: With ``config.json`` and ``model.safetensors``, or the files that
+        folder: Holds ``config.json``, and either ``model.safetensors`` or the files that
             ``model.safetensors.index.json`` names.
-        dtype: Of the weights; by default that of the files.
-        device: Of the weights.
+        dtype: Dtype of the weights; by default that of the files.
+        device: Device of the weights.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
         FileNotFoundError: A file is missing; the message names it.
-        ValueError: A file is damaged, is a pickle or lies outside the folder, or tensors are
-            missing, unexpected, misshapen, or not of the dtype that ``config.json`` gives as
-            ``torch_dtype``; the message names file and tensors.
+        ValueError: A file is damaged, is a pickle or lies outside the folder; or tensors are
+            missing, unexpected or misshapen, or do not have the dtype that ``config.json`` gives.
+            The message names file and tensors.
     """
     model, shards = checked(folder, dtype)
     model.to_empty(device=device)
@@ -287,18 +258,18 @@ def save_pretrained(
 ) -> None:
     """Writes a model in the released layout; a folder that was loaded comes back bit for bit.
 
-    ``config.json`` is written last: a folder whose writing was interrupted is refused by
-    :func:`from_pretrained`.
+    ``config.json`` is written last, so that :func:`from_pretrained` refuses a folder whose writing
+    was interrupted.
 
     Args:
-        model: To write.
-        folder: Made where it does not exist; other files in it are left alone.
-        max_shard_size: Most bytes of tensors in one file, a number or like ``"5GB"`` or
-            ``"500MiB"``; a larger tensor has a file of its own.
+        model: The model.
+        folder: Created if it does not exist. Other files in it are left alone.
+        max_shard_size: Most bytes of tensors in one file, as a number or like ``"5GB"`` or
+            ``"500MiB"``. A tensor that is larger gets a file of its own.
 
     Raises:
         FileExistsError: The folder has weights already.
-        ValueError: ``max_shard_size`` is no size.
+        ValueError: ``max_shard_size`` is not a size.
     """
     most, folder = _bytes(max_shard_size), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -317,7 +288,7 @@ def save_pretrained(
     weight_map = {}
     for i, shard in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
-        # parts share memory, which the format cannot express: each is copied, a shard at a time
+        # parts share memory, which the format does not allow: copied, one shard at a time
         copies = {name: part.to("cpu", copy=True).contiguous() for name, part in shard.items()}
         save_file(copies, folder / file, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(shard, file))

@@ -1,15 +1,16 @@
 """Pangu Pro MoE: configuration, attention with a cache, MoGE blocks, loss and generation.
 
-Dimensions: B batch, L new tokens of a row, S tokens of a row with the cached ones, H hidden,
-V vocabulary, A attention heads, C key and value heads, D width of a head; those of the expert
-layers as everywhere: T = B·L tokens, E experts, G groups, K experts per token, F expert width.
+Dimensions: B batch, L new tokens of a row, S tokens of a row with the cached ones, V vocabulary,
+A attention heads, C key and value heads, D width of a head. Those of the expert layers are the
+repository's: T = B·L tokens, H hidden, E experts, G groups, k experts that a token takes from each
+group, K = G·k experts per token, F expert width.
 
 Source: Tang et al. 2025, "Pangu Pro MoE" (arXiv:2505.21411), and the formulas of its released
 ``modeling_pangu_moe.py``.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,25 +20,38 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from moge_ops import _checks
-from moge_ops.models.generation import generate
+from moge_ops.models.generation import Sampler, left_padded
 from moge_ops.nn import MoGE
 from moge_ops.ops.grouped_gate import Gating
 from moge_ops.ops.load_balance_loss import load_balance_loss
 
 IGNORED = -100  # label of a token that the loss leaves out
+OPTIONAL = ("num_groups", "max_position_embeddings")  # sizes that a config.json may lack
+MULTIPLES = {  # a size -> the size that it must be a multiple of
+    "hidden_size": "num_attention_heads",
+    "num_attention_heads": "num_key_value_heads",
+    "num_experts_per_tok": "num_groups",
+}
+# keys that would make it another model, each with its only value here
+FIXED = {
+    "model_type": "PanguProMoE",
+    "hidden_act": "silu",
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+}
 
 
 @dataclass
 class PanguMoEConfig:
-    """A released ``config.json``; the defaults are the 72B model's.
+    """A released ``config.json``. The defaults are those of the 72B model.
 
-    The group count is not in the released files: it is 8 unless ``num_groups`` or
-    ``router_n_groups`` says otherwise. ``extra`` holds the file as it was read, so that keys
-    unknown here are written back.
+    The released files do not give the number of groups: it is 8, unless ``num_groups`` or
+    ``router_n_groups`` says otherwise. ``extra`` holds the file as it was read, so that keys that
+    are unknown here are written back.
 
     Raises:
-        ValueError: A size is wrong or does not fit another, or the file asks for what the released
-            model does not have.
+        ValueError: A size is wrong or does not fit another, or the file asks for something that
+            the released model does not have.
     """
 
     vocab_size: int = 153376
@@ -61,7 +75,7 @@ class PanguMoEConfig:
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for name in SIZES:
+        for name in self._sizes():
             least, value = int(name != "shared_expert_intermediate_size"), getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
@@ -78,6 +92,10 @@ class PanguMoEConfig:
             if self.extra.get(name, only) != only:
                 raise ValueError(f"{name} must be {only!r}, got {self.extra[name]!r}")
 
+    @classmethod
+    def _sizes(cls) -> list[str]:
+        return [f.name for f in dataclasses.fields(cls) if f.type is int]
+
     @property
     def head_dim(self) -> int:
         """D."""
@@ -85,8 +103,8 @@ class PanguMoEConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PanguMoEConfig":
-        """Of a parsed ``config.json``; raises ValueError where a size is missing or wrong."""
-        missing = [name for name in SIZES if name not in values and name not in MAY_LACK]
+        """The configuration of a parsed file; raises ValueError if a size is missing or wrong."""
+        missing = [n for n in cls._sizes() if n not in values and n not in OPTIONAL]
         if missing:
             raise ValueError(f"the config lacks {', '.join(missing)}")
         known = {"num_groups": values.get("router_n_groups", 8), **values}
@@ -94,7 +112,7 @@ class PanguMoEConfig:
         return cls(**{k: v for k, v in known.items() if k in names}, extra=dict(values))
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``from_dict`` was given and what has changed since; of a new config, everything."""
+        """The keys that ``from_dict`` read, and those changed since; all keys for a new config."""
         out = self.extra or {"architectures": ["PanguProMoEForCausalLM"], **FIXED}
         fields = {f.name: f for f in dataclasses.fields(self) if f.name != "extra"}
         current = {name: getattr(self, name) for name in fields}
@@ -105,31 +123,19 @@ class PanguMoEConfig:
         }
 
 
-SIZES = [f.name for f in dataclasses.fields(PanguMoEConfig) if f.type is int]
-MAY_LACK = ("num_groups", "max_position_embeddings")
-MULTIPLES = {
-    "hidden_size": "num_attention_heads",
-    "num_attention_heads": "num_key_value_heads",
-    "num_experts_per_tok": "num_groups",
-}
-# keys that would make it another model, with the only value that they may have
-FIXED = {
-    "model_type": "PanguProMoE",
-    "hidden_act": "silu",
-    "rope_scaling": None,
-    "tie_word_embeddings": False,
-}
-
-
 class KVCache:
     """Keys and values of all layers, allocated once, in the model's dtype.
 
     Args:
-        kv_heads: C where it is not the config's, because the heads are split over devices.
+        config: The model's configuration.
+        batch: B.
+        max_length: Most tokens of a row, padding included.
+        kv_heads: C on this device, if the heads are split over devices; by default the config's.
+        device, dtype: Those of the model.
 
     Attributes:
         kv: ``[layers, 2, B, C, max_length, D]``.
-        length: Tokens of a row, padding included, that are in use: the model moves it.
+        length: Tokens of a row that are in the cache, padding included; a forward advances it.
     """
 
     def __init__(
@@ -150,18 +156,18 @@ class KVCache:
 
 
 class Context(NamedTuple):
-    """What the layers of one forward share."""
+    """What all layers of one forward share."""
 
     cos: Tensor  # [B or 1, L, 1, 1, D/2]
     sin: Tensor  # [B or 1, L, 1, 2, D/2], negative for the first half
     mask: Tensor | None  # [B or 1, 1, L, S], true where a query sees a key
-    causal: bool  # without a mask: whether a query sees no later key
+    causal: bool  # if there is no mask: whether a query sees no later key
     start: int  # S - L
     shape: tuple[int, int]  # B, L
 
 
 def rotate(x: Tensor, context: Context) -> Tensor:
-    """Turns the pairs ``(x[i], x[i + D/2])`` of ``[B, L, heads, D]`` by their position's angle."""
+    """Rotates the pairs ``(x[i], x[i + D/2])`` of ``[B, L, heads, D]`` by the position's angles."""
     halves = x.view(*x.shape[:-1], 2, -1)  # [B, L, heads, 2, D/2]
     return torch.addcmul(halves * context.cos, halves.flip(-2), context.sin).flatten(-2)
 
@@ -192,7 +198,7 @@ class Attention(nn.Module):
             k, v = kv[0], kv[1]
 
         dropout = self.dropout if self.training else 0.0
-        if L == 1:  # the heads that share a key are so many queries: no key is repeated for them
+        if L == 1:  # heads that share a key become queries of one head, so no key is repeated
             q = q.reshape(B, C, A // C, -1)
             y = F.scaled_dot_product_attention(q, k, v, context.mask, dropout)
         else:
@@ -203,7 +209,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and experts, each behind a norm and added to its input."""
+    """Attention and experts, each after a norm and added to its input."""
 
     def __init__(self, config: PanguMoEConfig) -> None:
         super().__init__()
@@ -222,7 +228,7 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, context: Context, kv: Tensor | None
     ) -> tuple[Tensor, Tensor, Gating]:
-        """``[B, L, H] -> [B, L, H]``, and the router's logits ``[T, E]`` and choice."""
+        """``[B, L, H] -> [B, L, H]``, with the router's logits ``[T, E]`` and its choice."""
         x = x + self.attention(self.attention_norm(x), context, kv)
         y, router_logits, gating = self.moge(self.moge_norm(x), return_routing=True)
         return x + y, router_logits, gating
@@ -232,7 +238,7 @@ class PanguMoEOutput(NamedTuple):
     """What a forward returns when asked for more than logits."""
 
     logits: Tensor  # [B, L, V]
-    hidden_states: list[Tensor]  # [B, L, H]: before every layer, and after the last norm
+    hidden_states: list[Tensor]  # [B, L, H] before every layer, and after the last norm
     router_logits: list[Tensor]  # [T, E] of every layer
     gating: list[Gating]  # of every layer
 
@@ -240,14 +246,16 @@ class PanguMoEOutput(NamedTuple):
 def losses(
     out: PanguMoEOutput, labels: Tensor, attention_mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The terms of :meth:`PanguMoEForCausalLM.loss`, which describes the arguments.
+    """The two terms of :meth:`PanguMoEForCausalLM.loss`, which describes the arguments.
 
-    Returns the mean cross-entropy and the mean over layers of :func:`moge_ops.load_balance_loss`.
+    Returns:
+        The mean cross-entropy, and the mean over layers of :func:`moge_ops.load_balance_loss`.
     """
     _checks.shape("labels", labels, "[B, L]", tuple(out.logits.shape[:2]))
     rows: slice | Tensor = slice(None)
     if attention_mask is not None:
-        real = attention_mask.bool()  # nor is a row's first token predicted from padding
+        real = attention_mask.bool()
+        # padding is not predicted, and a row's first token is not predicted from padding
         labels = labels.masked_fill(~(real & real.roll(1, 1)), IGNORED)
         rows = real.flatten()
     acc = torch.promote_types(out.logits.dtype, torch.float32)
@@ -262,29 +270,27 @@ def losses(
 class PanguMoEForCausalLM(nn.Module):
     """The language model.
 
-    Built under ``torch.device("meta")`` it takes no memory; see
-    :func:`moge_ops.models.checkpoint.from_pretrained`.
+    A model that is built under ``torch.device("meta")`` takes no memory;
+    :func:`moge_ops.models.checkpoint.from_pretrained` starts from one.
 
     Attributes:
-        gradient_checkpointing: Whether training recomputes the layers' activations in the
-            backward pass instead of keeping them. Off at first.
+        gradient_checkpointing: Whether the backward pass recomputes the layers' activations
+            instead of keeping them. Off at first.
     """
 
     def __init__(self, config: PanguMoEConfig) -> None:
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        self.kv_heads = config.num_key_value_heads  # of a cache
+        self.kv_heads = config.num_key_value_heads  # of a new cache
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.reset_parameters()
 
-    generate = generate
-
     def reset_parameters(self) -> None:
-        """Draws all matrices from a normal distribution of width ``initializer_range``."""
+        """Draws all matrices from a normal distribution with deviation ``initializer_range``."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=self.config.initializer_range)
@@ -292,7 +298,7 @@ class PanguMoEForCausalLM(nn.Module):
                 nn.init.zeros_(parameter)
 
     def parameter_counts(self) -> tuple[int, int]:
-        """All parameters, and the active ones: all but the routed experts that a token skips."""
+        """All parameters, and the active ones: those without the experts that a token skips."""
         total = sum(p.numel() for p in self.parameters())
         c = self.config
         skipped = c.num_experts - c.num_experts_per_tok
@@ -316,7 +322,7 @@ class PanguMoEForCausalLM(nn.Module):
         if attention_mask is not None:
             real = attention_mask.bool()  # [B, S]
             positions = (real.cumsum(-1) - 1).clamp_min(0)[:, start:]  # [B, L]
-            # padding sees what is before it, because a query that sees nothing becomes NaN
+            # a query that sees nothing becomes NaN, so padding sees the tokens before it
             seen = real[:, None, :] | ~real[:, start:, None]  # [B, L, S]
             mask = (seen & (columns <= columns[start:, None])).unsqueeze(1)
         elif start and L > 1:
@@ -340,18 +346,18 @@ class PanguMoEForCausalLM(nn.Module):
 
         Args:
             input_ids: ``[B, L]``, integers in [0, V).
-            attention_mask: ``[B, S]``, cached tokens included: 0 at padding, which other tokens do
-                not see and positions skip.
-            cache: Keys and values of the tokens before these; these are added to it.
-            logits_to_keep: Only the logits of so many last tokens; 0 for all.
-            return_details: Also return hidden states and what the routers did.
+            attention_mask: ``[B, S]``, cached tokens included: 0 at padding, which no other token
+                sees and which positions do not count.
+            cache: Keys and values of the tokens before these; a forward adds its own.
+            logits_to_keep: Number of last tokens whose logits are returned; 0 for all.
+            return_details: Also return the hidden states and what the routers did.
 
         Raises:
             TypeError: ``input_ids`` are not integers.
-            ValueError: A shape does not fit, the cache is too small, or an id is out of range (on
-                the CPU; other devices assert it themselves).
+            ValueError: A shape does not fit, the cache is too small, or an id is out of range
+                (checked on the CPU; other devices assert it in their kernels).
         """
-        _checks.tensor("input_ids", input_ids, "[B, L]", _checks.IDS)
+        _checks.tensors(("input_ids", input_ids, "[B, L]", _checks.IDS))
         B, L = input_ids.shape
         start = 0 if cache is None else cache.length
         S = start + L
@@ -392,12 +398,12 @@ class PanguMoEForCausalLM(nn.Module):
     def loss(
         self, input_ids: Tensor, labels: Tensor | None = None, attention_mask: Tensor | None = None
     ) -> Tensor:
-        """Mean cross-entropy of every next token, plus the load-balance term.
+        """Mean cross-entropy of the next tokens, plus the load-balance term.
 
         Args:
-            input_ids: ``[B, L]``.
-            labels: ``[B, L]``, what to predict, each from the tokens before it; ``IGNORED`` for
-                nothing. By default ``input_ids``.
+            input_ids: ``[B, L]``, integers in [0, V).
+            labels: ``[B, L]``, tokens to predict, each from the tokens before it; ``IGNORED`` where
+                nothing is predicted. By default ``input_ids``.
             attention_mask: ``[B, L]``, 0 at padding, which counts in neither term.
 
         Returns:
@@ -408,3 +414,77 @@ class PanguMoEForCausalLM(nn.Module):
         labels = input_ids if labels is None else labels
         cross_entropy, balance = losses(out, labels, attention_mask)
         return cross_entropy + self.config.router_aux_loss_coef * balance
+
+    def generate(
+        self,
+        input_ids: Tensor | Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        attention_mask: Tensor | None = None,
+        temperature: float = 0.6,
+        top_k: int = 50,
+        top_p: float = 0.95,
+        eos_token_id: int | Sequence[int] | None = None,
+        pad_token_id: int = 0,
+        generator: torch.Generator | None = None,
+        streamer: Callable[[Tensor], object] | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Continues every prompt. The defaults are the published sampling settings.
+
+        Args:
+            input_ids: ``[B, L]``, or a list of prompts of any lengths.
+            max_new_tokens: Most tokens to add.
+            attention_mask: ``[B, L]``, 0 at padding, which must be on the left; for a tensor only.
+            temperature, top_k, top_p, generator: As in
+                :class:`moge_ops.models.generation.Sampler`; temperature 0 is greedy.
+            eos_token_id: One or more ids that end a row; by default the config's, ``()`` for none.
+            pad_token_id: Fills shorter prompts on the left and ended rows on the right.
+            streamer: Called in every step with the chosen ids ``[B]``.
+            cache: Used from its start, in place of a new one.
+
+        Returns:
+            ``[B, L + n]`` int64, prompts and continuations; n is ``max_new_tokens``, or less if all
+            rows have ended before. The host waits for the device in every step.
+
+        Raises:
+            TypeError: ``input_ids`` are not integers, or ``top_k`` is not an int.
+            ValueError: A prompt is empty, an id or a setting is out of range, padding is not on the
+                left, or there are more tokens than the cache or the model's positions hold.
+        """
+        if max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
+        embed, V = self.embed.weight, self.config.vocab_size
+        if not 0 <= pad_token_id < V:
+            raise ValueError(f"pad_token_id must be in [0, {V}), got {pad_token_id}")
+        sampler = Sampler(temperature, top_k, top_p, generator)
+        ids, mask = left_padded(
+            input_ids, attention_mask, pad=pad_token_id, vocab_size=V, device=embed.device
+        )
+        B, L = ids.shape
+        room = self.config.max_position_embeddings
+        room = room if cache is None else min(room, cache.kv.shape[4])
+        if L + max_new_tokens > room:
+            raise ValueError(
+                f"prompt and new tokens must fit into {room}, got {L} + {max_new_tokens}"
+            )
+        cache = self.new_cache(B, L + max_new_tokens) if cache is None else cache
+        cache.length = 0
+        eos = self.config.eos_token_id if eos_token_id is None else eos_token_id
+        ends = ids.new_tensor([eos] if isinstance(eos, int) else list(eos or ()))
+
+        out, step = [ids], ids
+        with torch.inference_mode():
+            done = torch.zeros(B, dtype=torch.bool, device=ids.device)
+            for n in range(max_new_tokens):
+                seen = None if mask is None else F.pad(mask, (0, n), value=1)  # [B, L + n]
+                logits = self(step, seen, cache, logits_to_keep=1)[:, -1]  # [B, V]
+                chosen = sampler(logits).masked_fill(done, pad_token_id)  # [B]
+                step = chosen.unsqueeze(1)
+                out.append(step)
+                if streamer is not None:
+                    streamer(chosen)
+                done |= torch.isin(chosen, ends)
+                if done.all():
+                    break
+        return torch.cat(out, 1)  # outside inference mode, so that autograd takes the tensor

@@ -1,8 +1,8 @@
-"""Text to token ids and back, by the tokenizer in a checkpoint folder, and the chat's form.
+"""Text to token ids and back, with the tokenizer of a checkpoint folder, and the chat format.
 
 A folder holds either ``tokenizer.json``, as transformers writes it, or ``tokenizer.model``, a
-SentencePiece model, as the released one does. Both are data: the Python code and the templates that
-a folder may hold besides are never looked at.
+SentencePiece model, as the released folder does. Both are data. Python code and templates that a
+folder may also hold are never read.
 """
 
 import json
@@ -16,7 +16,7 @@ FAST, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
 UNKNOWN, BOS, OPEN, CLOSE = "<unk>", "<s>", "[unused9]", "[unused10]"
 SYSTEM, USER, ASSISTANT = "系统：", "用户：", "助手："  # noqa: RUF001 - as published
 
-# the same form for transformers, which fills in roles and contents
+# the chat format for transformers, which fills in roles and contents
 TEMPLATE = (
     "{{ bos_token }}"
     f"{{% if messages[0].role != 'system' %}}{OPEN}{SYSTEM}{CLOSE}{{% endif %}}"
@@ -30,14 +30,14 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What a folder's tokenizer does.
+    """A folder's tokenizer, with one interface for both kinds of file.
 
     Attributes:
         path: The file that it was read from.
-        size: Its ids are below this.
-        encode: Text to ids, without a first token of its own.
-        decode: Ids to text; special tokens and ids that the tokenizer has not give nothing.
-        id_of: A special token's id, or None.
+        size: All ids are below this.
+        encode: Text to ids, without ``<s>`` before them.
+        decode: Ids to text, without special tokens and unknown ids.
+        id_of: Id of a special token, or None if there is no such token.
     """
 
     path: Path
@@ -53,14 +53,14 @@ class Tokenizer:
         return found
 
     def raw(self, text: str) -> list[int]:
-        """The text behind the first token, ``<s>``, to be continued."""
+        """``<s>`` and the text, for the model to continue."""
         return [self._special(BOS), *self.encode(text)]
 
     def chat(self, user: str, system: str = "") -> list[int]:
-        """One question in the published form, up to where the answer begins.
+        """One question in the published chat format, up to where the answer begins.
 
-        It is ``<s>``, then system and user each as ``[unused9]`` role, text ``[unused10]``, then
-        ``[unused9]`` and the assistant's role. Text between special tokens is encoded on its own.
+        ``<s>``, then for system and user each ``[unused9]``, role, text, ``[unused10]``; then
+        ``[unused9]`` and the assistant's role. Text between special tokens is encoded separately.
         """
         opens, closes = self._special(OPEN), self._special(CLOSE)
         ids = [self._special(BOS)]
@@ -70,13 +70,13 @@ class Tokenizer:
 
 
 class Stream:
-    """Text of ids that come one at a time, in whole characters."""
+    """Decodes ids that come one at a time, into whole characters."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.decode = tokenizer.decode
         self.ids: list[int] = []
-        # text is final up to `done`; what follows is decoded from `start` on, because spaces and
-        # characters depend on the tokens before
+        # ids before `done` are shown already; decoding starts earlier, at `start`, because spaces
+        # and characters depend on the tokens before them
         self.start = self.done = 0
 
     def add(self, token: int) -> str:
@@ -87,7 +87,7 @@ class Stream:
         return self.rest()
 
     def rest(self) -> str:
-        """The text that is left, whatever it ends with."""
+        """All text that is left, even an incomplete character."""
         before = self.decode(self.ids[self.start : self.done])
         text = self.decode(self.ids[self.start :])[len(before) :]
         self.start, self.done = self.done, len(self.ids)
@@ -95,12 +95,12 @@ class Stream:
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a folder.
+    """Loads the tokenizer of a folder.
 
     Raises:
-        FileNotFoundError: The folder has none.
-        ImportError: The package that reads it is not installed.
-        ValueError: Its file is damaged.
+        FileNotFoundError: The folder has no tokenizer.
+        ImportError: The package that reads its file is not installed.
+        ValueError: The file is damaged.
     """
     folder = Path(folder)
     for name, load in ((FAST, _fast), (SENTENCEPIECE, _sentencepiece)):
@@ -116,7 +116,7 @@ def _fast(path: Path) -> Tokenizer:
         raise ImportError(f"{path} needs tokenizers: pip install 'moge-ops[models]'") from error
     try:
         engine = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the package has no class of its own for its errors
+    except Exception as error:  # the package has no error class of its own
         raise ValueError(f"{path} is not a tokenizer: {error}") from None
 
     def encode(text: str) -> list[int]:
@@ -159,7 +159,7 @@ def _sentencepiece(path: Path) -> Tokenizer:
 
 
 def write_byte_tokenizer(folder: str | Path) -> Tokenizer:
-    """Writes, and loads, a tokenizer whose tokens are the 256 bytes, for small models.
+    """Writes a tokenizer for small models, whose tokens are the 256 bytes, and loads it.
 
     transformers' ``AutoTokenizer`` reads it too.
     """

@@ -1,0 +1,77 @@
+"""The model's tensors by name: in a state dict that a mesh can split, and in the released files."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from moge_ops.models.pangu_moe import Attention, PanguMoEConfig
+from moge_ops.nn import MoGE
+
+__all__ = ["Index", "released_names", "state_dict"]
+
+Index = tuple[int | None, ...]
+
+
+def state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """What ``torch.distributed.checkpoint`` saves and loads, on any mesh and on none.
+
+    For a parallel module it is the module's own ``state_dict()``. For a module in one process it
+    has the same names and shapes, as views of the parameters, so that loading writes into them.
+    The halves of a SwiGLU and the parts of a QKV projection are separate here, because a mesh
+    splits each of them on its own: w_gate_up is ``[E, 2, F, H]``, shared_gate_up is ``[2, S, H]``,
+    and qkv is six tensors.
+
+    Args:
+        module: The reference model, or a module that holds :class:`moge_ops.nn.MoGE` layers;
+            parallel or not, under FSDP2 or not.
+
+    Returns:
+        Name to tensor, DTensors where the module is parallel. The memory is the module's.
+    """
+    state: dict[str, Tensor] = dict(module.state_dict())
+    for at, part in module.named_modules():
+        prefix = f"{at}." if at else ""
+        if isinstance(part, MoGE) and part.w_gate_up.ndim == 3:  # a parallel one has four
+            E, H, _ = part.w_down.shape
+            state[f"{prefix}w_gate_up"] = state[f"{prefix}w_gate_up"].view(E, 2, -1, H)
+            if part.shared_gate_up is not None:
+                name = f"{prefix}shared_gate_up"
+                state[name] = state[name].view(2, -1, H)
+        elif isinstance(part, Attention) and isinstance(part.qkv, nn.Linear):
+            rows = [n * part.head_dim for n in (part.heads, part.kv_heads, part.kv_heads)]
+            for kind in ("weight", "bias"):
+                parts = torch.split(state.pop(f"{prefix}qkv.{kind}"), rows)
+                for name, x in zip("qkv", parts, strict=True):
+                    state[f"{prefix}qkv.{name}_{kind}"] = x
+    return state
+
+
+def released_names(config: PanguMoEConfig) -> Iterator[tuple[str, str, Index]]:
+    """Every tensor of the released layout, which has one for each matrix of each expert.
+
+    Yields:
+        The released name, the name in :func:`state_dict`, and the index of the part of that tensor;
+        None adds a dimension of size one.
+    """
+    yield "model.embed_tokens.weight", "embed.weight", ()
+    for i in range(config.num_hidden_layers):
+        there, here = f"model.layers.{i}", f"layers.{i}"
+        yield f"{there}.input_layernorm.weight", f"{here}.attention_norm.weight", ()
+        for kind in ("weight", "bias"):
+            for name in "qkv":
+                whole = f"{here}.attention.qkv.{name}_{kind}"
+                yield f"{there}.self_attn.{name}_proj.{kind}", whole, ()
+            yield f"{there}.self_attn.o_proj.{kind}", f"{here}.attention.o.{kind}", ()
+        yield f"{there}.post_attention_layernorm.weight", f"{here}.moge_norm.weight", ()
+        yield f"{there}.mlp.gate.weight", f"{here}.moge.gate", ()
+        yield f"{there}.mlp.router_scale", f"{here}.moge.router_scale", (None,)
+        experts = [(f"experts.{e}", "w", (e,)) for e in range(config.num_experts)]
+        shared = [("shared_expert", "shared", ())] if config.shared_expert_intermediate_size else []
+        for name, kind, index in (*experts, *shared):
+            at = f"{there}.mlp.{name}"
+            yield f"{at}.gate_proj.weight", f"{here}.moge.{kind}_gate_up", (*index, 0)
+            yield f"{at}.up_proj.weight", f"{here}.moge.{kind}_gate_up", (*index, 1)
+            yield f"{at}.down_proj.weight", f"{here}.moge.{kind}_down", index
+    yield "model.norm.weight", "norm.weight", ()
+    yield "lm_head.weight", "lm_head.weight", ()

@@ -1,0 +1,117 @@
+"""What the routers of a model give each expert."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moge_ops.nn import MoGE, MoGEOutput
+from moge_ops.ops.grouped_gate import Gating
+
+__all__ = ["RouterStatistics"]
+
+
+class RouterStatistics:
+    """Sums of what the routers of a model give each expert, kept apart by task.
+
+    They tell which experts matter least for a task, so that these can be switched off::
+
+        statistics = RouterStatistics()
+        with statistics.collect(model, "law"):
+            model(input_ids)
+        statistics.save("law.pt")
+
+        for layer, mask in RouterStatistics.load("law.pt").masks("law", keep=4).items():
+            model.get_submodule(layer).expert_mask = mask.to(device)
+
+    Attributes:
+        sums: Task -> layer -> ``[2, G, E/G]`` float64: for each expert the sum of the weights with
+            which it was chosen, and the number of times that it was chosen.
+
+    Source:
+        Pei et al. 2025, "PreMoe" (arXiv:2505.17639), keeps the experts with the highest expected
+        score on a task. Its score is a softmax over the chosen logits and leaves out the least
+        confident tokens; the score here is the weight from the gate, over all tokens.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, dict[str, Tensor]] = {}
+
+    @torch.no_grad()
+    def update(self, task: str, layer: str, gating: Gating, num_groups: int) -> None:
+        """Adds one batch. The sums are deterministic, and the host does not wait for the device.
+
+        Args:
+            task: Any name.
+            layer: The layer's name.
+            gating: From :func:`moge_ops.grouped_gate`.
+            num_groups: G.
+        """
+        weights = gating.weights.double()
+        scores = weights.new_zeros(len(weights), len(gating.counts))  # [T, E]
+        scores.scatter_(1, gating.experts.long(), weights)  # a token's experts are all different
+        new = torch.stack([scores.sum(0), gating.counts.double()]).view(2, num_groups, -1)
+        layers = self.sums.setdefault(task, {})
+        layers[layer] = layers[layer] + new if layer in layers else new
+
+    @contextmanager
+    def collect(self, model: nn.Module, task: str) -> Iterator[None]:
+        """Adds every forward of the :class:`moge_ops.nn.MoGE` layers in ``model`` inside the block.
+
+        A layer that is called without ``return_routing`` is computed twice.
+        """
+
+        def watch(name: str, module: MoGE) -> Any:
+            @torch.no_grad()
+            def hook(_: MoGE, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+                if not isinstance(out, MoGEOutput):
+                    out = module.forward(*args, **{**kwargs, "return_routing": True})
+                self.update(task, name, out.gating, module.num_groups)
+
+            return module.register_forward_hook(hook, with_kwargs=True)
+
+        with ExitStack() as hooks:
+            for name, module in model.named_modules():
+                if isinstance(module, MoGE):
+                    hooks.callback(watch(name, module).remove)
+            yield
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a file with 16 bytes for each expert of each layer and task."""
+        tasks = self.sums.items()
+        torch.save({task: {k: v.cpu() for k, v in layers.items()} for task, layers in tasks}, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "RouterStatistics":
+        """Reads a file that :meth:`save` wrote; nothing in the file is executed."""
+        statistics = cls()
+        statistics.sums = torch.load(path, map_location="cpu", weights_only=True)
+        return statistics
+
+    def masks(self, task: str, keep: int) -> dict[str, Tensor]:
+        """Masks that keep the ``keep`` experts of each group with the largest sums of weights.
+
+        Args:
+            task: A task that was collected.
+            keep: Experts that stay on in each group, at least the layer's k.
+
+        Returns:
+            Layer -> ``[E]`` bool, true where an expert stays on. Ties go to the lowest id.
+
+        Raises:
+            ValueError: The task is unknown, or ``keep`` is outside [1, E/G].
+        """
+        if task not in self.sums:
+            raise ValueError(f"task must be one of {', '.join(self.sums)}, got {task!r}")
+        masks = {}
+        for layer, (weights, _) in self.sums[task].items():
+            P = weights.shape[1]
+            if not 1 <= keep <= P:
+                raise ValueError(f"keep must be from 1 to the experts per group, {P}, got {keep}")
+            best = weights.argsort(dim=1, descending=True, stable=True)[:, :keep]
+            mask = torch.zeros_like(weights, dtype=torch.bool).scatter_(1, best, True)
+            masks[layer] = mask.flatten()
+        return masks

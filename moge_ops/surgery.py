@@ -1,0 +1,45 @@
+"""Changes to the experts of a trained layer."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from moge_ops.nn import MoGE
+
+__all__ = ["permute_experts"]
+
+
+@torch.no_grad()
+def permute_experts(layer: MoGE, perm: Sequence[int] | Tensor) -> None:
+    """Moves the experts of a layer to other places, in place, as a load balancer does.
+
+    Router, ``router_scale``, ``bias``, ``expert_mask`` and both expert weights move together, so
+    the layer computes what it did before: equal to rounding, and bit for bit if every group keeps
+    its place. Only between experts of exactly equal score can the choice change, because ties go
+    to the lowest id. Gradients and the state of an optimizer do not move: call this between runs,
+    not between steps.
+
+    Args:
+        layer: The layer.
+        perm: ``[E]``, a permutation: place i gets the expert that was at place ``perm[i]``. Groups
+            may trade places, and so may the experts of a group; no expert may leave its group.
+
+    Raises:
+        ValueError: ``perm`` is not a permutation of 0 to E - 1, or takes an expert out of its
+            group.
+    """
+    E = len(layer.gate)
+    index = torch.as_tensor(perm, device=layer.gate.device)
+    if sorted(index.flatten().tolist()) != list(range(E)) or index.ndim != 1:
+        raise ValueError(f"perm must be a permutation of 0 to {E - 1}, got {index.tolist()}")
+    P = E // layer.num_groups
+    for group, members in enumerate(index.view(layer.num_groups, P).tolist()):
+        first = min(members) // P * P
+        if max(members) >= first + P:
+            expected = f"the experts of one group, {first} to {first + P - 1}"
+            raise ValueError(f"perm must give group {group} {expected}, got {members}")
+    router = layer.gate, layer.router_scale, layer.bias, layer.expert_mask
+    for x in (*router, layer.w_gate_up, layer.w_down):
+        if isinstance(x, Tensor):
+            x.copy_(x[index])
