@@ -11,7 +11,7 @@ namespace moge {
 void CheckGemm(const char* op, const GemmShape& shape);
 // Sizes of one expert's result, and the depth; 0 for what is ragged.
 GroupedGemmTiling GemmTiling(const GemmShape& shape, int64_t rows, int64_t columns, int64_t depth);
-// Cores for a result of so many rows of all experts, in tiles that are 16 columns wide at least.
+// Cores for a result that has `rows` rows over all experts; a tile is at least 16 columns wide.
 int64_t GemmBlocks(int64_t rows, int64_t experts, int64_t columns, Cores cores);
 
 }  // namespace moge

@@ -7,8 +7,8 @@
 
 namespace moge {
 
-void PermuteForward(Pointer x, Pointer row_to_slot, Pointer slot_to_row, Pointer rows, int64_t T,
-                    int64_t H, int64_t K, DType dtype, Pointer stream) {
+void LaunchPermuteFwd(Pointer x, Pointer row_to_slot, Pointer slot_to_row, Pointer rows, int64_t T,
+                      int64_t H, int64_t K, DType dtype, Pointer stream) {
   if (T == 0 || H == 0 || K == 0) return;
   CheckRows("permute_fwd", T, H, K, kSlots);
   const int64_t size = SizeOf(dtype);

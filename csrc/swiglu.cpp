@@ -31,8 +31,8 @@ int64_t Tiles(const SwigluTiling& tiling) {
 
 }  // namespace
 
-void SwigluForward(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dtype,
-                   Pointer stream) {
+void LaunchSwigluFwd(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dtype,
+                     Pointer stream) {
   if (N == 0 || F == 0) return;
   const SwigluTiling tiling = Tiling("swiglu_fwd", N, F, dtype, kSwigluFwdTile);
   const int64_t size = SizeOf(dtype);
@@ -44,8 +44,8 @@ void SwigluForward(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dty
   MOGE_LAUNCH_DTYPE(launch, dtype, swiglu_fwd, Gm(gate_up), Gm(act), tiling);
 }
 
-void SwigluBackward(Pointer d_act, Pointer gate_up, Pointer d_gate_up, int64_t N, int64_t F,
-                    DType dtype, Pointer stream) {
+void LaunchSwigluBwd(Pointer d_act, Pointer gate_up, Pointer d_gate_up, int64_t N, int64_t F,
+                     DType dtype, Pointer stream) {
   if (N == 0 || F == 0) return;
   const SwigluTiling tiling = Tiling("swiglu_bwd", N, F, dtype, kSwigluBwdTile);
   const int64_t size = SizeOf(dtype);

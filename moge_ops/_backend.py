@@ -85,7 +85,8 @@ def load(backend: str, op: str) -> ModuleType:
         ImportError: The backend is not installed. Nothing falls back in silence.
     """
     try:
-        return importlib.import_module(f"moge_ops.{backend}_kernels.{op}")
+        room = backend if backend == "ascend" else f"{backend}_kernels"
+        return importlib.import_module(f"moge_ops.{room}.{op}")
     except ImportError as error:
         hint = "the installation is incomplete"
         if backend == "triton":

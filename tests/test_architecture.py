@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": set(),
     "torch_kernels": set(),
     "triton_kernels": set(),
-    "ascend_kernels": {"_C"},
+    "ascend": {"_C", "_checks"},
     "_C": set(),
     "_backend": set(),  # loads the kernels by name, when they are first used
     "_checks": set(),
@@ -46,7 +46,7 @@ PLACES = [
     "ascend_kernels/{0}/{0}_tiling.h",
     "ascend_kernels/{0}/{0}.cpp",
     "csrc/{}.cpp",
-    "moge_ops/ascend_kernels/{}.py",
+    "moge_ops/ascend/{}.py",
     "tests/test_{}.py",
     "bench/bench_{}.py",
 ]

@@ -1,6 +1,6 @@
 // Backward of the expert layer between its two products, element-wise but for one sum a row.
-#ifndef MOGE_ASCEND_GROUPED_MLP_BWD_KERNEL_H_
-#define MOGE_ASCEND_GROUPED_MLP_BWD_KERNEL_H_
+#ifndef MOGE_ASCEND_GROUPED_MLP_ACT_BWD_KERNEL_H_
+#define MOGE_ASCEND_GROUPED_MLP_ACT_BWD_KERNEL_H_
 
 #include "../swiglu/swiglu_kernel.h"
 
@@ -8,18 +8,19 @@ namespace moge {
 
 // Elements of one operand's tile: some whole rows, two of Pangu's, or a part of one. UB at 2 and 4
 // bytes an element: three operands in, three out, two buffers each; floats; rows' weights and sums.
-constexpr uint32_t kMlpBwdTile = 2688;
-constexpr uint32_t kMlpBwdRows = 1024;  // whose weights a core loads at a time
-constexpr uint32_t kMlpBwdPartials = kRepeatBytes / sizeof(float);
-constexpr uint32_t kMlpBwdSmall = (3 * kMlpBwdRows + kMlpBwdPartials) * sizeof(float);
-static_assert(kMlpBwdTile * (2 * 6 * 2 + 6 * 4) + kMlpBwdSmall <= kUbBytes, "UB, 2 bytes");
-static_assert(kMlpBwdTile * (2 * 6 * 4 + 3 * 4) + kMlpBwdSmall <= kUbBytes, "UB, 4 bytes");
-static_assert(kMlpBwdTile <= kMlpBwdPartials * kMlpBwdPartials, "two reductions end a sum");
+constexpr uint32_t kMlpActBwdTile = 2688;
+constexpr uint32_t kMlpActBwdRows = 1024;  // whose weights a core loads at a time
+constexpr uint32_t kMlpActBwdPartials = kRepeatBytes / sizeof(float);
+constexpr uint32_t kMlpActBwdSmall = (3 * kMlpActBwdRows + kMlpActBwdPartials) * sizeof(float);
+static_assert(kMlpActBwdTile * (2 * 6 * 2 + 6 * 4) + kMlpActBwdSmall <= kUbBytes, "UB, 2 bytes");
+static_assert(kMlpActBwdTile * (2 * 6 * 4 + 3 * 4) + kMlpActBwdSmall <= kUbBytes, "UB, 4 bytes");
+static_assert(kMlpActBwdTile <= kMlpActBwdPartials * kMlpActBwdPartials,
+              "two reductions end a sum");
 
 // With y = w (act D), and g = d_y D' from the product before:
 //   d_w = g . act,  d_act = w g,  d_pre = SwiGLU'(d_act),  and w act for the gradient of D.
 template <typename T>
-class GroupedMlpBwd {
+class GroupedMlpActBwd {
  public:
   __aicore__ inline void Init(GM_ADDR g, GM_ADDR pre, GM_ADDR row_weights, GM_ADDR d_pre,
                               GM_ADDR act, GM_ADDR d_row_weights, const SwigluTiling& tiling,
@@ -34,14 +35,14 @@ class GroupedMlpBwd {
     pipe->InitBuffer(in_, 2, 3 * kTile * sizeof(T));
     pipe->InitBuffer(out_, 2, 3 * kTile * sizeof(T));
     pipe->InitBuffer(floats_, (kIsFloat<T> ? 3 : 6) * kTile * sizeof(float));
-    pipe->InitBuffer(weights_, 1, kMlpBwdRows * sizeof(float));
-    pipe->InitBuffer(sums_, 2, kMlpBwdRows * sizeof(float));
-    pipe->InitBuffer(partials_, kMlpBwdPartials * sizeof(float));
+    pipe->InitBuffer(weights_, 1, kMlpActBwdRows * sizeof(float));
+    pipe->InitBuffer(sums_, 2, kMlpActBwdRows * sizeof(float));
+    pipe->InitBuffer(partials_, kMlpActBwdPartials * sizeof(float));
   }
   __aicore__ inline void Process(const SwigluTiling& tiling) {
     const Share share = MyShare(tiling.N);
-    for (uint64_t first = share.begin; first < share.end; first += kMlpBwdRows) {
-      const uint32_t count = Min(kMlpBwdRows, share.end - first);
+    for (uint64_t first = share.begin; first < share.end; first += kMlpActBwdRows) {
+      const uint32_t count = Min(kMlpActBwdRows, share.end - first);
       LocalTensor<float> weights = weights_.AllocTensor<float>();
       Load(weights, row_weights_[first], count);
       weights_.EnQue(weights);
@@ -68,7 +69,7 @@ class GroupedMlpBwd {
   }
 
  private:
-  static constexpr uint32_t kTile = kMlpBwdTile;
+  static constexpr uint32_t kTile = kMlpActBwdTile;
   struct Tile {
     uint64_t row, column;
     uint32_t rows, columns;
@@ -133,13 +134,13 @@ class GroupedMlpBwd {
   __aicore__ inline void Sum(const LocalTensor<float>& dst, const LocalTensor<float>& values,
                              uint32_t count) {
     LocalTensor<float> partials = partials_.Get<float>();
-    const uint32_t whole = count / kMlpBwdPartials, rest = count % kMlpBwdPartials;
+    const uint32_t whole = count / kMlpActBwdPartials, rest = count % kMlpActBwdPartials;
     if (whole != 0) {
-      ReduceRepeat<ReduceType::SUM>(partials, values, kMlpBwdPartials, whole, 1, 1, 8);
+      ReduceRepeat<ReduceType::SUM>(partials, values, kMlpActBwdPartials, whole, 1, 1, 8);
     }
     if (rest != 0) {
-      ReduceRepeat<ReduceType::SUM>(partials[whole], values[whole * kMlpBwdPartials], rest, 1, 1, 1,
-                                    8);
+      ReduceRepeat<ReduceType::SUM>(partials[whole], values[whole * kMlpActBwdPartials], rest, 1, 1,
+                                    1, 8);
     }
     ReduceRepeat<ReduceType::SUM>(dst, partials, whole + (rest != 0 ? 1 : 0), 1, 1, 1, 8);
   }
@@ -162,4 +163,4 @@ class GroupedMlpBwd {
 
 }  // namespace moge
 
-#endif  // MOGE_ASCEND_GROUPED_MLP_BWD_KERNEL_H_
+#endif  // MOGE_ASCEND_GROUPED_MLP_ACT_BWD_KERNEL_H_
