@@ -7,7 +7,7 @@ namespace moge {
 
 namespace {
 
-constexpr int64_t kMaxPitch = UINT16_MAX;  // of a copy's field, in elements
+constexpr int64_t kMaxPitch = UINT16_MAX;  // a copy holds a row's elements in 16 bits
 
 int64_t PitchOf(int64_t columns) {
   return static_cast<int64_t>(RoundUp(static_cast<uint32_t>(columns), kFractal));

@@ -1,8 +1,8 @@
 // What bindings.cpp exposes: functions that check their arguments, choose the tiling and launch.
 // Pointers are addresses of contiguous tensors.
 //
-// One rule of names for every launch: the extension's function `swiglu_fwd` is LaunchSwigluFwd
-// here, its entry on the device is swiglu_fwd_<dtype>, and the class that this runs SwigluFwd.
+// One rule of names: the extension's function swiglu_fwd is LaunchSwigluFwd here, and launches the
+// entry swiglu_fwd_<dtype>. Nothing on the device is called Launch.
 #ifndef MOGE_CSRC_OPS_H_
 #define MOGE_CSRC_OPS_H_
 
@@ -58,8 +58,8 @@ void LaunchGroupedMlpUp(Pointer rows, Pointer weight, Pointer offsets, Pointer r
                         Pointer ring, Pointer pre, Pointer act, const GemmShape& shape, DType dtype,
                         Pointer stream);
 // The backward pass of the weighted activation, between the two products:
-// g [N, F] = d_y D', pre [N, 2F], row_weights [N] float -> d_pre [N, 2F], act [N, F] times the
-// row's weight, d_row_weights [N] float
+// g [N, F] = d_y D with D = w_down, pre [N, 2F], row_weights [N] float -> d_pre [N, 2F], act [N, F]
+// times the row's weight, d_row_weights [N] float
 void LaunchGroupedMlpActBwd(Pointer g, Pointer pre, Pointer row_weights, Pointer d_pre, Pointer act,
                             Pointer d_row_weights, int64_t N, int64_t F, DType dtype,
                             Pointer stream);

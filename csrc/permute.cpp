@@ -20,7 +20,7 @@ void LaunchPermuteFwd(Pointer x, Pointer row_to_slot, Pointer slot_to_row, Point
   tiling.tokens = static_cast<uint32_t>(kSlots / K);
   tiling.columns = static_cast<uint32_t>(std::min<int64_t>(H, kPermuteTileBytes / size));
   const int64_t pitch = (tiling.columns + per_block - 1) / per_block * per_block;
-  // 4095 blocks are the most of one transfer
+  // one transfer moves at most 4095 blocks
   tiling.rows = static_cast<uint32_t>(std::min<int64_t>(kPermuteTileBytes / size / pitch, 4095));
   const int64_t N = T * K;
   const Launch launch{"permute_fwd",

@@ -9,8 +9,8 @@ namespace moge {
 
 namespace {
 
-// Tokens of a core, where there are so many: lists then fill whole repeats, and the exchange of
-// counts is little beside them.
+// Tokens of a core where there are enough of them: lists then fill whole repeats, and the exchange
+// of counts costs little in comparison.
 constexpr int64_t kTokensOfCore = kRouteMaxTokens;
 
 }  // namespace

@@ -9,7 +9,7 @@ namespace moge {
 
 namespace {
 
-constexpr int64_t kMaxColumns = int64_t{1} << 31;  // a field of 32 bits, with room for 2F
+constexpr int64_t kMaxColumns = int64_t{1} << 31;  // a field has 32 bits, and 2F must fit, too
 
 SwigluTiling Tiling(const char* op, int64_t N, int64_t F, DType dtype, uint32_t tile) {
   CheckSize(op, "F", F, kMaxColumns - 1);
@@ -20,7 +20,7 @@ SwigluTiling Tiling(const char* op, int64_t N, int64_t F, DType dtype, uint32_t 
   tiling.F = static_cast<uint32_t>(F);
   tiling.columns = static_cast<uint32_t>(std::min<int64_t>(F, tile));
   const int64_t pitch = (tiling.columns + per_block - 1) / per_block * per_block;
-  // 4095 blocks are the most of one transfer
+  // one transfer moves at most 4095 blocks
   tiling.rows = static_cast<uint32_t>(std::min<int64_t>({tile / pitch, N, 4095}));
   return tiling;
 }

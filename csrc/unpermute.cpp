@@ -17,7 +17,7 @@ UnpermuteTiling Tiling(const char* op, int64_t T, int64_t H, int64_t K, bool wei
   tiling.H = static_cast<uint32_t>(H);
   tiling.K = static_cast<uint32_t>(K);
   tiling.tokens = static_cast<uint32_t>(kSlots / K);
-  // parts of a row as equal as whole repeats allow: none is left small
+  // the parts of a row are as equal as whole repeats allow, so that none is short
   const int64_t parts = (H + columns - 1) / columns;
   const int64_t part = (H + parts - 1) / parts;
   tiling.columns = static_cast<uint32_t>((part + kPartials - 1) / kPartials * kPartials);

@@ -1,4 +1,4 @@
-// Entries of the expert layer's own kernels, one for each dtype.
+// Entries of the kernels that only the expert layer has, one for each dtype.
 #include "grouped_mlp_act_bwd_kernel.h"
 #include "grouped_mlp_kernel.h"
 

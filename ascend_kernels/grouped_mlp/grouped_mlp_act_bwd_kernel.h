@@ -1,4 +1,5 @@
-// Backward of the expert layer between its two products, element-wise but for one sum a row.
+// The backward pass of the weighted activation, which lies between the expert layer's two products:
+// element by element, but for one sum over each row.
 #ifndef MOGE_ASCEND_GROUPED_MLP_ACT_BWD_KERNEL_H_
 #define MOGE_ASCEND_GROUPED_MLP_ACT_BWD_KERNEL_H_
 
@@ -6,10 +7,11 @@
 
 namespace moge {
 
-// Elements of one operand's tile: some whole rows, two of Pangu's, or a part of one. UB at 2 and 4
-// bytes an element: three operands in, three out, two buffers each; floats; rows' weights and sums.
+// Elements of one operand's tile, which is some whole rows (two of Pangu Pro MoE) or a part of one.
+// UB holds two buffers for each of three inputs and three results, of 2 or 4 bytes an element, then
+// the float temporaries, and the weights and sums of the rows.
 constexpr uint32_t kMlpActBwdTile = 2688;
-constexpr uint32_t kMlpActBwdRows = 1024;  // whose weights a core loads at a time
+constexpr uint32_t kMlpActBwdRows = 1024;  // whose weights are loaded together
 constexpr uint32_t kMlpActBwdPartials = kRepeatBytes / sizeof(float);
 constexpr uint32_t kMlpActBwdSmall = (3 * kMlpActBwdRows + kMlpActBwdPartials) * sizeof(float);
 static_assert(kMlpActBwdTile * (2 * 6 * 2 + 6 * 4) + kMlpActBwdSmall <= kUbBytes, "UB, 2 bytes");
@@ -17,8 +19,8 @@ static_assert(kMlpActBwdTile * (2 * 6 * 4 + 3 * 4) + kMlpActBwdSmall <= kUbBytes
 static_assert(kMlpActBwdTile <= kMlpActBwdPartials * kMlpActBwdPartials,
               "two reductions end a sum");
 
-// With y = w (act D), and g = d_y D' from the product before:
-//   d_w = g . act,  d_act = w g,  d_pre = SwiGLU'(d_act),  and w act for the gradient of D.
+// The layer is y = w (act D'), act = SwiGLU(pre). The product before gave g = d_y D for each row:
+//   d_w = sum(g act),  d_pre = SwiGLU'(pre) (w g),  and w act is what the gradient of D multiplies.
 template <typename T>
 class GroupedMlpActBwd {
  public:
@@ -75,7 +77,7 @@ class GroupedMlpActBwd {
     uint32_t rows, columns;
   };
 
-  // g . act, summed over the parts of a row
+  // g act, added up over the parts of a row
   __aicore__ inline LocalTensor<float> Dots() { return floats_.template Get<float>(); }
 
   __aicore__ inline void CopyIn(const Tile& tile) {
@@ -111,7 +113,7 @@ class GroupedMlpActBwd {
     in_.FreeTensor(in);
     out_.EnQue(out);
   }
-  // The activation, its products with g, and both times the row's weight.
+  // The activation, its products with g, and then both factors times the row's weight.
   __aicore__ inline void Weigh(const Tile& tile, uint32_t pitch, const LocalTensor<float>& weights,
                                const LocalTensor<float>& act, const LocalTensor<float>& gate,
                                const LocalTensor<float>& up, const LocalTensor<float>& g,
@@ -130,7 +132,8 @@ class GroupedMlpActBwd {
       Muls(g[i * pitch], g[i * pitch], weight, pitch);
     }
   }
-  // One float at any multiple of 4 bytes; the last part of the values has a mask of its own.
+  // Writes one float; `dst` may be any multiple of 4 bytes. The values past the last whole repeat
+  // are summed under a mask of their own.
   __aicore__ inline void Sum(const LocalTensor<float>& dst, const LocalTensor<float>& values,
                              uint32_t count) {
     LocalTensor<float> partials = partials_.Get<float>();

@@ -13,7 +13,7 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
     dtype = dtype_of("logits", logits)
     T, E = logits.shape
     logits = logits.contiguous()
-    if experts.dtype is torch.int64:  # a stray id must not become one in range
+    if experts.dtype is torch.int64:  # a cast alone could bring an id into range
         experts = experts.where((experts >= 0) & (experts < E), -1)
     experts = experts.int().contiguous()
     blocks = _C.grouped_gate_blocks(T=T)
