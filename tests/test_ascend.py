@@ -335,6 +335,11 @@ META = torch.device("meta")
             r"columns must be in \[0, 65535\], got 65536",
         ),
         ({"packed": randn(2, 5, 7)}, TypeError, "packed must be what pack_weight returned, got"),
+        (
+            {"packed": ascend.PackedWeight(torch.zeros(2, 1, 5, 8), 5, 7)},
+            ValueError,
+            r"packed.data must be .* = \[2, 1, 16, 8\], got \[2, 1, 5, 8\]",
+        ),
         ({"rows": [1.0]}, TypeError, r"rows must be a Tensor \[N, I\], got list"),
         ({"rows": randn(7)}, ValueError, r"rows must be \[N, I\], got \[7\]"),
         ({"rows": randn(4, 8)}, ValueError, r"rows must be \[N, I\] = \[4, 7\], got \[4, 8\]"),

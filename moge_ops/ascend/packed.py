@@ -22,6 +22,12 @@ class PackedWeight(NamedTuple):
     """In features."""
 
 
+def _layout(E: int, O: int, I: int, itemsize: int) -> tuple[int, int, int, int]:
+    """Shape of :attr:`PackedWeight.data`."""
+    c = 32 // itemsize
+    return E, -(-I // c), _C.grouped_gemm_pitch(columns=O), c
+
+
 def pack_weight(weight: Tensor) -> PackedWeight:
     """Packs a weight once, so that :func:`grouped_gemm_packed` reads it in long transfers.
 
@@ -41,9 +47,7 @@ def pack_weight(weight: Tensor) -> PackedWeight:
     """
     _checks.tensor("weight", weight, "[E, O, I]", DTYPES)
     E, O, I = weight.shape
-    c = 32 // weight.itemsize
-    blocks = -(-I // c)
-    pitch = _C.grouped_gemm_pitch(columns=O)
+    _, blocks, pitch, c = _layout(E, O, I, weight.itemsize)
     rows = weight.new_zeros(E, pitch, blocks * c)
     rows[:, :O, :I] = weight.detach()
     return PackedWeight(rows.view(E, pitch, blocks, c).transpose(1, 2).contiguous(), O, I)
@@ -54,8 +58,9 @@ def grouped_gemm_packed(rows: Tensor, packed: PackedWeight, offsets: Tensor) -> 
 
     .. math:: y_n = W_{e(n)}\, r_n, \qquad e(n) = e \iff o_e \le n < o_{e+1}
 
-    The device is that of the extension's build: an NPU (``MOGE_ASCEND_BACKEND=cann``), or the CPU,
-    where the emulator runs the kernel, slowly and whatever :func:`moge_ops.testing.backend` says.
+    It runs on the device that the extension was built for: an NPU (``MOGE_ASCEND_BACKEND=cann``),
+    or the CPU, where the emulator takes its place. That is slow, and it needs no
+    :func:`moge_ops.testing.backend`.
 
     Args:
         rows: ``[N, I]``, the dtype of the packed weight, sorted by expert, with any strides.
@@ -79,10 +84,12 @@ def grouped_gemm_packed(rows: Tensor, packed: PackedWeight, offsets: Tensor) -> 
     if not isinstance(packed, PackedWeight):
         raise TypeError(f"packed must be what pack_weight returned, got {type(packed).__name__}")
     data, O, I = packed
+    _checks.tensor("packed.data", data, "[E, I / c, O, c]", DTYPES)
     _checks.tensor("rows", rows, "[N, I]", DTYPES)
     _checks.tensor("offsets", offsets, "[E + 1]", (torch.int32,))
     _checks.same_dtype("rows", rows, "packed.data", data)
     N, E = rows.shape[0], data.shape[0]
+    _checks.shape("packed.data", data, "[E, I / c, O, c]", _layout(E, O, I, data.itemsize))
     _checks.shape("rows", rows, "[N, I]", (N, I))
     _checks.shape("offsets", offsets, "[E + 1]", (E + 1,))
     _checks.same_device("packed.data", data, "rows", rows)
