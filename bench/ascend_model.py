@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from moge_ops import _C
-from moge_ops.ascend_kernels import (
+from moge_ops import _C, ascend
+from moge_ops.ascend import (
     grouped_gate,
     grouped_gemm,
     grouped_mlp,
@@ -350,18 +350,18 @@ def parts(T: int, device: str) -> Iterator[Part]:
         "gate/up", "grouped_gemm_fwd", hidden + used * gate_up + wide, 2 * product, used * gate_up
     )
 
-    def packed(inner: int, out: int) -> grouped_gemm.PackedWeight:
-        return grouped_gemm.PackedWeight(rows(E, inner // 16, out, 16), out, inner)
+    def packed(inner: int, out: int) -> ascend.PackedWeight:
+        return ascend.PackedWeight(rows(E, inner // 16, out, 16), out, inner)
 
     last = Step("down", "grouped_gemm_fwd", narrow + used * down + hidden, product, used * down)
     calls: list[tuple[Step, Callable[[], Any]]] = [
         (
-            up._replace(name="gate/up, packed", launch="grouped_gemm_fwd_packed"),
-            lambda: grouped_gemm.grouped_gemm_packed(rows(N, H), packed(H, 2 * F), offsets),
+            up._replace(name="gate/up, packed", launch="grouped_gemm_packed"),
+            lambda: ascend.grouped_gemm_packed(rows(N, H), packed(H, 2 * F), offsets),
         ),
         (
-            last._replace(name="down, packed", launch="grouped_gemm_fwd_packed"),
-            lambda: grouped_gemm.grouped_gemm_packed(rows(N, F), packed(F, H), offsets),
+            last._replace(name="down, packed", launch="grouped_gemm_packed"),
+            lambda: ascend.grouped_gemm_packed(rows(N, F), packed(F, H), offsets),
         ),
         (up, lambda: grouped_gemm.grouped_gemm_fwd(rows(N, H), w_gate_up, offsets)),
         (Step("swiglu", "swiglu_fwd", wide + narrow), lambda: swiglu.swiglu_fwd(rows(N, 2 * F))),
@@ -400,7 +400,7 @@ def parts(T: int, device: str) -> Iterator[Part]:
         Step("weights of rows", "permute_fwd", 2 * ids),
         into._replace(name="permute d_y"),
         last._replace(name="down, dX", launch="grouped_gemm_dx"),
-        Step("swiglu, backward, d_weights", "grouped_mlp_bwd", 2 * wide + 2 * narrow),
+        Step("swiglu, backward, d_weights", "grouped_mlp_act_bwd", 2 * wide + 2 * narrow),
         Step("d_weights of slots", "unpermute_fwd", 2 * ids),
         up._replace(name="gate/up, dX", launch="grouped_gemm_dx"),
         outof._replace(name="unpermute d_x"),

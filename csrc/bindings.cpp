@@ -1,4 +1,5 @@
-// The Python module moge_ops._C: plain functions over pointers and sizes, no libtorch.
+// The Python module moge_ops._C: plain functions over addresses and sizes, no libtorch. Its types
+// for Python are in moge_ops/_C.pyi.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -9,49 +10,92 @@
 #endif
 
 namespace py = pybind11;
+using namespace moge;
 
-PYBIND11_MODULE(_C, m) {
-  m.doc() = "Ascend C kernels of moge_ops.";
-  py::enum_<moge::DType>(m, "DType")
-      .value("float16", moge::DType::kFloat16)
-      .value("bfloat16", moge::DType::kBfloat16)
-      .value("float32", moge::DType::kFloat32);
+namespace {
 
-  py::class_<moge::GateShape>(m, "GateShape")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("T"), py::arg("E"), py::arg("G"),
-           py::arg("k"));
-  m.def("grouped_gate_blocks", &moge::GateBlocks);
-  m.def("grouped_gate_fwd", &moge::GroupedGateForward);
-  m.def("grouped_gate_bwd", &moge::GroupedGateBackward);
-  m.def("load_balance_loss_fwd", &moge::LoadBalanceLossForward);
-  m.def("load_balance_loss_bwd", &moge::LoadBalanceLossBackward);
-  py::class_<moge::GemmShape>(m, "GemmShape")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("N"), py::arg("E"),
-           py::arg("out"), py::arg("in_"));
-  m.def("grouped_gemm_pitch", &moge::GemmPitch);
-  m.def("grouped_gemm_fwd", &moge::GroupedGemmForward);
-  m.def("grouped_gemm_dx", &moge::GroupedGemmDx);
-  m.def("grouped_gemm_dw", &moge::GroupedGemmDw);
-  m.def("grouped_mlp_ring", &moge::GroupedMlpRing);
-  m.def("grouped_mlp_up", &moge::GroupedMlpUp);
-  m.def("grouped_mlp_bwd", &moge::GroupedMlpBackward);
-  m.def("route_blocks", &moge::RouteBlocks);
-  m.def("route_fwd", &moge::RouteForward);
-  m.def("permute_fwd", &moge::PermuteForward);
-  m.def("unpermute_fwd", &moge::UnpermuteForward);
-  m.def("unpermute_bwd", &moge::UnpermuteBackward);
-  m.def("swiglu_fwd", &moge::SwigluForward);
-  m.def("swiglu_bwd", &moge::SwigluBackward);
+// Every argument goes by name: most are integers, and two that changed places would go unseen.
+template <typename Function, typename... Names>
+void Def(py::module_& m, const char* name, Function* function, Names... names) {
+  m.def(name, function, py::kw_only(), py::arg(names)...);
+}
 
-#ifdef MOGE_ASCEND_CANN
-  m.attr("BACKEND") = "cann";
-#else
-  m.attr("BACKEND") = "emulate";
+GroupedGateTiling GateTiling(uint64_t T, uint32_t E, uint32_t G, uint32_t k, bool softmax,
+                             bool renormalize, float scaling) {
+  GroupedGateTiling tiling{};
+  tiling.T = T;
+  tiling.E = E;
+  tiling.G = G;
+  tiling.k = k;
+  tiling.softmax = softmax;
+  tiling.renormalize = renormalize;
+  tiling.scaling = scaling;
+  return tiling;
+}
+
+void BindOperators(py::module_& m) {
+  py::enum_<DType>(m, "DType")
+      .value("float16", DType::kFloat16)
+      .value("bfloat16", DType::kBfloat16)
+      .value("float32", DType::kFloat32);
+
+  py::class_<GroupedGateTiling>(m, "GroupedGateTiling")
+      .def(py::init(&GateTiling), py::kw_only(), py::arg("T"), py::arg("E"), py::arg("G"),
+           py::arg("k"), py::arg("softmax"), py::arg("renormalize"), py::arg("scaling"));
+  Def(m, "grouped_gate_blocks", &GroupedGateBlocks, "T");
+  Def(m, "grouped_gate_fwd", &LaunchGroupedGateFwd, "logits", "bias", "router_scale", "weights",
+      "experts", "counts", "workspace", "tiling", "dtype", "stream");
+  Def(m, "grouped_gate_bwd", &LaunchGroupedGateBwd, "d_weights", "logits", "experts",
+      "router_scale", "d_logits", "d_router_scale", "workspace", "tiling", "dtype", "stream");
+
+  Def(m, "load_balance_loss_fwd", &LaunchLoadBalanceLossFwd, "logits", "experts", "loss", "f",
+      "scores", "counts", "T", "K", "E", "softmax", "dtype", "stream");
+  Def(m, "load_balance_loss_bwd", &LaunchLoadBalanceLossBwd, "d_loss", "logits", "f", "d_logits",
+      "T", "E", "softmax", "dtype", "stream");
+
+  py::class_<GemmShape>(m, "GemmShape")
+      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::kw_only(), py::arg("N"),
+           py::arg("E"), py::arg("O"), py::arg("I"));
+  Def(m, "grouped_gemm_pitch", &GroupedGemmPitch, "columns");
+  Def(m, "grouped_gemm_fwd", &LaunchGroupedGemmFwd, "rows", "weight", "offsets", "out", "shape",
+      "dtype", "stream");
+  Def(m, "grouped_gemm_packed", &LaunchGroupedGemmPacked, "rows", "weight", "offsets", "out",
+      "shape", "dtype", "stream");
+  Def(m, "grouped_gemm_dx", &LaunchGroupedGemmDx, "d_out", "weight", "offsets", "d_rows", "shape",
+      "dtype", "stream");
+  Def(m, "grouped_gemm_dw", &LaunchGroupedGemmDw, "d_out", "rows", "offsets", "d_weight", "shape",
+      "dtype", "stream");
+
+  Def(m, "grouped_mlp_ring", &GroupedMlpRing, "shape");
+  Def(m, "grouped_mlp_up", &LaunchGroupedMlpUp, "rows", "weight", "offsets", "row_weights", "ring",
+      "pre", "act", "shape", "dtype", "stream");
+  Def(m, "grouped_mlp_act_bwd", &LaunchGroupedMlpActBwd, "g", "pre", "row_weights", "d_pre", "act",
+      "d_row_weights", "N", "F", "dtype", "stream");
+
+  Def(m, "route_blocks", &RouteBlocks, "T");
+  Def(m, "route_fwd", &LaunchRouteFwd, "experts", "row_to_slot", "slot_to_row", "offsets",
+      "workspace", "T", "K", "E", "G", "stream");
+
+  Def(m, "permute_fwd", &LaunchPermuteFwd, "x", "row_to_slot", "slot_to_row", "rows", "T", "H", "K",
+      "dtype", "stream");
+  Def(m, "unpermute_fwd", &LaunchUnpermuteFwd, "rows", "slot_to_row", "weights", "y", "T", "H", "K",
+      "dtype", "stream");
+  Def(m, "unpermute_bwd", &LaunchUnpermuteBwd, "d_y", "rows", "row_to_slot", "slot_to_row",
+      "weights", "d_rows", "d_weights", "T", "H", "K", "dtype", "stream");
+
+  Def(m, "swiglu_fwd", &LaunchSwigluFwd, "gate_up", "act", "N", "F", "dtype", "stream");
+  Def(m, "swiglu_bwd", &LaunchSwigluBwd, "d_act", "gate_up", "d_gate_up", "N", "F", "dtype",
+      "stream");
+}
+
+#ifndef MOGE_ASCEND_CANN
+
+void BindEmulation(py::module_& m) {
   emulator::Bind(m);
   m.def(
       "set_emulation",
       [](uint32_t cores, bool strict, bool checks, uint64_t seed, bool counting) {
-        moge::Emulation& emulation = moge::TheEmulation();
+        Emulation& emulation = TheEmulation();
         emulation.cores = cores;
         emulation.strict = strict;
         emulation.checks = checks;
@@ -63,7 +107,7 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "start_recording",
       [](const std::string& device, const std::vector<uint32_t>& pictured) {
-        moge::Emulation& emulation = moge::TheEmulation();
+        Emulation& emulation = TheEmulation();
         emulation.record = true;
         emulation.launches.clear();
         emulation.cache = emulator::CacheModel();
@@ -78,12 +122,26 @@ PYBIND11_MODULE(_C, m) {
       },
       py::arg("device") = "", py::arg("pictured") = std::vector<uint32_t>());
   m.def("stop_recording", [] {
-    moge::TheEmulation().record = false;
+    TheEmulation().record = false;
     py::list launches;
-    for (const emulator::Counters& counters : moge::TheEmulation().launches) {
+    for (const emulator::Counters& counters : TheEmulation().launches) {
       launches.append(emulator::ToDict(counters));
     }
     return launches;
   });
+}
+
+#endif
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Ascend C kernels of moge_ops.";
+  BindOperators(m);
+#ifdef MOGE_ASCEND_CANN
+  m.attr("BACKEND") = "cann";
+#else
+  m.attr("BACKEND") = "emulate";
+  BindEmulation(m);
 #endif
 }

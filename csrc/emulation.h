@@ -1,4 +1,4 @@
-// How the emulated build runs its launches: what tests and the counters' table set.
+// How the emulated build runs its launches. Tests and benchmarks set it through the bindings.
 #ifndef MOGE_CSRC_EMULATION_H_
 #define MOGE_CSRC_EMULATION_H_
 
@@ -15,10 +15,10 @@ struct Emulation {
   bool strict = false;
   bool checks = true;
   uint64_t seed = 0;
-  bool counting = false;  // nothing is moved or multiplied, large tensors need no memory
-  const emulator::Device* device = nullptr;  // whose times are modelled, null: none
+  bool counting = false;                     // large tensors have no data, and none is computed
+  const emulator::Device* device = nullptr;  // whose times are modelled; null: none
   std::vector<uint32_t> pictured;            // cores whose instructions are listed
-  emulator::CacheModel cache;                // L2, as the launches of a recording leave it
+  emulator::CacheModel cache;                // L2, which the launches of a recording share
   bool record = false;                       // whether `launches` grows
   std::vector<emulator::Counters> launches;
 };

@@ -7,48 +7,33 @@ namespace moge {
 
 namespace {
 
-constexpr int64_t kTokensOfCore = kGateTokens;  // less is not worth a core
+constexpr int64_t kTokensOfCore = kGateTokens;  // fewer are not worth a core
 
-void CheckGate(const char* op, const GateShape& shape, DType dtype) {
-  CheckSize(op, "T", shape.T, kMaxElements / shape.E);
-  const auto size = static_cast<uint32_t>(SizeOf(dtype));
-  const int64_t bytes =
-      static_cast<int64_t>(GateRowsBytes(shape.E, shape.G, shape.G * shape.k, size));
-  if (shape.E > INT16_MAX || bytes > int64_t{kUbBytes}) {
+void CheckGate(const char* op, const GroupedGateTiling& tiling, DType dtype) {
+  CheckSize(op, "T", static_cast<int64_t>(tiling.T), kMaxElements / tiling.E);
+  const uint64_t bytes = GateRowsBytes(tiling.E, tiling.G, uint64_t{tiling.G} * tiling.k,
+                                       static_cast<uint32_t>(SizeOf(dtype)));
+  if (tiling.E > INT16_MAX || bytes > kUbBytes) {
     throw std::invalid_argument(
         std::string(op) + ": E must be so small that a row of logits fits into " +
-        std::to_string(kUbBytes) + " bytes of UB, got E=" + std::to_string(shape.E) + " in " +
-        std::to_string(shape.G) + " groups, which take " + std::to_string(bytes));
+        std::to_string(kUbBytes) + " bytes of UB, got E=" + std::to_string(tiling.E) + " in " +
+        std::to_string(tiling.G) + " groups, which take " + std::to_string(bytes));
   }
-}
-
-GroupedGateTiling Tiling(const GateShape& shape, bool softmax, bool renormalize, double scaling) {
-  GroupedGateTiling tiling{};
-  tiling.T = static_cast<uint64_t>(shape.T);
-  tiling.E = static_cast<uint32_t>(shape.E);
-  tiling.G = static_cast<uint32_t>(shape.G);
-  tiling.k = static_cast<uint32_t>(shape.k);
-  tiling.scaling = static_cast<float>(scaling);
-  tiling.softmax = softmax ? 1 : 0;
-  tiling.renormalize = renormalize ? 1 : 0;
-  return tiling;
 }
 
 }  // namespace
 
-int64_t GateBlocks(int64_t T) { return Blocks((T + kTokensOfCore - 1) / kTokensOfCore); }
+int64_t GroupedGateBlocks(int64_t T) { return Blocks((T + kTokensOfCore - 1) / kTokensOfCore); }
 
-void GroupedGateForward(Pointer logits, Pointer bias, Pointer router_scale, Pointer weights,
-                        Pointer experts, Pointer counts, Pointer workspace, const GateShape& shape,
-                        bool softmax, bool renormalize, double scaling, DType dtype,
-                        Pointer stream) {
+void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Pointer weights,
+                          Pointer experts, Pointer counts, Pointer workspace,
+                          GroupedGateTiling tiling, DType dtype, Pointer stream) {
   const char* op = "grouped_gate_fwd";
-  CheckGate(op, shape, dtype);
-  GroupedGateTiling tiling = Tiling(shape, softmax, renormalize, scaling);
+  CheckGate(op, tiling, dtype);
   tiling.has_bias = bias != 0 ? 1 : 0;
   tiling.has_router_scale = router_scale != 0 ? 1 : 0;
-  const int64_t T = shape.T, E = shape.E, K = shape.G * shape.k;
-  const int64_t blocks = GateBlocks(T);
+  const int64_t T = tiling.T, E = tiling.E, K = int64_t{tiling.G} * tiling.k;
+  const int64_t blocks = GroupedGateBlocks(T);
   const Launch launch{op,
                       blocks,
                       stream,
@@ -64,16 +49,14 @@ void GroupedGateForward(Pointer logits, Pointer bias, Pointer router_scale, Poin
                     Gm(weights), Gm(experts), Gm(counts), Gm(workspace), tiling);
 }
 
-void GroupedGateBackward(Pointer d_weights, Pointer logits, Pointer experts, Pointer router_scale,
-                         Pointer d_logits, Pointer d_router_scale, Pointer workspace,
-                         const GateShape& shape, bool softmax, bool renormalize, double scaling,
-                         DType dtype, Pointer stream) {
+void LaunchGroupedGateBwd(Pointer d_weights, Pointer logits, Pointer experts, Pointer router_scale,
+                          Pointer d_logits, Pointer d_router_scale, Pointer workspace,
+                          GroupedGateTiling tiling, DType dtype, Pointer stream) {
   const char* op = "grouped_gate_bwd";
-  CheckGate(op, shape, dtype);
-  GroupedGateTiling tiling = Tiling(shape, softmax, renormalize, scaling);
+  CheckGate(op, tiling, dtype);
   tiling.has_router_scale = router_scale != 0 ? 1 : 0;
-  const int64_t T = shape.T, E = shape.E, K = shape.G * shape.k;
-  const int64_t blocks = GateBlocks(T);
+  const int64_t T = tiling.T, E = tiling.E, K = int64_t{tiling.G} * tiling.k;
+  const int64_t blocks = GroupedGateBlocks(T);
   const int64_t scales = router_scale != 0 ? E : 0;
   const Launch launch{op,
                       blocks,

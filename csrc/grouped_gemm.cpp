@@ -7,17 +7,24 @@ namespace moge {
 
 namespace {
 
-constexpr int64_t kMaxPitch = UINT16_MAX;  // of a copy's field, in elements
+constexpr int64_t kMaxPitch = UINT16_MAX;  // a copy holds a row's elements in 16 bits
 
 int64_t PitchOf(int64_t columns) {
   return static_cast<int64_t>(RoundUp(static_cast<uint32_t>(columns), kFractal));
 }
 
-// the last dimension of a weight as it is read: its own, or packed in whole fractals
-int64_t WeightCount(const GemmShape& shape, bool packed, int64_t size) {
-  if (!packed) return shape.E * shape.out * shape.in;
-  const int64_t block = kBlockBytes / size;
-  return shape.E * PitchOf(shape.out) * ((shape.in + block - 1) / block * block);
+// y = x W', whichever way the weight lies: it has `weights` elements.
+Launch FwdLaunch(const char* op, Pointer rows, Pointer weight, int64_t weights, Pointer offsets,
+                 Pointer out, const GemmShape& shape, DType dtype, Pointer stream) {
+  const int64_t size = SizeOf(dtype);
+  return {op,
+          GemmBlocks(shape.N, shape.E, shape.O, Cores::kCube),
+          stream,
+          {{"rows", rows, shape.N * shape.I, size, Access::kIn},
+           {"weight", weight, weights, size, Access::kIn},
+           {"offsets", offsets, shape.E + 1, 4, Access::kIn},
+           {"out", out, shape.N * PitchOf(shape.O), size, Access::kOut}},
+          Cores::kCube};
 }
 
 }  // namespace
@@ -25,9 +32,9 @@ int64_t WeightCount(const GemmShape& shape, bool packed, int64_t size) {
 void CheckGemm(const char* op, const GemmShape& shape) {
   CheckSize(op, "N", shape.N, INT32_MAX);  // offsets are int32
   CheckSize(op, "E", shape.E, INT32_MAX - 1);
-  CheckSize(op, "in", shape.in, kMaxPitch);
-  CheckSize(op, "out", shape.out, kMaxPitch);
-  CheckSize(op, "E * out", shape.E * shape.out, kMaxElements / (shape.in + kFractal));
+  CheckSize(op, "I", shape.I, kMaxPitch);
+  CheckSize(op, "O", shape.O, kMaxPitch);
+  CheckSize(op, "E * O", shape.E * shape.O, kMaxElements / (shape.I + kFractal));
 }
 
 GroupedGemmTiling GemmTiling(const GemmShape& shape, int64_t rows, int64_t columns, int64_t depth) {
@@ -45,47 +52,50 @@ int64_t GemmBlocks(int64_t rows, int64_t experts, int64_t columns, Cores cores) 
   return Blocks((rows / kTileM + experts + 1) * (PitchOf(columns) / kFractal), cores);
 }
 
-int64_t GemmPitch(int64_t columns) {
+int64_t GroupedGemmPitch(int64_t columns) {
   CheckSize("grouped_gemm_pitch", "columns", columns, kMaxPitch);
   return PitchOf(columns);
 }
 
-void GroupedGemmForward(Pointer rows, Pointer weight, Pointer offsets, Pointer out,
-                        const GemmShape& shape, bool packed, DType dtype, Pointer stream) {
-  const char* op = packed ? "grouped_gemm_fwd_packed" : "grouped_gemm_fwd";
+void LaunchGroupedGemmFwd(Pointer rows, Pointer weight, Pointer offsets, Pointer out,
+                          const GemmShape& shape, DType dtype, Pointer stream) {
+  const char* op = "grouped_gemm_fwd";
   CheckGemm(op, shape);
-  if (shape.N == 0 || shape.out == 0) return;
-  const int64_t size = SizeOf(dtype);
-  const GroupedGemmTiling tiling = GemmTiling(shape, 0, shape.out, shape.in);
-  const Launch launch{op,
-                      GemmBlocks(shape.N, shape.E, shape.out, Cores::kCube),
-                      stream,
-                      {{"rows", rows, shape.N * shape.in, size, Access::kIn},
-                       {"weight", weight, WeightCount(shape, packed, size), size, Access::kIn},
-                       {"offsets", offsets, shape.E + 1, 4, Access::kIn},
-                       {"out", out, shape.N * tiling.pitch, size, Access::kOut}},
-                      Cores::kCube};
-  if (packed) {
-    MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gemm_fwd_packed, Gm(rows), Gm(weight), Gm(offsets),
-                      Gm(out), tiling);
-  } else {
-    MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gemm_fwd, Gm(rows), Gm(weight), Gm(offsets), Gm(out),
-                      tiling);
-  }
+  if (shape.N == 0 || shape.O == 0) return;
+  const GroupedGemmTiling tiling = GemmTiling(shape, 0, shape.O, shape.I);
+  const Launch launch =
+      FwdLaunch(op, rows, weight, shape.E * shape.O * shape.I, offsets, out, shape, dtype, stream);
+  MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gemm_fwd, Gm(rows), Gm(weight), Gm(offsets), Gm(out),
+                    tiling);
 }
 
-void GroupedGemmDx(Pointer d_out, Pointer weight, Pointer offsets, Pointer d_rows,
-                   const GemmShape& shape, DType dtype, Pointer stream) {
+void LaunchGroupedGemmPacked(Pointer rows, Pointer weight, Pointer offsets, Pointer out,
+                             const GemmShape& shape, DType dtype, Pointer stream) {
+  const char* op = "grouped_gemm_packed";
+  CheckGemm(op, shape);
+  if (shape.N == 0 || shape.O == 0) return;
+  const GroupedGemmTiling tiling = GemmTiling(shape, 0, shape.O, shape.I);
+  const int64_t per_block = kBlockBytes / SizeOf(dtype);
+  const int64_t blocks =
+      (shape.I + per_block - 1) / per_block;  // 32 bytes each, of one weight's row
+  const Launch launch = FwdLaunch(op, rows, weight, shape.E * PitchOf(shape.O) * blocks * per_block,
+                                  offsets, out, shape, dtype, stream);
+  MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gemm_packed, Gm(rows), Gm(weight), Gm(offsets), Gm(out),
+                    tiling);
+}
+
+void LaunchGroupedGemmDx(Pointer d_out, Pointer weight, Pointer offsets, Pointer d_rows,
+                         const GemmShape& shape, DType dtype, Pointer stream) {
   const char* op = "grouped_gemm_dx";
   CheckGemm(op, shape);
-  if (shape.N == 0 || shape.in == 0) return;
+  if (shape.N == 0 || shape.I == 0) return;
   const int64_t size = SizeOf(dtype);
-  const GroupedGemmTiling tiling = GemmTiling(shape, 0, shape.in, shape.out);
+  const GroupedGemmTiling tiling = GemmTiling(shape, 0, shape.I, shape.O);
   const Launch launch{op,
-                      GemmBlocks(shape.N, shape.E, shape.in, Cores::kCube),
+                      GemmBlocks(shape.N, shape.E, shape.I, Cores::kCube),
                       stream,
-                      {{"d_out", d_out, shape.N * shape.out, size, Access::kIn},
-                       {"weight", weight, WeightCount(shape, false, size), size, Access::kIn},
+                      {{"d_out", d_out, shape.N * shape.O, size, Access::kIn},
+                       {"weight", weight, shape.E * shape.O * shape.I, size, Access::kIn},
                        {"offsets", offsets, shape.E + 1, 4, Access::kIn},
                        {"d_rows", d_rows, shape.N * tiling.pitch, size, Access::kOut}},
                       Cores::kCube};
@@ -93,21 +103,21 @@ void GroupedGemmDx(Pointer d_out, Pointer weight, Pointer offsets, Pointer d_row
                     tiling);
 }
 
-void GroupedGemmDw(Pointer d_out, Pointer rows, Pointer offsets, Pointer d_weight,
-                   const GemmShape& shape, DType dtype, Pointer stream) {
+void LaunchGroupedGemmDw(Pointer d_out, Pointer rows, Pointer offsets, Pointer d_weight,
+                         const GemmShape& shape, DType dtype, Pointer stream) {
   const char* op = "grouped_gemm_dw";
   CheckGemm(op, shape);
-  if (shape.E == 0 || shape.out == 0 || shape.in == 0) return;
+  if (shape.E == 0 || shape.O == 0 || shape.I == 0) return;
   const int64_t size = SizeOf(dtype);
-  const GroupedGemmTiling tiling = GemmTiling(shape, shape.out, shape.in, 0);
+  const GroupedGemmTiling tiling = GemmTiling(shape, shape.O, shape.I, 0);
   const Launch launch{
       op,
-      GemmBlocks(shape.E * shape.out, shape.E, shape.in, Cores::kCube),
+      GemmBlocks(shape.E * shape.O, shape.E, shape.I, Cores::kCube),
       stream,
-      {{"d_out", d_out, shape.N * shape.out, size, Access::kIn},
-       {"rows", rows, shape.N * shape.in, size, Access::kIn},
+      {{"d_out", d_out, shape.N * shape.O, size, Access::kIn},
+       {"rows", rows, shape.N * shape.I, size, Access::kIn},
        {"offsets", offsets, shape.E + 1, 4, Access::kIn},
-       {"d_weight", d_weight, shape.E * shape.out * tiling.pitch, size, Access::kOut}},
+       {"d_weight", d_weight, shape.E * shape.O * tiling.pitch, size, Access::kOut}},
       Cores::kCube};
   MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gemm_dw, Gm(d_out), Gm(rows), Gm(offsets), Gm(d_weight),
                     tiling);

@@ -9,9 +9,9 @@ namespace moge {
 
 // Raises ValueError for sizes that a field of the kernels cannot hold.
 void CheckGemm(const char* op, const GemmShape& shape);
-// Sizes of one expert's result, and the depth; 0 for what is ragged.
+// Sizes of one expert's result and the depth that is summed over; 0 for the ragged one.
 GroupedGemmTiling GemmTiling(const GemmShape& shape, int64_t rows, int64_t columns, int64_t depth);
-// Cores for a result of so many rows of all experts, in tiles that are 16 columns wide at least.
+// Cores for a result that has `rows` rows over all experts; a tile is at least 16 columns wide.
 int64_t GemmBlocks(int64_t rows, int64_t experts, int64_t columns, Cores cores);
 
 }  // namespace moge

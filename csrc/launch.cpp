@@ -88,8 +88,8 @@ emulator::Access ToAccess(Access access) {
   }
 }
 
-// What has no data when launches are only counted: large tensors, and what is made of them. Indices
-// and offsets, which decide what a kernel does, are smaller.
+// Large tensors, and what is computed from them, have no data when launches are only counted.
+// Indices and offsets, which decide what a kernel does, are smaller and keep theirs.
 constexpr uint64_t kBulkBytes = 1024 * 1024;
 void MarkBulk(std::vector<emulator::Allocation>& allocations) {
   bool any = false;
@@ -102,7 +102,7 @@ void MarkBulk(std::vector<emulator::Allocation>& allocations) {
   }
 }
 
-// Inputs may share memory, as views of one tensor do: what overlaps becomes one allocation.
+// Inputs may share memory, as views of one tensor do; those that overlap become one allocation.
 std::vector<emulator::Allocation> Allocations(std::vector<Buffer> buffers) {
   std::sort(buffers.begin(), buffers.end(),
             [](const Buffer& a, const Buffer& b) { return a.data < b.data; });

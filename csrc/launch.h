@@ -1,5 +1,5 @@
-// The host's side of the kernels: arguments from Python, checks, and one way to launch for both
-// builds. Pointers come as integers, memory belongs to the caller, nothing is allocated here.
+// What every launch needs on the host: the description of its buffers, checks, and one macro for
+// both builds. Addresses come as integers from Python, which owns all memory.
 #ifndef MOGE_CSRC_LAUNCH_H_
 #define MOGE_CSRC_LAUNCH_H_
 
@@ -10,9 +10,9 @@
 
 namespace moge {
 
-using Pointer = uintptr_t;  // 0: none
+using Pointer = uintptr_t;  // 0: there is no tensor
 
-// of a tensor: its bytes fit into int64
+// The most elements that a tensor may have: its bytes still fit into int64.
 constexpr int64_t kMaxElements = int64_t{1} << 58;
 
 enum class DType { kFloat16, kBfloat16, kFloat32 };
@@ -28,10 +28,10 @@ struct Buffer {
   Access access;
 };
 
-// How a kernel is declared, which decides what a block is.
+// How the kernel is declared, which decides what one of its blocks runs on.
 enum class Cores {
   kVector,     // __vector__: a vector core
-  kMixVector,  // __mix__(0, 1): the same, for SyncAll
+  kMixVector,  // __mix__(0, 1): a vector core that may call SyncAll
   kCube,       // __cube__: a cube core
   kMix,        // __mix__(1, 2): a cube core and its two vector cores
 };
@@ -39,7 +39,7 @@ enum class Cores {
 struct Launch {
   std::string name;
   int64_t blocks;
-  Pointer stream;  // of the NPU; the emulator has none
+  Pointer stream;  // the NPU's; 0 under the emulator
   std::vector<Buffer> buffers;
   Cores cores = Cores::kVector;
 };
@@ -54,7 +54,8 @@ void CheckRows(const char* op, int64_t T, int64_t H, int64_t K, int64_t most_slo
 
 inline uint8_t* Gm(Pointer pointer) { return reinterpret_cast<uint8_t*>(pointer); }
 
-// Cores of the device that a block needs, of which `units` of work can use so many.
+// How many blocks to launch: one for each unit of work, but no more than the device has cores to
+// run them on.
 int64_t Blocks(int64_t units, Cores cores = Cores::kVector);
 
 }  // namespace moge
@@ -86,7 +87,7 @@ void Emulate(const Launch& launch, const std::function<void()>& kernel);
 
 #endif
 
-// The entry of `dtype`.
+// Launches the kernel's entry for `dtype`.
 #define MOGE_LAUNCH_DTYPE(launch, dtype, kernel, ...)      \
   switch (dtype) {                                         \
     case moge::DType::kFloat16:                            \

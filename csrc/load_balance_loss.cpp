@@ -32,12 +32,12 @@ LoadBalanceLossTiling LossTiling(const char* op, int64_t T, int64_t K, int64_t E
 
 }  // namespace
 
-void LoadBalanceLossForward(Pointer logits, Pointer experts, Pointer loss, Pointer f,
-                            Pointer scores, Pointer counts, int64_t T, int64_t K, int64_t E,
-                            bool softmax, DType dtype, Pointer stream) {
+void LaunchLoadBalanceLossFwd(Pointer logits, Pointer experts, Pointer loss, Pointer f,
+                              Pointer scores, Pointer counts, int64_t T, int64_t K, int64_t E,
+                              bool softmax, DType dtype, Pointer stream) {
   const char* op = "load_balance_loss_fwd";
   const LoadBalanceLossTiling tiling = LossTiling(op, T, K, E, softmax, dtype);
-  const int64_t blocks = GateBlocks(T);
+  const int64_t blocks = GroupedGateBlocks(T);
   const Launch launch{op,
                       blocks,
                       stream,
@@ -52,13 +52,13 @@ void LoadBalanceLossForward(Pointer logits, Pointer experts, Pointer loss, Point
                     Gm(scores), Gm(counts), tiling);
 }
 
-void LoadBalanceLossBackward(Pointer d_loss, Pointer logits, Pointer f, Pointer d_logits, int64_t T,
-                             int64_t E, bool softmax, DType dtype, Pointer stream) {
+void LaunchLoadBalanceLossBwd(Pointer d_loss, Pointer logits, Pointer f, Pointer d_logits,
+                              int64_t T, int64_t E, bool softmax, DType dtype, Pointer stream) {
   if (T == 0) return;
   const char* op = "load_balance_loss_bwd";
   const LoadBalanceLossTiling tiling = LossTiling(op, T, 0, E, softmax, dtype);
   const Launch launch{op,
-                      GateBlocks(T),
+                      GroupedGateBlocks(T),
                       stream,
                       {{"d_loss", d_loss, 1, 4, Access::kIn},
                        {"logits", logits, T * E, SizeOf(dtype), Access::kIn},

@@ -7,8 +7,8 @@
 
 namespace moge {
 
-void PermuteForward(Pointer x, Pointer row_to_slot, Pointer slot_to_row, Pointer rows, int64_t T,
-                    int64_t H, int64_t K, DType dtype, Pointer stream) {
+void LaunchPermuteFwd(Pointer x, Pointer row_to_slot, Pointer slot_to_row, Pointer rows, int64_t T,
+                      int64_t H, int64_t K, DType dtype, Pointer stream) {
   if (T == 0 || H == 0 || K == 0) return;
   CheckRows("permute_fwd", T, H, K, kSlots);
   const int64_t size = SizeOf(dtype);
@@ -20,7 +20,7 @@ void PermuteForward(Pointer x, Pointer row_to_slot, Pointer slot_to_row, Pointer
   tiling.tokens = static_cast<uint32_t>(kSlots / K);
   tiling.columns = static_cast<uint32_t>(std::min<int64_t>(H, kPermuteTileBytes / size));
   const int64_t pitch = (tiling.columns + per_block - 1) / per_block * per_block;
-  // 4095 blocks are the most of one transfer
+  // one transfer moves at most 4095 blocks
   tiling.rows = static_cast<uint32_t>(std::min<int64_t>(kPermuteTileBytes / size / pitch, 4095));
   const int64_t N = T * K;
   const Launch launch{"permute_fwd",

@@ -9,8 +9,8 @@ namespace moge {
 
 namespace {
 
-// Tokens of a core, where there are so many: lists then fill whole repeats, and the exchange of
-// counts is little beside them.
+// Tokens of a core where there are enough of them: lists then fill whole repeats, and the exchange
+// of counts costs little in comparison.
 constexpr int64_t kTokensOfCore = kRouteMaxTokens;
 
 }  // namespace
@@ -19,8 +19,8 @@ int64_t RouteBlocks(int64_t T) {
   return std::min<int64_t>(kRouteMaxCores, Blocks((T + kTokensOfCore - 1) / kTokensOfCore));
 }
 
-void RouteForward(Pointer experts, Pointer row_to_slot, Pointer slot_to_row, Pointer offsets,
-                  Pointer workspace, int64_t T, int64_t K, int64_t E, int64_t G, Pointer stream) {
+void LaunchRouteFwd(Pointer experts, Pointer row_to_slot, Pointer slot_to_row, Pointer offsets,
+                    Pointer workspace, int64_t T, int64_t K, int64_t E, int64_t G, Pointer stream) {
   const char* op = "route_fwd";
   CheckRows(op, T, 0, K, INT32_MAX);
   CheckSize(op, "E", E, kRouteMaxExperts);

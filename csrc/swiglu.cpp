@@ -9,7 +9,7 @@ namespace moge {
 
 namespace {
 
-constexpr int64_t kMaxColumns = int64_t{1} << 31;  // a field of 32 bits, with room for 2F
+constexpr int64_t kMaxColumns = int64_t{1} << 31;  // a field has 32 bits, and 2F must fit, too
 
 SwigluTiling Tiling(const char* op, int64_t N, int64_t F, DType dtype, uint32_t tile) {
   CheckSize(op, "F", F, kMaxColumns - 1);
@@ -20,7 +20,7 @@ SwigluTiling Tiling(const char* op, int64_t N, int64_t F, DType dtype, uint32_t 
   tiling.F = static_cast<uint32_t>(F);
   tiling.columns = static_cast<uint32_t>(std::min<int64_t>(F, tile));
   const int64_t pitch = (tiling.columns + per_block - 1) / per_block * per_block;
-  // 4095 blocks are the most of one transfer
+  // one transfer moves at most 4095 blocks
   tiling.rows = static_cast<uint32_t>(std::min<int64_t>({tile / pitch, N, 4095}));
   return tiling;
 }
@@ -31,8 +31,8 @@ int64_t Tiles(const SwigluTiling& tiling) {
 
 }  // namespace
 
-void SwigluForward(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dtype,
-                   Pointer stream) {
+void LaunchSwigluFwd(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dtype,
+                     Pointer stream) {
   if (N == 0 || F == 0) return;
   const SwigluTiling tiling = Tiling("swiglu_fwd", N, F, dtype, kSwigluFwdTile);
   const int64_t size = SizeOf(dtype);
@@ -44,8 +44,8 @@ void SwigluForward(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dty
   MOGE_LAUNCH_DTYPE(launch, dtype, swiglu_fwd, Gm(gate_up), Gm(act), tiling);
 }
 
-void SwigluBackward(Pointer d_act, Pointer gate_up, Pointer d_gate_up, int64_t N, int64_t F,
-                    DType dtype, Pointer stream) {
+void LaunchSwigluBwd(Pointer d_act, Pointer gate_up, Pointer d_gate_up, int64_t N, int64_t F,
+                     DType dtype, Pointer stream) {
   if (N == 0 || F == 0) return;
   const SwigluTiling tiling = Tiling("swiglu_bwd", N, F, dtype, kSwigluBwdTile);
   const int64_t size = SizeOf(dtype);

@@ -17,7 +17,7 @@ UnpermuteTiling Tiling(const char* op, int64_t T, int64_t H, int64_t K, bool wei
   tiling.H = static_cast<uint32_t>(H);
   tiling.K = static_cast<uint32_t>(K);
   tiling.tokens = static_cast<uint32_t>(kSlots / K);
-  // parts of a row as equal as whole repeats allow: none is left small
+  // the parts of a row are as equal as whole repeats allow, so that none is short
   const int64_t parts = (H + columns - 1) / columns;
   const int64_t part = (H + parts - 1) / parts;
   tiling.columns = static_cast<uint32_t>((part + kPartials - 1) / kPartials * kPartials);
@@ -27,8 +27,8 @@ UnpermuteTiling Tiling(const char* op, int64_t T, int64_t H, int64_t K, bool wei
 
 }  // namespace
 
-void UnpermuteForward(Pointer rows, Pointer slot_to_row, Pointer weights, Pointer y, int64_t T,
-                      int64_t H, int64_t K, DType dtype, Pointer stream) {
+void LaunchUnpermuteFwd(Pointer rows, Pointer slot_to_row, Pointer weights, Pointer y, int64_t T,
+                        int64_t H, int64_t K, DType dtype, Pointer stream) {
   if (T == 0 || H == 0 || K == 0) return;
   const UnpermuteTiling tiling = Tiling("unpermute_fwd", T, H, K, weights != 0, kUnpermuteColumns);
   const int64_t size = SizeOf(dtype);
@@ -43,9 +43,9 @@ void UnpermuteForward(Pointer rows, Pointer slot_to_row, Pointer weights, Pointe
                     tiling);
 }
 
-void UnpermuteBackward(Pointer d_y, Pointer rows, Pointer row_to_slot, Pointer slot_to_row,
-                       Pointer weights, Pointer d_rows, Pointer d_weights, int64_t T, int64_t H,
-                       int64_t K, DType dtype, Pointer stream) {
+void LaunchUnpermuteBwd(Pointer d_y, Pointer rows, Pointer row_to_slot, Pointer slot_to_row,
+                        Pointer weights, Pointer d_rows, Pointer d_weights, int64_t T, int64_t H,
+                        int64_t K, DType dtype, Pointer stream) {
   if (T == 0 || H == 0 || K == 0) return;
   const UnpermuteTiling tiling = Tiling("unpermute_bwd", T, H, K, true, kUnpermuteBwdColumns);
   const int64_t size = SizeOf(dtype);

@@ -1,8 +1,11 @@
-"""The extension of csrc/: Ascend C kernels over pointers and sizes.
+"""The extension of csrc/: Ascend C kernels over addresses and sizes.
 
-What follows ``EmulatorError`` exists in a build with the emulator only.
+Tensors come as the addresses of contiguous memory, 0 where there is none; `stream` is 0 under the
+emulator. What follows ``EmulatorError`` exists in a build with the emulator only. A test holds this
+file against the module.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 BACKEND: str
@@ -12,32 +15,201 @@ class DType:
     bfloat16: DType
     float32: DType
 
-class GateShape:
-    def __init__(self, T: int, E: int, G: int, k: int) -> None: ...
-
-def grouped_gate_blocks(T: int) -> int: ...
-def grouped_gate_fwd(*args: Any) -> None: ...
-def grouped_gate_bwd(*args: Any) -> None: ...
-def load_balance_loss_fwd(*args: Any) -> None: ...
-def load_balance_loss_bwd(*args: Any) -> None: ...
+class GroupedGateTiling:
+    def __init__(
+        self,
+        *,
+        T: int,
+        E: int,
+        G: int,
+        k: int,
+        softmax: bool,
+        renormalize: bool,
+        scaling: float,
+    ) -> None: ...
 
 class GemmShape:
-    def __init__(self, N: int, E: int, out: int, in_: int) -> None: ...
+    def __init__(self, *, N: int, E: int, O: int, I: int) -> None: ...
 
-def grouped_gemm_pitch(columns: int) -> int: ...
-def grouped_gemm_fwd(*args: Any) -> None: ...
-def grouped_gemm_dx(*args: Any) -> None: ...
-def grouped_gemm_dw(*args: Any) -> None: ...
-def grouped_mlp_ring(shape: GemmShape) -> int: ...
-def grouped_mlp_up(*args: Any) -> None: ...
-def grouped_mlp_bwd(*args: Any) -> None: ...
-def permute_fwd(*args: Any) -> None: ...
-def route_blocks(T: int) -> int: ...
-def route_fwd(*args: Any) -> None: ...
-def swiglu_fwd(*args: Any) -> None: ...
-def swiglu_bwd(*args: Any) -> None: ...
-def unpermute_fwd(*args: Any) -> None: ...
-def unpermute_bwd(*args: Any) -> None: ...
+def grouped_gate_blocks(*, T: int) -> int: ...
+def grouped_gate_fwd(
+    *,
+    logits: int,
+    bias: int,
+    router_scale: int,
+    weights: int,
+    experts: int,
+    counts: int,
+    workspace: int,
+    tiling: GroupedGateTiling,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def grouped_gate_bwd(
+    *,
+    d_weights: int,
+    logits: int,
+    experts: int,
+    router_scale: int,
+    d_logits: int,
+    d_router_scale: int,
+    workspace: int,
+    tiling: GroupedGateTiling,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def load_balance_loss_fwd(
+    *,
+    logits: int,
+    experts: int,
+    loss: int,
+    f: int,
+    scores: int,
+    counts: int,
+    T: int,
+    K: int,
+    E: int,
+    softmax: bool,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def load_balance_loss_bwd(
+    *,
+    d_loss: int,
+    logits: int,
+    f: int,
+    d_logits: int,
+    T: int,
+    E: int,
+    softmax: bool,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def grouped_gemm_pitch(*, columns: int) -> int: ...
+def grouped_gemm_fwd(
+    *,
+    rows: int,
+    weight: int,
+    offsets: int,
+    out: int,
+    shape: GemmShape,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def grouped_gemm_packed(
+    *,
+    rows: int,
+    weight: int,
+    offsets: int,
+    out: int,
+    shape: GemmShape,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def grouped_gemm_dx(
+    *,
+    d_out: int,
+    weight: int,
+    offsets: int,
+    d_rows: int,
+    shape: GemmShape,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def grouped_gemm_dw(
+    *,
+    d_out: int,
+    rows: int,
+    offsets: int,
+    d_weight: int,
+    shape: GemmShape,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def grouped_mlp_ring(*, shape: GemmShape) -> int: ...
+def grouped_mlp_up(
+    *,
+    rows: int,
+    weight: int,
+    offsets: int,
+    row_weights: int,
+    ring: int,
+    pre: int,
+    act: int,
+    shape: GemmShape,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def grouped_mlp_act_bwd(
+    *,
+    g: int,
+    pre: int,
+    row_weights: int,
+    d_pre: int,
+    act: int,
+    d_row_weights: int,
+    N: int,
+    F: int,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def route_blocks(*, T: int) -> int: ...
+def route_fwd(
+    *,
+    experts: int,
+    row_to_slot: int,
+    slot_to_row: int,
+    offsets: int,
+    workspace: int,
+    T: int,
+    K: int,
+    E: int,
+    G: int,
+    stream: int,
+) -> None: ...
+def permute_fwd(
+    *,
+    x: int,
+    row_to_slot: int,
+    slot_to_row: int,
+    rows: int,
+    T: int,
+    H: int,
+    K: int,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def unpermute_fwd(
+    *,
+    rows: int,
+    slot_to_row: int,
+    weights: int,
+    y: int,
+    T: int,
+    H: int,
+    K: int,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def unpermute_bwd(
+    *,
+    d_y: int,
+    rows: int,
+    row_to_slot: int,
+    slot_to_row: int,
+    weights: int,
+    d_rows: int,
+    d_weights: int,
+    T: int,
+    H: int,
+    K: int,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def swiglu_fwd(*, gate_up: int, act: int, N: int, F: int, dtype: DType, stream: int) -> None: ...
+def swiglu_bwd(
+    *, d_act: int, gate_up: int, d_gate_up: int, N: int, F: int, dtype: DType, stream: int
+) -> None: ...
 
 class EmulatorError(RuntimeError):
     rule: str
@@ -53,5 +225,5 @@ def set_emulation(
     seed: int = 0,
     counting: bool = False,
 ) -> None: ...
-def start_recording(device: str = "", pictured: list[int] = []) -> None: ...
+def start_recording(device: str = "", pictured: Sequence[int] = []) -> None: ...
 def stop_recording() -> list[dict[str, Any]]: ...

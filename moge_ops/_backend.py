@@ -91,7 +91,7 @@ BACKENDS = {
         ),
         Backend(
             "ascend",
-            "ascend_kernels",
+            "ascend",
             HALVES_AND_FLOAT,
             # PyTorch refuses the name "npu" until torch_npu has given it to this type
             device="privateuseone",

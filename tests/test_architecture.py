@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": set(),
     "torch_kernels": set(),
     "triton_kernels": set(),
-    "ascend_kernels": {"_C"},
+    "ascend": {"_C", "_checks"},
     "_C": set(),
     "_backend": set(),  # loads the kernels by name, when they are first used
     "_checks": set(),

@@ -1,6 +1,7 @@
 """What is particular to the Ascend C kernels: their paths, limits and counts, all emulated."""
 
 import csv
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from moge_ops.reference.unpermute import unpermute as unpermute_oracle
 from moge_ops.testing import assert_matches, group_ids, spaced_logits
 
 _C: Any = pytest.importorskip("moge_ops._C", reason="built without the Ascend emulator")
+ascend: Any = importlib.import_module("moge_ops.ascend")
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 NAN, INF = float("nan"), float("inf")
 
@@ -282,15 +284,122 @@ def test_products_do_not_depend_on_the_cores(counts: list[int]) -> None:
 def test_packed_weights_give_the_same(
     counts: list[int], I: int, O: int, dtype: torch.dtype
 ) -> None:
-    kernels = _backend.load("ascend", "grouped_gemm")
     rows, weight = randn(sum(counts), I, dtype=dtype), randn(3, O, I, dtype=dtype)
-    packed = kernels.pack_weight(weight)
-    got = kernels.grouped_gemm_packed(rows, packed, offsets_of(counts))
-    assert torch.equal(got, kernels.grouped_gemm_fwd(rows, weight, offsets_of(counts)))
-    with pytest.raises(ValueError, match=rf"rows must be \[N, in={I}\], got \[1, {I + 1}\]"):
-        kernels.grouped_gemm_packed(randn(1, I + 1, dtype=dtype), packed, offsets_of(counts))
-    with pytest.raises(TypeError, match=f"rows must be {dtype}, as the weight, got torch.float16"):
-        kernels.grouped_gemm_packed(rows.half(), packed, offsets_of(counts))
+    packed = ascend.pack_weight(weight)
+    got = ascend.grouped_gemm_packed(rows, packed, offsets_of(counts))
+    assert torch.equal(got, grouped_gemm(rows, weight, offsets_of(counts)))
+    want = gemm_oracle(rows.double(), weight.double(), offsets_of(counts))
+    assert_matches(got, want, "out")
+    lying = weight.mT.contiguous().mT
+    assert torch.equal(ascend.pack_weight(lying).data, packed.data)
+
+
+@pytest.mark.parametrize(
+    ("N", "E", "O", "I"), [(6, 2, 0, 7), (6, 2, 5, 0), (6, 0, 5, 7), (0, 2, 5, 7)]
+)
+def test_packed_products_of_nothing(N: int, E: int, O: int, I: int) -> None:
+    rows, weight, offsets = randn(N, I), randn(E, O, I), torch.linspace(0, N * (E > 0), E + 1).int()
+    got = ascend.grouped_gemm_packed(rows, ascend.pack_weight(weight), offsets)
+    assert torch.equal(got, gemm_oracle(rows, weight, offsets))
+
+
+def test_packed_products_need_no_choice_of_a_backend() -> None:
+    """A CPU tensor goes to the emulator whatever serves the operators."""
+    rows, weight, offsets = randn(4, 7), randn(2, 5, 7).requires_grad_(), offsets_of([1, 3])
+    with testing.backend("torch"):
+        got = ascend.grouped_gemm_packed(rows, ascend.pack_weight(weight), offsets)
+    assert torch.equal(got, grouped_gemm(rows, weight, offsets))
+    with torch.no_grad():  # then rows that have a gradient elsewhere are welcome, too
+        again = ascend.grouped_gemm_packed(
+            rows.requires_grad_(), ascend.pack_weight(weight), offsets
+        )
+    assert torch.equal(again, got)
+
+
+META = torch.device("meta")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"weight": None}, TypeError, r"weight must be a Tensor \[E, O, I\], got NoneType"),
+        ({"weight": randn(5, 7)}, ValueError, r"weight must be \[E, O, I\], got \[5, 7\]"),
+        (
+            {"weight": randn(2, 5, 7, dtype=torch.float64)},
+            TypeError,
+            r"weight must be float16 \| bfloat16 \| float32, got float64",
+        ),
+        (
+            {"weight": torch.zeros(1, 65536, 0)},
+            ValueError,
+            r"columns must be in \[0, 65535\], got 65536",
+        ),
+        ({"packed": randn(2, 5, 7)}, TypeError, "packed must be what pack_weight returned, got"),
+        (
+            {"packed": ascend.PackedWeight(torch.zeros(2, 1, 5, 8), 5, 7)},
+            ValueError,
+            r"packed.data must be .* = \[2, 1, 16, 8\], got \[2, 1, 5, 8\]",
+        ),
+        ({"rows": [1.0]}, TypeError, r"rows must be a Tensor \[N, I\], got list"),
+        ({"rows": randn(7)}, ValueError, r"rows must be \[N, I\], got \[7\]"),
+        ({"rows": randn(4, 8)}, ValueError, r"rows must be \[N, I\] = \[4, 7\], got \[4, 8\]"),
+        (
+            {"rows": randn(4, 7, dtype=torch.float16)},
+            TypeError,
+            "rows must have the dtype of packed.data, float32, got float16",
+        ),
+        (
+            {"rows": randn(4, 7, dtype=torch.float64)},
+            TypeError,
+            r"rows must be float16 \| bfloat16 \| float32, got float64",
+        ),
+        (
+            {"rows": randn(4, 7).requires_grad_()},
+            ValueError,
+            "rows must not require a gradient: this product has no backward pass",
+        ),
+        ({"offsets": torch.zeros(3)}, TypeError, "offsets must be int32, got float32"),
+        ({"offsets": torch.zeros(1, 3).int()}, ValueError, r"offsets must be \[E \+ 1\], got"),
+        (
+            {"offsets": torch.zeros(4).int()},
+            ValueError,
+            r"offsets must be \[E \+ 1\] = \[3\], got \[4\]",
+        ),
+        (
+            {"offsets": torch.zeros(3, device=META).int()},
+            ValueError,
+            "offsets must be on the device of rows, cpu, got meta",
+        ),
+        (
+            {"rows": randn(4, 7).to(META)},
+            ValueError,
+            "packed.data must be on the device of rows, meta, got cpu",
+        ),
+    ],
+)
+def test_packed_products_refuse(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    given = {"weight": randn(2, 5, 7), "rows": randn(4, 7), "offsets": offsets_of([1, 3])} | change
+
+    def product() -> None:
+        packed = change["packed"] if "packed" in change else ascend.pack_weight(given["weight"])
+        ascend.grouped_gemm_packed(given["rows"], packed, given["offsets"])
+
+    _C.start_recording()
+    with pytest.raises(error, match=message):
+        product()
+    assert not _C.stop_recording()
+
+
+@pytest.mark.parametrize(("build", "there"), [("emulate", "meta"), ("cann", "cpu")])
+def test_packed_products_run_where_the_extension_was_built_for(
+    build: str, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = randn(4, 7).to(there), randn(2, 5, 7).to(there), offsets_of([1, 3]).to(there)
+    monkeypatch.setattr(_C, "BACKEND", build)
+    with pytest.raises(ValueError, match=rf"for which .*_BACKEND={build}\), got {there}"):
+        ascend.grouped_gemm_packed(tensors[0], ascend.pack_weight(tensors[1]), tensors[2])
 
 
 @pytest.mark.parametrize("offsets", [[0, 3, 2], [0, 2, 9], [1, 2, 4], [-1, 2, 4], [-9, -2, 99]])
@@ -363,7 +472,7 @@ def test_a_row_longer_than_a_tile_of_the_layers_backward() -> None:
     kernels = _backend.load("ascend", "grouped_mlp")
     N, F = 5, 6000
     g, pre, weights = randn(N, F), randn(N, 2 * F), torch.rand(N)
-    got = kernels._down_bwd(g, pre, weights)
+    got = kernels.grouped_mlp_act_bwd(g, pre, weights)
     pre64 = pre.double().requires_grad_()
     w64 = weights.double().requires_grad_()
     act = pre64[:, :F] * pre64[:, :F].sigmoid() * pre64[:, F:] * w64[:, None]
@@ -386,7 +495,7 @@ def test_the_fused_projection_keeps_its_product_out_of_memory() -> None:
     assert "pre" not in moved
     assert moved["act"] == {"read": 0, "written": pre // 2}
     # what passes through the ring is larger than the ring: it is written over and over
-    ring = _C.grouped_mlp_ring(_C.GemmShape(2 * T, E, 2 * F, H)) * 4
+    ring = _C.grouped_mlp_ring(shape=_C.GemmShape(N=2 * T, E=E, O=2 * F, I=H)) * 4
     assert moved["ring"]["written"] == moved["ring"]["read"] >= pre > ring
 
     args[0].requires_grad_()
@@ -405,7 +514,7 @@ def pangu_products(T: int) -> tuple[Tensor, dict[str, tuple[int, list[dict[str, 
     x, act, pre = (torch.empty(T * G, n, dtype=torch.bfloat16) for n in (H, F, 2 * F))
     up, down = (torch.empty(E, *n, dtype=torch.bfloat16) for n in ((2 * F, H), (H, F)))
     calls = {
-        "up": (2, lambda: mlp._up(x, up, offsets, None, False)),
+        "up": (2, lambda: mlp.grouped_mlp_up(x, up, offsets, None, False)),
         "down": (1, lambda: gemm.grouped_gemm_fwd(act, down, offsets)),
         "dX of up": (2, lambda: gemm.grouped_gemm_dx(pre, up, offsets)),
         "dX of down": (1, lambda: gemm.grouped_gemm_dx(x, down, offsets)),
@@ -480,74 +589,89 @@ def test_float64_is_refused(name: str, call: Any) -> None:
         call()
 
 
-HALF = _C.DType.float16
+# arguments without a fault; the addresses are checked, never read
+PRODUCT = _C.GemmShape(N=2, E=2, O=8, I=8)
+SOUND: dict[str, dict[str, Any]] = {
+    "swiglu_fwd": {"gate_up": 64, "act": 64, "N": 1, "F": 8},
+    "permute_fwd": {"x": 64, "row_to_slot": 64, "slot_to_row": 64, "rows": 64, "T": 1, "H": 8},
+    "unpermute_fwd": {"rows": 64, "slot_to_row": 64, "weights": 0, "y": 64, "T": 1, "K": 8},
+    "grouped_gemm_fwd": {"rows": 64, "weight": 64, "offsets": 64, "out": 64, "shape": PRODUCT},
+    "grouped_gemm_dx": {"d_out": 64, "weight": 64, "offsets": 64, "d_rows": 64, "shape": PRODUCT},
+    "grouped_gemm_dw": {"d_out": 64, "rows": 64, "offsets": 64, "d_weight": 64, "shape": PRODUCT},
+    "grouped_mlp_up": {
+        **{"rows": 64, "weight": 64, "offsets": 64, "row_weights": 64, "ring": 64, "pre": 64},
+        **{"act": 64, "shape": PRODUCT},
+    },
+    "grouped_mlp_act_bwd": {
+        **{"g": 64, "pre": 64, "row_weights": 64, "d_pre": 64, "act": 64, "d_row_weights": 64},
+        "N": 1,
+    },
+}
+
+
+def launch(name: str, **change: Any) -> None:
+    getattr(_C, name)(**{"dtype": _C.DType.float16, "stream": 0} | SOUND[name] | change)
+
+
+def route(E: int) -> None:
+    tensors = {"experts": 64, "row_to_slot": 64, "slot_to_row": 64, "offsets": 64, "workspace": 64}
+    _C.route_fwd(**tensors, T=1, K=8, E=E, G=1, stream=0)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: _C.swiglu_fwd(0, 64, 1, 8, HALF, 0), "swiglu_fwd: gate_up must not be null"),
-        (lambda: _C.swiglu_fwd(64, 129, 1, 8, HALF, 0), "act must be aligned to 2 bytes, got"),
-        (lambda: _C.swiglu_fwd(64, 64, 1, 2**31, HALF, 0), r"F must be in \[0, 2147483647\]"),
-        (lambda: _C.swiglu_fwd(64, 64, -1, 8, HALF, 0), r"N must be in .*, got -1"),
+        (lambda: launch("swiglu_fwd", gate_up=0), "swiglu_fwd: gate_up must not be null"),
+        (lambda: launch("swiglu_fwd", act=129), "act must be aligned to 2 bytes, got"),
+        (lambda: launch("swiglu_fwd", F=2**31), r"F must be in \[0, 2147483647\]"),
+        (lambda: launch("swiglu_fwd", N=-1), r"N must be in .*, got -1"),
+        (lambda: launch("swiglu_fwd", N=2**55), r"N must be in \[0, 18014398509481984\]"),
         (
-            lambda: _C.swiglu_fwd(64, 64, 2**55, 8, HALF, 0),
-            r"N must be in \[0, 18014398509481984\]",
-        ),
-        (
-            lambda: _C.permute_fwd(64, 64, 64, 64, 2**27, 2**31 - 1, 8, HALF, 0),
+            lambda: launch("permute_fwd", T=2**27, H=2**31 - 1, K=8),
             r"N \* H must be in \[0, 288230376151711744\], got 2305843008139952128",
         ),
         (
-            lambda: _C.permute_fwd(64, 64, 64, 64, 2**28, 8, 8, HALF, 0),
+            lambda: launch("permute_fwd", T=2**28, K=8),
             r"permute_fwd: T must be in \[0, 268435455\], got 268435456",
         ),
+        (lambda: launch("permute_fwd", K=2049), r"K must be in \[0, 2048\], got 2049"),
         (
-            lambda: _C.permute_fwd(64, 64, 64, 64, 1, 8, 2049, HALF, 0),
-            r"K must be in \[0, 2048\], got 2049",
-        ),
-        (
-            lambda: _C.unpermute_fwd(64, 64, 0, 64, 1, 2**31, 8, HALF, 0),
+            lambda: launch("unpermute_fwd", H=2**31),
             r"H must be in \[0, 2147483647\], got 2147483648",
         ),
+        (lambda: route(E=16385), r"E must be in \[0, 16384\], got 16385"),
+        (lambda: launch("grouped_gemm_fwd", out=0), "grouped_gemm_fwd: out must not be null"),
         (
-            lambda: _C.route_fwd(64, 64, 64, 64, 64, 1, 8, 16385, 1, 0),
-            r"E must be in \[0, 16384\], got 16385",
-        ),
-        (
-            lambda: _C.grouped_gemm_fwd(64, 64, 64, 0, _C.GemmShape(2, 2, 8, 8), False, HALF, 0),
-            "grouped_gemm_fwd: out must not be null",
-        ),
-        (
-            lambda: _C.grouped_gemm_dx(64, 65, 64, 64, _C.GemmShape(2, 2, 8, 8), HALF, 0),
+            lambda: launch("grouped_gemm_dx", weight=65),
             "grouped_gemm_dx: weight must be aligned to 2 bytes, got address 65",
         ),
         (
-            lambda: _C.grouped_gemm_dw(64, 64, 66, 64, _C.GemmShape(2, 2, 8, 8), HALF, 0),
+            lambda: launch("grouped_gemm_dw", offsets=66),
             "grouped_gemm_dw: offsets must be aligned to 4 bytes, got address 66",
         ),
         (
             lambda: grouped_gemm(torch.zeros(1, 65536), torch.zeros(1, 1, 65536), offsets_of([1])),
-            r"in must be in \[0, 65535\], got 65536",
+            r"I must be in \[0, 65535\], got 65536",
         ),
-        (lambda: _C.grouped_gemm_pitch(65536), r"columns must be in \[0, 65535\], got 65536"),
         (
-            lambda: _C.grouped_gemm_dw(64, 64, 64, 64, _C.GemmShape(2**31, 2, 8, 8), HALF, 0),
+            lambda: _C.grouped_gemm_pitch(columns=65536),
+            r"columns must be in \[0, 65535\], got 65536",
+        ),
+        (
+            lambda: launch("grouped_gemm_dw", shape=_C.GemmShape(N=2**31, E=2, O=8, I=8)),
             r"N must be in \[0, 2147483647\], got 2147483648",
         ),
         (
-            lambda: _C.grouped_mlp_ring(_C.GemmShape(8, 2**30, 65534, 65535)),
-            r"grouped_mlp_ring: E \* out must be in \[0, 4397040108491\], got",
+            lambda: _C.grouped_mlp_ring(shape=_C.GemmShape(N=8, E=2**30, O=65534, I=65535)),
+            r"grouped_mlp_ring: E \* O must be in \[0, 4397040108491\], got",
         ),
         (
-            lambda: _C.grouped_mlp_up(
-                64, 64, 64, 66, 64, 64, 64, _C.GemmShape(2, 2, 8, 8), HALF, 0
-            ),
+            lambda: launch("grouped_mlp_up", row_weights=66),
             "grouped_mlp_up: row_weights must be aligned to 4 bytes, got address 66",
         ),
         (
-            lambda: _C.grouped_mlp_bwd(64, 64, 64, 64, 64, 64, 1, 65536, HALF, 0),
-            r"grouped_mlp_bwd: F must be in \[0, 65535\], got 65536",
+            lambda: launch("grouped_mlp_act_bwd", F=65536),
+            r"grouped_mlp_act_bwd: F must be in \[0, 65535\], got 65536",
         ),
         (
             lambda: grouped_gate(torch.zeros(1, 16000), 1),
@@ -586,8 +710,12 @@ def test_a_wrong_argument_is_an_error_of_the_emulator() -> None:
     x, act = torch.zeros(4, 16), torch.zeros(4, 8)
     rows = torch.full((32,), 40, dtype=torch.int32)  # rows that are not there
     with pytest.raises(_C.EmulatorError, match=r"gm\.bounds") as error:
-        _C.unpermute_fwd(
-            x.data_ptr(), rows.data_ptr(), 0, act.data_ptr(), 4, 8, 2, _C.DType.float32, 0
+        launch(
+            "unpermute_fwd",
+            rows=x.data_ptr(),
+            slot_to_row=rows.data_ptr(),
+            y=act.data_ptr(),
+            **{"T": 4, "H": 8, "K": 2, "dtype": _C.DType.float32},
         )
     assert error.value.rule == "gm.bounds"
 

@@ -67,7 +67,7 @@ def test_an_unknown_backend_is_refused() -> None:
 def test_a_backend_that_is_not_there_raises_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "moge_ops.ascend_kernels.swiglu", None)  # halts its import
+    monkeypatch.setitem(sys.modules, "moge_ops.ascend.swiglu", None)  # halts its import
     _backend.load.cache_clear()
     with (
         pytest.raises(ImportError, match=r"'ascend' cannot be loaded: .*extension is not built"),

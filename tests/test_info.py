@@ -54,7 +54,7 @@ def test_says_why_the_ascend_extension_is_not_there(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_backend, "ascend_build", lambda: "off: no cmake at installation")
-    monkeypatch.setitem(sys.modules, "moge_ops.ascend_kernels.swiglu", None)  # stops its import
+    monkeypatch.setitem(sys.modules, "moge_ops.ascend.swiglu", None)  # stops its import
     _backend.load.cache_clear()
     main(["info"])
     text = capsys.readouterr().out

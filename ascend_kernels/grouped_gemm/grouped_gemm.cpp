@@ -8,10 +8,10 @@
     moge::GroupedGemm<T, moge::Layout::left, moge::Layout::right>(left_factor, right_factor,    \
                                                                   offsets, result, tiling);     \
   }
-#define MOGE_GROUPED_GEMM_ENTRIES(dtype, T)                                        \
-  MOGE_GROUPED_GEMM_ENTRY(grouped_gemm_fwd, dtype, T, kDepthInner, kDepthInner)    \
-  MOGE_GROUPED_GEMM_ENTRY(grouped_gemm_fwd_packed, dtype, T, kDepthInner, kPacked) \
-  MOGE_GROUPED_GEMM_ENTRY(grouped_gemm_dx, dtype, T, kDepthInner, kDepthOuter)     \
+#define MOGE_GROUPED_GEMM_ENTRIES(dtype, T)                                     \
+  MOGE_GROUPED_GEMM_ENTRY(grouped_gemm_fwd, dtype, T, kDepthInner, kDepthInner) \
+  MOGE_GROUPED_GEMM_ENTRY(grouped_gemm_packed, dtype, T, kDepthInner, kPacked)  \
+  MOGE_GROUPED_GEMM_ENTRY(grouped_gemm_dx, dtype, T, kDepthInner, kDepthOuter)  \
   MOGE_GROUPED_GEMM_ENTRY(grouped_gemm_dw, dtype, T, kDepthOuter, kDepthOuter)
 
 MOGE_FOR_EACH_DTYPE(MOGE_GROUPED_GEMM_ENTRIES)

@@ -1,5 +1,5 @@
-// Entries of the expert layer's own kernels, one for each dtype.
-#include "grouped_mlp_bwd_kernel.h"
+// Entries of the kernels that only the expert layer has, one for each dtype.
+#include "grouped_mlp_act_bwd_kernel.h"
 #include "grouped_mlp_kernel.h"
 
 #define MOGE_GROUPED_MLP_ENTRIES(dtype, T)                                              \
@@ -8,11 +8,11 @@
       GM_ADDR pre, GM_ADDR act, GroupedMlpTiling tiling) {                              \
     moge::GroupedMlpUp<T>(rows, weight, offsets, row_weights, ring, pre, act, tiling);  \
   }                                                                                     \
-  extern "C" __global__ __vector__ void grouped_mlp_bwd_##dtype(                        \
+  extern "C" __global__ __vector__ void grouped_mlp_act_bwd_##dtype(                    \
       GM_ADDR g, GM_ADDR pre, GM_ADDR row_weights, GM_ADDR d_pre, GM_ADDR act,          \
       GM_ADDR d_row_weights, SwigluTiling tiling) {                                     \
     AscendC::TPipe pipe;                                                                \
-    moge::GroupedMlpBwd<T> kernel;                                                      \
+    moge::GroupedMlpActBwd<T> kernel;                                                   \
     kernel.Init(g, pre, row_weights, d_pre, act, d_row_weights, tiling, &pipe);         \
     kernel.Process(tiling);                                                             \
   }

@@ -1,5 +1,10 @@
-// Gate and up projections with SwiGLU behind them: a cube core multiplies, its two vector cores
-// activate, and the [N, 2F] between them stays in a small ring in L2.
+// Gate and up projections with SwiGLU as their epilogue. A cube core is the producer, its two
+// vector cores are the consumers, and the [N, 2F] between them passes through a small ring in L2:
+//
+//   cube core     | fills slot 0 | fills slot 1 | fills slot 0 | fills slot 1 | ...
+//   vector cores                 | read slot 0  | read slot 1  | read slot 0  | ...
+//
+// Two flags order them: kSlotFilled by the producer, kSlotFree once both consumers have read.
 #ifndef MOGE_ASCEND_GROUPED_MLP_KERNEL_H_
 #define MOGE_ASCEND_GROUPED_MLP_KERNEL_H_
 
@@ -9,17 +14,16 @@
 
 namespace moge {
 
-// A slot of the ring is one tile: m rows of gate columns, and behind them of the up columns of the
-// same numbers, rounded to the result's type as the backward pass reads them. While the vector
-// cores read one slot, the cube core fills the other.
+// A slot of the ring is one tile: its rows of gate columns, then its rows of the same columns of
+// up, rounded to the result's type, as the backward pass will read them.
 constexpr uint32_t kRingSlots = 2;
-constexpr uint32_t kHalves = 2;  // of a weight: gate and up
+constexpr uint32_t kHalves = 2;  // of the weight [E, 2F, H]: gate and up
 constexpr uint32_t kHalfN = kMixPartN;
 constexpr uint32_t kHalfElements = kTileM * kHalfN;
 constexpr uint32_t kSlotElements = kHalves * kHalfElements;
 constexpr uint16_t kSlotFilled = 0, kSlotFree = 1;  // flags between the cores
 
-// The cube core's side: each tile goes to the next slot.
+// The producer, on the cube core: each tile goes to the next slot.
 template <typename T>
 class ResultInRing {
  public:
@@ -34,7 +38,7 @@ class ResultInRing {
     CrossCoreSetFlag<2, PIPE_FIX>(kSlotFilled);
     ++tiles_;
   }
-  // Takes the flags of the last slots: none is left set.
+  // Waits for the last slots to be free, so that no flag stays set for the next launch.
   __aicore__ inline void Finish() {
     for (uint64_t i = 0; i < Min(tiles_, kRingSlots); ++i) CrossCoreWaitFlag(kSlotFree);
   }
@@ -44,7 +48,7 @@ class ResultInRing {
   uint64_t tiles_ = 0;
 };
 
-// A vector core's side: of each tile, one half of the rows.
+// A consumer, on a vector core: it takes half of each tile's rows.
 template <typename T>
 class RingActivation {
  public:
@@ -92,7 +96,8 @@ class RingActivation {
   }
 
  private:
-  // Elements of gate, of up and of the result that are in UB at a time, twice each; and floats.
+  // Elements of gate, of up and of the result that are in UB at a time. Each of the three has two
+  // buffers, and there are the float temporaries.
   static constexpr uint32_t kChunk = 4096;
   static constexpr uint32_t kChunkRows = 128;
   static constexpr uint32_t kFloats = kIsFloat<T> ? 1 : 3;
@@ -103,10 +108,12 @@ class RingActivation {
 
   struct Chunk {
     uint64_t row;
-    uint32_t column, rows, columns, pitch;  // pitch: of a row in UB
+    uint32_t column, rows, columns, pitch;  // the pitch is that of a row in UB
   };
 
-  // The halves of UB go round: free (MTE3_MTE2), filled (MTE2_V), computed (V_MTE3).
+  // Each of the two halves of UB goes round in three stages; a flag guards each step to the next:
+  //
+  //   MTE2 CopyIn --MTE2_V--> V Compute --V_MTE3--> MTE3 CopyOut --MTE3_MTE2--> CopyIn
   __aicore__ inline void CopyIn(const Chunk& chunk, uint64_t at) {
     const LocalTensor<T>& in = in_[half_];
     const DataCopyParams rows(chunk.rows, chunk.pitch / kPerBlock<T>,

@@ -1,5 +1,5 @@
-// The load-balance loss for any E: scores a token at a time, as in the gate's kernel of rows; ids
-// counted a tile at a time, one comparison for each expert.
+// The load-balance loss for any E. Scores are computed a token at a time, as in the gate's kernel
+// of rows; ids are counted a tile at a time, with one comparison of the tile for each expert.
 #ifndef MOGE_ASCEND_LOAD_BALANCE_LOSS_KERNEL_H_
 #define MOGE_ASCEND_LOAD_BALANCE_LOSS_KERNEL_H_
 
@@ -10,14 +10,14 @@ namespace moge {
 
 constexpr uint32_t kLossIds = 4096;  // ids of a tile
 
-// At least what the buffers of either pass take of UB.
+// An upper bound of what the buffers of either pass take of UB.
 constexpr uint64_t LossBytes(uint64_t E, uint32_t size) {
   const uint64_t width = GateWidth(E, 1, size);
   return GateRowsBytes(E, 1, 1, size) + 8 * (E + 8) * 4 + width * 4  // sums over cores; f
          + kLossIds * (2 * 4 + 4) + kLossIds / 8;                    // ids twice, chosen, bits
 }
 
-// Rows of scores q that add up to 1.
+// Computes a token's scores q, which add up to 1.
 template <typename T>
 class LossRow {
  public:
@@ -37,13 +37,13 @@ class LossRow {
     row_.Score(token);
     if (!softmax_) Muls(q, row_.scores, 1.0f / Sum(row_.scores), width);
   }
-  // over the E values of a row
+  // The sum of a row's E values.
   __aicore__ inline float Sum(const LocalTensor<float>& values) {
     LocalTensor<float> tmp = tmp_.Get<float>();
     ReduceSum(tmp, values, tmp[kGatePart], E);
     return tmp.GetValue(0);
   }
-  // The scores before they are divided by their sum: of the sigmoid, whose derivative needs them.
+  // The sigmoids before they are divided by their sum: the derivative needs them.
   __aicore__ inline const LocalTensor<float>& Sigmoids() const { return row_.scores; }
 
   uint32_t E = 0;
@@ -102,7 +102,7 @@ class LoadBalanceLossFwd {
                 DataCopyPadExtParams<int32_t>(true, 0, filled - count, -1));
     ids_in_.EnQue(ids);
     ids = ids_in_.DeQue<int32_t>();
-    const uint32_t whole = RoundUp(count, kRepeat);  // what a comparison takes
+    const uint32_t whole = RoundUp(count, kRepeat);  // a comparison reads whole repeats
     Duplicate(ids[filled], -1, whole - filled);
     LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
     for (uint32_t e = 0; e < row_.E; ++e) {
@@ -150,8 +150,9 @@ class LoadBalanceLossFwd {
   TQue<TPosition::VECOUT, 1> out_;
 };
 
-// q_i = s_i / sum_j s_j with s = exp, where s' = s, or with the sigmoid, where s' = s (1 - s):
-// d_logits = q (d_q - sum_j q_j d_q_j), of the sigmoid times 1 - s, with d_q = d_loss f / T.
+// With q_i = s_i / sum_j s_j and d_q = d_loss f / T:
+//   d_logits_i = (s'_i / s_i) q_i (d_q_i - sum_j q_j d_q_j)
+// where s'/s is 1 for the softmax, whose s is exp, and 1 - s for the sigmoid.
 template <typename T>
 class LoadBalanceLossBwd {
  public:

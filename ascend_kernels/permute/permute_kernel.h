@@ -1,4 +1,4 @@
-// Each token's row goes to the rows of its experts: read once, written K times, no vector work.
+// Copies each token's row to the rows of its experts: it is read once and written K times.
 #ifndef MOGE_ASCEND_PERMUTE_KERNEL_H_
 #define MOGE_ASCEND_PERMUTE_KERNEL_H_
 
@@ -7,7 +7,8 @@
 
 namespace moge {
 
-// Four rows of H = 5120 in 16 bits; three such tiles keep reads and writes going at once.
+// A tile has room for four rows of H = 5120 in 16 bits. With three of them one can be read while
+// another is written.
 constexpr uint32_t kPermuteTileBytes = 40 * 1024;
 constexpr uint32_t kPermuteTiles = 3;
 static_assert(kPermuteTiles * kPermuteTileBytes + 2 * kSlots * sizeof(int32_t) + kZeroBytes <=
@@ -61,7 +62,7 @@ class PermuteFwd {
     const uint32_t pitch = RoundUp(columns, kPerBlock<T>);
     for (uint32_t i = 0; i < tokens * K_; ++i) {
       const int32_t row = slots.GetValue(i);
-      if (row < 0) continue;  // a dropped slot
+      if (row < 0) continue;  // the slot was dropped
       Store(rows_[static_cast<uint64_t>(row) * H_ + column], tile[i / K_ * pitch], columns);
     }
     tile_.FreeTensor(tile);

@@ -9,7 +9,7 @@ struct PermuteTiling {
   uint32_t H;
   uint32_t K;
   uint32_t tokens;   // whose slots are loaded together
-  uint32_t rows;     // of a tile; 1 where a tile is part of a row
+  uint32_t rows;     // of a tile; 1 where a tile is only part of a row
   uint32_t columns;  // of a tile
 };
 

@@ -1,4 +1,4 @@
-// SwiGLU and its gradient: element-wise, tiles of whole rows or of parts of one row.
+// SwiGLU and its gradient, element by element. A tile is some whole rows, or a part of one row.
 #ifndef MOGE_ASCEND_SWIGLU_KERNEL_H_
 #define MOGE_ASCEND_SWIGLU_KERNEL_H_
 
@@ -7,8 +7,8 @@
 
 namespace moge {
 
-// Elements of one operand's tile, each row rounded up to 32 bytes. UB, at 2 and 4 bytes an element:
-// two buffers for each operand, and the float temporaries.
+// Elements of one operand's tile, whose rows are rounded up to 32 bytes. UB holds two buffers for
+// each operand, of 2 or 4 bytes an element, and the float temporaries.
 constexpr uint32_t kSwigluFwdTile = 6400;
 constexpr uint32_t kSwigluBwdTile = 3840;
 static_assert(kSwigluFwdTile * (2 * 3 * 2 + 3 * 4) <= kUbBytes, "UB, forward, 2 bytes");
@@ -16,7 +16,7 @@ static_assert(kSwigluFwdTile * (2 * 3 * 4 + 1 * 4) <= kUbBytes, "UB, forward, 4 
 static_assert(kSwigluBwdTile * (2 * 5 * 2 + 5 * 4) <= kUbBytes, "UB, backward, 2 bytes");
 static_assert(kSwigluBwdTile * (2 * 5 * 4 + 2 * 4) <= kUbBytes, "UB, backward, 4 bytes");
 
-// Walks over the tiles of an [N, F] matrix that fall to this core.
+// Walks over this core's share of the tiles of an [N, F] matrix.
 class SwigluTiles {
  public:
   __aicore__ inline explicit SwigluTiles(const SwigluTiling& tiling) : tiling_(tiling) {
@@ -42,8 +42,8 @@ class SwigluTiles {
   Share share_;
 };
 
-// Part of a matrix of `width` columns, of some rows and columns; zeros at the end of a row up to 32
-// bytes. The gap between rows counts only where there are several, which are short then.
+// Loads a tile of a matrix of `width` columns; zeros fill each row up to a multiple of 32 bytes. A
+// tile of one row needs no gap, which may be too large for its field; several rows are short ones.
 template <typename T, typename Tile>
 __aicore__ inline void LoadTile(const LocalTensor<T>& dst, const GlobalTensor<T>& src,
                                 const Tile& tile, uint64_t width) {
@@ -59,7 +59,7 @@ __aicore__ inline void StoreTile(const GlobalTensor<T>& dst, const LocalTensor<T
   DataCopyPad(dst, src, DataCopyExtParams(tile.rows, tile.columns * sizeof(T), 0, gap, 0));
 }
 
-// act = gate / (1 + exp(-gate)) * up; an overflow of the exponential gives 0, as it should
+// act = gate / (1 + exp(-gate)) * up; where the exponential overflows the result is 0, its limit
 __aicore__ inline void Activate(const LocalTensor<float>& act, const LocalTensor<float>& gate,
                                 const LocalTensor<float>& up, const LocalTensor<float>& tmp,
                                 uint32_t count) {

@@ -1,4 +1,5 @@
-// Weighted sum of each token's rows, in float and in the order of its columns, and its gradients.
+// The weighted sum of each token's rows, taken in float32 in the order of its slots, and the
+// gradients of rows and weights.
 #ifndef MOGE_ASCEND_UNPERMUTE_KERNEL_H_
 #define MOGE_ASCEND_UNPERMUTE_KERNEL_H_
 
@@ -7,16 +8,16 @@
 
 namespace moge {
 
-constexpr uint32_t kUnpermuteColumns = 5120;         // a whole row of Pangu
-constexpr uint32_t kUnpermuteRows = 4;               // of the forward pass on their way in
-constexpr uint32_t kUnpermuteLoad = 2 * kSlots * 4;  // rows and weights of the slots, in bytes
+constexpr uint32_t kUnpermuteColumns = 5120;         // a whole row of Pangu Pro MoE
+constexpr uint32_t kUnpermuteRows = 4;               // that are loaded ahead of the sum
+constexpr uint32_t kUnpermuteLoad = 2 * kSlots * 4;  // bytes: a row number and a weight per slot
 static_assert(kUnpermuteColumns * ((kUnpermuteRows + 2) * 2 + 2 * 4) + 2 * kUnpermuteLoad <=
                   kUbBytes,
               "UB, forward, 2 bytes");
 static_assert(kUnpermuteColumns * (kUnpermuteRows + 2) * 4 + 2 * kUnpermuteLoad <= kUbBytes,
               "UB, forward, 4 bytes");
 
-// The slots of some tokens: rows, and weights behind them.
+// The slots of some tokens in UB: first their row numbers, then their weights.
 class UnpermuteSlots {
  public:
   __aicore__ inline void Init(GM_ADDR slot_to_row, GM_ADDR weights, const UnpermuteTiling& tiling,
@@ -88,7 +89,7 @@ class UnpermuteFwd {
     bool any = false;
     for (uint32_t i = slot; i < slot + K_; ++i) {
       const int32_t row = slots_.Row(i);
-      if (row < 0) continue;  // a dropped slot: its weight is not read either
+      if (row < 0) continue;  // the slot was dropped, so its weight is not read either
       LocalTensor<T> in = in_.template AllocTensor<T>();
       Load(in, rows_[static_cast<uint64_t>(row) * H_ + column], count);
       in_.EnQue(in);
@@ -123,8 +124,9 @@ class UnpermuteFwd {
   TBuf<TPosition::VECCALC> floats_;
 };
 
-// UB of the backward pass: row, d_y and d_row, two each, then floats; the slots' rows and weights
-// once; products of dots; d_weights and the dots of one block of columns; zeros.
+// UB of the backward pass holds two buffers each of row, d_y and d_row, the float temporaries, one
+// load of slots, the partial sums of a dot product, the dot products of all slots and of one part
+// of the columns, and a buffer of zeros.
 constexpr uint32_t kUnpermuteBwdColumns = 4096;
 constexpr uint32_t kPartials = kRepeatBytes / sizeof(float);
 static_assert(kUnpermuteBwdColumns * (3 * 2 * 4 + 4) + 2 * kUnpermuteLoad + kPartials * 4 +
@@ -168,7 +170,7 @@ class UnpermuteBwd {
       LocalTensor<float> dots = dots_.AllocTensor<float>();
       LocalTensor<float> block_dots = block_dots_.Get<float>();
       for (uint64_t column = 0; column < H_; column += tiling.columns) {
-        // the dot products of one block of columns; those of dropped slots stay 0
+        // the dot products over this part of the columns; those of dropped slots stay 0
         const LocalTensor<float>& sums = column == 0 ? dots : block_dots;
         Duplicate(sums, 0.0f, tokens * K_);
         for (uint32_t t = 0; t < tokens; ++t) {
@@ -231,11 +233,11 @@ class UnpermuteBwd {
     }
     d_.FreeTensor(d_y);
   }
-  // one float at any multiple of 4 bytes
+  // Writes one float; `dst` may be any multiple of 4 bytes.
   __aicore__ inline void Reduce(const LocalTensor<float>& dst, const LocalTensor<float>& values,
                                 uint32_t count) {
     const uint32_t repeats = CeilDiv(count, kPartials);
-    if (count % kPartials != 0) {  // zeros behind the values, up to a whole repeat
+    if (count % kPartials != 0) {  // zeros fill the last repeat
       uint64_t mask[2] = {~uint64_t{0} << (count % kPartials), 0};
       Duplicate(values[(repeats - 1) * kPartials], 0.0f, mask, 1, 1, 8);
     }

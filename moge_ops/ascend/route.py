@@ -13,7 +13,7 @@ def route_fwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[T, K] -> row_to_slot [N], slot_to_row [T, K], offsets [E + 1]``."""
     T, K = experts.shape
-    if experts.dtype is torch.int64:  # what int32 cannot hold is nobody's id
+    if experts.dtype is torch.int64:  # an id that int32 cannot hold is no expert's
         experts = experts.clamp(-1, num_experts).int()
     experts = experts.contiguous()
 
@@ -23,17 +23,17 @@ def route_fwd(
     row_to_slot, slot_to_row = new(T * K), new(T, K)
     if not T * K:
         return row_to_slot, slot_to_row, row_to_slot.new_zeros(num_experts + 1)
-    offsets, workspace = new(num_experts + 1), new(_C.route_blocks(T), num_experts)
+    offsets, workspace = new(num_experts + 1), new(_C.route_blocks(T=T), num_experts)
     _C.route_fwd(
-        pointer(experts),
-        pointer(row_to_slot),
-        pointer(slot_to_row),
-        pointer(offsets),
-        pointer(workspace),
-        T,
-        K,
-        num_experts,
-        num_groups or 1,
-        stream(experts),
+        experts=pointer(experts),
+        row_to_slot=pointer(row_to_slot),
+        slot_to_row=pointer(slot_to_row),
+        offsets=pointer(offsets),
+        workspace=pointer(workspace),
+        T=T,
+        K=K,
+        E=num_experts,
+        G=num_groups or 1,
+        stream=stream(experts),
     )
     return row_to_slot, slot_to_row, offsets

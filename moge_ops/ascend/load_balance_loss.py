@@ -13,27 +13,27 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
     dtype = dtype_of("logits", logits)
     T, E = logits.shape
     logits = logits.contiguous()
-    if experts.dtype is torch.int64:  # a stray id must not become one in range
+    if experts.dtype is torch.int64:  # a cast alone could bring an id into range
         experts = experts.where((experts >= 0) & (experts < E), -1)
     experts = experts.int().contiguous()
-    blocks = _C.grouped_gate_blocks(T)
+    blocks = _C.grouped_gate_blocks(T=T)
     loss = logits.new_empty((), dtype=torch.float32)
     f = logits.new_empty(E, dtype=torch.float32)
     scores = logits.new_empty(blocks, E, dtype=torch.float32)
     counts = logits.new_empty(blocks, E, dtype=torch.int32)
     _C.load_balance_loss_fwd(
-        pointer(logits),
-        pointer(experts),
-        pointer(loss),
-        pointer(f),
-        pointer(scores),
-        pointer(counts),
-        T,
-        experts.shape[1],
-        E,
-        score == "softmax",
-        dtype,
-        stream(logits),
+        logits=pointer(logits),
+        experts=pointer(experts),
+        loss=pointer(loss),
+        f=pointer(f),
+        scores=pointer(scores),
+        counts=pointer(counts),
+        T=T,
+        K=experts.shape[1],
+        E=E,
+        softmax=score == "softmax",
+        dtype=dtype,
+        stream=stream(logits),
     )
     return loss, f
 
@@ -41,16 +41,18 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
 def load_balance_loss_bwd(d_loss: Tensor, logits: Tensor, f: Tensor, score: str) -> Tensor:
     """``scalar, [T, E], [E] -> [T, E]``."""
     dtype = dtype_of("logits", logits)
+    T, E = logits.shape
     logits = logits.contiguous()
     d_logits = torch.empty_like(logits)
     _C.load_balance_loss_bwd(
-        pointer(d_loss),
-        pointer(logits),
-        pointer(f),
-        pointer(d_logits),
-        *logits.shape,
-        score == "softmax",
-        dtype,
-        stream(logits),
+        d_loss=pointer(d_loss),
+        logits=pointer(logits),
+        f=pointer(f),
+        d_logits=pointer(d_logits),
+        T=T,
+        E=E,
+        softmax=score == "softmax",
+        dtype=dtype,
+        stream=stream(logits),
     )
     return d_logits

@@ -1,25 +1,28 @@
-// Backward of the expert layer between its two products, element-wise but for one sum a row.
-#ifndef MOGE_ASCEND_GROUPED_MLP_BWD_KERNEL_H_
-#define MOGE_ASCEND_GROUPED_MLP_BWD_KERNEL_H_
+// The backward pass of the weighted activation, which lies between the expert layer's two products:
+// element by element, but for one sum over each row.
+#ifndef MOGE_ASCEND_GROUPED_MLP_ACT_BWD_KERNEL_H_
+#define MOGE_ASCEND_GROUPED_MLP_ACT_BWD_KERNEL_H_
 
 #include "../swiglu/swiglu_kernel.h"
 
 namespace moge {
 
-// Elements of one operand's tile: some whole rows, two of Pangu's, or a part of one. UB at 2 and 4
-// bytes an element: three operands in, three out, two buffers each; floats; rows' weights and sums.
-constexpr uint32_t kMlpBwdTile = 2688;
-constexpr uint32_t kMlpBwdRows = 1024;  // whose weights a core loads at a time
-constexpr uint32_t kMlpBwdPartials = kRepeatBytes / sizeof(float);
-constexpr uint32_t kMlpBwdSmall = (3 * kMlpBwdRows + kMlpBwdPartials) * sizeof(float);
-static_assert(kMlpBwdTile * (2 * 6 * 2 + 6 * 4) + kMlpBwdSmall <= kUbBytes, "UB, 2 bytes");
-static_assert(kMlpBwdTile * (2 * 6 * 4 + 3 * 4) + kMlpBwdSmall <= kUbBytes, "UB, 4 bytes");
-static_assert(kMlpBwdTile <= kMlpBwdPartials * kMlpBwdPartials, "two reductions end a sum");
+// Elements of one operand's tile, which is some whole rows (two of Pangu Pro MoE) or a part of one.
+// UB holds two buffers for each of three inputs and three results, of 2 or 4 bytes an element, then
+// the float temporaries, and the weights and sums of the rows.
+constexpr uint32_t kMlpActBwdTile = 2688;
+constexpr uint32_t kMlpActBwdRows = 1024;  // whose weights are loaded together
+constexpr uint32_t kMlpActBwdPartials = kRepeatBytes / sizeof(float);
+constexpr uint32_t kMlpActBwdSmall = (3 * kMlpActBwdRows + kMlpActBwdPartials) * sizeof(float);
+static_assert(kMlpActBwdTile * (2 * 6 * 2 + 6 * 4) + kMlpActBwdSmall <= kUbBytes, "UB, 2 bytes");
+static_assert(kMlpActBwdTile * (2 * 6 * 4 + 3 * 4) + kMlpActBwdSmall <= kUbBytes, "UB, 4 bytes");
+static_assert(kMlpActBwdTile <= kMlpActBwdPartials * kMlpActBwdPartials,
+              "two reductions end a sum");
 
-// With y = w (act D), and g = d_y D' from the product before:
-//   d_w = g . act,  d_act = w g,  d_pre = SwiGLU'(d_act),  and w act for the gradient of D.
+// The layer is y = w (act D'), act = SwiGLU(pre). The product before gave g = d_y D for each row:
+//   d_w = sum(g act),  d_pre = SwiGLU'(pre) (w g),  and w act is what the gradient of D multiplies.
 template <typename T>
-class GroupedMlpBwd {
+class GroupedMlpActBwd {
  public:
   __aicore__ inline void Init(GM_ADDR g, GM_ADDR pre, GM_ADDR row_weights, GM_ADDR d_pre,
                               GM_ADDR act, GM_ADDR d_row_weights, const SwigluTiling& tiling,
@@ -34,14 +37,14 @@ class GroupedMlpBwd {
     pipe->InitBuffer(in_, 2, 3 * kTile * sizeof(T));
     pipe->InitBuffer(out_, 2, 3 * kTile * sizeof(T));
     pipe->InitBuffer(floats_, (kIsFloat<T> ? 3 : 6) * kTile * sizeof(float));
-    pipe->InitBuffer(weights_, 1, kMlpBwdRows * sizeof(float));
-    pipe->InitBuffer(sums_, 2, kMlpBwdRows * sizeof(float));
-    pipe->InitBuffer(partials_, kMlpBwdPartials * sizeof(float));
+    pipe->InitBuffer(weights_, 1, kMlpActBwdRows * sizeof(float));
+    pipe->InitBuffer(sums_, 2, kMlpActBwdRows * sizeof(float));
+    pipe->InitBuffer(partials_, kMlpActBwdPartials * sizeof(float));
   }
   __aicore__ inline void Process(const SwigluTiling& tiling) {
     const Share share = MyShare(tiling.N);
-    for (uint64_t first = share.begin; first < share.end; first += kMlpBwdRows) {
-      const uint32_t count = Min(kMlpBwdRows, share.end - first);
+    for (uint64_t first = share.begin; first < share.end; first += kMlpActBwdRows) {
+      const uint32_t count = Min(kMlpActBwdRows, share.end - first);
       LocalTensor<float> weights = weights_.AllocTensor<float>();
       Load(weights, row_weights_[first], count);
       weights_.EnQue(weights);
@@ -68,13 +71,13 @@ class GroupedMlpBwd {
   }
 
  private:
-  static constexpr uint32_t kTile = kMlpBwdTile;
+  static constexpr uint32_t kTile = kMlpActBwdTile;
   struct Tile {
     uint64_t row, column;
     uint32_t rows, columns;
   };
 
-  // g . act, summed over the parts of a row
+  // g act, added up over the parts of a row
   __aicore__ inline LocalTensor<float> Dots() { return floats_.template Get<float>(); }
 
   __aicore__ inline void CopyIn(const Tile& tile) {
@@ -110,7 +113,7 @@ class GroupedMlpBwd {
     in_.FreeTensor(in);
     out_.EnQue(out);
   }
-  // The activation, its products with g, and both times the row's weight.
+  // The activation, its products with g, and then both factors times the row's weight.
   __aicore__ inline void Weigh(const Tile& tile, uint32_t pitch, const LocalTensor<float>& weights,
                                const LocalTensor<float>& act, const LocalTensor<float>& gate,
                                const LocalTensor<float>& up, const LocalTensor<float>& g,
@@ -129,17 +132,18 @@ class GroupedMlpBwd {
       Muls(g[i * pitch], g[i * pitch], weight, pitch);
     }
   }
-  // One float at any multiple of 4 bytes; the last part of the values has a mask of its own.
+  // Writes one float; `dst` may be any multiple of 4 bytes. The values past the last whole repeat
+  // are summed under a mask of their own.
   __aicore__ inline void Sum(const LocalTensor<float>& dst, const LocalTensor<float>& values,
                              uint32_t count) {
     LocalTensor<float> partials = partials_.Get<float>();
-    const uint32_t whole = count / kMlpBwdPartials, rest = count % kMlpBwdPartials;
+    const uint32_t whole = count / kMlpActBwdPartials, rest = count % kMlpActBwdPartials;
     if (whole != 0) {
-      ReduceRepeat<ReduceType::SUM>(partials, values, kMlpBwdPartials, whole, 1, 1, 8);
+      ReduceRepeat<ReduceType::SUM>(partials, values, kMlpActBwdPartials, whole, 1, 1, 8);
     }
     if (rest != 0) {
-      ReduceRepeat<ReduceType::SUM>(partials[whole], values[whole * kMlpBwdPartials], rest, 1, 1, 1,
-                                    8);
+      ReduceRepeat<ReduceType::SUM>(partials[whole], values[whole * kMlpActBwdPartials], rest, 1, 1,
+                                    1, 8);
     }
     ReduceRepeat<ReduceType::SUM>(dst, partials, whole + (rest != 0 ? 1 : 0), 1, 1, 1, 8);
   }
@@ -162,4 +166,4 @@ class GroupedMlpBwd {
 
 }  // namespace moge
 
-#endif  // MOGE_ASCEND_GROUPED_MLP_BWD_KERNEL_H_
+#endif  // MOGE_ASCEND_GROUPED_MLP_ACT_BWD_KERNEL_H_

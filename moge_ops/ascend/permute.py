@@ -10,16 +10,18 @@ from ._common import dtype_of, pointer, stream
 def permute_fwd(x: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
     """``[T, H], [N], [T, K] -> [N, H]``."""
     dtype = dtype_of("x", x)
+    T, H = x.shape
     x, row_to_slot, slot_to_row = x.contiguous(), row_to_slot.contiguous(), slot_to_row.contiguous()
-    rows = x.new_empty(row_to_slot.shape[0], x.shape[1])
+    rows = x.new_empty(row_to_slot.shape[0], H)
     _C.permute_fwd(
-        pointer(x),
-        pointer(row_to_slot),
-        pointer(slot_to_row),
-        pointer(rows),
-        *x.shape,
-        slot_to_row.shape[1],
-        dtype,
-        stream(x),
+        x=pointer(x),
+        row_to_slot=pointer(row_to_slot),
+        slot_to_row=pointer(slot_to_row),
+        rows=pointer(rows),
+        T=T,
+        H=H,
+        K=slot_to_row.shape[1],
+        dtype=dtype,
+        stream=stream(x),
     )
     return rows

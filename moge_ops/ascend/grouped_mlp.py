@@ -1,4 +1,4 @@
-"""The expert layer in Ascend C: its parts, with SwiGLU behind the first product."""
+"""The expert layer in Ascend C, part by part; SwiGLU is the epilogue of the first product."""
 
 import torch
 from torch import Tensor
@@ -17,27 +17,27 @@ def _row_weights(weights: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> T
     return permute_fwd(slots, row_to_slot, slot_to_row.reshape(-1, 1)).flatten()
 
 
-def _up(
-    rows: Tensor, w_gate_up: Tensor, offsets: Tensor, row_weights: Tensor | None, save: bool
+def grouped_mlp_up(
+    rows: Tensor, weight: Tensor, offsets: Tensor, row_weights: Tensor | None, save: bool
 ) -> tuple[Tensor, Tensor]:
-    """``[N, H], [E, 2F, H], [E + 1], [N] -> act [N, F], pre [N, 2F]``."""
+    """``[N, H], [E, 2F, H], [E + 1], [N] -> act [N, F], pre [N, 2F]``, or [0, 2F] not to save."""
     dtype = dtype_of("x", rows)
-    rows, w_gate_up, offsets = rows.contiguous(), w_gate_up.contiguous(), offsets.contiguous()
-    N, (E, F2, H) = rows.shape[0], w_gate_up.shape
-    shape = _C.GemmShape(N, E, F2, H)
-    act, pre = rows.new_empty(N, F2 // 2), rows.new_empty(N if save else 0, F2)
-    ring = rows.new_empty(_C.grouped_mlp_ring(shape))
+    rows, weight, offsets = rows.contiguous(), weight.contiguous(), offsets.contiguous()
+    N, (E, O, I) = rows.shape[0], weight.shape
+    shape = _C.GemmShape(N=N, E=E, O=O, I=I)
+    act, pre = rows.new_empty(N, O // 2), rows.new_empty(N if save else 0, O)
+    ring = rows.new_empty(_C.grouped_mlp_ring(shape=shape))
     _C.grouped_mlp_up(
-        pointer(rows),
-        pointer(w_gate_up),
-        pointer(offsets),
-        pointer(row_weights),
-        pointer(ring),
-        pointer(pre),
-        pointer(act),
-        shape,
-        dtype,
-        stream(rows),
+        rows=pointer(rows),
+        weight=pointer(weight),
+        offsets=pointer(offsets),
+        row_weights=pointer(row_weights),
+        ring=pointer(ring),
+        pre=pointer(pre),
+        act=pointer(act),
+        shape=shape,
+        dtype=dtype,
+        stream=stream(rows),
     )
     return act, pre
 
@@ -57,24 +57,28 @@ def grouped_mlp_fwd(
     early = weight_on == "activation"
     row_weights = _row_weights(weights, row_to_slot, slot_to_row) if early else None
     rows = permute_fwd(x, row_to_slot, slot_to_row)
-    act, pre = _up(rows, w_gate_up, offsets, row_weights, save)
+    act, pre = grouped_mlp_up(rows, w_gate_up, offsets, row_weights, save)
     out = grouped_gemm_fwd(act, w_down, offsets)
     return unpermute_fwd(out, row_to_slot, slot_to_row, None if early else weights), pre
 
 
-def _down_bwd(g: Tensor, pre: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def grouped_mlp_act_bwd(
+    g: Tensor, pre: Tensor, row_weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """``[N, F], [N, 2F], [N] -> d_pre [N, 2F], weighted act [N, F], d_row_weights [N]``."""
+    N, F = g.shape
     d_pre, act, d_row_weights = (torch.empty_like(x) for x in (pre, g, row_weights))
-    _C.grouped_mlp_bwd(
-        pointer(g),
-        pointer(pre),
-        pointer(row_weights),
-        pointer(d_pre),
-        pointer(act),
-        pointer(d_row_weights),
-        *g.shape,
-        dtype_of("x", g),
-        stream(g),
+    _C.grouped_mlp_act_bwd(
+        g=pointer(g),
+        pre=pointer(pre),
+        row_weights=pointer(row_weights),
+        d_pre=pointer(d_pre),
+        act=pointer(act),
+        d_row_weights=pointer(d_row_weights),
+        N=N,
+        F=F,
+        dtype=dtype_of("x", g),
+        stream=stream(g),
     )
     return d_pre, act, d_row_weights
 
@@ -96,7 +100,7 @@ def grouped_mlp_bwd(
     row_weights = _row_weights(weights, row_to_slot, slot_to_row)
     d_out = permute_fwd(d_y, row_to_slot, slot_to_row)  # [N, H], not yet times the weight
     g = grouped_gemm_dx(d_out, w_down, offsets)  # [N, F]
-    d_pre, act, d_row_weights = _down_bwd(g, pre, row_weights)
+    d_pre, act, d_row_weights = grouped_mlp_act_bwd(g, pre, row_weights)
     slots = slot_to_row.reshape(-1, 1)
     d_weights = unpermute_fwd(d_row_weights.unsqueeze(1), row_to_slot, slots, None)  # [T * K, 1]
 

@@ -13,21 +13,22 @@ def unpermute_fwd(
 ) -> Tensor:
     """``[N, H], [N], [T, K], [T, K] -> [T, H]``."""
     dtype = dtype_of("rows", rows)
-    T, K = slot_to_row.shape
+    (T, K), H = slot_to_row.shape, rows.shape[1]
     if not rows.numel():
-        return rows.new_zeros(T, rows.shape[1])
+        return rows.new_zeros(T, H)
     rows, slot_to_row = rows.contiguous(), slot_to_row.contiguous()
     weights = None if weights is None else weights.float().contiguous()
-    y = rows.new_empty(T, rows.shape[1])
+    y = rows.new_empty(T, H)
     _C.unpermute_fwd(
-        pointer(rows),
-        pointer(slot_to_row),
-        pointer(weights),
-        pointer(y),
-        *y.shape,
-        K,
-        dtype,
-        stream(rows),
+        rows=pointer(rows),
+        slot_to_row=pointer(slot_to_row),
+        weights=pointer(weights),
+        y=pointer(y),
+        T=T,
+        H=H,
+        K=K,
+        dtype=dtype,
+        stream=stream(rows),
     )
     return y
 
@@ -37,23 +38,25 @@ def unpermute_bwd(
 ) -> tuple[Tensor, Tensor]:
     """``[T, H], [N, H], [N], [T, K], [T, K] -> [N, H], [T, K]``."""
     dtype = dtype_of("rows", rows)
+    (T, K), H = slot_to_row.shape, rows.shape[1]
     if not rows.numel():
         return torch.empty_like(rows), weights.new_zeros(weights.shape)
     d_y, rows = d_y.contiguous(), rows.contiguous()
     row_to_slot, slot_to_row = row_to_slot.contiguous(), slot_to_row.contiguous()
-    factors = weights.float().contiguous()
-    d_rows, d_factors = torch.empty_like(rows), torch.empty_like(factors)
+    float_weights = weights.float().contiguous()
+    d_rows, d_weights = torch.empty_like(rows), torch.empty_like(float_weights)
     _C.unpermute_bwd(
-        pointer(d_y),
-        pointer(rows),
-        pointer(row_to_slot),
-        pointer(slot_to_row),
-        pointer(factors),
-        pointer(d_rows),
-        pointer(d_factors),
-        *d_y.shape,
-        slot_to_row.shape[1],
-        dtype,
-        stream(rows),
+        d_y=pointer(d_y),
+        rows=pointer(rows),
+        row_to_slot=pointer(row_to_slot),
+        slot_to_row=pointer(slot_to_row),
+        weights=pointer(float_weights),
+        d_rows=pointer(d_rows),
+        d_weights=pointer(d_weights),
+        T=T,
+        H=H,
+        K=K,
+        dtype=dtype,
+        stream=stream(rows),
     )
-    return d_rows, d_factors.to(weights.dtype)
+    return d_rows, d_weights.to(weights.dtype)

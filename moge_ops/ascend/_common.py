@@ -1,4 +1,4 @@
-"""What several launchers share."""
+"""What several launchers share: a tensor's dtype, address and stream for the extension."""
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ _DTYPES = {
     torch.bfloat16: _C.DType.bfloat16,
     torch.float32: _C.DType.float32,
 }
+DTYPES = tuple(_DTYPES)
 
 
 def dtype_of(name: str, x: Tensor) -> _C.DType:
@@ -31,7 +32,7 @@ def pointer(x: Tensor | None) -> int:
 
 
 def stream(x: Tensor) -> int:
-    """The current stream of an NPU tensor's device; the emulator has none."""
+    """The current stream of an NPU tensor's device; 0 on the CPU: the emulator has no streams."""
     if x.device.type == "cpu":
         return 0
     return int(torch.get_device_module(x.device).current_stream(x.device).npu_stream)

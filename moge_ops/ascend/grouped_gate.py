@@ -1,0 +1,101 @@
+"""Grouped gate in Ascend C."""
+
+import torch
+from torch import Tensor
+
+from moge_ops import _C
+
+from ._common import dtype_of, pointer, stream
+
+
+def _float32(x: Tensor | None) -> Tensor | None:
+    """``[E]`` in the kernels' float32."""
+    return None if x is None else x.float().contiguous()
+
+
+def grouped_gate_fwd(
+    logits: Tensor,
+    num_groups: int,
+    k: int,
+    score: str,
+    bias: Tensor | None,
+    router_scale: Tensor | None,
+    renormalize: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
+    dtype = dtype_of("logits", logits)
+    T, E = logits.shape
+    K = num_groups * k
+    logits, bias, router_scale = logits.contiguous(), _float32(bias), _float32(router_scale)
+    weights = logits.new_empty(T, K, dtype=torch.float32)
+    experts = logits.new_empty(T, K, dtype=torch.int32)
+    counts = logits.new_empty(E, dtype=torch.int32)
+    workspace = logits.new_empty(_C.grouped_gate_blocks(T=T), E, dtype=torch.int32)
+    tiling = _C.GroupedGateTiling(
+        T=T,
+        E=E,
+        G=num_groups,
+        k=k,
+        softmax=score == "softmax",
+        renormalize=renormalize,
+        scaling=scaling,
+    )
+    _C.grouped_gate_fwd(
+        logits=pointer(logits),
+        bias=pointer(bias),
+        router_scale=pointer(router_scale),
+        weights=pointer(weights),
+        experts=pointer(experts),
+        counts=pointer(counts),
+        workspace=pointer(workspace),
+        tiling=tiling,
+        dtype=dtype,
+        stream=stream(logits),
+    )
+    return weights, experts, counts
+
+
+def grouped_gate_bwd(
+    d_weights: Tensor,
+    logits: Tensor,
+    experts: Tensor,
+    num_groups: int,
+    score: str,
+    router_scale: Tensor | None,
+    renormalize: bool,
+    scaling: float,
+) -> tuple[Tensor, Tensor]:
+    """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one."""
+    dtype = dtype_of("logits", logits)
+    T, E = logits.shape
+    d_weights, logits, experts = d_weights.contiguous(), logits.contiguous(), experts.contiguous()
+    scale = _float32(router_scale)
+    d_logits = torch.empty_like(logits)
+    scales = 0 if scale is None else E
+    d_scale = logits.new_empty(scales, dtype=torch.float32)
+    workspace = logits.new_empty(_C.grouped_gate_blocks(T=T), scales, dtype=torch.float32)
+    tiling = _C.GroupedGateTiling(
+        T=T,
+        E=E,
+        G=num_groups,
+        k=experts.shape[1] // num_groups,
+        softmax=score == "softmax",
+        renormalize=renormalize,
+        scaling=scaling,
+    )
+    _C.grouped_gate_bwd(
+        d_weights=pointer(d_weights),
+        logits=pointer(logits),
+        experts=pointer(experts),
+        router_scale=pointer(scale),
+        d_logits=pointer(d_logits),
+        d_router_scale=pointer(d_scale),
+        workspace=pointer(workspace),
+        tiling=tiling,
+        dtype=dtype,
+        stream=stream(logits),
+    )
+    if router_scale is None:
+        return d_logits, logits.new_empty(0)
+    return d_logits, d_scale.to(router_scale.dtype)

@@ -1,1 +1,0 @@
-"""Launchers of the Ascend C kernels, which are in the extension ``moge_ops._C``."""
