@@ -1,33 +1,37 @@
+from collections.abc import Iterator
 from typing import Any
 
-import torch
-from harness import Sizes, Work, check_and_time
+from harness import check_and_time
+from problem import Operator, Problem, Work
 from torch import Tensor
 
 import moge_ops
 from moge_ops.reference.grouped_gate import grouped_gate as oracle
-from moge_ops.testing import spaced_logits
 
 
-def test_grouped_gate(
-    benchmark: Any, s: Sizes, dtype: torch.dtype, direction: str, device: str
-) -> None:
-    logits = spaced_logits(s.T, s.E, dtype).to(device)
-    gating = moge_ops.grouped_gate(logits, s.G, s.k)
-    _, experts, counts = oracle(logits.double(), s.G, s.k)
-    assert torch.equal(gating.experts, experts)
-    assert torch.equal(gating.counts, counts)
+def operator(p: Problem) -> Operator:
+    G, k = p.s.G, p.s.k
+    scale = {} if p.router_scale is None else {"router_scale": p.router_scale}
 
-    def weights(logits: Tensor) -> Tensor:
-        return moge_ops.grouped_gate(logits, s.G, s.k).weights
+    def weights(logits: Tensor, router_scale: Tensor | None = None) -> Tensor:
+        return moge_ops.grouped_gate(logits, G, k, router_scale=router_scale).weights
 
-    router, chosen = logits.nbytes, s.N * (4 + 4)  # weights float32, ids int32
-    check_and_time(
-        benchmark,
+    def integers() -> Iterator[tuple[str, Tensor, Tensor]]:
+        _, experts, counts = oracle(p.logits.detach().double(), G, k)
+        yield "experts", p.gating.experts, experts
+        yield "counts", p.gating.counts, counts
+
+    return Operator(
         weights,
-        lambda logits: oracle(logits, s.G, s.k)[0],
-        {"logits": logits},
-        direction=direction,
-        forward=Work(0, router + chosen + 4 * s.E),  # logits in, weights, ids and counts out
-        backward=Work(0, 2 * router + chosen),  # logits, ids and d_weights in, d_logits out
+        {"logits": p.logits, **scale},
+        # logits in; weights, ids and counts out
+        Work(0, p.logits.nbytes + 2 * p.index + 4 * p.s.E),
+        # logits, ids and d_weights in, d_logits out
+        Work(0, 2 * p.logits.nbytes + 2 * p.index),
+        lambda logits, router_scale=None: oracle(logits, G, k, router_scale=router_scale)[0],
+        integers,
     )
+
+
+def test_grouped_gate(benchmark: Any, p: Problem, direction: str) -> None:
+    check_and_time(benchmark, operator(p), direction)

@@ -1,29 +1,22 @@
 from typing import Any
 
-import torch
-from harness import Sizes, Work, check_and_time
-from torch import Tensor
+from harness import check_and_time
+from problem import Operator, Problem, Work
 
 import moge_ops
 from moge_ops.reference.load_balance_loss import load_balance_loss as oracle
 
 
-def test_load_balance_loss(
-    benchmark: Any, s: Sizes, dtype: torch.dtype, direction: str, device: str
-) -> None:
-    logits = torch.randn(s.T, s.E, device=device).to(dtype)
-    experts = s.ids().to(device)
-
-    def loss(logits: Tensor) -> Tensor:
-        return moge_ops.load_balance_loss(logits, experts)
-
-    router, ids = logits.nbytes, 4 * s.N
-    check_and_time(
-        benchmark,
-        loss,
+def operator(p: Problem) -> Operator:
+    experts = p.gating.experts
+    return Operator(
+        lambda logits: moge_ops.load_balance_loss(logits, experts),
+        {"logits": p.logits},
+        Work(0, p.logits.nbytes + p.index),
+        Work(0, 2 * p.logits.nbytes + p.index),
         lambda logits: oracle(logits, experts),
-        {"logits": logits},
-        direction=direction,
-        forward=Work(0, router + ids),
-        backward=Work(0, 2 * router + ids),
     )
+
+
+def test_load_balance_loss(benchmark: Any, p: Problem, direction: str) -> None:
+    check_and_time(benchmark, operator(p), direction)

@@ -1,27 +1,22 @@
 from typing import Any
 
-import torch
-from harness import Sizes, Work, check_and_time
-from torch import Tensor
+from harness import check_and_time
+from problem import Operator, Problem, Work
 
 import moge_ops
 from moge_ops.reference.permute import permute as oracle
 
 
-def test_permute(benchmark: Any, s: Sizes, dtype: torch.dtype, direction: str, device: str) -> None:
-    x = torch.randn(s.T, s.H, device=device).to(dtype)
-    routing = moge_ops.route(s.ids().to(device), s.E, num_groups=s.G)
-
-    def permute(x: Tensor) -> Tensor:
-        return moge_ops.permute(x, routing)
-
-    rows = (s.N + s.T) * s.H * dtype.itemsize  # one side [N, H], the other [T, H]
-    check_and_time(
-        benchmark,
-        permute,
+def operator(p: Problem) -> Operator:
+    routing = p.routing
+    return Operator(
+        lambda x: moge_ops.permute(x, routing),
+        {"x": p.x},
+        Work(0, p.moved + p.index),
+        Work(p.s.N * p.s.H, p.moved + p.index),
         lambda x: oracle(x, routing.row_to_slot, routing.slot_to_row),
-        {"x": x},
-        direction=direction,
-        forward=Work(0, rows + 4 * s.N),
-        backward=Work(0, rows + 4 * s.N),
     )
+
+
+def test_permute(benchmark: Any, p: Problem, direction: str) -> None:
+    check_and_time(benchmark, operator(p), direction)

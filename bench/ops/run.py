@@ -4,28 +4,22 @@ Every variant is compared with the float64 oracle before it is timed. The rows o
 from one interleaved run, the ceilings of the machine among them.
 """
 
-import argparse
 import re
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import harness
 import peers
 import torch
-from harness import Sizes, Work
+from problem import BOTH, FORWARD, problem
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 from rich.table import Table
 
-import moge_ops
-from moge_ops.testing import TOLERANCES, rms_error
+from moge_ops.testing import Sizes, assert_matches
 
-FULL = [Sizes(T) for T in (1, 16, 128, 512, 2048)]
-DIRECTIONS = ("forward", "forward+backward")
+FULL = [harness.LAYER._replace(T=T) for T in (1, 16, 128, 512, 2048)]
 ROUTING = ("grouped_gate", "route", "permute", "unpermute")
-GRADIENTS = ("d_x", "d_w_gate_up", "d_w_down", "d_logits")
 
 # Targets: at least as fast as the fastest Hugging Face path, of the dense product's rate, of the
 # forward's time
@@ -62,7 +56,7 @@ class Point(NamedTuple):
     @property
     def share(self) -> float | None:
         """Time of the routing operators over the forward's."""
-        if self.direction != "forward":
+        if self.direction != FORWARD:
             return None
         return sum(map(self.ms, ROUTING)) / self.ms(peers.OURS)
 
@@ -78,97 +72,41 @@ class Point(NamedTuple):
         return short
 
 
-def check(variant: str, run: peers.Run, p: peers.Problem, want: Any) -> float:
-    """RMS error of the output and the gradients, the worst of them.
+def measure(s: Sizes, dtype: torch.dtype, direction: str, *, smoke: bool) -> Point:
+    """Checks and times all variants at one place of the matrix.
 
     Raises:
         AssertionError: Above three times the table's limit for one operator: this is a chain of
             several, and the softmax's gradient is a difference of nearly equal terms.
     """
-    y64, grads64, d_y = want
-    y = run(*p.leaves)
-    grads = torch.autograd.grad(y, p.leaves, d_y)
-    limit = 3 * TOLERANCES[p.x.dtype].rms
-    worst = 0.0
-    for name, got, wide in zip(("y", *GRADIENTS), (y, *grads), (y64, *grads64), strict=True):
-        error = rms_error(got, wide)
-        if not error <= limit:  # NaN fails too
-            raise AssertionError(f"{variant}: {name}: RMS error {error:.3g} above {limit:g}")
-        worst = max(worst, error)
-    return worst
-
-
-def timed(run: peers.Run, p: peers.Problem, d_y: Any, direction: str) -> Callable[[], object]:
-    if direction == "forward":
-        return torch.no_grad()(lambda: run(*p.leaves))
-    return lambda: torch.autograd.grad(run(*p.leaves), p.leaves, d_y)
-
-
-def routing_parts(p: peers.Problem) -> dict[str, tuple[Callable[[], object], Work]]:
-    """The routing operators on their own, for their share of the forward."""
-    weights, experts, _ = moge_ops.grouped_gate(p.logits.detach(), p.s.G, p.s.k)
-    routing = moge_ops.route(experts, p.s.E, num_groups=p.s.G)
-    x, logits = p.x.detach(), p.logits.detach()
-    rows = moge_ops.permute(x, routing)
-    index, moved = 4 * p.s.N, rows.nbytes + x.nbytes
-    return {
-        "grouped_gate": (
-            lambda: moge_ops.grouped_gate(logits, p.s.G, p.s.k),
-            Work(0, logits.nbytes + 2 * index + 4 * p.s.E),
-        ),
-        "route": (
-            lambda: moge_ops.route(experts, p.s.E, num_groups=p.s.G),
-            Work(0, 3 * index + 4 * (p.s.E + 1)),
-        ),
-        "permute": (lambda: moge_ops.permute(x, routing), Work(0, moved + index)),
-        "unpermute": (
-            lambda: moge_ops.unpermute(rows, routing, weights),
-            Work(2 * p.s.N * p.s.H, moved + 2 * index),
-        ),
-    }
-
-
-def measure(s: Sizes, dtype: torch.dtype, direction: str, *, smoke: bool) -> Point:
-    """Checks and times all variants at one place of the matrix."""
     torch.manual_seed(0)
-    p = peers.problem(s, dtype)
-    want = peers.oracle(p)
-    used = int((torch.bincount(p.ids.flatten(), minlength=s.E) > 0).sum())
-    work = harness.mlp_work(s, used, dtype, backward=direction != "forward")
-
+    p = problem(s, dtype)
+    want, d_y = peers.oracle(p)
+    calls: dict[str, Any] = {}
+    errors: dict[str, str] = {}
     reasons = {name: peers.too_large(name, s, dtype) for name in peers.VARIANTS}
-    runs = {name: make(p) for name, make in peers.VARIANTS.items() if not reasons[name]}
-    errors = {name: check(name, run, p, want) for name, run in runs.items()}
-    calls: dict[str, tuple[Callable[[], object], Work]] = {
-        name: (timed(run, p, want[2], direction), work) for name, run in runs.items()
-    }
-    if direction == "forward":
-        calls.update(routing_parts(p))
-    ceilings = harness.ceilings(dtype, smoke=smoke)
-    calls.update({name: (ceiling.run, ceiling.work) for name, ceiling in ceilings.items()})
+    for name in peers.VARIANTS:
+        if not reasons[name]:
+            layer = peers.layer(p, name, d_y)
+            found = layer.results().items()
+            worst = max(
+                assert_matches(got, want[key], f"{name}: {key}", lines=True, slack=3.0)
+                for key, got in found
+            )
+            errors[name], calls[name] = f"{worst:.3g}", layer.calls()[direction]
+    if direction == FORWARD:  # the routing operators on their own, for their share
+        calls |= {name: p.operator(name).calls()[FORWARD] for name in ROUTING}
 
     plan = harness.SMOKE_PLAN if smoke else harness.Plan()
-    timings = harness.interleave({name: run for name, (run, _) in calls.items()}, plan)
-    dense, copy = (ceilings[name].work for name in ("dense", "copy"))
-    flop_ceiling = dense.flops / timings["dense"].median
-    byte_ceiling = copy.bytes / timings["copy"].median
-
-    place = {
-        "dtype": str(dtype).removeprefix("torch."),
-        "direction": direction,
-        **s._asdict(),
-    }
+    place = {"dtype": str(dtype).removeprefix("torch."), "direction": direction, **s._asdict()}
     rows: dict[str, dict[str, Any]] = {}
-    for name, (_, done) in calls.items():
-        seconds = timings[name].median
+    for name, columns in harness.timed(calls, plan, dtype, smoke=smoke).items():
         rows[name] = {
-            "op": "ceiling" if name in ceilings else "moe" if name in runs else name,
-            "variant": name if name not in ROUTING else peers.OURS,
+            "op": "moe" if name in errors else name if name in ROUTING else "ceiling",
+            "variant": peers.OURS if name in ROUTING else name,
             **place,
-            **harness.measured(timings[name], done),
-            "of_dense": f"{done.flops / seconds / flop_ceiling:.3g}",
-            "of_copy": f"{done.bytes / seconds / byte_ceiling:.3g}",
-            "rms_error": f"{errors[name]:.3g}" if name in errors else "",
+            **columns,
+            "rms_error": errors.get(name, ""),
         }
     for name, reason in reasons.items():
         if reason:
@@ -198,14 +136,7 @@ def table(points: list[Point]) -> Table:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it runs")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=harness.RESULTS / "cpu.csv",
-        help="CSV to append to (default: bench/results/cpu.csv)",
-    )
+    parser = harness.parser(__doc__, "cpu.csv")
     parser.add_argument(
         "--filter", default="", help="regular expression on points, 'bfloat16 forward T=512$'"
     )
@@ -214,7 +145,7 @@ def main() -> int:
     matrix = [
         Point(s, dtype, direction, {})
         for dtype in (torch.float32, torch.bfloat16)
-        for direction in DIRECTIONS
+        for direction in (FORWARD, BOTH)
         for s in (harness.SMOKE if args.smoke else FULL)
     ]
     matrix = [point for point in matrix if re.search(args.filter, point.name)]
@@ -224,14 +155,10 @@ def main() -> int:
     environment = harness.environment()
     console = Console(width=None if sys.stdout.isatty() else 160)
     points = []
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(matrix))
-        for place in matrix:
-            progress.update(task, description=place.name)
-            point = measure(place.s, place.dtype, place.direction, smoke=args.smoke)
-            harness.append(args.out, [environment | row for row in point.rows.values()])
-            points.append(point)
-            progress.advance(task)
+    for place in track(matrix, "points", console=console, transient=True):
+        point = measure(place.s, place.dtype, place.direction, smoke=args.smoke)
+        harness.append(args.out, [environment | row for row in point.rows.values()])
+        points.append(point)
 
     console.print(table(points))
     for point in points:
