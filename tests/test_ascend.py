@@ -596,7 +596,7 @@ def test_a_wrong_argument_is_an_error_of_the_emulator() -> None:
 def test_the_committed_counters_are_those_of_the_kernels(tmp_path: Path) -> None:
     out = tmp_path / "counters.csv"
     subprocess.run(
-        [sys.executable, BENCH / "ascend_counters.py", "--tokens", "1", "456", "--out", out],
+        [sys.executable, BENCH / "ascend" / "ascend_counters.py", "--tokens", "1", "456", "--out", out],
         check=True,
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,

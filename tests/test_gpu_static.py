@@ -135,7 +135,7 @@ def test_the_compiler_still_makes_these_rows(tmp_path: Path) -> None:
     options = ["--targets", "sm_90", "--layers", "sonic d1536 n256", "--libraries"]
     options += [OURS, SPECIALIZED]
     subprocess.run(
-        [sys.executable, ROOT / "bench" / "gpu_static.py", "--out", tmp_path, *options],
+        [sys.executable, ROOT / "bench" / "static" / "gpu_static.py", "--out", tmp_path, *options],
         env=os.environ | {"TRITON_INTERPRET": "0"},
         check=True,
     )

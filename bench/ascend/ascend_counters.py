@@ -16,7 +16,7 @@ from torch import Tensor
 import moge_ops
 from moge_ops import _C, testing
 
-RESULTS = Path(__file__).parent / "results" / "ascend_counters.csv"
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "ascend_counters.csv"
 H, E, G, F = 5120, 64, 8, 1344  # Pangu Pro MoE; k = 1, so K = G
 CORES = 48
 SMALL = 2048  # bytes; a transfer below it does not reach the memory's rate

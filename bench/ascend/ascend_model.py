@@ -32,7 +32,7 @@ from moge_ops.ascend_kernels import (
     unpermute,
 )
 
-BENCH = Path(__file__).parent
+BENCH = Path(__file__).resolve().parents[1]
 RESULTS = BENCH / "results"
 NOTE = "modelled, not measured; on no NPU"
 H, E, G, F = 5120, 64, 8, 1344  # Pangu Pro MoE; k = 1, so K = G

@@ -2,7 +2,7 @@
 
 Needs torch >= 2.11, Triton >= 3.6 and pytest, no network and no installation: the package runs from
 this checkout, peers from what is installed and from the wheels in ``.whl/`` (``make gpu-wheels``).
-Each part of gpu_parts.py is a process with a limit of time, so that one that hangs or takes the
+Each part is a process with a limit of time, so that one that hangs or takes the
 GPU's context with it loses nothing of the rest. Exit code: 0, 1 if a correctness check failed or
 did not end, 2 without a GPU.
 """
@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-BENCH = Path(__file__).resolve().parent
-ROOT = BENCH.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 SECONDS = 540.0
 REPORT_SECONDS = 25.0
 RESTARTS = 4
@@ -67,7 +67,7 @@ def stages(*, smoke: bool, work: Path) -> list[list[Part]]:
     """Parts that run one after the other; within a stage at the same time, for nothing is timed."""
     tool = sanitizer()
     prefix = (tool, "--tool", "memcheck", "--error-exitcode", "9") if tool else ()
-    demo = ("demo.py", *DEMO[smoke], "--out", str(work / "demo"))
+    demo = (str(ROOT / "examples" / "demo.py"), *DEMO[smoke], "--out", str(work / "demo"))
     shares = 1 if smoke else max(1, min(6, (os.cpu_count() or 1) // 2 - 2))
     return [
         [Part("ceilings", 40, 30)],
@@ -106,7 +106,7 @@ class Running:
         script = part.command or ("gpu_parts.py", part.name, *self.base)
         with (self.work / f"{part.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*part.prefix, sys.executable, str(BENCH / script[0]), *script[1:]],
+                [*part.prefix, sys.executable, str(HERE / script[0]), *script[1:]],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -201,7 +201,8 @@ def prepare(work: Path, wheels: Path) -> str:
     for entry in (ROOT / "moge_ops").iterdir():
         (package / entry.name).symlink_to(entry)
     (package / "triton_kernels").symlink_to(ROOT / "triton_kernels")
-    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    harness = str(ROOT / "bench" / "ops")
+    paths = [str(package.parent), harness, *filter(None, [os.environ.get("PYTHONPATH")])]
     trouble = ""
     if found := sorted(wheels.glob("*.whl")):
         target = work / "wheels"
@@ -270,7 +271,7 @@ def main() -> int:
             "outcomes": [outcome._asdict() for outcome in outcomes],
         }
         (work / "facts.json").write_text(json.dumps(facts))
-        command = [sys.executable, str(BENCH / "gpu_report.py"), str(csv), str(work / "facts.json")]
+        command = [sys.executable, str(HERE / "gpu_report.py"), str(csv), str(work / "facts.json")]
         sys.stdout.flush()
         try:
             done = subprocess.run(command, check=False, timeout=60, cwd=work)

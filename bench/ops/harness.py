@@ -288,6 +288,34 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def write(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """A CSV anew; its columns are those of the first row unless they are given."""
+    path.unlink(missing_ok=True)
+    append(path, rows, columns or list(rows[0]))
+
+
+Options = Mapping[str, tuple[int, int, str]]  # name -> default, least, help
+
+
+def sized(description: str, options: Options) -> argparse.ArgumentParser:
+    """A parser with numbers; :func:`parsed` checks them."""
+    found = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    for name, (default, _, text) in options.items():
+        found.add_argument(f"--{name}", type=int, default=default, help=text)
+    return found
+
+
+def parsed(parser: argparse.ArgumentParser, options: Options) -> argparse.Namespace:
+    args = parser.parse_args()
+    for name, (_, least, _) in options.items():
+        value = getattr(args, name.replace("-", "_"))
+        if value < least:
+            parser.error(f"--{name} must be at least {least}, got {value}")
+    return args
+
+
 def parser(doc: str | None, results: str) -> argparse.ArgumentParser:
     """Options of a script that appends to a CSV of bench/results."""
     found = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])

@@ -35,7 +35,7 @@ from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
-RESULTS = Path(__file__).with_name("results")
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 # per multiprocessor (CUDA programming guide, technical specifications per compute capability);
 # a block also takes 1 KiB of shared memory for the system
 REGISTERS, THREADS, BLOCKS = 65536, 2048, 32
