@@ -258,7 +258,7 @@ class Layout(NamedTuple):
         return "·".join(f"{name}{n}" for name, n in parts.items() if n > 1)
 
 
-SIZES = (4, 8, 16, 32, 64, 128, 256, 512)  # of a cluster
+SIZES = (4, 8, 16, 32, 64, 128, 256, 512)  # devices of a cluster
 LAYOUTS = [
     *(Layout(MOGE, min(n, PANGU.G), max(1, n // PANGU.G)) for n in SIZES),
     *(Layout(TOP_K, n) for n in SIZES if n <= PANGU.E),
@@ -362,7 +362,7 @@ COLUMNS = [
 
 
 def loads_of_one_batch(s: Sizes, devices: int) -> dict[str, dict[str, Balance]]:
-    """Of ``s.T`` tokens, under a uniform and a skewed router and both ways to choose."""
+    """Loads by ``s.T`` tokens, under a uniform and a skewed router and both ways to choose."""
     noise = router_logits(1, s.T, s.E, 0.0)
     skew = -(torch.randperm(s.E) + 1.0).log()  # Zipf 1
     found = {}

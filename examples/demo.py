@@ -377,7 +377,7 @@ def main() -> int:
     console.print(demo.table)
 
     devices = 8 if s.G % 8 == 0 else s.G
-    torch.manual_seed(args.seed)  # the same picture whatever was drawn before
+    torch.manual_seed(args.seed)  # the picture does not depend on what was drawn before
     panels = balance.loads_of_one_batch(s, devices)
     caption = (
         f"T = {s.T}, {s.K} of {s.E} experts each, on {devices} devices; IS = (max - min) / tokens"

@@ -38,7 +38,7 @@ from moge_ops.models.pangu_moe import losses
 from moge_ops.models.tokenizer import BOS, CLOSE, Tokenizer, write_byte_tokenizer
 
 TEXT = Path(__file__).resolve().parent / "data" / "pentateuch.txt"
-HELD_OUT = 0.1  # of the text, at its end
+HELD_OUT = 0.1  # share of the text, at its end
 LOOKS = {MOGE: ("#D55E00", "-"), TOP_K: ("#0072B2", "--")}  # Okabe and Ito's
 PROMPT = "In the beginning God"
 

@@ -65,7 +65,7 @@ class Sizes(NamedTuple):
 class Tolerance(NamedTuple):
     """Largest error of one element, and of all together, against a float64 oracle."""
 
-    rtol: float  # of the element
+    rtol: float  # relative to the element
     atol: float  # in units of the oracle's root mean square
     rms: float  # root mean square of the error, in the same unit
 
@@ -134,7 +134,7 @@ def assert_matches(
         difference = (a - b).masked_fill(misplaced, torch.inf)
         errors.append(torch.linalg.vector_norm(difference, dim=-1))
     norm, error = torch.cat(norms), torch.cat(errors)
-    # of an average line
+    # the norm of an average line
     unit = norm.square().mean().sqrt().item() if scale is None else scale * width**0.5
     rtol, atol = (limit.rms + (tol - limit.rms) * width**-0.5 for tol in (limit.rtol, limit.atol))
     excess = error / (slack * (rtol * norm + atol * unit)).clamp_min(1e-300)

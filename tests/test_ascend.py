@@ -594,9 +594,9 @@ def test_a_wrong_argument_is_an_error_of_the_emulator() -> None:
 
 @pytest.mark.slow
 def test_the_committed_counters_are_those_of_the_kernels(tmp_path: Path) -> None:
-    out = tmp_path / "counters.csv"
+    script, out = BENCH / "ascend" / "ascend_counters.py", tmp_path / "counters.csv"
     subprocess.run(
-        [sys.executable, BENCH / "ascend" / "ascend_counters.py", "--tokens", "1", "456", "--out", out],
+        [sys.executable, script, "--tokens", "1", "456", "--out", out],
         check=True,
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,

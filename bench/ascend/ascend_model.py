@@ -5,7 +5,7 @@ that it can express, then asked for each operator and for the layer, and drawn a
 """
 
 import argparse
-import csv
+import functools
 import importlib.util
 import subprocess
 import sys
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pybind11
 import torch
+from ascend_counters import RESULTS, E, F, G, H, write
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -32,10 +33,9 @@ from moge_ops.ascend_kernels import (
     unpermute,
 )
 
-BENCH = Path(__file__).resolve().parents[1]
-RESULTS = BENCH / "results"
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 NOTE = "modelled, not measured; on no NPU"
-H, E, G, F = 5120, 64, 8, 1344  # Pangu Pro MoE; k = 1, so K = G
 TOKENS = (1, 16, 128, 456, 2048, 8192)
 DEVICES = ("910B1", "910B4")
 BF16 = torch.bfloat16
@@ -51,11 +51,11 @@ class Published(NamedTuple):
     """A published figure, what models it, and why the two differ where they do."""
 
     case: str
-    unit: str
     value: float
     kind: str  # calibrates <parameter> | predicted | another kernel
     model: Callable[[ModuleType], float]
     cause: str = ""
+    unit: str = "us"
 
 
 def micros(launch: Launch) -> float:
@@ -104,88 +104,87 @@ def our_swiglu(N: int, columns: int) -> float:
 
 def published() -> Iterator[Published]:
     """Ascend C best practices: data_copy, add and matmul on 910B1; FlagGems; tilelang-ascend."""
-    big = {"M": 12288, "N": 12288}
+    yield from published_copies()
+    yield from published_adds()
+    yield from published_matmuls()
+    yield from published_libraries()
 
+
+def published_copies() -> Iterator[Published]:
     def copy(case: str, value: float, kind: str, cause: str = "", **shape: Any) -> Published:
-        return Published(case, "us", value, kind, lambda p: micros(p.copy(**shape)), cause)
+        return Published(case, value, kind, lambda p: micros(p.copy(**shape)), cause)
 
+    big = {"M": 12288, "N": 12288}
+    predicted = "predicted"
     strided = "rows of a stride reach 1.37 to 1.49 TB/s; the model's memory gives all rows 1.6"
     conflict = "cores that read the same addresses at once wait for each other; not modelled"
-    for path, to_l1 in (("GM to UB", False), ("GM to L1", True)):
-        tiles = (
-            ((64, 64, 300.7, "calibrates NdToNzHead"), (64, 256, 230.24, "predicted"))
-            if to_l1
-            else (
-                (1, 64, 564.84, "calibrates CopyHead, Launch"),
-                (64, 64, 233.54, "predicted"),
-                (64, 1024, 215.82, "predicted"),
-            )
-        )
-        for m, n, value, kind in tiles:
-            yield copy(
-                f"{path}, tiles of {m} x {n}", value, kind, to_l1=to_l1, tile_m=m, tile_n=n, **big
-            )
-        n, values = (256, (438.76, 899.34, 414.96)) if to_l1 else (1024, (275.3, 828.06, 365.74))
-        yield copy(
-            f"{path}, unaligned rows",
-            values[0],
-            "calibrates the rule of cut lines",
-            to_l1=to_l1,
-            tile_m=64,
-            tile_n=n,
-            M=12288,
-            N=12287,
-        )
-        tile = {"to_l1": to_l1, "tile_m": 64, "tile_n": 1024, "repeats": 4, **big}
-        yield copy(f"{path}, four times", values[1], "predicted", strided, **tile)
-        port = "calibrates Piece" if to_l1 else "calibrates VectorPort"
-        yield copy(f"{path}, four times, a slice at a time", values[2], port, slices=4, **tile)
-        tile = {"to_l1": to_l1, "M": 6144, "N": 512, "tile_m": 256 if to_l1 else 128, "tile_n": 64}
-        same, apart = (278.56, 221.34) if to_l1 else (539.42, 328.88)
-        yield copy(f"{path}, all cores the same", same, "predicted", conflict, all=True, **tile)
-        yield copy(
-            f"{path}, all cores the same, staggered",
-            apart,
-            "predicted",
-            conflict,
-            all=True,
-            rotated=True,
-            **tile,
-        )
-
-    yield Published(
-        "Add, scalars, an element",
-        "cycles",
-        1233742.494e-6 / 8192**2 * 1.85e9,
-        "calibrates ScalarUb",
-        lambda p: p.add_scalars(4096)["times"]["cycles"] / 4096,
+    to_ub = (
+        (1, 64, 564.84, "calibrates CopyHead, Launch"),
+        (64, 64, 233.54, predicted),
+        (64, 1024, 215.82, predicted),
     )
-    cases = (
+    to_l1 = ((64, 64, 300.7, "calibrates NdToNzHead"), (64, 256, 230.24, predicted))
+    for path, l1, tiles, n, values, port, tile_m in (
+        (
+            "GM to UB",
+            False,
+            to_ub,
+            1024,
+            (275.3, 828.06, 365.74, 539.42, 328.88),
+            "VectorPort",
+            128,
+        ),
+        ("GM to L1", True, to_l1, 256, (438.76, 899.34, 414.96, 278.56, 221.34), "Piece", 256),
+    ):
+        uneven, four, slices, same, apart = values
+        for m, c, value, kind in tiles:
+            shape = {"to_l1": l1, "tile_m": m, "tile_n": c, **big}
+            yield copy(f"{path}, tiles of {m} x {c}", value, kind, **shape)
+        shape = {"to_l1": l1, "tile_m": 64, "tile_n": n, "M": 12288, "N": 12287}
+        kind = "calibrates the rule of cut lines"
+        yield copy(f"{path}, unaligned rows", uneven, kind, **shape)
+        shape = {"to_l1": l1, "tile_m": 64, "tile_n": 1024, "repeats": 4, **big}
+        yield copy(f"{path}, four times", four, predicted, strided, **shape)
+        case = f"{path}, four times, a slice at a time"
+        yield copy(case, slices, f"calibrates {port}", slices=4, **shape)
+        shape = {"to_l1": l1, "M": 6144, "N": 512, "tile_m": tile_m, "tile_n": 64, "all": True}
+        case = f"{path}, all cores the same"
+        yield copy(case, same, predicted, conflict, **shape)
+        yield copy(f"{case}, staggered", apart, predicted, conflict, rotated=True, **shape)
+
+
+def published_adds() -> Iterator[Published]:
+    def element(p: ModuleType) -> float:
+        return p.add_scalars(4096)["times"]["cycles"] / 4096
+
+    value = 1233742.494e-6 / 8192**2 * 1.85e9
+    yield Published(
+        "Add, scalars, an element", value, "calibrates ScalarUb", element, unit="cycles"
+    )
+    for name, value, kind, shape in (
         ("1: one core", 6909.6, "calibrates Latency", (1, 4096, 1, False)),
         ("2: 48 cores, 8 KB", 306.58, "predicted", (48, 4096, 1, False)),
         ("3: 32 KB", 268.5, "predicted", (48, 16384, 1, False)),
         ("4: double buffer", 264.02, "predicted", (48, 16256, 2, False)),
         ("5: past L2", 187.68, "predicted", (48, 16256, 2, True)),
-    )
-    for name, value, kind, shape in cases:
-        yield Published(
-            f"Add, case {name}", "us", value, kind, lambda p, shape=shape: micros(p.add(*shape))
-        )
+    ):
+        model = lambda p, shape=shape: micros(p.add(*shape))  # noqa: E731
+        yield Published(f"Add, case {name}", value, kind, model)
+    issued = 8192**2 / 48 / 16256  # instructions of a core
     yield Published(
         "Add, case 6: vec time, an instruction",
-        "cycles",
-        6.954e-6 * 1.85e9 / (8192**2 / 48 / 16256),
+        6.954e-6 * 1.85e9 / issued,
         "calibrates VectorHead",
-        lambda p: busy(p.add(48, 16256, 2, True), "V") * 1850 / (8192**2 / 48 / 16256),
+        lambda p: busy(p.add(48, 16256, 2, True), "V") * 1850 / issued,
+        unit="cycles",
     )
 
-    yield Published(
-        "Mmad 128 x 256 x 512 in eight",
-        "cycles",
-        4209,
-        "predicted",
-        lambda p: p.mmad()["times"]["cores"][0]["busy"]["M"],
-    )
+
+def published_matmuls() -> Iterator[Published]:
+    def alone(p: ModuleType) -> float:
+        return p.mmad()["times"]["cores"][0]["busy"]["M"]
+
+    yield Published("Mmad 128 x 256 x 512 in eight", 4209, "predicted", alone, unit="cycles")
     runs: dict[tuple[int, ...], Launch] = {}
 
     def matmul(p: ModuleType, *shape: int) -> Launch:
@@ -193,9 +192,10 @@ def published() -> Iterator[Published]:
             runs[shape] = p.matmul(*shape)
         return runs[shape]
 
-    yield Published(
-        "matmul 8192, one round", "us", 4121.16, "predicted", lambda p: micros(matmul(p, 1, 8, 4))
-    )
+    def whole(*shape: int) -> Callable[[ModuleType], float]:
+        return lambda p: micros(matmul(p, *shape))
+
+    yield Published("matmul 8192, one round", 4121.16, "predicted", whole(1, 8, 4))
     for pipe, name, value, kind in (
         ("M", "mac", 3081.664, "calibrates MmadHead"),
         ("MTE1", "mte1", 2538.348, "calibrates LoadHead"),
@@ -203,70 +203,47 @@ def published() -> Iterator[Published]:
         ("FIX", "fixpipe, of case 7", 45.76, "calibrates FixpipePort"),
         ("S", "scalar", 337.343, "calibrates Issue"),
     ):
-        yield Published(
-            f"matmul 8192, {name} time",
-            "us",
-            value,
-            kind,
-            lambda p, pipe=pipe: busy(matmul(p, 1, 8, 4), pipe),
-        )
-    yield Published(
-        "matmul 8192, two rounds", "us", 4081.64, "predicted", lambda p: micros(matmul(p, 2, 8, 4))
-    )
-    yield Published(
-        "matmul 8192, high-level case 4",
-        "us",
-        5039.86,
-        "predicted",
-        lambda p: micros(matmul(p, 1, 2, 2)),
-        "rows of 256 bytes are dearer here than there; how many of B come at a time is not said",
-    )
+        model = lambda p, pipe=pipe: busy(matmul(p, 1, 8, 4), pipe)  # noqa: E731
+        yield Published(f"matmul 8192, {name} time", value, kind, model)
+    yield Published("matmul 8192, two rounds", 4081.64, "predicted", whole(2, 8, 4))
+    cause = "rows of 256 bytes are dearer here than there; how many of B come at a time is not said"
+    case = "matmul 8192, high-level case 4"
+    yield Published(case, 5039.86, "predicted", whole(1, 2, 2), cause)
 
+
+def published_libraries() -> Iterator[Published]:
     other = "another kernel"
-    yield Published(
-        "torch.matmul 8192",
-        "us",
-        3630,
-        other,
-        lambda _: even_gemm(8192, 1, 8192, 8192),
-        "ours waits for rows of 512 bytes; theirs is a library's, 83 % of the peak",
-    )
+
+    def gemm(*shape: int) -> Callable[[ModuleType], float]:
+        return lambda _: even_gemm(*shape)
+
+    cause = "ours waits for rows of 512 bytes; theirs is a library's, 83 % of the peak"
+    yield Published("torch.matmul 8192", 3630, other, gemm(8192, 1, 8192, 8192), cause)
     for N, out, inner, value in (
         (1024, 2048, 4096, 359.7),
         (2560, 2048, 4096, 367),
         (1024, 4096, 1024, 184),
     ):
-        yield Published(
-            f"torch_npu grouped product [{N}, {inner}] x [32, {inner}, {out}]",
-            "us",
-            value,
-            other,
-            lambda _, shape=(N, 32, out, inner): even_gemm(*shape),
-        )
-    for N, columns, value, cause in (
-        (15000, 2048, 48.5, ""),
-        (10000, 65536, 1610, "theirs moves 1.22 TB/s there; ours is modelled at memory's rate"),
-    ):
-        yield Published(
-            f"npu_swiglu [{N}, {columns}]",
-            "us",
-            value,
-            other,
-            lambda _, shape=(N, columns): our_swiglu(*shape),
-            cause,
-        )
+        case = f"torch_npu grouped product [{N}, {inner}] x [32, {inner}, {out}]"
+        yield Published(case, value, other, gemm(N, 32, out, inner))
+    moved = "theirs moves 1.22 TB/s there; ours is modelled at memory's rate"
+    for N, columns, value, cause in ((15000, 2048, 48.5, ""), (10000, 65536, 1610, moved)):
+        model = lambda _, shape=(N, columns): our_swiglu(*shape)  # noqa: E731
+        yield Published(f"npu_swiglu [{N}, {columns}]", value, other, model, cause)
 
 
 def build() -> ModuleType:
-    """The kernels of bench/ascend as a module."""
-    folder = BENCH.parent / "build" / f"published-{sys.version_info.major}{sys.version_info.minor}"
-    command = ["cmake", "-S", str(BENCH / "ascend"), "-B", str(folder)]
-    command += [
+    """The kernels of published.cpp as a module."""
+    folder = ROOT / "build" / f"published-{sys.version_info.major}{sys.version_info.minor}"
+    options = [
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
     ]
-    for each in (command, ["cmake", "--build", str(folder), "--parallel", "2"]):
-        subprocess.run(each, check=True, stdout=subprocess.DEVNULL)
+    for command in (
+        ["-S", str(HERE), "-B", str(folder), *options],
+        ["--build", str(folder), "-j2"],
+    ):
+        subprocess.run(["cmake", *command], check=True, stdout=subprocess.DEVNULL)
     (library,) = folder.glob("moge_published*.so")
     spec = importlib.util.spec_from_file_location("moge_published", library)
     assert spec is not None
@@ -349,20 +326,16 @@ def parts(T: int, device: str) -> Iterator[Part]:
     up = Step(
         "gate/up", "grouped_gemm_fwd", hidden + used * gate_up + wide, 2 * product, used * gate_up
     )
-
-    def packed(inner: int, out: int) -> grouped_gemm.PackedWeight:
-        return grouped_gemm.PackedWeight(rows(E, inner // 16, out, 16), out, inner)
-
     last = Step("down", "grouped_gemm_fwd", narrow + used * down + hidden, product, used * down)
+
+    def gemm_packed(inner: int, out: int) -> Callable[[], Any]:
+        weight = grouped_gemm.PackedWeight(rows(E, inner // 16, out, 16), out, inner)
+        return lambda: grouped_gemm.grouped_gemm_packed(rows(N, inner), weight, offsets)
+
+    into_packed = {"launch": "grouped_gemm_fwd_packed"}
     calls: list[tuple[Step, Callable[[], Any]]] = [
-        (
-            up._replace(name="gate/up, packed", launch="grouped_gemm_fwd_packed"),
-            lambda: grouped_gemm.grouped_gemm_packed(rows(N, H), packed(H, 2 * F), offsets),
-        ),
-        (
-            last._replace(name="down, packed", launch="grouped_gemm_fwd_packed"),
-            lambda: grouped_gemm.grouped_gemm_packed(rows(N, F), packed(F, H), offsets),
-        ),
+        (up._replace(name="gate/up, packed", **into_packed), gemm_packed(H, 2 * F)),
+        (last._replace(name="down, packed", **into_packed), gemm_packed(F, H)),
         (up, lambda: grouped_gemm.grouped_gemm_fwd(rows(N, H), w_gate_up, offsets)),
         (Step("swiglu", "swiglu_fwd", wide + narrow), lambda: swiglu.swiglu_fwd(rows(N, 2 * F))),
         (
@@ -377,25 +350,14 @@ def parts(T: int, device: str) -> Iterator[Part]:
     for step, call in calls:
         yield "operator", [step], emulate(call, device)
 
-    permuted = tokens + hidden
-    into = Step("permute", "permute_fwd", permuted)
-    outof = Step("unpermute", "unpermute_fwd", permuted)
+    into = Step("permute", "permute_fwd", tokens + hidden)
+    outof = Step("unpermute", "unpermute_fwd", tokens + hidden)
+    layer = (x, w_gate_up, w_down, weights, *indices)
     for part, save in (("layer", False), ("layer, training", True)):
-        fused = up._replace(
-            name="gate/up and swiglu",
-            launch="grouped_mlp_up",
-            bytes=hidden + used * gate_up + narrow + save * wide,
-        )
-        yield (
-            part,
-            [into, fused, last, outof],
-            emulate(
-                lambda save=save: grouped_mlp.grouped_mlp_fwd(
-                    x, w_gate_up, w_down, weights, *indices, "output", save
-                ),
-                device,
-            ),
-        )
+        moved = hidden + used * gate_up + narrow + save * wide
+        fused = up._replace(name="gate/up and swiglu", launch="grouped_mlp_up", bytes=moved)
+        forward = functools.partial(grouped_mlp.grouped_mlp_fwd, *layer, "output", save)
+        yield part, [into, fused, last, outof], emulate(forward, device)
     backward = [
         Step("weights of rows", "permute_fwd", 2 * ids),
         into._replace(name="permute d_y"),
@@ -408,16 +370,8 @@ def parts(T: int, device: str) -> Iterator[Part]:
         Step("gate/up, dW", "grouped_gemm_dw", wide + hidden + E * gate_up, 2 * product),
         Step("down, dW", "grouped_gemm_dw", hidden + narrow + E * down, product),
     ]
-    yield (
-        "layer, backward",
-        backward,
-        emulate(
-            lambda: grouped_mlp.grouped_mlp_bwd(
-                d_y, x, w_gate_up, w_down, weights, *indices, rows(N, 2 * F), True, True
-            ),
-            device,
-        ),
-    )
+    call = functools.partial(grouped_mlp.grouped_mlp_bwd, d_y, *layer, rows(N, 2 * F), True, True)
+    yield "layer, backward", backward, emulate(call, device)
 
 
 def describe(T: int, device: str, part: str, step: Step, launch: Launch) -> Row:
@@ -509,30 +463,24 @@ def draw() -> Figure:
         )
         return next(launch for launch in launches if launch["name"] == "grouped_mlp_up")
 
-    panels = (
-        ("grouped product, gate/up, T 2048: two tiles", up(offsets, False), 1, 70.0),
-        ("the same, T 16: weights stream past the rows in L1", up(few, False), 1, 40.0),
-        (
-            "gate/up and SwiGLU in one kernel, T 2048: a cube core and its vector cores",
-            up(offsets, True),
-            1,
-            70.0,
-        ),
+    both = "gate/up and SwiGLU in one kernel, T 2048: a cube core and its vector cores"
+    panels = (  # title, launch, microseconds
+        ("grouped product, gate/up, T 2048: two tiles", up(offsets, False), 70.0),
+        ("the same, T 16: weights stream past the rows in L1", up(few, False), 40.0),
+        (both, up(offsets, True), 70.0),
     )
+    shown = [range(3) if launch["cores"][1]["kind"] == "AIV" else [0] for _, launch, _ in panels]
     heights = [
-        sum(
-            len(LANES[core["kind"]])
-            for core in launch["cores"][: 3 if launch["cores"][1]["kind"] == "AIV" else 1]
-        )
-        for _, launch, _, _ in panels
+        sum(len(LANES[launch["cores"][core]["kind"]]) for core in cores)
+        for (_, launch, _), cores in zip(panels, shown, strict=True)
     ]
     figure = Figure(figsize=(13, 0.42 * sum(heights) + 4.2), layout="constrained")
     axes = figure.subplots(len(panels), 1, height_ratios=[height + 1 for height in heights])
-    for (title, launch, tile, width), panel in zip(panels, axes, strict=True):
+    for (title, launch, width), panel in zip(panels, axes, strict=True):
         clock = launch["times"]["clock"] / 1e6  # cycles in a microsecond
         slices = launch["times"]["picture"]
         ends = [end for core, pipe, _, _, end in slices if (core, pipe) == (0, "FIX")]
-        begin = ends[tile] - 0.3 * width * clock
+        begin = ends[1] - 0.3 * width * clock
         finish = begin + width * clock
         labels = []
         for core in sorted({core for core, *_ in slices}):
@@ -563,35 +511,19 @@ def draw() -> Figure:
 # --- output ---------------------------------------------------------------------------------------
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 SHOWN = (
     *("part", "step", "time_us", "without_launch_us", "bound", "bound_percent", "cube_percent"),
     *("weight_tb_s", "floor_us", "over_floor"),
 )
 
 
+TEXTS = {"case", "unit", "kind", "cause", "part", "step", "bound", "parameter", "origin"}
+
+
 def show(console: Console, title: str, rows: Sequence[Row], columns: Sequence[str]) -> None:
     listing = Table(title=f"{title}: {NOTE}", title_justify="left")
     for column in columns:
-        text = column in {
-            "case",
-            "unit",
-            "kind",
-            "cause",
-            "part",
-            "step",
-            "bound",
-            "parameter",
-            "origin",
-        }
-        listing.add_column(column, justify="left" if text else "right")
+        listing.add_column(column, justify="left" if column in TEXTS else "right")
     for row in rows:
         listing.add_row(*(str(row[column]) for column in columns))
     console.print(listing)

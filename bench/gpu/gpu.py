@@ -218,7 +218,7 @@ def prepare(work: Path, wheels: Path) -> str:
             trouble = f"wheels were not installed: {done.stderr.strip().splitlines()[-1]}"
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ["PYTHONUNBUFFERED"] = "1"
-    os.environ.setdefault("MOGE_OPS_EXAMPLES", "5")  # of every property test
+    os.environ.setdefault("MOGE_OPS_EXAMPLES", "5")  # per property test
     # the tests turn deterministic algorithms on, which cuBLAS refuses without
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return trouble

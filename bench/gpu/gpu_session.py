@@ -41,7 +41,7 @@ class Scale(NamedTuple):
     gate_tokens: tuple[int, ...]
     gate_experts: tuple[int, ...]
     memory_tokens: int
-    compiler: str  # of torch.compile
+    compiler: str  # torch.compile's backend
     tests: tuple[str, str]  # where, and pytest's -k
 
 

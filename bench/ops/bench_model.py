@@ -28,7 +28,8 @@ from moge_ops.testing import rms_error
 
 OURS, THEIRS = "moge_ops", "hf eager"
 TARGETS = {"decode": 1.5, "prefill": 2.0}
-RMS = 0.05  # of the logits: where rounding makes two scores change places, another expert answers
+# limit for the logits: where rounding makes two scores change places, another expert answers
+RMS = 0.05
 
 # both have the released model's proportions: E 64, G 8, F about H/4, S = 4F, and heads of 128
 SHAPES = {
@@ -105,7 +106,7 @@ def models(config: PanguMoEConfig, dtype: torch.dtype) -> dict[str, PanguMoEForC
 
 
 class Case(NamedTuple):
-    """What one call does: a forward of so many tokens of each row, after so many cached ones."""
+    """One call: a forward pass of `tokens` tokens in each row, after `cached` ones."""
 
     direction: str  # "decode" or "prefill"
     batch: int

@@ -41,7 +41,7 @@ class Operator:
 
     run: Callable[..., Any]  # takes the tensors of `inputs` in their order
     inputs: Mapping[str, Tensor]  # name -> what gets a gradient
-    work: Work  # of the forward
+    work: Work  # the forward's
     backward_work: Work = NOTHING  # without the forward
     oracle: Callable[..., Any] | None = None  # as `run`, in float64
     exact: Callable[[], Iterable[tuple[str, Tensor, Tensor]]] = tuple  # integers: name, got, want

@@ -166,11 +166,12 @@ SUMS |= {"arith.select", "arith.extsi", "arith.extui", "arith.trunci"}
 def narrow_products(ttir: str) -> list[str]:
     """Products of an index and a size, both known at run time only, made in 32 bits for an address.
 
-    They overflow past 2^31 elements, whatever type they are converted to later. Columns within a
-    row do not, nor do tiles times their width, a constant power of two: they stay below a size.
+    They overflow past 2^31 elements, even if they are converted to 64 bits later. Columns within a
+    row do not overflow, nor do tiles times their width, a constant power of two: both stay below a
+    size.
     """
     CONSTANT, SIZE, INDEX = range(3)
-    kind: dict[str, int] = {}  # of each value; an index unless known better
+    kind: dict[str, int] = {}  # value -> what it is; an index unless known better
     narrow: dict[str, set[str]] = {}  # the products that a value is a sum of
     found: set[str] = set()
     # names are used anew in sibling blocks: in the order of the text, the last one is meant
@@ -192,7 +193,7 @@ def narrow_products(ttir: str) -> list[str]:
         if op == "arith.constant":
             value = re.match(r" (?:dense<)?(-?\d+)>? :", rest)
             kind[name] = SIZE if value and abs(int(value[1])).bit_count() > 1 else CONSTANT
-        elif op == "tt.get_num_programs":  # of a persistent grid: as many as multiprocessors
+        elif op == "tt.get_num_programs":  # a persistent grid has one per multiprocessor
             kind[name] = CONSTANT
         elif op.startswith("arith.") or op in SHAPE_OPS:
             kind[name] = max(kinds, default=CONSTANT)

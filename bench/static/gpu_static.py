@@ -41,7 +41,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 REGISTERS, THREADS, BLOCKS = 65536, 2048, 32
 SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10}
 SYSTEM_SHARED = 1 << 10
-PROCESSORS = 132  # of an H100 SXM
+PROCESSORS = 132  # an H100 SXM has
 
 
 class Sizes(NamedTuple):
@@ -84,25 +84,16 @@ def ours(s: Sizes, T: int, target: str) -> list[Product]:
     w_gate_up, w_down = new(s.E, 2 * s.F, s.H), new(s.E, s.H, s.F)
     weights, slots, offsets = new(T, s.K, dtype=torch.float32), ids(N), ids(s.E + 1)
     layer = (x, w_gate_up, w_down, weights, slots, ids(T, s.K), offsets)
-    gemm, dw = grouped_gemm, "_grouped_gemm_dw_kernel"
+    mlp, gemm, dw = grouped_mlp, grouped_gemm, "_grouped_gemm_dw_kernel"
+    up, product, down_bwd = (
+        f"_grouped_{name}_kernel" for name in ("mlp_up", "gemm", "mlp_down_bwd")
+    )
     gathered = functools.partial(gemm.weight_gradient, row_to_slot=slots, K=s.K)
     return [
-        Product(
-            "up",
-            "_grouped_mlp_up_kernel",
-            lambda: grouped_mlp.grouped_mlp_fwd(*layer, "output", True),
-        ),
-        Product(
-            "down", "_grouped_gemm_kernel", lambda: gemm.grouped_gemm_fwd(act, w_down, offsets)
-        ),
-        Product(
-            "down_bwd",
-            "_grouped_mlp_down_bwd_kernel",
-            lambda: grouped_mlp.grouped_mlp_bwd(x, *layer, pre, False, False),
-        ),
-        Product(
-            "dX", "_grouped_gemm_kernel", lambda: gemm.grouped_gemm_dx(pre, w_gate_up, offsets)
-        ),
+        Product("up", up, lambda: mlp.grouped_mlp_fwd(*layer, "output", True)),
+        Product("down", product, lambda: gemm.grouped_gemm_fwd(act, w_down, offsets)),
+        Product("down_bwd", down_bwd, lambda: mlp.grouped_mlp_bwd(x, *layer, pre, False, False)),
+        Product("dX", product, lambda: gemm.grouped_gemm_dx(pre, w_gate_up, offsets)),
         Product("dW_up", dw, lambda: gathered(pre, x, offsets, gather_rows=True)),
         Product("dW_down", dw, lambda: gathered(x, act, offsets, gather_d=True)),
         Product("dW", dw, lambda: gemm.grouped_gemm_dw(pre, new(N, s.H), offsets)),
@@ -114,15 +105,12 @@ def specialized(s: Sizes, T: int, target: str) -> list[Product]:
     if target != "sm_90":
         return []
 
-    def with_config(call: Callable[[], object]) -> Callable[[], object]:
-        def run() -> object:
-            with mock.patch.object(grouped_gemm, "config", return_value=SPECIALIZED):
-                return call()
-
-        return run
+    def run(call: Callable[[], object]) -> object:
+        with mock.patch.object(grouped_gemm, "config", return_value=SPECIALIZED):
+            return call()
 
     return [
-        product._replace(call=with_config(product.call))
+        product._replace(call=functools.partial(run, product.call))
         for product in ours(s, T, target)
         if product.name in ("down", "dX")
     ]
@@ -144,17 +132,15 @@ def liger(s: Sizes, T: int, target: str) -> list[Product]:
             y = fused_moe.LigerFusedMoEFunction.apply(*leaves[:3], ids(T, s.K), leaves[3])
             y.backward(new(T, s.H))
 
-    return [
-        Product(name, kernel, run)
-        for name, kernel in {
-            "up": "_fused_up_proj_swiglu_kernel",
-            "down": "_fused_down_proj_kernel",
-            "down_bwd": "_moe_bwd_down_proj_kernel",
-            "dX": "_moe_bwd_dX_expanded_kernel",
-            "dW_up": "_moe_bwd_dW1_kernel",
-            "dW_down": "_moe_bwd_dW2_kernel",
-        }.items()
-    ]
+    kernels = {
+        "up": "_fused_up_proj_swiglu_kernel",
+        "down": "_fused_down_proj_kernel",
+        "down_bwd": "_moe_bwd_down_proj_kernel",
+        "dX": "_moe_bwd_dX_expanded_kernel",
+        "dW_up": "_moe_bwd_dW1_kernel",
+        "dW_down": "_moe_bwd_dW2_kernel",
+    }
+    return [Product(name, kernel, run) for name, kernel in kernels.items()]
 
 
 def moe_ops(s: Sizes, T: int, target: str) -> list[Product]:
@@ -266,7 +252,7 @@ def main_loop(code: list[tuple[int, str]], specialized: bool) -> list[str]:
 
 
 def tile(ttir: str) -> tuple[str, int, int]:
-    """Of the loop with the products: tile as MxNxK, FLOPs and bytes of one step."""
+    """Tile of the loop with the products as MxNxK, and the FLOPs and bytes of one step."""
     stack: list[tuple[int, int]] = []  # indentation and number of the loops around
     dots: dict[int, list[re.Match[str]]] = {}
     pattern = re.compile(
@@ -299,9 +285,9 @@ def loop_figures(binary: Any) -> dict[str, Any]:
     warps = binary.metadata.num_warps
     if specialized:
         warps -= 4  # those that load
-    flops = len(matrix) * 2 * M * N * K * warps // (4 if wide else 1)  # of the block
+    flops = len(matrix) * 2 * M * N * K * warps // (4 if wide else 1)  # all warps
     memory = [text.split()[0] for text in body if MEMORY.match(text)]
-    # of the block: each warp issues its own, but one thread a box by TMA
+    # by all warps: each issues its own, but a box by TMA is issued by one thread
     issued = sum(1 if op.startswith("UTMA") else warps for op in memory)
     loads = Counter(
         re.sub(r"^(\w+)(?:\..*?)?(\.(?:\d+|U\d+|M88)\b.*)?$", r"\1\2", op) for op in memory
@@ -390,13 +376,8 @@ def rows_for(target: str, layers: list[str], names: list[str]) -> list[dict[str,
                 continue
             # only the tiles of our tables depend on the number of tokens
             for T in s.tokens if library == OURS else s.tokens[-1:]:
-                place = {
-                    "triton": triton.__version__,
-                    "target": target,
-                    "layer": layer,
-                    "T": T if library == OURS else "any",
-                    "library": library,
-                }
+                place = {"triton": triton.__version__, "target": target, "layer": layer}
+                place |= {"T": T if library == OURS else "any", "library": library}
                 try:
                     todo = products(s, T, target)
                 except ImportError as error:
