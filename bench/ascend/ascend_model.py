@@ -284,30 +284,112 @@ class Step(NamedTuple):
 Part = tuple[str, list[Step], list[Launch]]
 
 
+def rows(*shape: int) -> Tensor:
+    return torch.empty(*shape, dtype=BF16)  # nobody touches it, so it takes no memory
+
+
+class Layer:
+    """Pangu's layer of T tokens in bfloat16: its routing, its tensors and their bytes."""
+
+    def __init__(self, T: int, device: str) -> None:
+        self.N = N = T * G
+        self.scores, self.ids = T * E * 2, N * 4
+        self.tokens, self.hidden, self.wide, self.narrow = (
+            T * H * 2,
+            N * H * 2,
+            N * 4 * F,
+            N * F * 2,
+        )
+        self.gate_up, self.down = H * 4 * F, H * F * 2  # an expert's weights
+        self.product = 2 * N * H * F  # FLOPs of down; gate and up together take two
+        self.small = self.route(T, device)
+        used = int((self.indices[2].diff() > 0).sum())
+        self.x, self.d_y = rows(T, H), rows(T, H)
+        self.w_gate_up, self.w_down = rows(E, 2 * F, H), rows(E, H, F)
+
+        def step(name: str, moved: int, products: int, weights: int) -> Step:
+            flops, read = products * self.product, used * weights
+            return Step(name, "grouped_gemm_fwd", moved + read, flops, read)
+
+        self.up = step("gate/up", self.hidden + self.wide, 2, self.gate_up)
+        self.last = step("down", self.narrow + self.hidden, 1, self.down)
+
+    def route(self, T: int, device: str) -> list[Launch]:
+        """Launches of what its data decides: it runs with it."""
+        cube, vector, _, _ = _C.devices()[device]
+        assert vector == 2 * cube
+        _C.set_emulation(cores=vector, checks=False)
+        _C.start_recording(device)
+        logits = torch.randn(T, E, generator=torch.Generator().manual_seed(0)).to(BF16)
+        gate = (None, False, 1.0)  # no router scale, weights as they are
+        self.weights, experts, _ = grouped_gate.grouped_gate_fwd(
+            logits, G, 1, "softmax", None, *gate
+        )
+        grouped_gate.grouped_gate_bwd(self.weights, logits, experts, G, "softmax", *gate)
+        loss, f = load_balance_loss.load_balance_loss_fwd(logits, experts, "softmax")
+        load_balance_loss.load_balance_loss_bwd(loss, logits, f, "softmax")
+        self.indices = route.route_fwd(experts, E, G)
+        launches: list[Launch] = _C.stop_recording()
+        return launches
+
+    def operators(self) -> Iterator[tuple[Step, Callable[[], Any]]]:
+        """Operators whose time their sizes decide."""
+        row_to_slot, slot_to_row, offsets = self.indices
+        N = self.N
+
+        def packed(inner: int, out: int) -> Callable[[], Any]:
+            weight = grouped_gemm.PackedWeight(rows(E, inner // 16, out, 16), out, inner)
+            return lambda: grouped_gemm.grouped_gemm_packed(rows(N, inner), weight, offsets)
+
+        launch = "grouped_gemm_fwd_packed"
+        yield self.up._replace(name="gate/up, packed", launch=launch), packed(H, 2 * F)
+        yield self.last._replace(name="down, packed", launch=launch), packed(F, H)
+        yield self.up, lambda: grouped_gemm.grouped_gemm_fwd(rows(N, H), self.w_gate_up, offsets)
+        step = Step("swiglu", "swiglu_fwd", self.wide + self.narrow)
+        yield step, lambda: swiglu.swiglu_fwd(rows(N, 2 * F))
+        step = Step("swiglu, backward", "swiglu_bwd", 2 * self.wide + self.narrow)
+        yield step, lambda: swiglu.swiglu_bwd(rows(N, F), rows(N, 2 * F))
+        step = Step("unpermute, backward", "unpermute_bwd", self.tokens + 2 * self.hidden)
+        args = (self.d_y, rows(N, H), row_to_slot, slot_to_row, self.weights)
+        yield step, lambda: unpermute.unpermute_bwd(*args)
+
+    def passes(self) -> Iterator[tuple[str, list[Step], Callable[[], Any]]]:
+        """The layer forward, with and without what a backward pass needs, and backward."""
+        hidden, wide, narrow = self.hidden, self.wide, self.narrow
+        into = Step("permute", "permute_fwd", self.tokens + hidden)
+        outof = Step("unpermute", "unpermute_fwd", self.tokens + hidden)
+        layer = (self.x, self.w_gate_up, self.w_down, self.weights, *self.indices)
+        for part, save in (("layer", False), ("layer, training", True)):
+            moved = hidden + self.up.weights + narrow + save * wide
+            fused = self.up._replace(
+                name="gate/up and swiglu", launch="grouped_mlp_up", bytes=moved
+            )
+            forward = functools.partial(grouped_mlp.grouped_mlp_fwd, *layer, "output", save)
+            yield part, [into, fused, self.last, outof], forward
+        d_up, d_down = E * self.gate_up, E * self.down
+        steps = [
+            Step("weights of rows", "permute_fwd", 2 * self.ids),
+            into._replace(name="permute d_y"),
+            self.last._replace(name="down, dX", launch="grouped_gemm_dx"),
+            Step("swiglu, backward, d_weights", "grouped_mlp_bwd", 2 * wide + 2 * narrow),
+            Step("d_weights of slots", "unpermute_fwd", 2 * self.ids),
+            self.up._replace(name="gate/up, dX", launch="grouped_gemm_dx"),
+            outof._replace(name="unpermute d_x"),
+            into,
+            Step("gate/up, dW", "grouped_gemm_dw", wide + hidden + d_up, 2 * self.product),
+            Step("down, dW", "grouped_gemm_dw", hidden + narrow + d_down, self.product),
+        ]
+        args = (self.d_y, *layer, rows(self.N, 2 * F), True, True)
+        yield "layer, backward", steps, lambda: grouped_mlp.grouped_mlp_bwd(*args)
+
+
 def parts(T: int, device: str) -> Iterator[Part]:
     """Operators and layer in bfloat16: what each part launches, and how it went.
 
     L2 is empty before a part, as if other layers had come between.
     """
-    N = T * G
-    tokens, hidden, wide, narrow = T * H * 2, N * H * 2, N * 4 * F, N * F * 2  # bytes of rows
-    gate_up, down = H * 4 * F, H * F * 2  # bytes of an expert's weights
-    product = 2 * N * H * F  # FLOPs of down; gate and up together take two
-
-    # these are decided by their data: they run with it
-    cube, vector, _, _ = _C.devices()[device]
-    assert vector == 2 * cube
-    _C.set_emulation(cores=vector, checks=False)
-    _C.start_recording(device)
-    logits = torch.randn(T, E, generator=torch.Generator().manual_seed(0)).to(BF16)
-    weights, experts, _ = grouped_gate.grouped_gate_fwd(
-        logits, G, 1, "softmax", None, None, False, 1.0
-    )
-    grouped_gate.grouped_gate_bwd(weights, logits, experts, G, "softmax", None, False, 1.0)
-    loss, f = load_balance_loss.load_balance_loss_fwd(logits, experts, "softmax")
-    load_balance_loss.load_balance_loss_bwd(loss, logits, f, "softmax")
-    row_to_slot, slot_to_row, offsets = route.route_fwd(experts, E, G)
-    scores, ids = T * E * 2, N * 4
+    layer = Layer(T, device)
+    scores, ids = layer.scores, layer.ids
     small = [
         Step("gate", "grouped_gate_fwd", scores + 2 * ids),
         Step("gate, backward", "grouped_gate_bwd", 2 * scores + 2 * ids),
@@ -315,63 +397,11 @@ def parts(T: int, device: str) -> Iterator[Part]:
         Step("balance loss, backward", "load_balance_loss_bwd", 2 * scores),
         Step("route", "route_fwd", 3 * ids),
     ]
-    yield "operator", small, _C.stop_recording()
-    used = int((offsets.diff() > 0).sum())
-
-    def rows(*shape: int) -> Tensor:
-        return torch.empty(*shape, dtype=BF16)  # nobody touches it, so it takes no memory
-
-    x, d_y, w_gate_up, w_down = rows(T, H), rows(T, H), rows(E, 2 * F, H), rows(E, H, F)
-    indices = (row_to_slot, slot_to_row, offsets)
-    up = Step(
-        "gate/up", "grouped_gemm_fwd", hidden + used * gate_up + wide, 2 * product, used * gate_up
-    )
-    last = Step("down", "grouped_gemm_fwd", narrow + used * down + hidden, product, used * down)
-
-    def gemm_packed(inner: int, out: int) -> Callable[[], Any]:
-        weight = grouped_gemm.PackedWeight(rows(E, inner // 16, out, 16), out, inner)
-        return lambda: grouped_gemm.grouped_gemm_packed(rows(N, inner), weight, offsets)
-
-    into_packed = {"launch": "grouped_gemm_fwd_packed"}
-    calls: list[tuple[Step, Callable[[], Any]]] = [
-        (up._replace(name="gate/up, packed", **into_packed), gemm_packed(H, 2 * F)),
-        (last._replace(name="down, packed", **into_packed), gemm_packed(F, H)),
-        (up, lambda: grouped_gemm.grouped_gemm_fwd(rows(N, H), w_gate_up, offsets)),
-        (Step("swiglu", "swiglu_fwd", wide + narrow), lambda: swiglu.swiglu_fwd(rows(N, 2 * F))),
-        (
-            Step("swiglu, backward", "swiglu_bwd", 2 * wide + narrow),
-            lambda: swiglu.swiglu_bwd(rows(N, F), rows(N, 2 * F)),
-        ),
-        (
-            Step("unpermute, backward", "unpermute_bwd", tokens + 2 * hidden),
-            lambda: unpermute.unpermute_bwd(d_y, rows(N, H), row_to_slot, slot_to_row, weights),
-        ),
-    ]
-    for step, call in calls:
+    yield "operator", small, layer.small
+    for step, call in layer.operators():
         yield "operator", [step], emulate(call, device)
-
-    into = Step("permute", "permute_fwd", tokens + hidden)
-    outof = Step("unpermute", "unpermute_fwd", tokens + hidden)
-    layer = (x, w_gate_up, w_down, weights, *indices)
-    for part, save in (("layer", False), ("layer, training", True)):
-        moved = hidden + used * gate_up + narrow + save * wide
-        fused = up._replace(name="gate/up and swiglu", launch="grouped_mlp_up", bytes=moved)
-        forward = functools.partial(grouped_mlp.grouped_mlp_fwd, *layer, "output", save)
-        yield part, [into, fused, last, outof], emulate(forward, device)
-    backward = [
-        Step("weights of rows", "permute_fwd", 2 * ids),
-        into._replace(name="permute d_y"),
-        last._replace(name="down, dX", launch="grouped_gemm_dx"),
-        Step("swiglu, backward, d_weights", "grouped_mlp_bwd", 2 * wide + 2 * narrow),
-        Step("d_weights of slots", "unpermute_fwd", 2 * ids),
-        up._replace(name="gate/up, dX", launch="grouped_gemm_dx"),
-        outof._replace(name="unpermute d_x"),
-        into,
-        Step("gate/up, dW", "grouped_gemm_dw", wide + hidden + E * gate_up, 2 * product),
-        Step("down, dW", "grouped_gemm_dw", hidden + narrow + E * down, product),
-    ]
-    call = functools.partial(grouped_mlp.grouped_mlp_bwd, d_y, *layer, rows(N, 2 * F), True, True)
-    yield "layer, backward", backward, emulate(call, device)
+    for part, steps, call in layer.passes():
+        yield part, steps, emulate(call, device)
 
 
 def describe(T: int, device: str, part: str, step: Step, launch: Launch) -> Row:
@@ -443,37 +473,37 @@ MEANING = {
 }
 
 
+def traced_up(offsets: Tensor, fused: bool) -> Launch:
+    """The launch of gate/up on core 0; ``fused`` with SwiGLU, on its two vector cores as well."""
+    N, weight = int(offsets[-1]), rows(E, 2 * F, H)
+    if not fused:
+        call = functools.partial(grouped_gemm.grouped_gemm_fwd, rows(N, H), weight, offsets)
+        return emulate(call, cores=(0,))[0]
+    slots = torch.arange(N, dtype=torch.int32)
+    layer = (rows(N, H), weight, rows(E, H, F), torch.ones(N, 1), slots, slots.view(N, 1), offsets)
+    call = functools.partial(grouped_mlp.grouped_mlp_fwd, *layer, "output", False)
+    launches = emulate(call, cores=(0, 1, 2))
+    return next(launch for launch in launches if launch["name"] == "grouped_mlp_up")
+
+
+def lanes(launch: Launch) -> list[tuple[int, str, str, str]]:
+    """Core, its kind, a pipe and its colour, from top to bottom."""
+    cores = sorted({core for core, *_ in launch["times"]["picture"]})
+    kinds = [(core, launch["cores"][core]["kind"]) for core in cores]
+    return [(core, kind, pipe, colour) for core, kind in kinds for pipe, colour in LANES[kind]]
+
+
 def draw() -> Figure:
     """A few tiles on one cube core, and on its two vector cores where the kernel has them."""
-    T = 2048
-    offsets = (torch.arange(E + 1) * (T * G // E)).int()
+    many = (torch.arange(E + 1) * (2048 * G // E)).int()
     few = (torch.arange(E + 1) * 2).int()
-
-    def up(offsets: Tensor, fused: bool) -> Launch:
-        N = int(offsets[-1])
-        rows, weight = torch.empty(N, H, dtype=BF16), torch.empty(E, 2 * F, H, dtype=BF16)
-        if not fused:
-            call = lambda: grouped_gemm.grouped_gemm_fwd(rows, weight, offsets)  # noqa: E731
-            return emulate(call, cores=(0,))[0]
-        slots = torch.arange(N, dtype=torch.int32)
-        layer = (rows, weight, torch.empty(E, H, F, dtype=BF16), torch.ones(N, 1))
-        index = (slots, slots.view(N, 1), offsets)
-        launches = emulate(
-            lambda: grouped_mlp.grouped_mlp_fwd(*layer, *index, "output", False), cores=(0, 1, 2)
-        )
-        return next(launch for launch in launches if launch["name"] == "grouped_mlp_up")
-
     both = "gate/up and SwiGLU in one kernel, T 2048: a cube core and its vector cores"
     panels = (  # title, launch, microseconds
-        ("grouped product, gate/up, T 2048: two tiles", up(offsets, False), 70.0),
-        ("the same, T 16: weights stream past the rows in L1", up(few, False), 40.0),
-        (both, up(offsets, True), 70.0),
+        ("grouped product, gate/up, T 2048: two tiles", traced_up(many, False), 70.0),
+        ("the same, T 16: weights stream past the rows in L1", traced_up(few, False), 40.0),
+        (both, traced_up(many, True), 70.0),
     )
-    shown = [range(3) if launch["cores"][1]["kind"] == "AIV" else [0] for _, launch, _ in panels]
-    heights = [
-        sum(len(LANES[launch["cores"][core]["kind"]]) for core in cores)
-        for (_, launch, _), cores in zip(panels, shown, strict=True)
-    ]
+    heights = [len(lanes(launch)) for _, launch, _ in panels]
     figure = Figure(figsize=(13, 0.42 * sum(heights) + 4.2), layout="constrained")
     axes = figure.subplots(len(panels), 1, height_ratios=[height + 1 for height in heights])
     for (title, launch, width), panel in zip(panels, axes, strict=True):
@@ -483,23 +513,21 @@ def draw() -> Figure:
         begin = ends[1] - 0.3 * width * clock
         finish = begin + width * clock
         labels = []
-        for core in sorted({core for core, *_ in slices}):
-            kind = launch["cores"][core]["kind"]
-            for pipe, colour in LANES[kind]:
-                mine = [
-                    (max(start, begin), min(end, finish))
-                    for c, p, _, start, end in slices
-                    if (c, p) == (core, pipe) and end > begin and start < finish
-                ]
-                share = sum(end - start for start, end in mine) / (finish - begin)
-                who = kind if kind == "AIC" else f"{kind} {core - 1}"
-                labels.append(f"{who}  {pipe}, {MEANING[pipe]}   {share:4.0%}")
-                bars = [((start - begin) / clock, (end - start) / clock) for start, end in mine]
-                # a white edge tells neighbours apart, and would hide what is narrow
-                for wide in (True, False):
-                    drawn = [bar for bar in bars if (bar[1] > width / 200) == wide]
-                    place, edge = (len(labels) - 1.4, 0.8), 0.4 if wide else 0
-                    panel.broken_barh(drawn, place, color=colour, edgecolor="white", linewidth=edge)
+        for core, kind, pipe, colour in lanes(launch):
+            mine = [
+                (max(start, begin), min(end, finish))
+                for c, p, _, start, end in slices
+                if (c, p) == (core, pipe) and end > begin and start < finish
+            ]
+            share = sum(end - start for start, end in mine) / (finish - begin)
+            who = kind if kind == "AIC" else f"{kind} {core - 1}"
+            labels.append(f"{who}  {pipe}, {MEANING[pipe]}   {share:4.0%}")
+            bars = [((start - begin) / clock, (end - start) / clock) for start, end in mine]
+            # a white edge tells neighbours apart, and would hide what is narrow
+            for wide in (True, False):
+                drawn = [bar for bar in bars if (bar[1] > width / 200) == wide]
+                place, edge = (len(labels) - 1.4, 0.8), 0.4 if wide else 0
+                panel.broken_barh(drawn, place, color=colour, edgecolor="white", linewidth=edge)
         panel.set_yticks(range(len(labels)), labels, family="monospace", size=8)
         panel.set(title=title, xlim=(0, width), xlabel="µs")
         panel.invert_yaxis()
