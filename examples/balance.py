@@ -8,6 +8,7 @@ same on every run, and the pictures are drawn from it.
 """
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ TOKENS = (1, 8, 16, 64, 256, 1024, 4096, 16384)
 VOTE_TOKENS = (4, 16, 64, 256)
 ROUTERS = {"uniform": 0.0, "Zipf 0.5": 0.5, "Zipf 1": 1.0, "Zipf 1.5": 1.5}
 TRAINED = "trained, layer {}"
-CHUNK = 2**17  # tokens that are drawn at a time
+CHUNK = 2**17  # tokens that are drawn at once
 ITEM = 2  # bytes of a bfloat16
 RATE = "modelled_tokens_s_card"
 
@@ -95,7 +96,7 @@ class Balance:
 
 
 def router_logits(samples: int, tokens: int, E: int, exponent: float) -> Tensor:
-    """``[samples, tokens, E]``: the best K are a draw without replacement, p ~ 1/rank^exponent.
+    """``[samples, tokens, E]``, whose best K are drawn without replacement, p ~ 1/rank^exponent.
 
     Every sample has its own order of the experts, which all of its tokens share.
     """
@@ -125,7 +126,7 @@ def device_loads(rows: Tensor, devices: int) -> Tensor:
 
 
 def sampled_rows(tokens: int, exponent: float, samples: int, s: Sizes) -> dict[str, Tensor]:
-    """Rows of each expert ``[samples, E]`` of both ways, seeded by the point itself."""
+    """Rows of each expert ``[samples, E]`` of both ways; the seed is the number of tokens."""
     torch.manual_seed(tokens)
     step = max(1, CHUNK // tokens)
     found: dict[str, list[Tensor]] = {MOGE: [], TOP_K: []}
@@ -156,7 +157,7 @@ def step_seconds(rows: Tensor, devices: int, chip: Chip, s: Sizes) -> Tensor:
 
 
 def modelled_us(chip: Chip) -> str:
-    """Name of the column."""
+    """Name of the column of a chip."""
     return f"modelled_us {chip.name}"
 
 
@@ -191,8 +192,8 @@ def study_routers(scale: float) -> Iterator[Row]:
     """Random routers at every batch size, and the distribution of IS at 16 tokens."""
     for router, exponent in ROUTERS.items():
         for tokens in TOKENS:
-            # the mean of IS is then known to 0.2 to 0.5 % at the batches that are compared with
-            # published figures, elsewhere to 2 %
+            # enough to know the mean of IS to 0.2 to 0.5 % at the batches that are compared with
+            # published figures, and to 2 % elsewhere
             most = 2**22 if router == "uniform" and tokens <= 1024 else 2**19
             samples = int(scale * min(16384, most // tokens)) or 1
             for way, rows in sampled_rows(tokens, exponent, samples, PANGU).items():
@@ -227,12 +228,9 @@ def study_vote(scale: float) -> Iterator[Row]:
             torch.manual_seed(tokens)
             logits = router_logits(int(scale * 128), tokens, s.E, ROUTERS[router])
             free = choices(logits, s)[MOGE]
-            for num_voted in range(1, s.E // s.G + 1):
-                batches = [
-                    moge_ops.grouped_gate(batch, s.G, s.k, num_voted=num_voted).experts
-                    for batch in logits
-                ]
-                experts = torch.stack(batches)
+            for num_voted in range(1, s.P + 1):
+                gate = functools.partial(moge_ops.grouped_gate, num_voted=num_voted)
+                experts = torch.stack([gate(batch, s.G, s.k).experts for batch in logits])
                 kept = float((experts == free).double().mean())
                 row = point("vote", router, MOGE, tokens, expert_rows(experts, s.E), s)
                 yield {**row, "num_voted": num_voted, "kept": f"{kept:.4f}"}
@@ -278,9 +276,11 @@ def gather_seconds(layout: Layout, per_card: int, chip: Chip, s: Sizes) -> float
 def all_to_all_seconds(experts: Tensor, ranks: int, chip: Chip, s: Sizes) -> float:
     """Dispatch and combine: H of each token, each way, to the ranks on which its experts are.
 
-    It crosses the network once for each other node, to the card in its sender's place there, which
-    passes it on to those that it meets, once to each. ``experts`` is ``[T, K]`` of T/ranks
-    neighbouring tokens on each rank. The slowest card counts, by what it sends or receives.
+    ``experts`` is ``[T, K]``; each rank has T/ranks neighbouring tokens. The slowest card counts,
+    by what it sends or what it receives. A token takes the network once to each other node:
+
+        sender --network--> the card in the same place of that node --link--> ranks with its experts
+        sender -----------------------------link--------------------> ranks on its own node
     """
     T, node = len(experts), min(ranks, chip.node)
     card = torch.arange(T) // (T // ranks)
@@ -288,7 +288,7 @@ def all_to_all_seconds(experts: Tensor, ranks: int, chip: Chip, s: Sizes) -> flo
     meets = torch.zeros(T, ranks).scatter_(1, experts // (s.E // ranks), 1.0).view(T, -1, node)
     crosses = meets.amax(-1)  # [T, nodes]
     crosses[torch.arange(T), home] = 0.0
-    meets[torch.arange(T), :, place] = 0.0  # it is there already
+    meets[torch.arange(T), :, place] = 0.0  # the token is there already
 
     def by(index: Tensor, x: Tensor, n: int) -> Tensor:
         return x.new_zeros(n, *x.shape[1:]).index_add_(0, index, x)
@@ -307,7 +307,7 @@ def study_scale(scale: float) -> Iterator[Row]:
     """
     for router in ("uniform", "Zipf 1"):
         for per_card in (16, 128, 1024):
-            found = [row for of in LAYOUTS for row in layout_rows(of, per_card, router, scale)]
+            found = [row for x in LAYOUTS for row in layout_rows(x, per_card, router, scale)]
             for chip in CHIPS:
                 for way in (MOGE, TOP_K):
                     own = [r for r in found if (r["chip"], r["way"]) == (chip.name, way)]

@@ -330,10 +330,9 @@ def parse() -> argparse.Namespace:
     args = harness.parsed(parser, OPTIONS)
     if args.experts % args.groups:
         parser.error(f"--experts must be a multiple of --groups {args.groups}, got {args.experts}")
-    if args.k >= args.experts // args.groups:  # with nothing to choose, the loss has no gradient
-        parser.error(
-            f"--k must be below the experts per group, {args.experts // args.groups}, got {args.k}"
-        )
+    P = args.experts // args.groups
+    if args.k >= P:  # with nothing to choose, the loss has no gradient
+        parser.error(f"--k must be below the experts per group, {P}, got {args.k}")
     return args
 
 

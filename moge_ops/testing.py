@@ -110,7 +110,8 @@ def assert_matches(
             allows. The errors of n elements average out, so that the limit of a line falls from
             that of an element to the RMS limit as n grows; one wrong element among thousands
             still exceeds it.
-        slack: Factor on all limits, for a chain of operators.
+        slack: Factor on all limits, for a chain of operators. An error within a chain can reach
+            all elements of a line alike: its limit is then that of an element for every n.
 
     Returns:
         The root mean square of the error, in units of ``scale``.
@@ -136,7 +137,8 @@ def assert_matches(
     norm, error = torch.cat(norms), torch.cat(errors)
     # the norm of an average line
     unit = norm.square().mean().sqrt().item() if scale is None else scale * width**0.5
-    rtol, atol = (limit.rms + (tol - limit.rms) * width**-0.5 for tol in (limit.rtol, limit.atol))
+    share = width**-0.5 if slack == 1.0 else 1.0
+    rtol, atol = (limit.rms + (tol - limit.rms) * share for tol in (limit.rtol, limit.atol))
     excess = error / (slack * (rtol * norm + atol * unit)).clamp_min(1e-300)
     rms = error.square().mean().sqrt().item() / max(unit, 1e-300)
     if rms <= slack * limit.rms and not (excess > 1.0).any():

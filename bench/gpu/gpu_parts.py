@@ -12,8 +12,9 @@ from typing import Any
 
 import peers
 import torch
-from gpu_checks import agrees, checks, made_operators, small, spot_check, tests
+from gpu_checks import checks, made_operators, small, spot_check, tests
 from gpu_session import Scale, Session
+from harness import agrees
 from problem import BACKWARD, BOTH, FORWARD, ROUTERS, Operator, Problem, Work, problem
 from torch import Tensor
 
@@ -260,8 +261,9 @@ def sonic(session: Session) -> None:
 def torch_gate(logits: Tensor, G: int) -> tuple[Tensor, Tensor, Tensor]:
     """The gate with one expert per group in eager torch, as serving engines write it."""
     T, E = logits.shape
-    weights, local = logits.softmax(-1, dtype=torch.float32).view(T, G, E // G).max(-1)
-    ids = local + torch.arange(0, E, E // G, device=logits.device)
+    P = E // G
+    weights, local = logits.softmax(-1, dtype=torch.float32).view(T, G, P).max(-1)
+    ids = local + torch.arange(0, E, P, device=logits.device)
     ones = torch.ones(T * G, dtype=torch.int32, device=logits.device)
     counts = torch.zeros(E, dtype=torch.int32, device=logits.device)
     return weights, ids.int(), counts.scatter_add_(0, ids.flatten(), ones)

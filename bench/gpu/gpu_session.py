@@ -1,4 +1,4 @@
-"""One run of one part of ``make gpu``: its scale, where its rows go, and where it is."""
+"""One run of one part of ``make gpu``: its scale, its CSV, and the point that it has reached."""
 
 import gc
 import os
@@ -116,7 +116,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 class Session:
-    """One run of one part: where its rows go, and where it is."""
+    """One run of one part: its CSV, and the point that it has reached."""
 
     def __init__(self, part: str, csv: Path, work: Path, date: str, *, smoke: bool) -> None:
         self.part, self.csv, self.work = part, csv, work
@@ -210,7 +210,7 @@ class Session:
                     old.detach().copy_(new.detach())
 
             return again, result
-        stream = torch.cuda.Stream()  # what is made at a first call must be made before capture
+        stream = torch.cuda.Stream()  # a first call allocates and compiles, which a capture cannot
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             run()

@@ -341,6 +341,16 @@ def compare(op: Operator, direction: str) -> Iterator[tuple[str, Tensor, Tensor]
         yield f"d_{name}", grad.to(coarsest), want_grad
 
 
+def agrees(
+    found: Mapping[str, Tensor], want: Mapping[str, Tensor], slack: float, whose: str = ""
+) -> float:
+    """The largest RMS error; AssertionError beyond ``slack`` times the limits of one operator."""
+    return max(
+        assert_matches(got, want[name], whose + name, lines=True, slack=slack)
+        for name, got in found.items()
+    )
+
+
 def check_and_time(benchmark: Any, op: Operator, direction: str) -> None:
     """Compares output and gradients of ``op`` with its oracle, then times one direction.
 

@@ -49,6 +49,12 @@ def finish(panel: Axes, ticks: Sequence[int], *, legend: bool = True, **labels: 
         panel.legend(frameon=False, fontsize="small")
 
 
+def plot(panel: Axes, points: Sequence[tuple[int, float]], style: tuple[str, str, str]) -> None:
+    colour, marker, line = style
+    x, y = zip(*sorted(points), strict=True) if points else ((), ())
+    panel.plot(x, y, line, color=colour, marker=marker, ms=5)
+
+
 def key(styles: Mapping[str, tuple[str, str, str]]) -> list[Line2D]:
     """Handles of a legend."""
     return [
@@ -73,14 +79,13 @@ def draw_rates(rows: Mapping[tuple[str, str, int, str], Row]) -> Figure:
     for i, dtype in enumerate(dtypes):
         for j, direction in enumerate(directions):
             panel: Axes = panels[i, j]
-            for variant, (colour, marker, line) in STYLES.items():
-                points = sorted(
+            for variant, style in STYLES.items():
+                points = [
                     (T, float(row["gflop_s"]))
                     for (d, way, T, name), row in rows.items()
                     if (d, way, name) == (dtype, direction, variant) and row["median_ms"]
-                )
-                tokens, rates = zip(*points, strict=True) if points else ((), ())
-                panel.plot(tokens, rates, line, color=colour, marker=marker, ms=5)
+                ]
+                plot(panel, points, style)
             ticks, title = sorted({T for _, _, T, _ in rows}), f"{dtype}, {direction}"
             finish(panel, ticks, legend=False, title=title, yscale="log")
             if i == len(dtypes) - 1:
@@ -134,16 +139,10 @@ def draw_layer(rows: Sequence[Row]) -> Figure:
                 and row["op"] in ("moe", "ceiling")
                 and (int(row["T"]) <= FEW) == (column == "tb_s")
             ]
-            for variant, (colour, marker, line) in [
-                *GPU_STYLES.items(),
-                (ceiling, ("#000000", "", "-.")),
-            ]:
-                points = sorted(
-                    (int(row["T"]), float(row[column])) for row in here if row["variant"] == variant
-                )
+            for variant, style in (GPU_STYLES | {ceiling: STYLES["dense"]}).items():
+                points = [(int(r["T"]), float(r[column])) for r in here if r["variant"] == variant]
                 if points:
-                    tokens, values = zip(*points, strict=True)
-                    panel.plot(tokens, values, line, color=colour, marker=marker, ms=5)
+                    plot(panel, points, style)
             ticks = sorted({int(row["T"]) for row in here})
             labels = {"xlabel": "tokens T", "ylabel": f"{unit} (more is better)"}
             finish(panel, ticks, legend=False, title=direction, **labels)
@@ -164,8 +163,9 @@ def draw_split(rows: Sequence[Row]) -> Figure:
     for row in rows:
         totals[row["variant"]] = totals.get(row["variant"], 0.0) + float(row["median_ms"])
     named = sorted(totals, key=lambda name: -totals[name])[:KERNELS]
-    colours = [style[0] for style in GPU_STYLES.values()]
-    looks = [(colours[i % len(colours)], ("", "///")[i % 2]) for i in range(len(named))]
+    colours = [colour for colour, _, _ in GPU_STYLES.values()]
+    looks = {name: (colours[i % len(colours)], ("", "///")[i % 2]) for i, name in enumerate(named)}
+    looks["other"] = ("#bbbbbb", "")
     figure = Figure(figsize=(11, 6.0), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True, squeeze=False)
     tokens = sorted({int(row["T"]) for row in rows})
@@ -177,9 +177,7 @@ def draw_split(rows: Sequence[Row]) -> Figure:
                     name = row["variant"] if row["variant"] in named else "other"
                     times[name] = times.get(name, 0.0) + float(row["median_ms"])
             whole, bottom = sum(times.values()), 0.0
-            for name, (colour, hatch) in zip(
-                [*named, "other"], [*looks, ("#bbbbbb", "")], strict=True
-            ):
+            for name, (colour, hatch) in looks.items():
                 share = times.get(name, 0.0) / whole if whole else 0.0
                 panel.bar(place, share, 0.7, bottom, color=colour, hatch=hatch, edgecolor="white")
                 bottom += share
@@ -190,7 +188,7 @@ def draw_split(rows: Sequence[Row]) -> Figure:
     figure.suptitle(f"Kernels of gate, routing and experts: {caption(rows[-1])}", fontsize="medium")
     handles = [
         Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=name.strip("_")[:40])
-        for name, (colour, hatch) in zip([*named, "other"], [*looks, ("#bbbbbb", "")], strict=True)
+        for name, (colour, hatch) in looks.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel for one GPU, which need not be there: `cross_compile.py sm_90 OUT`.
+"""Compiles every Triton kernel for a GPU that need not be here: `cross_compile.py sm_90 OUT`.
 
 A process of its own, started by test_compile.py: Triton chooses between its interpreter and its
 compiler once, when the kernels are imported. What is compiled is what the launchers would launch:
@@ -47,12 +47,12 @@ MATRIX_INSTRUCTIONS = {
 }
 
 
-# the variant of gemm with warps that load and warps that multiply, which no table chooses yet
+# the variant of gemm with producer and consumer warps, which no table chooses yet
 SPECIALIZED = _configs.Config(128, 256, 64, num_warps=4, num_stages=4, specialize=1)
 
 
 class Layer(NamedTuple):
-    """Sizes and gate of one layer; ``tokens``: up to the most rows per expert."""
+    """Sizes and gate of one layer; ``tokens`` go up to the most rows per expert."""
 
     H: int
     F: int
@@ -81,7 +81,7 @@ GATES = (8, 1024)
 
 
 class Driver:
-    """Names the target; there is no device to ask, and nothing is launched on it."""
+    """Names the target: there is no device to ask, and nothing is launched."""
 
     def __init__(self, target: GPUTarget) -> None:
         self.target = target
@@ -174,7 +174,7 @@ def narrow_products(ttir: str) -> list[str]:
     kind: dict[str, int] = {}  # value -> what it is; an index unless known better
     narrow: dict[str, set[str]] = {}  # the products that a value is a sum of
     found: set[str] = set()
-    # names are used anew in sibling blocks: in the order of the text, the last one is meant
+    # sibling blocks use a name again: the last one in the text is meant
     for line in ttir.splitlines():
         text = line.partition(" loc(")[0].strip()
         name, op, rest = re.match(r'(?:(%[\w-]+)(?::\d+)? = )?"?([\w.]*)"?(.*)', text).groups()
@@ -217,7 +217,7 @@ def figures(kernel: Any) -> dict[str, Any]:
     """Registers, bytes of local memory a thread, and matrix instruction of one binary."""
     if "cubin" in kernel.asm:
         usage = cuobjdump(kernel, "--dump-resource-usage")
-        # the frame holds what was spilled: nothing else of a kernel lives there
+        # the stack frame holds what was spilled, and nothing else
         patterns, code = (r"REG:(\d+)", r"STACK:(\d+)"), kernel.asm["ptx"]
     else:
         usage = code = kernel.asm["amdgcn"]
@@ -236,7 +236,7 @@ def figures(kernel: Any) -> dict[str, Any]:
 
 
 class Collector:
-    """Takes the place of each launch: compiles, and notes what for."""
+    """Compiles in place of each launch, and notes for which use."""
 
     compile = JITFunction.run
 

@@ -2,14 +2,13 @@
 
 Every product of the layers below is cross-compiled for sm_90 and sm_80 as its own launcher would
 launch it, on meta tensors; the figures come from the machine code (SASS). They say what a loop
-issues, not how fast it runs. Of a kernel with warps that load and warps that multiply, they are
-those of one loop of each together. Where a peer has an autotune list, the row is its entry without
-local memory whose tile moves the fewest bytes per FLOP, then the one with the most matrix
-instructions per memory instruction, as our tables were chosen; of entries that differ in their
-stages only, the deepest that fits the chip is compiled.
+issues, not how fast it runs. Where producer warps load and consumer warps multiply, the figures add
+one loop of each. Where a peer has an autotune list, the row shows the entry that our tables would
+have chosen: no local memory, then the fewest bytes per FLOP, then the most matrix instructions per
+memory instruction. Of entries that differ only in their stages, the deepest that fits is compiled.
 
-It writes results/gpu_static.csv, and results/tile_order.csv: what each order of tiles makes a grid
-read from memory.
+It writes results/gpu_static.csv, and results/tile_order.csv: the bytes that a grid reads from
+memory in each order of tiles.
 """
 
 import argparse
@@ -36,8 +35,8 @@ from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-# per multiprocessor (CUDA programming guide, technical specifications per compute capability);
-# a block also takes 1 KiB of shared memory for the system
+# per multiprocessor (CUDA programming guide, technical specifications per compute capability); the
+# system takes 1 KiB of shared memory more for each block
 REGISTERS, THREADS, BLOCKS = 65536, 2048, 32
 SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10}
 SYSTEM_SHARED = 1 << 10
@@ -101,7 +100,7 @@ def ours(s: Sizes, T: int, target: str) -> list[Product]:
 
 
 def specialized(s: Sizes, T: int, target: str) -> list[Product]:
-    """Our variant with warps that load and warps that multiply, which no table chooses yet."""
+    """Our variant with producer and consumer warps, which no table chooses yet."""
     if target != "sm_90":
         return []
 
@@ -120,7 +119,7 @@ def liger(s: Sizes, T: int, target: str) -> list[Product]:
     from liger_kernel.ops import fused_moe
 
     N = T * s.K
-    # its own reads the number of tiles back from the device
+    # in place of its own, which reads the number of tiles back from the device
     metadata = (ids(s.E), ids(s.E + 1), ids(N), ids(N), ids(N), ids(N), ids(N))
     leaves = [
         leaf.requires_grad_()
@@ -144,7 +143,7 @@ def liger(s: Sizes, T: int, target: str) -> list[Product]:
 
 
 def moe_ops(s: Sizes, T: int, target: str) -> list[Product]:
-    """Its rows are permuted and its SwiGLU applied by kernels of their own."""
+    """Other kernels of it permute the rows and apply SwiGLU."""
     from moe_ops import grouped_gemm_ops as portable
     from moe_ops import grouped_gemm_ops_sm90 as hopper
 
@@ -210,7 +209,7 @@ PEERS = {"liger-kernel": liger, "moe-ops": moe_ops, "fms-acceleration-moe": scat
 PRODUCTS = ("up", "down", "down_bwd", "dX", "dW_up", "dW_down", "dW")
 
 MATRIX = re.compile(r"H(?:G?)MMA\.(?:64x(\d+)x(\d+)|16816)")
-# one instruction of one warp; TMA: of one thread, for a whole box
+# a warp issues one for itself; by TMA one thread issues one for a whole box
 MEMORY = re.compile(r"(?:LDGSTS|LDG|LDSM|LDS|STSM|STS|STG|LDL|STL|LD|ST|UTMALDG|UTMASTG)\b")
 COPY = re.compile(r"LDGSTS|UTMALDG")  # from global to shared memory
 LOAD = re.compile(r"LDGSTS|UTMALDG|LDG\b")  # from global memory
@@ -236,7 +235,7 @@ def loops(code: list[tuple[int, str]]) -> list[list[str]]:
 
 
 def main_loop(code: list[tuple[int, str]], specialized: bool) -> list[str]:
-    """The shortest loop that loads and multiplies; of one that was unrolled whole, all of it."""
+    """The shortest loop that loads and multiplies; the whole code of one that was unrolled."""
     if specialized:
         multiply, load = (
             next(body for body in loops(code) if any(map(pattern.match, body)))
@@ -404,7 +403,7 @@ COLUMNS = [
 
 
 def tile_order(tiles_m: int, tiles_c: int, band: int) -> list[tuple[int, int]]:
-    """Row and column tile in the order of an expert's tiles: rows run fastest within a band."""
+    """Row and column of each tile of an expert, in order: rows run fastest within a band."""
     bands = [range(m, min(m + band, tiles_m)) for m in range(0, tiles_m, band)]
     return [(m, c) for rows in bands for c in range(tiles_c) for m in rows]
 
@@ -412,8 +411,8 @@ def tile_order(tiles_m: int, tiles_c: int, band: int) -> list[tuple[int, int]]:
 def order_rows() -> Iterator[dict[str, Any]]:
     """Bytes that a grid reads from memory in each order of tiles, every expert with equal rows.
 
-    The programs of one moment walk the reduced dimension together, so that each tile of rows or of
-    weights is read once for all of them; what one moment has read is gone from L2 in the next.
+    The programs that run at one time (a wave) walk the summed dimension together, so that they read
+    each tile of rows or weights once for all of them; the next wave finds none of it in L2.
     """
     triton.runtime.driver.set_active(Driver(TARGETS["sm_90"]))
     s = LAYERS["pangu"]
