@@ -360,7 +360,8 @@ def check_and_time(benchmark: Any, op: Operator, direction: str) -> None:
         assert torch.equal(integers, wanted), name
     for way in (FORWARD, BACKWARD) if op.oracle else ():
         for name, got, want in compare(op, way):
-            assert_matches(got, want, name, slack=2.0)  # d_weights may be four numbers
+            few = got.numel() < 16  # the RMS of four numbers scatters
+            assert_matches(got, want, name, slack=2.0 if few else 1.0)
     run, work = op.calls()[direction]
 
     def call() -> None:

@@ -5,6 +5,7 @@ operator's oracle, its FLOPs and its bytes.
 """
 
 import importlib
+import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +20,7 @@ from moge_ops.reference.grouped_gate import grouped_gate as reference_gate
 from moge_ops.testing import Sizes, spaced_logits
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
-OPERATORS = (
-    *("grouped_gate", "route", "permute", "unpermute", "grouped_gemm", "swiglu", "grouped_mlp"),
-    "load_balance_loss",
-)
+OPERATORS = [module.name for module in pkgutil.iter_modules(moge_ops.ops.__path__)]
 
 
 class Work(NamedTuple):
@@ -41,7 +39,7 @@ class Operator:
 
     run: Callable[..., Any]  # takes the tensors of `inputs` in their order
     inputs: Mapping[str, Tensor]  # name -> what gets a gradient
-    work: Work  # the forward's
+    work: Work  # of the forward pass
     backward_work: Work = NOTHING  # without the forward
     oracle: Callable[..., Any] | None = None  # as `run`, in float64
     exact: Callable[[], Iterable[tuple[str, Tensor, Tensor]]] = tuple  # integers: name, got, want
