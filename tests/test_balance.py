@@ -114,7 +114,7 @@ def test_scores_by_hand(study: Any) -> None:
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_the_routers_draw_as_they_say(study: Any, exponent: float) -> None:
-    # of a draw without replacement the first has probability p
+    # the first of a draw without replacement has probability p
     first = study.router_logits(1, 40_000, 6, exponent)[0].argmax(-1)
     p = first.bincount(minlength=6).sort(descending=True).values / 40_000
     want = torch.arange(1.0, 7.0) ** -exponent

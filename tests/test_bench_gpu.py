@@ -272,7 +272,7 @@ def test_one_wrong_line_of_many_is_found() -> None:
     want = torch.randn(20_000, 64)
     got = want * (1 + 1e-7)
     assert agrees(got, want, "y") < 1e-6
-    got[777] += 2e-4  # of all together far below the limit
+    got[777] += 2e-4  # adds little to the error of the whole
     with pytest.raises(AssertionError, match="y: RMS error"):
         agrees(got, want, "y")
     got[777] = torch.nan
@@ -316,7 +316,7 @@ def test_a_part_started_again_goes_on_where_it_was(session: Any) -> None:
 
 
 class Clock:
-    """Stands for torch.cuda.Event: `record` notes the host's time."""
+    """In place of torch.cuda.Event: `record` notes the host's time."""
 
     def __init__(self, *, enable_timing: bool) -> None:
         assert enable_timing

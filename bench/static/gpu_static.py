@@ -83,10 +83,8 @@ def ours(s: Sizes, T: int, target: str) -> list[Product]:
     w_gate_up, w_down = new(s.E, 2 * s.F, s.H), new(s.E, s.H, s.F)
     weights, slots, offsets = new(T, s.K, dtype=torch.float32), ids(N), ids(s.E + 1)
     layer = (x, w_gate_up, w_down, weights, slots, ids(T, s.K), offsets)
-    mlp, gemm, dw = grouped_mlp, grouped_gemm, "_grouped_gemm_dw_kernel"
-    up, product, down_bwd = (
-        f"_grouped_{name}_kernel" for name in ("mlp_up", "gemm", "mlp_down_bwd")
-    )
+    mlp, up, down_bwd = grouped_mlp, "_grouped_mlp_up_kernel", "_grouped_mlp_down_bwd_kernel"
+    gemm, product, dw = grouped_gemm, "_grouped_gemm_kernel", "_grouped_gemm_dw_kernel"
     gathered = functools.partial(gemm.weight_gradient, row_to_slot=slots, K=s.K)
     return [
         Product("up", up, lambda: mlp.grouped_mlp_fwd(*layer, "output", True)),
