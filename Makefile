@@ -64,29 +64,29 @@ typecheck-ascend: ## the Ascend kernels against the real headers: ASC_DEVKIT=fol
 		--tools '$(ASC_TOOLS)' $(if $(ACL),--acl '$(ACL)'),echo 'skipped: no ASC_DEVKIT')
 
 demo: .venv/made ## one full-size layer, checked and timed; options: ARGS='--tokens 64'
-	@.venv/bin/python bench/demo.py $(ARGS)
+	@.venv/bin/python examples/demo.py $(ARGS)
 
 ascend-counters: .venv/made ## what the Ascend C kernels do, emulated, into bench/results
-	@.venv/bin/python bench/ascend_counters.py $(ARGS)
+	@.venv/bin/python bench/ascend/ascend_counters.py $(ARGS)
 
 ascend-model: .venv/made ## modelled times of the Ascend C kernels beside published ones, into bench/results
-	@.venv/bin/python bench/ascend_model.py $(ARGS)
+	@.venv/bin/python bench/ascend/ascend_model.py $(ARGS)
 
 gpu-static: .venv/made ## what our GPU kernels and the peers' compile to, into bench/results; no GPU needed
-	@TRITON_INTERPRET=0 .venv/bin/python bench/gpu_static.py $(ARGS)
+	@TRITON_INTERPRET=0 .venv/bin/python bench/static/gpu_static.py $(ARGS)
 
 train-demo: .venv/made ## train a small MoGE model and its top-k twin, in minutes; options: ARGS=...
-	@.venv/bin/python bench/train_demo.py $(ARGS)
+	@.venv/bin/python examples/train_demo.py $(ARGS)
 
 balance: .venv/made ## loads of the devices, MoGE and plain top-k, counted and modelled, into bench/results
-	@.venv/bin/python bench/balance.py $(ARGS)
+	@.venv/bin/python examples/balance.py $(ARGS)
 
 bench: .venv/made ## benchmarks into bench/results; options: ARGS=...
-	@.venv/bin/python bench/run.py $(ARGS)
-	@.venv/bin/python bench/plots.py
+	@.venv/bin/python bench/ops/run.py $(ARGS)
+	@.venv/bin/python bench/ops/plots.py
 
 gpu: ## checks and benchmarks on a GPU, 9 minutes, nothing is installed; options: ARGS=...
-	@$(PYTHON) bench/gpu.py $(ARGS)
+	@$(PYTHON) bench/gpu/gpu.py $(ARGS)
 
 gpu-wheels: ## the peers' wheels into .whl, for a machine without network
 	@rm -rf .whl

@@ -49,13 +49,17 @@ PLACES = [
     "ascend_kernels/{0}/{0}.cpp",
     "csrc/{}.cpp",
     "tests/test_{}.py",
-    "bench/bench_{}.py",
+    "bench/ops/bench_{}.py",
 ]
 OPS = sorted(
     {p.stem for room in ("ops", "reference") for p in (ROOT / "moge_ops" / room).glob("[!_]*.py")}
 )
 SOURCES = [*(ROOT / "moge_ops").rglob("*.py"), *(ROOT / "triton_kernels").rglob("*.py")]
-OTHERS = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]
+OTHERS = [
+    *(ROOT / "tests").rglob("*.py"),
+    *(ROOT / "bench").rglob("*.py"),
+    *(ROOT / "examples").rglob("*.py"),
+]
 
 
 def imports(path: Path, package: str = "") -> Iterator[str]:

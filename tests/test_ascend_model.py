@@ -151,8 +151,8 @@ def test_without_a_device_there_are_no_times(emulator: ModuleType) -> None:
 
 @pytest.fixture(scope="module")
 def model() -> ModuleType:
-    """bench/ascend_model.py"""
-    with mock.patch.object(sys, "path", [str(BENCH), *sys.path]):
+    """bench/ascend/ascend_model.py"""
+    with mock.patch.object(sys, "path", [str(BENCH / "ascend"), *sys.path]):
         return importlib.import_module("ascend_model")
 
 

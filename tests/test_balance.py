@@ -15,8 +15,8 @@ import torch
 for package in ("matplotlib", "rich"):
     pytest.importorskip(package, reason="needs the extra 'bench'")
 
-BENCH = Path(__file__).resolve().parents[1] / "bench"
-RESULTS = BENCH / "results"
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES, RESULTS = ROOT / "examples", ROOT / "bench" / "results"
 MOGE, TOP_K = "MoGE", "plain top-k"
 # tokens -> IS and max/mean of plain top-k under a uniform router, from an independent simulation
 UNIFORM = {
@@ -31,9 +31,9 @@ UNIFORM = {
 
 @pytest.fixture(scope="module")
 def study() -> Any:
-    """The names of bench/balance.py."""
-    with mock.patch.object(sys, "path", [str(BENCH), *sys.path]):
-        return SimpleNamespace(**runpy.run_path(str(BENCH / "balance.py"), run_name="balance"))
+    """The names of examples/balance.py."""
+    with mock.patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
+        return SimpleNamespace(**runpy.run_path(str(EXAMPLES / "balance.py"), run_name="balance"))
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -114,7 +114,7 @@ def test_scores_by_hand(study: Any) -> None:
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_the_routers_draw_as_they_say(study: Any, exponent: float) -> None:
-    # of a draw without replacement the first has probability p
+    # the first of a draw without replacement has probability p
     first = study.router_logits(1, 40_000, 6, exponent)[0].argmax(-1)
     p = first.bincount(minlength=6).sort(descending=True).values / 40_000
     want = torch.arange(1.0, 7.0) ** -exponent
@@ -189,13 +189,13 @@ def test_layouts_hold_whole_groups_and_whole_experts(study: Any) -> None:
 
 @pytest.mark.slow
 def test_a_smoke_run_writes_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv, path = ["balance.py", "--smoke", "--out", str(tmp_path)], [str(BENCH), *sys.path]
+    argv, path = ["balance.py", "--smoke", "--out", str(tmp_path)], [str(EXAMPLES), *sys.path]
     with (
         mock.patch.object(sys, "argv", argv),
         mock.patch.object(sys, "path", path),
         pytest.raises(SystemExit, match=r"^0$"),
     ):
-        runpy.run_path(str(BENCH / "balance.py"), run_name="__main__")
+        runpy.run_path(str(EXAMPLES / "balance.py"), run_name="__main__")
     for name in ("balance_study.png", "balance_models.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG"), name
     rows = read(tmp_path / "balance.csv")

@@ -17,7 +17,8 @@ import torch
 for package in ("matplotlib", "pytest_benchmark", "rich", "transformers"):
     pytest.importorskip(package, reason="needs the extra 'bench'")
 
-BENCH = Path(__file__).resolve().parents[1] / "bench"
+ROOT = Path(__file__).resolve().parents[1]
+OPS = ROOT / "bench" / "ops"
 LAYER = "--tokens 24 --hidden 48 --experts 12 --groups 3 --k 2 --expert-size 20 --shared-size 40"
 OPERATORS = {
     "grouped_gate",
@@ -31,12 +32,12 @@ OPERATORS = {
 }
 
 
-def run(script: str, *args: object) -> int | str | None:
-    """Runs a script of bench/ in this process, and returns its exit code."""
-    argv, path = [script, *map(str, args)], [str(BENCH), *sys.path]
+def run(script: Path, *args: object) -> int | str | None:
+    """Runs a script in this process, as the command line would, and returns its exit code."""
+    argv, path = [str(script), *map(str, args)], [str(script.parent), *sys.path]
     with mock.patch.object(sys, "argv", argv), mock.patch.object(sys, "path", path):
         try:
-            runpy.run_path(str(BENCH / script), run_name="__main__")
+            runpy.run_path(str(script), run_name="__main__")
         except SystemExit as stop:
             return stop.code
     return 0
@@ -48,7 +49,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_operator_has_a_benchmark_that_runs() -> None:
-    files = [str(BENCH / f"bench_{op}.py") for op in sorted(OPERATORS)]
+    files = [str(OPS / f"bench_{op}.py") for op in sorted(OPERATORS)]
     command = [sys.executable, "-m", "pytest", *files, "--smoke", "--benchmark-disable", "-qrA"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -60,7 +61,7 @@ def test_every_operator_has_a_benchmark_that_runs() -> None:
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The CSV of a smoke run of the whole matrix."""
     path = tmp_path_factory.mktemp("bench") / "smoke.csv"
-    assert run("run.py", "--smoke", "--out", path) == 0
+    assert run(OPS / "run.py", "--smoke", "--out", path) == 0
     return path
 
 
@@ -102,12 +103,12 @@ def test_rates_follow_from_times_and_counts(smoke: Path) -> None:
 def test_a_second_run_appends_and_the_plot_is_drawn(smoke: Path, tmp_path: Path) -> None:
     path = tmp_path / "twice.csv"
     path.write_bytes(smoke.read_bytes())
-    assert run("run.py", "--smoke", "--out", path, "--filter", "float32 forward T=9$") == 0
+    assert run(OPS / "run.py", "--smoke", "--out", path, "--filter", "float32 forward T=9$") == 0
     before, after = read(smoke), read(path)
     assert after[: len(before)] == before
     assert {row["T"] for row in after[len(before) :]} == {"9"}
 
-    assert run("plots.py", path) == 0
+    assert run(OPS / "plots.py", path) == 0
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -115,14 +116,14 @@ def test_a_csv_with_other_columns_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"other\.csv must have the columns"):
-        run("run.py", "--smoke", "--out", path, "--filter", "float32 forward T=1$")
+        run(OPS / "run.py", "--smoke", "--out", path, "--filter", "float32 forward T=1$")
     assert path.read_text() == "a,b\n1,2\n"
 
 
 def test_a_filter_that_matches_nothing_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("run.py", "--smoke", "--out", tmp_path / "x.csv", "--filter", "int8") == 2
+    assert run(OPS / "run.py", "--smoke", "--out", tmp_path / "x.csv", "--filter", "int8") == 2
     assert "--filter 'int8' matches no point" in capsys.readouterr().err
 
 
@@ -140,7 +141,7 @@ def test_a_wrong_result_is_not_timed(
         monkeypatch.setattr(torch.nn.functional, "grouped_mm", off_by_a_tenth(whole))
         message = r"hf grouped_mm: y: RMS error"
     with pytest.raises(AssertionError, match=message):
-        run("run.py", "--smoke", "--out", path, "--filter", "float32 forward T=9$")
+        run(OPS / "run.py", "--smoke", "--out", path, "--filter", "float32 forward T=9$")
     assert not path.exists()
 
 
@@ -149,7 +150,7 @@ def off_by_a_tenth(whole: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def demo(*args: object, out: Path) -> int | str | None:
-    return run("demo.py", *LAYER.split(), *args, "--out", out)
+    return run(ROOT / "examples" / "demo.py", *LAYER.split(), *args, "--out", out)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -237,7 +238,7 @@ def test_demo_finds_one_wrong_element_among_many(
 def test_demo_says_why_sizes_cannot_be_run(
     options: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("demo.py", *options.split()) == 2
+    assert run(ROOT / "examples" / "demo.py", *options.split()) == 2
     captured = capsys.readouterr()
     assert said in " ".join((captured.out + captured.err).split())
 

@@ -1,6 +1,6 @@
 """Every Triton kernel builds for four GPUs, none of which is needed, and fits them.
 
-bench/cross_compile.py compiles what the launchers would launch; its rows also become
+bench/static/cross_compile.py compiles what the launchers would launch; its rows also become
 bench/results/resources.csv. Nothing here runs a kernel.
 """
 
@@ -56,7 +56,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
     folder = tmp_path_factory.mktemp("compile")
 
     def build(target: str) -> Row:
-        script, out = ROOT / "bench" / "cross_compile.py", folder / target
+        script, out = ROOT / "bench" / "static" / "cross_compile.py", folder / target
         done = subprocess.run(
             [sys.executable, script, target, out],
             env=os.environ | {"TRITON_INTERPRET": "0"},

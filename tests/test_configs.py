@@ -105,7 +105,7 @@ def test_an_empty_folder_is_an_error(configs: ModuleType, folder: Path) -> None:
 @pytest.fixture
 def autotune(configs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, on one small shape; its launchers only note the tile that they are given."""
-    monkeypatch.setattr(sys, "path", [str(ROOT / "bench"), *sys.path])
+    monkeypatch.setattr(sys, "path", [str(ROOT / "bench" / "gpu"), *sys.path])
     module = importlib.import_module("autotune")
     torch.use_deterministic_algorithms(False)
 

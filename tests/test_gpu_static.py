@@ -67,7 +67,7 @@ def test_on_hopper_every_main_loop_of_ours_is_wgmma() -> None:
     assert not [label(row) for row in rows if not row["matrix"].startswith("wgmma")]
 
 
-# of these the others' loops multiply rows that another kernel has permuted; ours gathers them
+# product -> libraries whose loop gathers rows as ours does; the others' rows were permuted before
 GATHERING = {
     "up": {"liger-kernel", "fms-acceleration-moe"},
     "down_bwd": {"liger-kernel"},
@@ -77,7 +77,7 @@ GATHERING = {
 
 
 def best_of_peers(row: Row) -> float:
-    """Of those that do the same work in their loop."""
+    """The best peer that does the same work in its loop."""
     return max(
         (
             float(peer["matrix_per_memory"])
@@ -135,7 +135,7 @@ def test_the_compiler_still_makes_these_rows(tmp_path: Path) -> None:
     options = ["--targets", "sm_90", "--layers", "sonic d1536 n256", "--libraries"]
     options += [OURS, SPECIALIZED]
     subprocess.run(
-        [sys.executable, ROOT / "bench" / "gpu_static.py", "--out", tmp_path, *options],
+        [sys.executable, ROOT / "bench" / "static" / "gpu_static.py", "--out", tmp_path, *options],
         env=os.environ | {"TRITON_INTERPRET": "0"},
         check=True,
     )

@@ -14,16 +14,17 @@ from moge_ops.__main__ import main
 for package in ("matplotlib", "rich", "safetensors", "tokenizers"):
     pytest.importorskip(package, reason="needs the extras 'bench' and 'models'")
 
-BENCH = Path(__file__).resolve().parents[1] / "bench"
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES, RESULTS = ROOT / "examples", ROOT / "bench" / "results"
 DEVICES = [f"device_{d}" for d in range(8)]
 
 
 def run(*args: object) -> int | str | None:
     """Runs the script in this process, and returns its exit code."""
-    argv, path = ["train_demo.py", *map(str, args)], [str(BENCH), *sys.path]
+    argv, path = ["train_demo.py", *map(str, args)], [str(EXAMPLES), *sys.path]
     with mock.patch.object(sys, "argv", argv), mock.patch.object(sys, "path", path):
         try:
-            runpy.run_path(str(BENCH / "train_demo.py"), run_name="__main__")
+            runpy.run_path(str(EXAMPLES / "train_demo.py"), run_name="__main__")
         except SystemExit as stop:
             return stop.code
     return 0
@@ -97,15 +98,15 @@ def test_the_model_can_be_generated_with(smoke: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_committed_run_is_whole() -> None:
-    rows = read(BENCH / "results" / "train.csv")
+    rows = read(RESULTS / "train.csv")
     check_counts(rows)
     assert {row["model"] for row in rows} == {"MoGE", "plain top-k"}
     assert {row["seed"] for row in rows} == {"0"}
-    assert (BENCH / "results" / "train.png").read_bytes().startswith(b"\x89PNG")
+    assert (RESULTS / "train.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_text_is_plain_and_small() -> None:
-    text = (BENCH / "data" / "pentateuch.txt").read_bytes()
+    text = (EXAMPLES / "data" / "pentateuch.txt").read_bytes()
     assert len(text) < 2_000_000
     assert text.isascii()
     assert text.startswith(b"In the beginning God created the heaven and the earth.\n")

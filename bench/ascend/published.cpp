@@ -1,7 +1,7 @@
 // Kernels whose times their authors published, written from what they say of them: the examples
 // data_copy, add_high_performance and matmul_basic_api_high_performance of the Ascend C best
-// practices, and the theoretical performance of Mmad. Counting mode runs them over addresses with
-// nothing behind, so only what an instruction takes and waits for is of interest here.
+// practices, and the theoretical performance of Mmad. Counting mode runs them over addresses that
+// hold no memory: only the time of the instructions and of their waits is of interest here.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -34,13 +34,13 @@ MmadParams Product(uint32_t m, uint32_t n, uint32_t k, uint8_t unit_flag, bool f
 
 // --- copies --------------------------------------------------------------------------------------
 
-// Each core its part of a matrix of half, tile by tile; nobody uses what arrives.
+// Each core copies its part of a matrix of half, tile by tile, and uses nothing of it.
 struct CopyShape {
   uint32_t M, N;
   uint32_t tile_m, tile_n;
-  uint32_t slices, repeats;  // of the columns; each slice is read so often
-  bool all;                  // every core reads all parts, in order or
-  bool rotated;              // beginning with its own
+  uint32_t slices, repeats;  // the columns are read in slices, each slice `repeats` times
+  bool all;                  // every core reads all parts, in the same order
+  bool rotated;              // or each begins with its own part
 };
 
 template <typename Copy>
@@ -96,9 +96,9 @@ void CopyToL1(void* x, const CopyShape& shape) {
 
 struct AddShape {
   uint32_t rows, columns;
-  uint32_t length;   // elements of a copy
+  uint32_t length;   // elements that one copy moves
   uint32_t buffers;  // 2: the next tile is read while this one is added
-  bool bypass;       // of L2, for what is read
+  bool bypass;       // reads go past L2
 };
 
 void AddTiles(void* x, void* y, void* z, const AddShape& shape) {
@@ -157,12 +157,16 @@ void AddScalars(uint32_t count) {
 
 // --- matmul --------------------------------------------------------------------------------------
 
-// c [M, N] = a [M, K] x b [N, K]: 128 x 256 tiles over 64 of depth in L0; A comes into L1 so many
-// such depths at a time, and so does B; both memories hold two buffers of each. Of the 4 x 6 cores
-// the last four have a third of the others' columns.
+// c [M, N] = a [M, K] x b [N, K], in tiles of 128 x 256 and steps of 64 along K:
+//
+//   memory --MTE2--> L1: steps_a steps of A and steps_b of B at a time, two buffers of each
+//          --MTE1--> L0: one step of both, two buffers of each
+//          ---M----> L0C: one tile, which FIX writes to memory
+//
+// Of the 4 x 6 cores the last four have a third of the others' columns.
 struct MatmulShape {
   uint32_t M, N, K;
-  uint32_t core_m, core_n;  // of a core, in one round
+  uint32_t core_m, core_n;  // rows and columns that a core makes in one round
   uint32_t rounds;          // 2: half of A's rows at a time
   uint32_t steps_a, steps_b;
 };
@@ -280,8 +284,7 @@ void MmadOnly() {
 
 // --- launches ------------------------------------------------------------------------------------
 
-// As benchmarks do: several times in a row, and the last one counts; L2 is as the one before left
-// it.
+// Launches twice and returns the second, as benchmarks do: L2 holds what the first left there.
 template <typename Kernel>
 py::dict Run(const char* name, emulator::KernelType type, uint32_t blocks,
              const std::vector<uint64_t>& bytes, Kernel kernel) {

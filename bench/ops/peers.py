@@ -10,19 +10,19 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from harness import Sizes
+from bench_grouped_mlp import works
+from problem import Operator, Problem
 from torch import Tensor
-from torch.nn import Parameter
 
 import moge_ops
 from moge_ops.reference.grouped_gate import grouped_gate as reference_gate
 from moge_ops.reference.grouped_mlp import grouped_mlp as reference_mlp
 from moge_ops.reference.route import route as reference_route
-from moge_ops.testing import spaced_logits
+from moge_ops.testing import Sizes
 
 Run = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -30,64 +30,16 @@ Run = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 MOST_COPIED = 4 * 2**30
 
 
-class Problem(NamedTuple):
-    """Inputs of one point of the matrix."""
-
-    s: Sizes
-    x: Parameter  # [T, H]
-    w_gate_up: Parameter  # [E, 2F, H]
-    w_down: Parameter  # [E, H, F]
-    logits: Parameter  # [T, E]
-    ids: Tensor  # [T, K] int64
-
-    @property
-    def leaves(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What gets a gradient."""
-        return self.x, self.w_gate_up, self.w_down, self.logits
-
-
-def zipf_logits(T: int, E: int, dtype: torch.dtype) -> Tensor:
-    """``[T, E]`` logits under which the expert of rank r is chosen first with probability ~ 1/r.
-
-    The largest of log-probability plus Gumbel noise is a draw from these probabilities. Rounded
-    to multiples of 1/8, as those of :func:`moge_ops.testing.spaced_logits`.
-    """
-    popularity = -(torch.randperm(E) + 1.0).log()
-    noise = -torch.empty(T, E).exponential_().log()
-    return ((popularity + noise).clamp(-16.0, 16.0) * 8.0).round().div(8.0).to(dtype)
-
-
-ROUTERS = {"uniform": spaced_logits, "zipf": zipf_logits}
-
-
-def problem(
-    s: Sizes, dtype: torch.dtype, device: str = "cpu", *, router: str = "uniform"
-) -> Problem:
-    """Random inputs at the scale of a trained layer's; the leaves are parameters."""
-
-    def leaf(x: Tensor, scale: float = 1.0) -> Parameter:
-        return Parameter((x * scale).to(dtype))
-
-    logits = ROUTERS[router](s.T, s.E, dtype).to(device)
-    return Problem(
-        s,
-        leaf(torch.randn(s.T, s.H, device=device)),
-        leaf(torch.randn(s.E, 2 * s.F, s.H, device=device), s.H**-0.5),
-        leaf(torch.randn(s.E, s.H, s.F, device=device), s.F**-0.5),
-        leaf(logits),
-        reference_gate(logits, s.G, s.k)[1].long(),
-    )
-
-
-def oracle(p: Problem) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """``y``, the gradients of the leaves for a random ``d_y``, and that ``d_y`` in their dtype."""
-    wide = [x.detach().double().requires_grad_() for x in p.leaves]
-    x, w_gate_up, w_down, logits = wide
-    weights, experts, _ = reference_gate(logits, p.s.G, p.s.k)
-    y = reference_mlp(x, w_gate_up, w_down, weights, *reference_route(experts, p.s.E))
+def oracle(p: Problem) -> tuple[dict[str, Tensor], Tensor]:
+    """``y`` and the gradients of the leaves in float64, and the random ``d_y`` in their dtype."""
+    wide = {name: x.detach().double().requires_grad_() for name, x in p.leaves.items()}
+    weights, experts, _ = reference_gate(wide["logits"], p.s.G, p.s.k)
+    routing = reference_route(experts, p.s.E)
+    y = reference_mlp(wide["x"], wide["w_gate_up"], wide["w_down"], weights, *routing)
     d_y = torch.randn_like(p.x)
-    grads = torch.autograd.grad(y, wide, d_y.double())
-    return y.detach(), grads, d_y
+    grads = torch.autograd.grad(y, list(wide.values()), d_y.double())
+    names = (f"d_{name}" for name in wide)
+    return {"y": y.detach(), **dict(zip(names, grads, strict=True))}, d_y
 
 
 def ours(p: Problem) -> Run:
@@ -248,6 +200,15 @@ GPU_VARIANTS: dict[str, Callable[[Problem], Run]] = {
     "scattermoe": scatter_moe,
     "sonicmoe": sonic_moe,
 }
+
+
+def layer(p: Problem, variant: str, d_y: Tensor) -> Operator:
+    """The whole layer of a variant, at the parameters themselves: a peer's module owns them."""
+    found = Operator(GPU_VARIANTS[variant](p), p.leaves, *works(p))
+    found.leaves, found.d_out = list(p.leaves.values()), d_y
+    return found
+
+
 # variant -> its distribution and the modules that hold its tuned Triton kernels
 PACKAGES = {
     "liger": ("liger-kernel", ["liger_kernel.ops.fused_moe_kernels"]),

@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel for one GPU, which need not be there: `cross_compile.py sm_90 OUT`.
+"""Compiles every Triton kernel for a GPU that need not be here: `cross_compile.py sm_90 OUT`.
 
 A process of its own, started by test_compile.py: Triton chooses between its interpreter and its
 compiler once, when the kernels are imported. What is compiled is what the launchers would launch:
@@ -47,12 +47,12 @@ MATRIX_INSTRUCTIONS = {
 }
 
 
-# the variant of gemm with warps that load and warps that multiply, which no table chooses yet
+# the variant of gemm with producer and consumer warps, which no table chooses yet
 SPECIALIZED = _configs.Config(128, 256, 64, num_warps=4, num_stages=4, specialize=1)
 
 
 class Layer(NamedTuple):
-    """Sizes and gate of one layer; ``tokens``: up to the most rows per expert."""
+    """Sizes and gate of one layer; ``tokens`` go up to the most rows per expert."""
 
     H: int
     F: int
@@ -81,7 +81,7 @@ GATES = (8, 1024)
 
 
 class Driver:
-    """Names the target; there is no device to ask, and nothing is launched on it."""
+    """Names the target: there is no device to ask, and nothing is launched."""
 
     def __init__(self, target: GPUTarget) -> None:
         self.target = target
@@ -166,14 +166,15 @@ SUMS |= {"arith.select", "arith.extsi", "arith.extui", "arith.trunci"}
 def narrow_products(ttir: str) -> list[str]:
     """Products of an index and a size, both known at run time only, made in 32 bits for an address.
 
-    They overflow past 2^31 elements, whatever type they are converted to later. Columns within a
-    row do not, nor do tiles times their width, a constant power of two: they stay below a size.
+    They overflow past 2^31 elements, even if they are converted to 64 bits later. Columns within a
+    row do not overflow, nor do tiles times their width, a constant power of two: both stay below a
+    size.
     """
     CONSTANT, SIZE, INDEX = range(3)
-    kind: dict[str, int] = {}  # of each value; an index unless known better
+    kind: dict[str, int] = {}  # value -> what it is; an index unless known better
     narrow: dict[str, set[str]] = {}  # the products that a value is a sum of
     found: set[str] = set()
-    # names are used anew in sibling blocks: in the order of the text, the last one is meant
+    # sibling blocks use a name again: the last one in the text is meant
     for line in ttir.splitlines():
         text = line.partition(" loc(")[0].strip()
         name, op, rest = re.match(r'(?:(%[\w-]+)(?::\d+)? = )?"?([\w.]*)"?(.*)', text).groups()
@@ -192,7 +193,7 @@ def narrow_products(ttir: str) -> list[str]:
         if op == "arith.constant":
             value = re.match(r" (?:dense<)?(-?\d+)>? :", rest)
             kind[name] = SIZE if value and abs(int(value[1])).bit_count() > 1 else CONSTANT
-        elif op == "tt.get_num_programs":  # of a persistent grid: as many as multiprocessors
+        elif op == "tt.get_num_programs":  # a persistent grid has one per multiprocessor
             kind[name] = CONSTANT
         elif op.startswith("arith.") or op in SHAPE_OPS:
             kind[name] = max(kinds, default=CONSTANT)
@@ -216,7 +217,7 @@ def figures(kernel: Any) -> dict[str, Any]:
     """Registers, bytes of local memory a thread, and matrix instruction of one binary."""
     if "cubin" in kernel.asm:
         usage = cuobjdump(kernel, "--dump-resource-usage")
-        # the frame holds what was spilled: nothing else of a kernel lives there
+        # the stack frame holds what was spilled, and nothing else
         patterns, code = (r"REG:(\d+)", r"STACK:(\d+)"), kernel.asm["ptx"]
     else:
         usage = code = kernel.asm["amdgcn"]
@@ -235,7 +236,7 @@ def figures(kernel: Any) -> dict[str, Any]:
 
 
 class Collector:
-    """Takes the place of each launch: compiles, and notes what for."""
+    """Compiles in place of each launch, and notes for which use."""
 
     compile = JITFunction.run
 

@@ -5,16 +5,14 @@ shared expert, run in turns in one process, and their logits are compared before
 decode step is one token for each row after 64 cached ones; a prefill is 512 tokens of one row.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import harness
 import torch
 import torch.nn.functional as F
-from harness import Work
+from problem import Work
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -24,11 +22,12 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 from moge_ops import swiglu
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.nn import MoGE, MoGEOutput
-from moge_ops.testing import rms_error
+from moge_ops.testing import Sizes, rms_error
 
 OURS, THEIRS = "moge_ops", "hf eager"
 TARGETS = {"decode": 1.5, "prefill": 2.0}
-RMS = 0.05  # of the logits: where rounding makes two scores change places, another expert answers
+# limit for the logits: where rounding makes two scores change places, another expert answers
+RMS = 0.05
 
 # both have the released model's proportions: E 64, G 8, F about H/4, S = 4F, and heads of 128
 SHAPES = {
@@ -105,7 +104,7 @@ def models(config: PanguMoEConfig, dtype: torch.dtype) -> dict[str, PanguMoEForC
 
 
 class Case(NamedTuple):
-    """What one call does: a forward of so many tokens of each row, after so many cached ones."""
+    """One call: a forward pass of `tokens` tokens in each row, after `cached` ones."""
 
     direction: str  # "decode" or "prefill"
     batch: int
@@ -161,6 +160,10 @@ def measure(
             raise AssertionError(f"{shape} {case.name}: logits differ, RMS {error:.3g} > {RMS}")
         tokens = case.batch * case.tokens
         done = work(both[OURS], ids[:, case.cached :])
+        sizes = Sizes(
+            *(tokens, config.hidden_size, config.num_experts, config.num_groups),
+            *(config.num_experts_per_tok // config.num_groups, config.moe_intermediate_size),
+        )
         timings = harness.interleave(calls, plan)
         yield {
             name: {
@@ -168,12 +171,7 @@ def measure(
                 "variant": name,
                 "dtype": str(dtype).removeprefix("torch."),
                 "direction": case.name,
-                "T": tokens,
-                "H": config.hidden_size,
-                "E": config.num_experts,
-                "G": config.num_groups,
-                "k": config.num_experts_per_tok // config.num_groups,
-                "F": config.moe_intermediate_size,
+                **sizes._asdict(),
                 **harness.measured(timing, done),
                 "rms_error": f"{error:.3g}",
                 "note": f"{tokens / timing.median:.4g} tokens/s",
@@ -183,16 +181,9 @@ def measure(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it runs")
+    parser = harness.parser(__doc__, "model.csv")
     parser.add_argument("--shape", choices=SHAPES, help="only this one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=harness.RESULTS / "model.csv",
-        help="CSV to append to (default: bench/results/model.csv)",
-    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
@@ -210,14 +201,9 @@ def main() -> int:
             case = rows[OURS]["direction"]
             ratio = float(rows[THEIRS]["median_ms"]) / float(rows[OURS]["median_ms"])
             target = TARGETS[case.partition(",")[0]]
-            table.add_row(
-                shape,
-                case,
-                *(rows[name]["note"].removesuffix(" tokens/s") for name in (OURS, THEIRS)),
-                f"{ratio:.2f}",
-                f"{target:g}",
-                style=None if args.smoke or ratio >= target else "red",
-            )
+            rates = (rows[name]["note"].removesuffix(" tokens/s") for name in (OURS, THEIRS))
+            style = None if args.smoke or ratio >= target else "red"
+            table.add_row(shape, case, *rates, f"{ratio:.2f}", f"{target:g}", style=style)
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     return 0
 

@@ -1,5 +1,6 @@
-"""What the benchmarks share: sizes, interleaved timing, ceilings, FLOP and byte counts, the CSV."""
+"""What the benchmarks share: sizes, interleaved timing, ceilings, comparison, the CSV."""
 
+import argparse
 import csv
 import datetime
 import math
@@ -9,71 +10,26 @@ import random
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Large pages for large tensors. torch reads it at its first allocation; without it most of the time
-# of a memory-bound operator is the kernel's, clearing new pages of 4 KiB: 39 against 16 ms for a
-# gather of 64 MiB (2 Zen 4 cores, torch 2.13, November 2026)
+# Large pages for large tensors. torch reads this at its first allocation. Without it the system
+# spends most of a memory-bound operator's time on clearing new pages of 4 KiB: a gather of 64 MiB
+# takes 39 ms instead of 16 (2 Zen 4 cores, torch 2.13, November 2026)
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
+from problem import BACKWARD, FORWARD, Operator, Work
 from torch import Tensor
 
-from moge_ops.testing import assert_matches, group_ids
+from moge_ops.testing import Sizes, assert_matches
 
-RESULTS = Path(__file__).parent / "results"
-
-
-class Sizes(NamedTuple):
-    """The legend of dimensions: K = G·k experts per token, N = T·K routed rows."""
-
-    T: int
-    H: int = 1024
-    E: int = 64
-    G: int = 8
-    k: int = 1
-    F: int = 256
-
-    @property
-    def K(self) -> int:  # noqa: N802 - a dimension's name
-        return self.G * self.k
-
-    @property
-    def N(self) -> int:  # noqa: N802
-        return self.T * self.K
-
-    def ids(self) -> Tensor:
-        """Random experts ``[T, K]``, k different ones in each group."""
-        return group_ids(self.T, self.E, self.G, self.k)
-
-
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+LAYER = Sizes(1, H=1024, E=64, G=8, k=1, F=256)
+PER_OP = [LAYER._replace(T=T) for T in (16, 512)]
 SMOKE = [Sizes(T, H=32, E=8, G=2, k=2, F=16) for T in (1, 9)]
-PER_OP = [Sizes(16), Sizes(512)]
-
-
-class Work(NamedTuple):
-    """What one call has to do: FLOPs, and the bytes that any implementation must move."""
-
-    flops: int
-    bytes: int
-
-
-def mlp_work(s: Sizes, used: int, dtype: torch.dtype, *, backward: bool) -> Work:
-    """Of the two products of ``grouped_mlp``, with ``used`` experts that hold a row.
-
-    Forward: x, the weights of the experts in use, y. Backward on top: the saved pre-activation
-    once out and once in, d_y, x and d_x, the same weights again, every expert's d_w.
-    """
-    expert = 3 * s.F * s.H
-    flops = 6 * s.N * s.H * s.F
-    elements = 2 * s.T * s.H + used * expert
-    if backward:
-        flops *= 3
-        elements += 3 * s.T * s.H + 2 * s.N * 2 * s.F + (used + s.E) * expert
-    return Work(flops, elements * dtype.itemsize)
 
 
 def synchronize(device: str) -> None:
@@ -197,17 +153,14 @@ def interleave(
     return {name: timing(x) for name, x in samples.items()}
 
 
-class Ceiling(NamedTuple):
-    """A call that shows what the machine gives, and its work."""
-
-    run: Callable[[], object]
-    work: Work
+Calls = Mapping[str, tuple[Callable[[], object], Work]]
 
 
-def ceilings(dtype: torch.dtype, device: str = "cpu", *, smoke: bool = False) -> dict[str, Ceiling]:
-    """``dense``: a 2048³ product in ``dtype``. ``copy``: 256 MiB to another place.
+def ceilings(dtype: torch.dtype, device: str, *, smoke: bool) -> Calls:
+    """Calls that show what the machine gives.
 
-    On a GPU 8192³ and 2 GiB, which fill it and pass its caches.
+    ``dense``: a 2048³ product in ``dtype``. ``copy``: 256 MiB to another place. On a GPU 8192³ and
+    2 GiB, which fill it and pass its caches.
     """
     gpu = device == "cuda"
     n = 64 if smoke else 8192 if gpu else 2048
@@ -216,23 +169,32 @@ def ceilings(dtype: torch.dtype, device: str = "cpu", *, smoke: bool = False) ->
     source = torch.ones(elements, dtype=torch.float64, device=device)
     target = torch.zeros_like(source)
     return {
-        "dense": Ceiling(lambda: torch.mm(a, b, out=c), Work(2 * n**3, 3 * n * n * dtype.itemsize)),
-        "copy": Ceiling(lambda: target.copy_(source), Work(0, 2 * source.nbytes)),
+        "dense": (lambda: torch.mm(a, b, out=c), Work(2 * n**3, 3 * n * n * dtype.itemsize)),
+        "copy": (lambda: target.copy_(source), Work(0, 2 * source.nbytes)),
+    }
+
+
+def timed(
+    calls: Calls, plan: Plan, dtype: torch.dtype, device: str = "cpu", *, smoke: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Times ``calls`` and the ceilings in turns: columns by name, with shares of the ceilings."""
+    calls = {**calls, **ceilings(dtype, device, smoke=smoke)}
+    timings = interleave({name: run for name, (run, _) in calls.items()}, plan, device)
+    dense = calls["dense"][1].flops / timings["dense"].median
+    copy = calls["copy"][1].bytes / timings["copy"].median
+    return {
+        name: {
+            **measured(timings[name], work),
+            "of_dense": f"{work.flops / timings[name].median / dense:.3g}",
+            "of_copy": f"{work.bytes / timings[name].median / copy:.3g}",
+        }
+        for name, (_, work) in calls.items()
     }
 
 
 COLUMNS = [
-    *(
-        "date",
-        "machine",
-        "cores",
-        "threads",
-        "huge_pages",
-        "python",
-        "torch",
-        "transformers",
-        "revision",
-    ),
+    *("date", "machine", "cores", "threads", "huge_pages"),
+    *("python", "torch", "transformers", "revision"),
     *("op", "variant", "dtype", "direction", "T", "H", "E", "G", "k", "F"),
     *("median_ms", "q20_ms", "q80_ms", "rounds", "flops", "bytes", "gflop_s", "gb_s"),
     *("of_dense", "of_copy", "rms_error", "note"),
@@ -321,57 +283,90 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
         writer.writerows(rows)
 
 
-def check_and_time(
-    benchmark: Any,
-    op: Callable[..., Tensor],
-    oracle: Callable[..., Tensor],
-    inputs: Mapping[str, Tensor],
-    *,
-    direction: str,
-    forward: Work,
-    backward: Work,
-) -> None:
-    """Compares output and gradients of ``op`` with the float64 oracle, then times one direction.
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
-    Args:
-        benchmark: The fixture of pytest-benchmark.
-        op: Takes the tensors of ``inputs`` in their order.
-        oracle: The same in float64.
-        inputs: Name and value of every differentiable input.
-        direction: ``"forward"`` or ``"backward"``; the latter without the forward before it.
-        forward: FLOPs and bytes of one forward.
-        backward: And of one backward.
-    """
-    leaves = [x.requires_grad_() for x in inputs.values()]
-    wide = [x.detach().double().requires_grad_() for x in leaves]
-    out, want = op(*leaves), oracle(*wide)
-    assert_matches(out, want, "output")
-    d_out = torch.randn(out.shape, device=out.device).to(out.dtype)
-    grads = torch.autograd.grad(out, leaves, d_out, retain_graph=True)
-    want_grads = torch.autograd.grad(want, wide, d_out.double())
+
+def write(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """A CSV anew; its columns are those of the first row unless they are given."""
+    path.unlink(missing_ok=True)
+    append(path, rows, columns or list(rows[0]))
+
+
+Options = Mapping[str, tuple[int, int, str]]  # name -> default, least, help
+
+
+def sized(description: str, options: Options) -> argparse.ArgumentParser:
+    """A parser with numbers; :func:`parsed` checks them."""
+    found = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    for name, (default, _, text) in options.items():
+        found.add_argument(f"--{name}", type=int, default=default, help=text)
+    return found
+
+
+def parsed(parser: argparse.ArgumentParser, options: Options) -> argparse.Namespace:
+    args = parser.parse_args()
+    for name, (_, least, _) in options.items():
+        value = getattr(args, name.replace("-", "_"))
+        if value < least:
+            parser.error(f"--{name} must be at least {least}, got {value}")
+    return args
+
+
+def parser(doc: str | None, results: str) -> argparse.ArgumentParser:
+    """Options of a script that appends to a CSV of bench/results."""
+    found = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    found.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it runs")
+    text = f"CSV to append to (default: bench/results/{results})"
+    found.add_argument("--out", type=Path, default=RESULTS / results, help=text)
+    return found
+
+
+def compare(op: Operator, direction: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What ``op`` computes in one direction: name, ours, the float64 oracle's."""
+    assert op.oracle is not None
+    wide = [x.detach().double().requires_grad_(direction == BACKWARD) for x in op.leaves]
+    want = op.oracle(*wide)
+    if direction == FORWARD:
+        yield "output", op.out, want
+        return
     # a float32 gradient of a bfloat16 operator carries the rounding of its other tensors
-    coarsest = max((x.dtype for x in (out, *leaves)), key=lambda dtype: torch.finfo(dtype).eps)
-    for name, grad, want_grad in zip(inputs, grads, want_grads, strict=True):
-        assert_matches(grad.to(coarsest), want_grad, f"d_{name}")
-
-    def run_forward() -> Tensor:
-        with torch.no_grad():
-            return op(*leaves)
-
-    def run_backward() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(out, leaves, d_out, retain_graph=True)
-
-    device = out.device.type
-    run, work = {"forward": (run_forward, forward), "backward": (run_backward, backward)}[direction]
-    time_with(benchmark, run, work, device)
+    dtypes = {x.dtype for x in (op.out, *op.leaves)}
+    coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+    want_grads = torch.autograd.grad(want, wide, op.d_out.double())
+    for name, grad, want_grad in zip(op.inputs, op.backward(), want_grads, strict=True):
+        yield f"d_{name}", grad.to(coarsest), want_grad
 
 
-def time_with(benchmark: Any, run: Callable[[], object], work: Work, device: str) -> None:
-    """Times ``run`` with pytest-benchmark; FLOPs, bytes and rates go to its ``extra_info``."""
+def agrees(
+    found: Mapping[str, Tensor], want: Mapping[str, Tensor], slack: float, whose: str = ""
+) -> float:
+    """The largest RMS error; AssertionError beyond ``slack`` times the limits of one operator."""
+    return max(
+        assert_matches(got, want[name], whose + name, lines=True, slack=slack)
+        for name, got in found.items()
+    )
+
+
+def check_and_time(benchmark: Any, op: Operator, direction: str) -> None:
+    """Compares output and gradients of ``op`` with its oracle, then times one direction.
+
+    Rates go to the ``extra_info`` of ``benchmark``, the fixture of pytest-benchmark.
+    """
+    for name, integers, wanted in op.exact():
+        assert torch.equal(integers, wanted), name
+    for way in (FORWARD, BACKWARD) if op.oracle else ():
+        for name, got, want in compare(op, way):
+            few = got.numel() < 16  # the RMS of four numbers scatters
+            assert_matches(got, want, name, slack=2.0 if few else 1.0)
+    run, work = op.calls()[direction]
 
     def call() -> None:
         run()
-        synchronize(device)
+        synchronize("cuda" if torch.cuda.is_available() else "cpu")
 
     benchmark(call)
     benchmark.extra_info.update(work._asdict())

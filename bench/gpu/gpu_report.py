@@ -8,7 +8,8 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,57 +61,51 @@ class Table:
         row = self.find(**fields)
         return float(row[column]) if row and row[column] else None
 
+    def ours(self, column: str, **fields: str) -> float | None:
+        return self.number(column, variant=OURS, **fields)
+
     def ratio(self, variant: str, **fields: str) -> float | None:
         """The variant's time over ours."""
         theirs = self.number("median_ms", variant=variant, **fields)
-        ours = self.number("median_ms", variant=OURS, **fields)
+        ours = self.ours("median_ms", **fields)
         return theirs / ours if theirs and ours else None
 
 
 def targets(table: Table) -> list[Target]:
     """The goals for one H100 SXM, in the order of the project's list."""
     found = []
-    for T in ("8192", "32768"):
-        for direction in (FORWARD, BOTH):
-            point = {
-                "part": "layer",
-                "op": "moe",
-                "router": "uniform",
-                "T": T,
-                "direction": direction,
-                **PANGU,
-            }
-            name = f"Pangu layer, T {T}, {direction}"
-            share = table.number("of_dense", variant=OURS, **point)
-            found.append(Target(f"{name}: share of the dense rate", share, 0.70))
-            for peer, least in (("torch grouped_mm", 1.3), ("liger", 1.5), ("scattermoe", 1.5)):
-                ratio = table.ratio(peer, **point)
-                found.append(Target(f"{name}: time of {peer} over ours", ratio, least))
-    sonic = {"part": "sonic", "op": "moe", "variant": OURS, "H": "4096"}
+
+    def add(name: str, value: float | None, limit: float, *, most: bool = False) -> None:
+        found.append(Target(name, value, limit, most))
+
+    layer = {"part": "layer", "router": "uniform", **PANGU}
+    for T, direction in product(("8192", "32768"), (FORWARD, BOTH)):
+        point = {**layer, "op": "moe", "T": T, "direction": direction}
+        name = f"Pangu layer, T {T}, {direction}"
+        add(f"{name}: share of the dense rate", table.ours("of_dense", **point), 0.70)
+        for peer, least in (("torch grouped_mm", 1.3), ("liger", 1.5), ("scattermoe", 1.5)):
+            add(f"{name}: time of {peer} over ours", table.ratio(peer, **point), least)
     for direction, published in ((FORWARD, 558.0), (BACKWARD, 567.0)):
-        rate = table.number("tflop_s", direction=direction, **sonic)
-        found.append(Target(f"SonicMoE's shape, {direction}: TFLOP/s", rate, published))
+        rate = table.ours("tflop_s", part="sonic", op="moe", H="4096", direction=direction)
+        add(f"SonicMoE's shape, {direction}: TFLOP/s", rate, published)
     for T in ("1", "16", "128", "456"):
-        point = {"part": "layer", "op": "moe", "router": "uniform", "T": T, **PANGU}
-        share = table.number("of_copy", variant=OURS, direction=FORWARD, **point)
-        found.append(Target(f"Pangu layer, T {T}, forward: share of the copy rate", share, 0.85))
-    ms = table.number("median_ms", part="gate", variant=OURS, E="64", T="16384")
-    found.append(Target("gate, E 64, T 16384: microseconds", ms and ms * 1e3, 12.0, most=True))
+        share = table.ours("of_copy", **layer, op="moe", T=T, direction=FORWARD)
+        add(f"Pangu layer, T {T}, forward: share of the copy rate", share, 0.85)
+    ms = table.ours("median_ms", part="gate", E="64", T="16384")
+    add("gate, E 64, T 16384: microseconds", ms and ms * 1e3, 12.0, most=True)
     for T in ("8192", "32768"):
-        point = {"part": "layer", "router": "uniform", "direction": FORWARD, "T": T, **PANGU}
-        whole = table.number("median_ms", op="moe", variant=OURS, **point)
-        parts = [
-            table.number("median_ms", op=op, variant=OURS, **point)
-            for op in ("grouped_gate", "route", "unpermute")
-        ]
-        share = sum(p for p in parts if p) / whole if whole and all(parts) else None
+        whole, *parts = (
+            table.ours("median_ms", **layer, op=op, T=T, direction=FORWARD)
+            for op in ("moe", "grouped_gate", "route", "unpermute")
+        )
+        share = sum(part for part in parts if part) / whole if whole and all(parts) else None
         name = f"gate, route and combine, T {T}: share of the layer's forward"
-        found.append(Target(name, share, 0.05, most=True))
+        add(name, share, 0.05, most=True)
     saved = [r for r in table.rows if r["part"] == "memory" and r["variant"] == OURS]
     ratio = None
     if saved and saved[-1]["saved_bytes"]:
         ratio = int(saved[-1]["saved_bytes"]) / int(saved[-1]["bytes"])
-    found.append(Target("saved activations over x, [N, 2F] and indices", ratio, 1.01, most=True))
+    add("saved activations over x, [N, 2F] and indices", ratio, 1.01, most=True)
     return found
 
 
@@ -118,53 +113,48 @@ def short(value: str) -> str:
     return f"{float(value):.3g}" if value else "-"
 
 
+RATES = ("TFLOP/s", "TB/s", "%dense", "%copy")
+
+
+def rates(row: Row) -> list[str]:
+    percents = (f"{100 * float(row[name]):.0f}" for name in ("of_dense", "of_copy"))
+    return [short(row["tflop_s"]), short(row["tb_s"]), *percents]
+
+
 def layers(table: Table) -> list[str]:
     """A line for each point of the whole layer: ours, then the peers' times over ours."""
-    rows = [r for r in table.rows if r["op"] == "moe" and r["variant"] == OURS and r["median_ms"]]
-    if not rows:
-        return []
-    others = [
-        name
-        for name in dict.fromkeys(r["variant"] for r in table.rows if r["op"] == "moe")
-        if name != OURS
-    ]
-    heads = ["router", "direction", "T", "H", "ms", "TFLOP/s", "TB/s", "%dense", "%copy", *others]
+    names = dict.fromkeys(row["variant"] for row in table.rows if row["op"] == "moe")
+    others = [name for name in names if name != OURS]
+    place = ("router", "direction", "T", "H")
     cells = []
-    for row in rows:
-        point = {name: row[name] for name in ("part", "op", "router", "direction", "T", "H", "F")}
-        ratios = [table.ratio(name, **point) for name in others]
-        cells.append(
-            [
-                *(row[name] for name in ("router", "direction", "T", "H")),
-                *(short(row[name]) for name in ("median_ms", "tflop_s", "tb_s")),
-                *(f"{100 * float(row[name]):.0f}" for name in ("of_dense", "of_copy")),
-                *("-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
-            ]
-        )
-    return ["LAYER; columns of peers: their time over ours", *aligned(heads, cells)]
+    for row in table.rows:
+        if row["op"] == "moe" and row["variant"] == OURS and row["median_ms"]:
+            point = {name: row[name] for name in ("part", "op", *place, "F")}
+            ratios = [table.ratio(name, **point) for name in others]
+            cells.append(
+                [
+                    *(row[name] for name in place),
+                    short(row["median_ms"]),
+                    *rates(row),
+                    *("-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
+                ]
+            )
+    title = "LAYER; columns of peers: their time over ours"
+    return aligned(title, [*place, "ms", *RATES, *others], cells)
 
 
-def ours(table: Table, part: str, ops: Callable[[str], bool], title: str) -> list[str]:
-    """Lines for single operators."""
-    rows = [
-        r
-        for r in table.rows
-        if r["part"] == part and r["variant"] == OURS and r["median_ms"] and ops(r["op"])
-    ]
-    heads = ["op", "direction", "E", "T", "us", "TFLOP/s", "TB/s", "%dense", "%copy"]
+def single_operators(table: Table) -> list[str]:
     cells = [
-        [
-            r["op"],
-            r["direction"],
-            r["E"],
-            r["T"],
-            f"{float(r['median_ms']) * 1e3:.4g}",
-            *(short(r[name]) for name in ("tflop_s", "tb_s")),
-            *(f"{100 * float(r[name]):.0f}" for name in ("of_dense", "of_copy")),
-        ]
-        for r in rows
+        [*(r[name] for name in ("op", "direction", "E", "T")), micros(r["median_ms"]), *rates(r)]
+        for r in table.rows
+        if r["part"] == "layer" and r["variant"] == OURS and r["median_ms"]
+        if r["op"] not in ("moe", "ceiling", "split")
     ]
-    return [title, *aligned(heads, cells)] if cells else []
+    return aligned("OPERATORS", ["op", "direction", "E", "T", "us", *RATES], cells)
+
+
+def micros(ms: str, digits: int = 4) -> str:
+    return f"{float(ms) * 1e3:.{digits}g}"
 
 
 def gates(table: Table) -> list[str]:
@@ -172,33 +162,34 @@ def gates(table: Table) -> list[str]:
     variants = list(dict.fromkeys(r["variant"] for r in rows))
     times: dict[tuple[str, str], dict[str, str]] = {}
     for r in rows:
-        times.setdefault((r["E"], r["T"]), {})[r["variant"]] = r["median_ms"]
-    cells = [
-        [E, T, *(f"{float(by[v]) * 1e3:.3g}" if v in by else "-" for v in variants)]
-        for (E, T), by in times.items()
-    ]
-    return ["GATE, us", *aligned(["E", "T", *variants], cells)] if cells else []
+        times.setdefault((r["E"], r["T"]), {})[r["variant"]] = micros(r["median_ms"], 3)
+    cells = [[*place, *(by.get(v, "-") for v in variants)] for place, by in times.items()]
+    return aligned("GATE, us", ["E", "T", *variants], cells)
 
 
 def memory(table: Table) -> list[str]:
-    rows = [r for r in table.rows if r["part"] == "memory" and r["saved_bytes"]]
     cells = [
         [
             r["variant"],
             *(f"{int(r[c]) / 2**20:.0f}" for c in ("saved_bytes", "bytes", "peak_bytes")),
         ]
-        for r in rows
+        for r in table.rows
+        if r["part"] == "memory" and r["saved_bytes"]
     ]
     heads = ["variant", "saved", "x+[N,2F]+indices", "peak"]
-    return ["MEMORY of forward + backward, MiB", *aligned(heads, cells)] if cells else []
+    return aligned("MEMORY of forward + backward, MiB", heads, cells)
 
 
-def aligned(heads: list[str], cells: list[list[str]]) -> list[str]:
+def aligned(title: str, heads: list[str], cells: list[list[str]]) -> list[str]:
+    """A table as lines; none without cells."""
+    if not cells:
+        return []
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    return [
+    lines = (
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in (heads, *cells)
-    ]
+    )
+    return [title, *lines]
 
 
 def summary(table: Table, facts: Mapping[str, Any]) -> tuple[str, bool]:
@@ -255,7 +246,7 @@ def summary(table: Table, facts: Mapping[str, Any]) -> tuple[str, bool]:
         layers(table),
         gates(table),
         memory(table),
-        ours(single, "layer", lambda op: op not in ("moe", "ceiling", "split"), "OPERATORS"),
+        single_operators(single),
     ]
     for section in sections:
         lines += ["", *section] if section else []

@@ -18,7 +18,7 @@ from moge_ops.triton_kernels._configs import Config
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
-# rows per expert up to -> what is timed for it
+# most rows per expert of a class -> those that are timed for it
 SHAPE_CLASSES = {16.0: 8, 64.0: 48, float("inf"): 1024}
 H, F, E, K = 5120, 1344, 64, 8
 Call = Callable[[], object]
@@ -26,7 +26,7 @@ Timer = Callable[[Call], float]
 
 
 def products(rows: int, device: str) -> dict[str, Call]:
-    """A call of each kernel with that many rows per expert, of the layer of Pangu Pro MoE."""
+    """A call of each kernel in the layer of Pangu Pro MoE, with ``rows`` rows per expert."""
     T, N = rows * E // K, rows * E
 
     def new(*sizes: int) -> torch.Tensor:
@@ -71,7 +71,7 @@ def neighbours(kernel: str, config: Config) -> Iterator[Config]:
 
 
 def fastest(kernel: str, config: Config, time: Callable[[Config], float]) -> Config:
-    """From ``config`` on, one step at a time for as long as one is faster."""
+    """From ``config`` on, one step at a time while a step is faster."""
     times = {config: time(config)}
     best = None
     while best != config:
@@ -84,7 +84,7 @@ def fastest(kernel: str, config: Config, time: Callable[[Config], float]) -> Con
 
 
 def search(device: str, timer: Timer, origin: str) -> Iterator[list[object]]:
-    """Lines of a table, one after the other: the best tile of every kernel and shape class.
+    """Lines of a table: the best tile of every kernel and shape class.
 
     Raises:
         RuntimeError: Under deterministic algorithms: times differ from run to run, and with them

@@ -1,9 +1,9 @@
-"""Draws GFLOP/s against T from the CSV of `run.py`, and from nothing else."""
+"""Draws a CSV of `run.py` or of gpu.py, and nothing but what is in it."""
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import harness
 import peers
@@ -36,37 +36,58 @@ LABELS = {"dense": "one 2048³ product"}
 Row = dict[str, str]
 
 
+def finish(panel: Axes, ticks: Sequence[int], *, legend: bool = True, **labels: Any) -> None:
+    """Labels, grid and legend; with ``ticks`` x is logarithmic and has these alone."""
+    panel.set(**labels)
+    if ticks:
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+    panel.minorticks_off()
+    panel.grid(color="#dddddd", linewidth=0.6)
+    panel.set_axisbelow(True)
+    if legend:
+        panel.legend(frameon=False, fontsize="small")
+
+
+def plot(panel: Axes, points: Sequence[tuple[int, float]], style: tuple[str, str, str]) -> None:
+    colour, marker, line = style
+    x, y = zip(*sorted(points), strict=True) if points else ((), ())
+    panel.plot(x, y, line, color=colour, marker=marker, ms=5)
+
+
+def key(styles: Mapping[str, tuple[str, str, str]]) -> list[Line2D]:
+    """Handles of a legend."""
+    return [
+        Line2D([], [], color=colour, marker=marker, ls=line, label=LABELS.get(variant, variant))
+        for variant, (colour, marker, line) in styles.items()
+    ]
+
+
 def newest(path: Path) -> dict[tuple[str, str, int, str], Row]:
     """The last timing of each (dtype, direction, T, variant) in the file."""
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["op"] in ("moe", "ceiling")]
+    rows = [row for row in harness.read(path) if row["op"] in ("moe", "ceiling")]
     rows.sort(key=lambda row: row["date"])
     return {(row["dtype"], row["direction"], int(row["T"]), row["variant"]): row for row in rows}
 
 
 def draw_rates(rows: Mapping[tuple[str, str, int, str], Row]) -> Figure:
     """GFLOP/s against T, one panel per dtype and direction."""
-    dtypes = sorted({key[0] for key in rows}, reverse=True)  # float32 first
-    directions = sorted({key[1] for key in rows})
+    dtypes = sorted({dtype for dtype, _, _, _ in rows}, reverse=True)  # float32 first
+    directions = sorted({direction for _, direction, _, _ in rows})
     figure = Figure(figsize=(5.2 * len(directions), 3.9 * len(dtypes) + 0.9), layout="constrained")
     panels = figure.subplots(len(dtypes), len(directions), sharex=True, sharey=True, squeeze=False)
     for i, dtype in enumerate(dtypes):
         for j, direction in enumerate(directions):
             panel: Axes = panels[i, j]
-            for variant, (colour, marker, line) in STYLES.items():
-                points = sorted(
+            for variant, style in STYLES.items():
+                points = [
                     (T, float(row["gflop_s"]))
                     for (d, way, T, name), row in rows.items()
                     if (d, way, name) == (dtype, direction, variant) and row["median_ms"]
-                )
-                tokens, rates = zip(*points, strict=True) if points else ((), ())
-                panel.plot(tokens, rates, line, color=colour, marker=marker, ms=5)
-            ticks = sorted({key[2] for key in rows})
-            panel.set(title=f"{dtype}, {direction}", xscale="log", yscale="log")
-            panel.set_xticks(ticks, [str(T) for T in ticks])
-            panel.minorticks_off()
-            panel.grid(color="#dddddd", linewidth=0.6)
-            panel.set_axisbelow(True)
+                ]
+                plot(panel, points, style)
+            ticks, title = sorted({T for _, _, T, _ in rows}), f"{dtype}, {direction}"
+            finish(panel, ticks, legend=False, title=title, yscale="log")
             if i == len(dtypes) - 1:
                 panel.set_xlabel("tokens T")
             if j == 0:
@@ -79,18 +100,13 @@ def draw_rates(rows: Mapping[tuple[str, str, int, str], Row]) -> Figure:
         f"{last['date'][:10]}",
         fontsize="medium",
     )
-    handles = [
-        Line2D([], [], color=colour, marker=marker, ls=line, label=LABELS.get(variant, variant))
-        for variant, (colour, marker, line) in STYLES.items()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=key(STYLES), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def newest_run(path: Path) -> list[Row]:
     """The rows of the last run in a CSV of gpu.py, for Pangu's layer under the uniform router."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = harness.read(path)
     last = max((row["date"] for row in rows), default="")
     return [
         row
@@ -123,31 +139,17 @@ def draw_layer(rows: Sequence[Row]) -> Figure:
                 and row["op"] in ("moe", "ceiling")
                 and (int(row["T"]) <= FEW) == (column == "tb_s")
             ]
-            for variant, (colour, marker, line) in [
-                *GPU_STYLES.items(),
-                (ceiling, ("#000000", "", "-.")),
-            ]:
-                points = sorted(
-                    (int(row["T"]), float(row[column])) for row in here if row["variant"] == variant
-                )
+            for variant, style in (GPU_STYLES | {ceiling: STYLES["dense"]}).items():
+                points = [(int(r["T"]), float(r[column])) for r in here if r["variant"] == variant]
                 if points:
-                    tokens, values = zip(*points, strict=True)
-                    panel.plot(tokens, values, line, color=colour, marker=marker, ms=5)
+                    plot(panel, points, style)
             ticks = sorted({int(row["T"]) for row in here})
-            panel.set(title=direction, xscale="log", ylabel=f"{unit} (more is better)")
+            labels = {"xlabel": "tokens T", "ylabel": f"{unit} (more is better)"}
+            finish(panel, ticks, legend=False, title=direction, **labels)
             panel.set_ylim(bottom=0)
-            panel.set_xticks(ticks, [str(T) for T in ticks])
-            panel.minorticks_off()
-            panel.grid(color="#dddddd", linewidth=0.6)
-            panel.set_axisbelow(True)
-            panel.set_xlabel("tokens T")
     figure.suptitle(f"Gate, routing and experts: {caption(rows[-1])}", fontsize="medium")
     shown = {row["variant"] for row in rows}
-    handles = [
-        Line2D([], [], color=colour, marker=marker, ls=line, label=variant)
-        for variant, (colour, marker, line) in GPU_STYLES.items()
-        if variant in shown
-    ]
+    handles = key({name: style for name, style in GPU_STYLES.items() if name in shown})
     label = "measured ceiling: copy (left), dense 8192³ product (right)"
     handles.append(Line2D([], [], color="#000000", ls="-.", label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
@@ -161,8 +163,9 @@ def draw_split(rows: Sequence[Row]) -> Figure:
     for row in rows:
         totals[row["variant"]] = totals.get(row["variant"], 0.0) + float(row["median_ms"])
     named = sorted(totals, key=lambda name: -totals[name])[:KERNELS]
-    colours = [style[0] for style in GPU_STYLES.values()]
-    looks = [(colours[i % len(colours)], ("", "///")[i % 2]) for i in range(len(named))]
+    colours = [colour for colour, _, _ in GPU_STYLES.values()]
+    looks = {name: (colours[i % len(colours)], ("", "///")[i % 2]) for i, name in enumerate(named)}
+    looks["other"] = ("#bbbbbb", "")
     figure = Figure(figsize=(11, 6.0), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True, squeeze=False)
     tokens = sorted({int(row["T"]) for row in rows})
@@ -174,9 +177,7 @@ def draw_split(rows: Sequence[Row]) -> Figure:
                     name = row["variant"] if row["variant"] in named else "other"
                     times[name] = times.get(name, 0.0) + float(row["median_ms"])
             whole, bottom = sum(times.values()), 0.0
-            for name, (colour, hatch) in zip(
-                [*named, "other"], [*looks, ("#bbbbbb", "")], strict=True
-            ):
+            for name, (colour, hatch) in looks.items():
                 share = times.get(name, 0.0) / whole if whole else 0.0
                 panel.bar(place, share, 0.7, bottom, color=colour, hatch=hatch, edgecolor="white")
                 bottom += share
@@ -187,7 +188,7 @@ def draw_split(rows: Sequence[Row]) -> Figure:
     figure.suptitle(f"Kernels of gate, routing and experts: {caption(rows[-1])}", fontsize="medium")
     handles = [
         Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=name.strip("_")[:40])
-        for name, (colour, hatch) in zip([*named, "other"], [*looks, ("#bbbbbb", "")], strict=True)
+        for name, (colour, hatch) in looks.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -8,36 +8,40 @@ same on every run, and the pictures are drawn from it.
 """
 
 import argparse
-import csv
+import functools
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# the benchmarks' plumbing: CSV, looks of a picture
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bench" / "ops"))
+
 import harness
 import numpy as np
 import torch
-from harness import Sizes
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from plots import finish
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
 import moge_ops
+from moge_ops.testing import Sizes
 
 MOGE, TOP_K = "MoGE", "plain top-k"
 LOOKS = {MOGE: ("#D55E00", ""), TOP_K: ("#56B4E9", "///")}  # Okabe and Ito's
-PANGU = Sizes(1, H=5120, F=1344)  # E 64, G 8, k 1; T is the study's
+PANGU = Sizes(1, H=5120, E=64, G=8, k=1, F=1344)  # T is the study's
 LAYERS = 48
 DEVICES = 8
 TOKENS = (1, 8, 16, 64, 256, 1024, 4096, 16384)
 VOTE_TOKENS = (4, 16, 64, 256)
 ROUTERS = {"uniform": 0.0, "Zipf 0.5": 0.5, "Zipf 1": 1.0, "Zipf 1.5": 1.5}
 TRAINED = "trained, layer {}"
-CHUNK = 2**17  # tokens that are drawn at a time
+CHUNK = 2**17  # tokens that are drawn at once
 ITEM = 2  # bytes of a bfloat16
 RATE = "modelled_tokens_s_card"
 
@@ -92,7 +96,7 @@ class Balance:
 
 
 def router_logits(samples: int, tokens: int, E: int, exponent: float) -> Tensor:
-    """``[samples, tokens, E]``: the best K are a draw without replacement, p ~ 1/rank^exponent.
+    """``[samples, tokens, E]``, whose best K are drawn without replacement, p ~ 1/rank^exponent.
 
     Every sample has its own order of the experts, which all of its tokens share.
     """
@@ -122,7 +126,7 @@ def device_loads(rows: Tensor, devices: int) -> Tensor:
 
 
 def sampled_rows(tokens: int, exponent: float, samples: int, s: Sizes) -> dict[str, Tensor]:
-    """Rows of each expert ``[samples, E]`` of both ways, seeded by the point itself."""
+    """Rows of each expert ``[samples, E]`` of both ways; the seed is the number of tokens."""
     torch.manual_seed(tokens)
     step = max(1, CHUNK // tokens)
     found: dict[str, list[Tensor]] = {MOGE: [], TOP_K: []}
@@ -153,7 +157,7 @@ def step_seconds(rows: Tensor, devices: int, chip: Chip, s: Sizes) -> Tensor:
 
 
 def modelled_us(chip: Chip) -> str:
-    """Name of the column."""
+    """Name of the column of a chip."""
     return f"modelled_us {chip.name}"
 
 
@@ -188,8 +192,8 @@ def study_routers(scale: float) -> Iterator[Row]:
     """Random routers at every batch size, and the distribution of IS at 16 tokens."""
     for router, exponent in ROUTERS.items():
         for tokens in TOKENS:
-            # the mean of IS is then known to 0.2 to 0.5 % at the batches that are compared with
-            # published figures, elsewhere to 2 %
+            # enough to know the mean of IS to 0.2 to 0.5 % at the batches that are compared with
+            # published figures, and to 2 % elsewhere
             most = 2**22 if router == "uniform" and tokens <= 1024 else 2**19
             samples = int(scale * min(16384, most // tokens)) or 1
             for way, rows in sampled_rows(tokens, exponent, samples, PANGU).items():
@@ -203,7 +207,7 @@ def study_routers(scale: float) -> Iterator[Row]:
 
 
 def study_trained(path: Path, scale: float) -> Iterator[Row]:
-    """Batches of random held-out tokens, as of so many sequences, through the trained routers."""
+    """Batches of held-out tokens, each from a sequence of its own, through the trained routers."""
     with np.load(path) as file:
         trained = {way: torch.from_numpy(file[way]).long() for way in (MOGE, TOP_K)}
     for way, layers in trained.items():
@@ -224,12 +228,9 @@ def study_vote(scale: float) -> Iterator[Row]:
             torch.manual_seed(tokens)
             logits = router_logits(int(scale * 128), tokens, s.E, ROUTERS[router])
             free = choices(logits, s)[MOGE]
-            for num_voted in range(1, s.E // s.G + 1):
-                batches = [
-                    moge_ops.grouped_gate(batch, s.G, s.k, num_voted=num_voted).experts
-                    for batch in logits
-                ]
-                experts = torch.stack(batches)
+            for num_voted in range(1, s.P + 1):
+                gate = functools.partial(moge_ops.grouped_gate, num_voted=num_voted)
+                experts = torch.stack([gate(batch, s.G, s.k).experts for batch in logits])
                 kept = float((experts == free).double().mean())
                 row = point("vote", router, MOGE, tokens, expert_rows(experts, s.E), s)
                 yield {**row, "num_voted": num_voted, "kept": f"{kept:.4f}"}
@@ -255,7 +256,7 @@ class Layout(NamedTuple):
         return "·".join(f"{name}{n}" for name, n in parts.items() if n > 1)
 
 
-SIZES = (4, 8, 16, 32, 64, 128, 256, 512)  # of a cluster
+SIZES = (4, 8, 16, 32, 64, 128, 256, 512)  # devices of a cluster
 LAYOUTS = [
     *(Layout(MOGE, min(n, PANGU.G), max(1, n // PANGU.G)) for n in SIZES),
     *(Layout(TOP_K, n) for n in SIZES if n <= PANGU.E),
@@ -275,9 +276,11 @@ def gather_seconds(layout: Layout, per_card: int, chip: Chip, s: Sizes) -> float
 def all_to_all_seconds(experts: Tensor, ranks: int, chip: Chip, s: Sizes) -> float:
     """Dispatch and combine: H of each token, each way, to the ranks on which its experts are.
 
-    It crosses the network once for each other node, to the card in its sender's place there, which
-    passes it on to those that it meets, once to each. ``experts`` is ``[T, K]`` of T/ranks
-    neighbouring tokens on each rank. The slowest card counts, by what it sends or receives.
+    ``experts`` is ``[T, K]``; each rank has T/ranks neighbouring tokens. The slowest card counts,
+    by what it sends or what it receives. A token takes the network once to each other node:
+
+        sender --network--> the card in the same place of that node --link--> ranks with its experts
+        sender -----------------------------link--------------------> ranks on its own node
     """
     T, node = len(experts), min(ranks, chip.node)
     card = torch.arange(T) // (T // ranks)
@@ -285,7 +288,7 @@ def all_to_all_seconds(experts: Tensor, ranks: int, chip: Chip, s: Sizes) -> flo
     meets = torch.zeros(T, ranks).scatter_(1, experts // (s.E // ranks), 1.0).view(T, -1, node)
     crosses = meets.amax(-1)  # [T, nodes]
     crosses[torch.arange(T), home] = 0.0
-    meets[torch.arange(T), :, place] = 0.0  # it is there already
+    meets[torch.arange(T), :, place] = 0.0  # the token is there already
 
     def by(index: Tensor, x: Tensor, n: int) -> Tensor:
         return x.new_zeros(n, *x.shape[1:]).index_add_(0, index, x)
@@ -304,7 +307,7 @@ def study_scale(scale: float) -> Iterator[Row]:
     """
     for router in ("uniform", "Zipf 1"):
         for per_card in (16, 128, 1024):
-            found = [row for of in LAYOUTS for row in layout_rows(of, per_card, router, scale)]
+            found = [row for x in LAYOUTS for row in layout_rows(x, per_card, router, scale)]
             for chip in CHIPS:
                 for way in (MOGE, TOP_K):
                     own = [r for r in found if (r["chip"], r["way"]) == (chip.name, way)]
@@ -359,7 +362,7 @@ COLUMNS = [
 
 
 def loads_of_one_batch(s: Sizes, devices: int) -> dict[str, dict[str, Balance]]:
-    """Of ``s.T`` tokens, under a uniform and a skewed router and both ways to choose."""
+    """Loads by ``s.T`` tokens, under a uniform and a skewed router and both ways to choose."""
     noise = router_logits(1, s.T, s.E, 0.0)
     skew = -(torch.randperm(s.E) + 1.0).log()  # Zipf 1
     found = {}
@@ -380,15 +383,8 @@ def draw_loads(panels: Mapping[str, Mapping[str, Balance]], caption: str) -> Fig
         for i, (way, balance) in enumerate(ways.items()):
             colour, hatch = LOOKS[way]
             places = [d + 0.4 * i - 0.2 for d in range(len(balance.loads))]
-            panel.bar(
-                places,
-                balance.loads,
-                0.4,
-                color=colour,
-                hatch=hatch,
-                edgecolor="white",
-                label=f"{way}: {balance}",
-            )
+            looks = {"color": colour, "hatch": hatch, "edgecolor": "white"}
+            panel.bar(places, balance.loads, 0.4, label=f"{way}: {balance}", **looks)
         devices = range(len(balance.loads))
         panel.set(title=router, xlabel="device", ylim=(0, 1.3 * top))
         panel.set_xticks(devices, [str(d) for d in devices])
@@ -396,11 +392,6 @@ def draw_loads(panels: Mapping[str, Mapping[str, Balance]], caption: str) -> Fig
     axes[0].set_ylabel("expert evaluations on the device")
     figure.suptitle(caption, fontsize="medium")
     return figure
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def curve(rows: Sequence[Mapping[str, str]], x: str, y: str, **where: object) -> dict[int, float]:
@@ -422,16 +413,8 @@ CURVES = {
 }
 
 
-def finish(panel: Axes, ticks: Sequence[int], *, legend: bool = True, **labels: Any) -> None:
-    panel.set(**labels)
-    if ticks:
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(ticks, [str(tick) for tick in ticks])
-    panel.minorticks_off()
-    panel.grid(color="#dddddd", linewidth=0.6)
-    panel.set_axisbelow(True)
-    if legend:
-        panel.legend(frameon=False, fontsize="small")
+def plot(panel: Axes, points: Mapping[int, float], line: str, **looks: Any) -> None:
+    panel.plot(list(points), list(points.values()), line, **looks)
 
 
 def draw_balance(rows: list[dict[str, str]]) -> Figure:
@@ -439,50 +422,40 @@ def draw_balance(rows: list[dict[str, str]]) -> Figure:
     figure = Figure(figsize=(11, 8.2), layout="constrained")
     (histogram, score), (load, cost) = figure.subplots(2, 2)
     shares = [row for row in rows if row["study"] == "histogram" and row["way"] == TOP_K]
-    histogram.bar(
-        [float(row["imbalance"]) for row in shares],
-        [float(row["share"]) for row in shares],
-        1 / 16,
-        color=LOOKS[TOP_K][0],
-        edgecolor="white",
-        label="plain top-k",
-    )
+    scores, heights = ([float(row[name]) for row in shares] for name in ("imbalance", "share"))
+    looks = {"color": LOOKS[TOP_K][0], "edgecolor": "white", "label": "plain top-k"}
+    histogram.bar(scores, heights, 1 / 16, **looks)
     histogram.axvline(0.0, color=LOOKS[MOGE][0], lw=4, label="MoGE: 0 in every batch")
-    finish(
-        histogram,
-        (),
-        title="16 tokens, uniform router",
-        xlabel="imbalance score IS = (max - min) / tokens",
-        ylabel="share of batches",
-    )
+    labels = {"xlabel": "imbalance score IS = (max - min) / tokens", "ylabel": "share of batches"}
+    finish(histogram, (), title="16 tokens, uniform router", **labels)
+    ours = LOOKS[MOGE][0]
     for panel, column in ((score, "imbalance"), (load, "max_over_mean")):
         for label, (where, colour, marker) in CURVES.items():
             points = curve(rows, "tokens", column, **{"study": "router", **where}, way=TOP_K)
-            panel.plot(
-                points.keys(), points.values(), color=colour, marker=marker, ms=5, label=label
-            )
+            plot(panel, points, "-", color=colour, marker=marker, ms=5, label=label)
         points = curve(rows, "tokens", column, study="router", way=MOGE)
-        colour = LOOKS[MOGE][0]
-        panel.plot(points.keys(), points.values(), color=colour, lw=3, label="MoGE, every router")
-    finish(score, TOKENS, legend=False, title="Imbalance score of plain top-k")
-    score.set(xlabel="tokens of the batch", ylabel="IS, mean")
-    finish(load, TOKENS, legend=False, title="Load of the fullest device, plain top-k")
-    load.set(xlabel="tokens of the batch", ylabel="max / mean over 8 devices")
+        plot(panel, points, "-", color=ours, lw=3, label="MoGE, every router")
     for where, colour, marker in CURVES.values():
         where = {"study": "router", **where}
         for chip, line in zip(CHIPS, ("-", ":"), strict=True):
-            ways = [
+            top_k, moge = (
                 curve(rows, "tokens", modelled_us(chip), **where, way=way) for way in (TOP_K, MOGE)
-            ]
-            ratio = {tokens: us / ways[1][tokens] for tokens, us in ways[0].items()}
-            cost.plot(ratio.keys(), ratio.values(), line, color=colour, marker=marker, ms=4)
-    cost.axhline(1.0, color=LOOKS[MOGE][0], lw=3)
-    finish(
-        cost, TOKENS, legend=False, title="Modelled time of the routed experts, plain top-k / MoGE"
-    )
-    cost.set(
-        xlabel="tokens of the batch (solid: H100, dotted: 910B2)", ylabel="ratio, slowest device"
-    )
+            )
+            ratio = {tokens: us / moge[tokens] for tokens, us in top_k.items()}
+            plot(cost, ratio, line, color=colour, marker=marker, ms=4)
+    cost.axhline(1.0, color=ours, lw=3)
+    batch = "tokens of the batch"
+    for panel, title, x, y in (
+        (score, "Imbalance score of plain top-k", batch, "IS, mean"),
+        (load, "Load of the fullest device, plain top-k", batch, "max / mean over 8 devices"),
+        (
+            cost,
+            "Modelled time of the routed experts, plain top-k / MoGE",
+            f"{batch} (solid: H100, dotted: 910B2)",
+            "ratio, slowest device",
+        ),
+    ):
+        finish(panel, TOKENS, legend=False, title=title, xlabel=x, ylabel=y)
     handles, labels = load.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle(
@@ -497,54 +470,35 @@ def draw_models(rows: list[dict[str, str]]) -> Figure:
     """The vote, and the scale model."""
     figure = Figure(figsize=(11, 8.2), layout="constrained")
     (used, kept), scales = figure.subplots(2, 2)
+    lines = {"uniform": "-", "Zipf 1": ":"}
     colours = ("#56B4E9", "#009E73", "#0072B2", "#000000")
     for tokens, colour, marker in zip(VOTE_TOKENS, colours, "os^v", strict=True):
-        for router, line in (("uniform", "-"), ("Zipf 1", ":")):
+        for router, line in lines.items():
+            looks = {"color": colour, "marker": marker, "ms": 5}
+            looks |= {"label": f"{tokens} tokens"} if line == "-" else {}
             where = {"study": "vote", "router": router, "tokens": tokens}
-            label = f"{tokens} tokens" if line == "-" else None
             times = curve(rows, "num_voted", modelled_us(CHIPS[0]), **where)
             free = times[max(times)]
-            used.plot(
-                times.keys(),
-                [us / free for us in times.values()],
-                line,
-                color=colour,
-                marker=marker,
-                ms=5,
-                label=label,
-            )
-            points = curve(rows, "num_voted", "kept", **where)
-            kept.plot(
-                points.keys(),
-                points.values(),
-                line,
-                color=colour,
-                marker=marker,
-                ms=5,
-                label=label,
-            )
-    finish(used, (), title="The vote: modelled time on H100, of that without one")
-    finish(kept, (), title="The vote: choices that stay as they were")
-    for panel, name in ((used, "time / time without a vote"), (kept, "share of choices")):
-        panel.set(xlabel="num_voted of 8 (solid: uniform, dotted: Zipf 1)", ylabel=name)
-        panel.set_ylim(0, 1.08)
+            plot(used, {voted: us / free for voted, us in times.items()}, line, **looks)
+            plot(kept, curve(rows, "num_voted", "kept", **where), line, **looks)
+    voted = "num_voted of 8 (solid: uniform, dotted: Zipf 1)"
+    for panel, title, name in (
+        (
+            used,
+            "The vote: modelled time on H100, of that without one",
+            "time / time without a vote",
+        ),
+        (kept, "The vote: choices that stay as they were", "share of choices"),
+    ):
+        finish(panel, (), title=title, xlabel=voted, ylabel=name, ylim=(0, 1.08))
     for panel, chip in zip(scales, CHIPS, strict=True):
-        for way in (MOGE, TOP_K):
+        for way, colour in ((MOGE, LOOKS[MOGE][0]), (TOP_K, "#0072B2")):
             for per_card, marker in ((16, "o"), (128, "s"), (1024, "^")):
-                for router, line in (("uniform", "-"), ("Zipf 1", ":")):
+                for router, line in lines.items():
+                    looks = {"color": colour, "marker": marker, "ms": 5}
+                    looks |= {"label": f"{way}, {per_card} tokens a card"} if line == "-" else {}
                     where = {"chip": chip.name, "way": way, "tokens_per_card": per_card}
-                    rates = curve(rows, "devices", RATE, **where, router=router)
-                    colour = LOOKS[way][0] if way == MOGE else "#0072B2"
-                    label = f"{way}, {per_card} tokens a card" if line == "-" else None
-                    panel.plot(
-                        rates.keys(),
-                        rates.values(),
-                        line,
-                        color=colour,
-                        marker=marker,
-                        ms=5,
-                        label=label,
-                    )
+                    plot(panel, curve(rows, "devices", RATE, **where, router=router), line, **looks)
         panel.set_yscale("log")
         rates = [1000 * n for n in (1, 2, 4, 8, 16, 32)]
         panel.set_yticks(rates, [str(rate) for rate in rates])
@@ -558,58 +512,59 @@ def draw_models(rows: list[dict[str, str]]) -> Figure:
     return figure
 
 
-def tables(rows: list[dict[str, str]]) -> Iterator[Table]:
-    table = Table(title="Counted: 64 experts, 8 per token, 8 devices (MoGE: IS 0, max/mean 1)")
-    for heading in ("router", "tokens", "IS", "max/mean"):
-        table.add_column(heading, justify="left" if heading == "router" else "right")
-    for chip in CHIPS:
-        table.add_column(f"modelled us, {chip.name}:\ntop-k, MoGE", justify="right")
-    pairs: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+def by_way(rows: list[dict[str, str]], *names: str) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Values of the columns ``names`` -> the row of each way there."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in rows:
-        if row["study"] in ("router", "trained"):
-            pairs.setdefault((row["router"], row["tokens"]), {})[row["way"]] = row
-    for (router, tokens), ways in pairs.items():
+        found.setdefault(tuple(row[name] for name in names), {})[row["way"]] = row
+    return found
+
+
+def table_of(left: Sequence[str], right: Sequence[str], **titles: str) -> Table:
+    found = Table(**titles)
+    for heading in (*left, *right):
+        found.add_column(heading, justify="left" if heading in left else "right")
+    return found
+
+
+def tables(rows: list[dict[str, str]]) -> Iterator[Table]:
+    table = table_of(
+        ["router"],
+        ["tokens", "IS", "max/mean", *(f"modelled us, {c.name}:\ntop-k, MoGE" for c in CHIPS)],
+        title="Counted: 64 experts, 8 per token, 8 devices (MoGE: IS 0, max/mean 1)",
+    )
+    counted = [row for row in rows if row["study"] in ("router", "trained")]
+    for (router, tokens), ways in by_way(counted, "router", "tokens").items():
         top = ways[TOP_K]
         times = [", ".join(ways[w][modelled_us(c)] for w in (TOP_K, MOGE)) for c in CHIPS]
         table.add_row(router, tokens, top["imbalance"], top["max_over_mean"], *times)
     yield table
 
-    table = Table(
+    table = table_of(
+        ["chip", "router", MOGE, TOP_K],
+        ["tokens a card", "devices", "tokens/s", "tokens/s ", "MoGE / top-k"],
         title="A model: tokens/s of a card, expert layers alone, quickest layouts",
         caption="more devices than are listed: replicas of the last set",
     )
-    for heading in ("chip", "router", "tokens a card", "devices"):
-        table.add_column(heading, justify="left" if heading in ("chip", "router") else "right")
-    for heading in (MOGE, "", TOP_K, ""):
-        table.add_column(heading, justify="left" if heading else "right")
-    table.add_column("MoGE / top-k", justify="right")
-    cells: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
-    for row in rows:
-        if row["study"] == "scale":
-            names = ("chip", "router", "tokens_per_card", "devices")
-            cells.setdefault(tuple(row[name] for name in names), {})[row["way"]] = row
     before: object = None
-    for place, ways in cells.items():
-        rates = [ways[way][RATE] for way in (MOGE, TOP_K)]
-        if (place[:-1], rates) != before:  # else the same set of devices, once more
-            cells_of = [ways[way][name] for way in (MOGE, TOP_K) for name in ("layout", RATE)]
-            table.add_row(*place, *cells_of, f"{float(rates[0]) / float(rates[1]):.2f}")
-        before = place[:-1], rates
+    scaled = [row for row in rows if row["study"] == "scale"]
+    for place, ways in by_way(scaled, "chip", "router", "tokens_per_card", "devices").items():
+        moge, top_k = ways[MOGE], ways[TOP_K]
+        ratio = f"{float(moge[RATE]) / float(top_k[RATE]):.2f}"
+        rates = (place[:-1], moge[RATE], top_k[RATE])
+        if rates != before:  # else the same set of devices, once more
+            layouts, cells = (moge["layout"], top_k["layout"]), (moge[RATE], top_k[RATE], ratio)
+            table.add_row(*place[:2], *layouts, *place[2:], *cells)
+        before = rates
     yield table
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The balance study: a CSV, and pictures of it.")
     parser.add_argument("--smoke", action="store_true", help="few samples: does it run?")
-    parser.add_argument(
-        "--out", type=Path, default=harness.RESULTS, help="folder of what it writes"
-    )
-    parser.add_argument(
-        "--trained",
-        type=Path,
-        default=harness.RESULTS / "train_experts.npz",
-        help="choices that train_demo.py saved",
-    )
+    out, trained = harness.RESULTS, harness.RESULTS / "train_experts.npz"
+    parser.add_argument("--out", type=Path, default=out, help="folder of what it writes")
+    parser.add_argument("--trained", type=Path, default=trained, help="of train_demo.py")
     args = parser.parse_args()
     started = time.perf_counter()
     scale = 0.02 if args.smoke else 1.0
@@ -624,13 +579,8 @@ def main() -> int:
         for name, study in studies.items():
             rows += progress.track(study, description=name, total=None)
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "balance.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    written = read(path)
+    harness.write(args.out / "balance.csv", rows, COLUMNS)
+    written = harness.read(args.out / "balance.csv")
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in tables(written):
         console.print(table)

@@ -2,14 +2,13 @@
 
 Every product of the layers below is cross-compiled for sm_90 and sm_80 as its own launcher would
 launch it, on meta tensors; the figures come from the machine code (SASS). They say what a loop
-issues, not how fast it runs. Of a kernel with warps that load and warps that multiply, they are
-those of one loop of each together. Where a peer has an autotune list, the row is its entry without
-local memory whose tile moves the fewest bytes per FLOP, then the one with the most matrix
-instructions per memory instruction, as our tables were chosen; of entries that differ in their
-stages only, the deepest that fits the chip is compiled.
+issues, not how fast it runs. Where producer warps load and consumer warps multiply, the figures add
+one loop of each. Where a peer has an autotune list, the row shows the entry that our tables would
+have chosen: no local memory, then the fewest bytes per FLOP, then the most matrix instructions per
+memory instruction. Of entries that differ only in their stages, the deepest that fits is compiled.
 
-It writes results/gpu_static.csv, and results/tile_order.csv: what each order of tiles makes a grid
-read from memory.
+It writes results/gpu_static.csv, and results/tile_order.csv: the bytes that a grid reads from
+memory in each order of tiles.
 """
 
 import argparse
@@ -35,13 +34,13 @@ from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
-RESULTS = Path(__file__).with_name("results")
-# per multiprocessor (CUDA programming guide, technical specifications per compute capability);
-# a block also takes 1 KiB of shared memory for the system
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+# per multiprocessor (CUDA programming guide, technical specifications per compute capability); the
+# system takes 1 KiB of shared memory more for each block
 REGISTERS, THREADS, BLOCKS = 65536, 2048, 32
 SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10}
 SYSTEM_SHARED = 1 << 10
-PROCESSORS = 132  # of an H100 SXM
+PROCESSORS = 132  # an H100 SXM has
 
 
 class Sizes(NamedTuple):
@@ -84,25 +83,14 @@ def ours(s: Sizes, T: int, target: str) -> list[Product]:
     w_gate_up, w_down = new(s.E, 2 * s.F, s.H), new(s.E, s.H, s.F)
     weights, slots, offsets = new(T, s.K, dtype=torch.float32), ids(N), ids(s.E + 1)
     layer = (x, w_gate_up, w_down, weights, slots, ids(T, s.K), offsets)
-    gemm, dw = grouped_gemm, "_grouped_gemm_dw_kernel"
+    mlp, up, down_bwd = grouped_mlp, "_grouped_mlp_up_kernel", "_grouped_mlp_down_bwd_kernel"
+    gemm, product, dw = grouped_gemm, "_grouped_gemm_kernel", "_grouped_gemm_dw_kernel"
     gathered = functools.partial(gemm.weight_gradient, row_to_slot=slots, K=s.K)
     return [
-        Product(
-            "up",
-            "_grouped_mlp_up_kernel",
-            lambda: grouped_mlp.grouped_mlp_fwd(*layer, "output", True),
-        ),
-        Product(
-            "down", "_grouped_gemm_kernel", lambda: gemm.grouped_gemm_fwd(act, w_down, offsets)
-        ),
-        Product(
-            "down_bwd",
-            "_grouped_mlp_down_bwd_kernel",
-            lambda: grouped_mlp.grouped_mlp_bwd(x, *layer, pre, False, False),
-        ),
-        Product(
-            "dX", "_grouped_gemm_kernel", lambda: gemm.grouped_gemm_dx(pre, w_gate_up, offsets)
-        ),
+        Product("up", up, lambda: mlp.grouped_mlp_fwd(*layer, "output", True)),
+        Product("down", product, lambda: gemm.grouped_gemm_fwd(act, w_down, offsets)),
+        Product("down_bwd", down_bwd, lambda: mlp.grouped_mlp_bwd(x, *layer, pre, False, False)),
+        Product("dX", product, lambda: gemm.grouped_gemm_dx(pre, w_gate_up, offsets)),
         Product("dW_up", dw, lambda: gathered(pre, x, offsets, gather_rows=True)),
         Product("dW_down", dw, lambda: gathered(x, act, offsets, gather_d=True)),
         Product("dW", dw, lambda: gemm.grouped_gemm_dw(pre, new(N, s.H), offsets)),
@@ -110,19 +98,16 @@ def ours(s: Sizes, T: int, target: str) -> list[Product]:
 
 
 def specialized(s: Sizes, T: int, target: str) -> list[Product]:
-    """Our variant with warps that load and warps that multiply, which no table chooses yet."""
+    """Our variant with producer and consumer warps, which no table chooses yet."""
     if target != "sm_90":
         return []
 
-    def with_config(call: Callable[[], object]) -> Callable[[], object]:
-        def run() -> object:
-            with mock.patch.object(grouped_gemm, "config", return_value=SPECIALIZED):
-                return call()
-
-        return run
+    def run(call: Callable[[], object]) -> object:
+        with mock.patch.object(grouped_gemm, "config", return_value=SPECIALIZED):
+            return call()
 
     return [
-        product._replace(call=with_config(product.call))
+        product._replace(call=functools.partial(run, product.call))
         for product in ours(s, T, target)
         if product.name in ("down", "dX")
     ]
@@ -132,7 +117,7 @@ def liger(s: Sizes, T: int, target: str) -> list[Product]:
     from liger_kernel.ops import fused_moe
 
     N = T * s.K
-    # its own reads the number of tiles back from the device
+    # in place of its own, which reads the number of tiles back from the device
     metadata = (ids(s.E), ids(s.E + 1), ids(N), ids(N), ids(N), ids(N), ids(N))
     leaves = [
         leaf.requires_grad_()
@@ -144,21 +129,19 @@ def liger(s: Sizes, T: int, target: str) -> list[Product]:
             y = fused_moe.LigerFusedMoEFunction.apply(*leaves[:3], ids(T, s.K), leaves[3])
             y.backward(new(T, s.H))
 
-    return [
-        Product(name, kernel, run)
-        for name, kernel in {
-            "up": "_fused_up_proj_swiglu_kernel",
-            "down": "_fused_down_proj_kernel",
-            "down_bwd": "_moe_bwd_down_proj_kernel",
-            "dX": "_moe_bwd_dX_expanded_kernel",
-            "dW_up": "_moe_bwd_dW1_kernel",
-            "dW_down": "_moe_bwd_dW2_kernel",
-        }.items()
-    ]
+    kernels = {
+        "up": "_fused_up_proj_swiglu_kernel",
+        "down": "_fused_down_proj_kernel",
+        "down_bwd": "_moe_bwd_down_proj_kernel",
+        "dX": "_moe_bwd_dX_expanded_kernel",
+        "dW_up": "_moe_bwd_dW1_kernel",
+        "dW_down": "_moe_bwd_dW2_kernel",
+    }
+    return [Product(name, kernel, run) for name, kernel in kernels.items()]
 
 
 def moe_ops(s: Sizes, T: int, target: str) -> list[Product]:
-    """Its rows are permuted and its SwiGLU applied by kernels of their own."""
+    """Other kernels of it permute the rows and apply SwiGLU."""
     from moe_ops import grouped_gemm_ops as portable
     from moe_ops import grouped_gemm_ops_sm90 as hopper
 
@@ -224,7 +207,7 @@ PEERS = {"liger-kernel": liger, "moe-ops": moe_ops, "fms-acceleration-moe": scat
 PRODUCTS = ("up", "down", "down_bwd", "dX", "dW_up", "dW_down", "dW")
 
 MATRIX = re.compile(r"H(?:G?)MMA\.(?:64x(\d+)x(\d+)|16816)")
-# one instruction of one warp; TMA: of one thread, for a whole box
+# a warp issues one for itself; by TMA one thread issues one for a whole box
 MEMORY = re.compile(r"(?:LDGSTS|LDG|LDSM|LDS|STSM|STS|STG|LDL|STL|LD|ST|UTMALDG|UTMASTG)\b")
 COPY = re.compile(r"LDGSTS|UTMALDG")  # from global to shared memory
 LOAD = re.compile(r"LDGSTS|UTMALDG|LDG\b")  # from global memory
@@ -250,7 +233,7 @@ def loops(code: list[tuple[int, str]]) -> list[list[str]]:
 
 
 def main_loop(code: list[tuple[int, str]], specialized: bool) -> list[str]:
-    """The shortest loop that loads and multiplies; of one that was unrolled whole, all of it."""
+    """The shortest loop that loads and multiplies; the whole code of one that was unrolled."""
     if specialized:
         multiply, load = (
             next(body for body in loops(code) if any(map(pattern.match, body)))
@@ -266,7 +249,7 @@ def main_loop(code: list[tuple[int, str]], specialized: bool) -> list[str]:
 
 
 def tile(ttir: str) -> tuple[str, int, int]:
-    """Of the loop with the products: tile as MxNxK, FLOPs and bytes of one step."""
+    """Tile of the loop with the products as MxNxK, and the FLOPs and bytes of one step."""
     stack: list[tuple[int, int]] = []  # indentation and number of the loops around
     dots: dict[int, list[re.Match[str]]] = {}
     pattern = re.compile(
@@ -299,9 +282,9 @@ def loop_figures(binary: Any) -> dict[str, Any]:
     warps = binary.metadata.num_warps
     if specialized:
         warps -= 4  # those that load
-    flops = len(matrix) * 2 * M * N * K * warps // (4 if wide else 1)  # of the block
+    flops = len(matrix) * 2 * M * N * K * warps // (4 if wide else 1)  # all warps
     memory = [text.split()[0] for text in body if MEMORY.match(text)]
-    # of the block: each warp issues its own, but one thread a box by TMA
+    # by all warps: each issues its own, but a box by TMA is issued by one thread
     issued = sum(1 if op.startswith("UTMA") else warps for op in memory)
     loads = Counter(
         re.sub(r"^(\w+)(?:\..*?)?(\.(?:\d+|U\d+|M88)\b.*)?$", r"\1\2", op) for op in memory
@@ -390,13 +373,8 @@ def rows_for(target: str, layers: list[str], names: list[str]) -> list[dict[str,
                 continue
             # only the tiles of our tables depend on the number of tokens
             for T in s.tokens if library == OURS else s.tokens[-1:]:
-                place = {
-                    "triton": triton.__version__,
-                    "target": target,
-                    "layer": layer,
-                    "T": T if library == OURS else "any",
-                    "library": library,
-                }
+                place = {"triton": triton.__version__, "target": target, "layer": layer}
+                place |= {"T": T if library == OURS else "any", "library": library}
                 try:
                     todo = products(s, T, target)
                 except ImportError as error:
@@ -423,7 +401,7 @@ COLUMNS = [
 
 
 def tile_order(tiles_m: int, tiles_c: int, band: int) -> list[tuple[int, int]]:
-    """Row and column tile in the order of an expert's tiles: rows run fastest within a band."""
+    """Row and column of each tile of an expert, in order: rows run fastest within a band."""
     bands = [range(m, min(m + band, tiles_m)) for m in range(0, tiles_m, band)]
     return [(m, c) for rows in bands for c in range(tiles_c) for m in rows]
 
@@ -431,8 +409,8 @@ def tile_order(tiles_m: int, tiles_c: int, band: int) -> list[tuple[int, int]]:
 def order_rows() -> Iterator[dict[str, Any]]:
     """Bytes that a grid reads from memory in each order of tiles, every expert with equal rows.
 
-    The programs of one moment walk the reduced dimension together, so that each tile of rows or of
-    weights is read once for all of them; what one moment has read is gone from L2 in the next.
+    The programs that run at one time (a wave) walk the summed dimension together, so that they read
+    each tile of rows or weights once for all of them; the next wave finds none of it in L2.
     """
     triton.runtime.driver.set_active(Driver(TARGETS["sm_90"]))
     s = LAYERS["pangu"]

@@ -6,7 +6,8 @@ partial repeat costs a whole one. They are the sum over the cores.
 
 import argparse
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 import moge_ops
 from moge_ops import _C, testing
 
-RESULTS = Path(__file__).parent / "results" / "ascend_counters.csv"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 H, E, G, F = 5120, 64, 8, 1344  # Pangu Pro MoE; k = 1, so K = G
 CORES = 48
 SMALL = 2048  # bytes; a transfer below it does not reach the memory's rate
@@ -29,56 +30,40 @@ def cases(T: int) -> Iterator[tuple[str, str, int, Callable[[], Any]]]:
     def logits(dtype: torch.dtype) -> Tensor:
         return torch.randn(T, E).to(dtype).requires_grad_()
 
-    router_scale = torch.rand(E, requires_grad=True)
-    for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
-        name = str(dtype).removeprefix("torch.")
-        gating = moge_ops.grouped_gate(logits(dtype), G, router_scale=router_scale)
-        yield (
-            "grouped_gate_fwd",
-            name,
-            T * E * size + N * 8 + E * 8,
-            lambda dtype=dtype: moge_ops.grouped_gate(logits(dtype), G, router_scale=router_scale),
-        )
-        yield (
-            "grouped_gate_bwd",
-            name,
-            2 * T * E * size + N * 8 + E * 8,
-            lambda gating=gating: gating.weights.sum().backward(),
-        )
-    experts = gating.experts
-    loss = moge_ops.load_balance_loss(logits(torch.float32), experts)
-    yield (
-        "load_balance_loss_fwd",
-        "float32",
-        T * E * 4 + N * 4 + E * 4,
-        lambda: moge_ops.load_balance_loss(logits(torch.float32), experts),
-    )
-    yield "load_balance_loss_bwd", "float32", 2 * T * E * 4 + E * 4, loss.backward
-    yield (
-        "route_fwd",
-        "int32",
-        3 * N * 4 + (E + 1) * 4,
-        lambda: moge_ops.route(experts, E, num_groups=G),
-    )
+    def gate(dtype: torch.dtype) -> moge_ops.Gating:
+        return moge_ops.grouped_gate(logits(dtype), G, router_scale=router_scale)
 
-    routing = moge_ops.route(experts, E, num_groups=G)
-    rows = (T + N) * H * 2
+    router_scale = torch.rand(E, requires_grad=True)
+    ids, columns = N * 4, E * 4  # bytes of an int32 for each slot, for each expert
+    for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
+        name, scores = str(dtype).removeprefix("torch."), T * E * size
+        gating = gate(dtype)
+        backward = gating.weights.sum().backward
+        yield "grouped_gate_fwd", name, scores + 2 * (ids + columns), partial(gate, dtype)
+        yield "grouped_gate_bwd", name, 2 * (scores + ids + columns), backward
+    experts, scores = gating.experts, T * E * 4
+
+    def balance() -> Tensor:
+        return moge_ops.load_balance_loss(logits(torch.float32), experts)
+
+    backward = balance().backward
+    yield "load_balance_loss_fwd", "float32", scores + ids + columns, balance
+    yield "load_balance_loss_bwd", "float32", 2 * scores + columns, backward
+
+    route = partial(moge_ops.route, experts, E, num_groups=G)
+    yield "route_fwd", "int32", 3 * ids + columns + 4, route
+    routing, bf16 = route(), "bfloat16"
+    moved, wide = (T + N) * H * 2, N * H * 2
     x = torch.zeros(T, H, dtype=torch.bfloat16)
-    yield "permute_fwd", "bfloat16", rows + N * 4, lambda: moge_ops.permute(x, routing)
-    sorted_rows = torch.zeros(N, H, dtype=torch.bfloat16, requires_grad=True)
-    weights = torch.rand(T, G, requires_grad=True)
-    y = moge_ops.unpermute(sorted_rows, routing, weights)
-    yield (
-        "unpermute_fwd",
-        "bfloat16",
-        rows + 2 * N * 4,
-        lambda rows=sorted_rows: moge_ops.unpermute(rows, routing, weights),
-    )
-    yield "unpermute_bwd", "bfloat16", rows + N * H * 2 + 3 * N * 4, lambda: y.backward(x)
+    yield "permute_fwd", bf16, moved + ids, partial(moge_ops.permute, x, routing)
+    rows = torch.zeros(N, H, dtype=torch.bfloat16, requires_grad=True)
+    unpermute = partial(moge_ops.unpermute, rows, routing, torch.rand(T, G, requires_grad=True))
+    yield "unpermute_fwd", bf16, moved + 2 * ids, unpermute
+    yield "unpermute_bwd", bf16, moved + wide + 3 * ids, partial(unpermute().backward, x)
     gate_up = torch.zeros(N, 2 * F, dtype=torch.bfloat16, requires_grad=True)
     act = moge_ops.swiglu(gate_up)
-    yield "swiglu_fwd", "bfloat16", 3 * N * F * 2, lambda: moge_ops.swiglu(gate_up)
-    yield "swiglu_bwd", "bfloat16", 5 * N * F * 2, lambda: act.backward(act)
+    yield "swiglu_fwd", bf16, 3 * act.nbytes, partial(moge_ops.swiglu, gate_up)
+    yield "swiglu_bwd", bf16, 5 * act.nbytes, partial(act.backward, act)
 
 
 def row(T: int, name: str, dtype: str, floor: int, call: Callable[[], Any]) -> dict[str, Any]:
@@ -115,10 +100,18 @@ def row(T: int, name: str, dtype: str, floor: int, call: Callable[[], Any]) -> d
     }
 
 
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 456, 8192], metavar="T")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "ascend_counters.csv")
     args = parser.parse_args()
     rows = []
     for T in args.tokens:
@@ -126,10 +119,7 @@ def main() -> None:
         _C.set_emulation(cores=CORES, checks=False)  # the tests check; here shadows would cost GBs
         with testing.backend("ascend"):
             rows += [row(T, *case) for case in cases(T)]
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write(args.out, rows)
     for each in rows:
         print(
             f"{each['launch']:<21} {each['dtype']:<9} T {each['T']:<5} {each['blocks']:>2} cores  "

@@ -8,31 +8,27 @@ the picture shows. The experts that held-out tokens chose at the end go into an 
 """
 
 import argparse
-import csv
 import dataclasses
 import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+# the benchmarks' plumbing: machine and versions, CSV, options, looks of a picture
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bench" / "ops"))
 
 import harness
 import numpy as np
 import torch
 from balance import DEVICES, MOGE, TOP_K, device_loads, imbalance, peak
 from matplotlib.figure import Figure
+from plots import finish
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from torch import Tensor
 
@@ -41,8 +37,8 @@ from moge_ops.models.checkpoint import save_pretrained
 from moge_ops.models.pangu_moe import losses
 from moge_ops.models.tokenizer import BOS, CLOSE, Tokenizer, write_byte_tokenizer
 
-TEXT = Path(__file__).parent / "data" / "pentateuch.txt"
-HELD_OUT = 0.1  # of the text, at its end
+TEXT = Path(__file__).resolve().parent / "data" / "pentateuch.txt"
+HELD_OUT = 0.1  # share of the text, at its end
 LOOKS = {MOGE: ("#D55E00", "-"), TOP_K: ("#0072B2", "--")}  # Okabe and Ito's
 PROMPT = "In the beginning God"
 
@@ -158,14 +154,6 @@ def train(
     return model.eval(), rows
 
 
-def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def by_step(rows: Sequence[Row], model: str, column: str) -> tuple[list[int], list[float]]:
     """Steps, and the mean over layers of a column."""
     found: dict[int, list[float]] = {}
@@ -177,8 +165,7 @@ def by_step(rows: Sequence[Row], model: str, column: str) -> tuple[list[int], li
 
 def draw(path: Path) -> Figure:
     """Loss, imbalance, and the devices' shares of one layer, of both models."""
-    with path.open(newline="") as file:
-        rows: list[Row] = list(csv.DictReader(file))
+    rows: list[Row] = [*harness.read(path)]
     figure = Figure(figsize=(10.5, 7.6), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True)
     loss, score = panels[0]
@@ -213,9 +200,7 @@ def draw(path: Path) -> Figure:
         panel.set(ylim=(0, 1.25 * top))
     panels[1][0].set_ylabel("expert evaluations in a batch")
     for panel in panels.flat:
-        panel.grid(color="#dddddd", linewidth=0.6)
-        panel.set_axisbelow(True)
-        panel.legend(frameon=False)
+        finish(panel, ())
     first = rows[0]
     figure.suptitle(
         f"{first['parameters']} parameters, E {first['E']}, K {first['K']}, "
@@ -227,30 +212,25 @@ def draw(path: Path) -> Figure:
     return figure
 
 
+OPTIONS = {
+    "steps": (300, 1, "updates of each model"),
+    "batch": (8, 1, "pieces of text in a batch"),
+    "length": (256, 2, "bytes of a piece"),  # a byte to predict, and one before it
+    "every": (10, 1, "steps from one record to the next"),
+    "seed": (0, -sys.maxsize, "of the weights and the batches"),
+}
+
+
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Trains a MoGE model and its plain top-k twin, and draws both.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    for name, default, text in (
-        ("steps", 300, "updates of each model"),
-        ("batch", 8, "pieces of text in a batch"),
-        ("length", 256, "bytes of a piece"),
-        ("every", 10, "steps from one record to the next"),
-        ("seed", 0, "of the weights and the batches"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+    text = "Trains a MoGE model and its plain top-k twin, and draws both."
+    parser = harness.sized(text, OPTIONS)
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="at its peak")
     parser.add_argument("--smoke", action="store_true", help="a tiny model: does it run?")
     parser.add_argument(
         "--out", type=Path, default=harness.RESULTS, help="folder of CSV and picture"
     )
     parser.add_argument("--save", type=Path, help="new folder for the MoGE model, to generate with")
-    args = parser.parse_args()
-    for name in ("steps", "batch", "length", "every"):
-        least = 2 if name == "length" else 1  # a byte to predict, and one before it
-        if getattr(args, name) < least:
-            parser.error(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    args = harness.parsed(parser, OPTIONS)
     most = min(int(TEXT.stat().st_size * HELD_OUT), MODEL.max_position_embeddings)
     if args.length > most:
         parser.error(f"--length must be at most {most}, got {args.length}")
@@ -288,31 +268,24 @@ def main() -> int:
     table.add_column("model")
     for heading in ("seconds", "held-out loss", "imbalance score", "most / mean tokens"):
         table.add_column(heading, justify="right")
-    progress = Progress(
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    with progress:
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         tasks = {name: progress.add_task(name, total=args.steps, start=False) for name in twins}
-        for name, of in twins.items():
+        for name, twin in twins.items():
             text = Text(tokenizer, args.batch, args.length, args.seed)
             progress.start_task(tasks[name])
             begun = time.perf_counter()
-            model, found = train(of, text, args, lambda task=tasks[name]: progress.advance(task))
+            model, found = train(twin, text, args, lambda task=tasks[name]: progress.advance(task))
             seconds = time.perf_counter() - begun
             experts[name] = chosen_experts(model, text).byte().numpy()
-            rows += [{**shared, "model": name, "G": of.num_groups, **row} for row in found]
-            table.add_row(name, f"{seconds:.0f}", *summary(found[-of.num_hidden_layers :]))
+            rows += [{**shared, "model": name, "G": twin.num_groups, **row} for row in found]
+            table.add_row(name, f"{seconds:.0f}", *summary(found[-twin.num_hidden_layers :]))
             if name == MOGE:
                 moge = model
     console.print(table)
 
     path = args.out / "train.csv"
-    write(path, rows)
+    harness.write(path, rows)
     np.savez_compressed(path.with_name("train_experts.npz"), **experts)
     draw(path).savefig(path.with_suffix(".png"), dpi=150)
     console.print(f"Picture: {path.with_suffix('.png')}, drawn from {path.name}")

@@ -2,9 +2,9 @@
 
 Needs torch >= 2.11, Triton >= 3.6 and pytest, no network and no installation: the package runs from
 this checkout, peers from what is installed and from the wheels in ``.whl/`` (``make gpu-wheels``).
-Each part of gpu_parts.py is a process with a limit of time, so that one that hangs or takes the
-GPU's context with it loses nothing of the rest. Exit code: 0, 1 if a correctness check failed or
-did not end, 2 without a GPU.
+Each part is a process with a limit of time: one that hangs, or breaks the GPU's context, costs
+nothing of the others. Exit code: 0, 1 if a correctness check failed or did not end, 2 without a
+GPU.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-BENCH = Path(__file__).resolve().parent
-ROOT = BENCH.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 SECONDS = 540.0
 REPORT_SECONDS = 25.0
 RESTARTS = 4
@@ -36,14 +36,14 @@ DEMO = {
 
 
 class Part(NamedTuple):
-    """A process: its name is that of its log and notes, the first word that of its function."""
+    """A process. Its name is also that of its log and notes; the first word is its function's."""
 
     name: str
-    seconds: float  # that later parts cannot take from it
+    seconds: float  # kept for it: earlier parts must leave them
     stall: float = 0.0  # seconds without a new note after which it counts as hung; 0: never
     correctness: bool = False  # it fails if it does not end
     command: tuple[str, ...] = ()  # if it is no function of gpu_parts.py
-    prefix: tuple[str, ...] = ()  # before python
+    prefix: tuple[str, ...] = ()  # of the command line, before python
     environment: tuple[tuple[str, str], ...] = ()
 
 
@@ -64,10 +64,10 @@ def sanitizer() -> str:
 
 
 def stages(*, smoke: bool, work: Path) -> list[list[Part]]:
-    """Parts that run one after the other; within a stage at the same time, for nothing is timed."""
+    """Stages run one after the other. Parts that time nothing share one and run side by side."""
     tool = sanitizer()
     prefix = (tool, "--tool", "memcheck", "--error-exitcode", "9") if tool else ()
-    demo = ("demo.py", *DEMO[smoke], "--out", str(work / "demo"))
+    demo = (str(ROOT / "examples" / "demo.py"), *DEMO[smoke], "--out", str(work / "demo"))
     shares = 1 if smoke else max(1, min(6, (os.cpu_count() or 1) // 2 - 2))
     return [
         [Part("ceilings", 40, 30)],
@@ -106,7 +106,7 @@ class Running:
         script = part.command or ("gpu_parts.py", part.name, *self.base)
         with (self.work / f"{part.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*part.prefix, sys.executable, str(BENCH / script[0]), *script[1:]],
+                [*part.prefix, sys.executable, str(HERE / script[0]), *script[1:]],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -122,7 +122,7 @@ class Running:
             self.process.wait()
 
     def last(self) -> str:
-        """What it says that it was doing, or else the end of what it printed."""
+        """What it noted last, or else the end of what it printed."""
         if self.note.exists():
             return self.note.read_text().strip().split("|", 2)[2]
         lines = (self.work / f"{self.part.name}.log").read_text(errors="replace").splitlines()
@@ -150,7 +150,7 @@ class Running:
         return self.again(f"exit code {code}")
 
     def again(self, why: str) -> Outcome | None:
-        """Starts it once more without the peer, or else the point, that it was at."""
+        """Starts it once more without the peer, or else the point, that it had reached."""
         left = self.note.read_text().strip() if self.note.exists() else "|ours|"
         name, whose, doing = left.split("|", 2)
         self.failed |= self.part.correctness or whose == "ours"
@@ -195,13 +195,14 @@ def run_stage(
 
 
 def prepare(work: Path, wheels: Path) -> str:
-    """Makes the package and the wheels importable for every part; what went wrong, if anything."""
+    """Makes package, harness and wheels importable for every part; returns what went wrong."""
     package = work / "checkout" / "moge_ops"
     package.mkdir(parents=True)
     for entry in (ROOT / "moge_ops").iterdir():
         (package / entry.name).symlink_to(entry)
     (package / "triton_kernels").symlink_to(ROOT / "triton_kernels")
-    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    harness = str(ROOT / "bench" / "ops")
+    paths = [str(package.parent), harness, *filter(None, [os.environ.get("PYTHONPATH")])]
     trouble = ""
     if found := sorted(wheels.glob("*.whl")):
         target = work / "wheels"
@@ -212,12 +213,12 @@ def prepare(work: Path, wheels: Path) -> str:
             text=True,
             check=False,
         )
-        paths.insert(1, str(target))
+        paths.insert(2, str(target))
         if done.returncode:
             trouble = f"wheels were not installed: {done.stderr.strip().splitlines()[-1]}"
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ["PYTHONUNBUFFERED"] = "1"
-    os.environ.setdefault("MOGE_OPS_EXAMPLES", "5")  # of every property test
+    os.environ.setdefault("MOGE_OPS_EXAMPLES", "5")  # per property test
     # the tests turn deterministic algorithms on, which cuBLAS refuses without
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return trouble
@@ -270,7 +271,7 @@ def main() -> int:
             "outcomes": [outcome._asdict() for outcome in outcomes],
         }
         (work / "facts.json").write_text(json.dumps(facts))
-        command = [sys.executable, str(BENCH / "gpu_report.py"), str(csv), str(work / "facts.json")]
+        command = [sys.executable, str(HERE / "gpu_report.py"), str(csv), str(work / "facts.json")]
         sys.stdout.flush()
         try:
             done = subprocess.run(command, check=False, timeout=60, cwd=work)

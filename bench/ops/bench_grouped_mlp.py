@@ -1,0 +1,41 @@
+from typing import Any
+
+from harness import check_and_time
+from problem import Operator, Problem, Work
+from torch import Tensor
+
+import moge_ops
+from moge_ops.reference.grouped_mlp import grouped_mlp as oracle
+
+
+def works(p: Problem) -> tuple[Work, Work]:
+    """Forward and backward, of the two products alone; the whole layer counts the same."""
+    s, item = p.s, p.dtype.itemsize
+    expert = 3 * s.F * s.H
+    flops = 6 * s.N * s.H * s.F
+    # x, the weights of the experts in use, y
+    forward = 2 * s.T * s.H + p.used * expert
+    # the saved pre-activation out and in again; d_y, x and d_x; the same weights, every d_w
+    backward = 3 * s.T * s.H + 2 * s.N * 2 * s.F + (p.used + s.E) * expert
+    return Work(flops, forward * item), Work(2 * flops, backward * item)
+
+
+def operator(p: Problem) -> Operator:
+    routing = p.routing
+
+    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, weights: Tensor) -> Tensor:
+        return moge_ops.grouped_mlp(x, w_gate_up, w_down, weights, routing)
+
+    return Operator(
+        run,
+        {
+            **{"x": p.x, "w_gate_up": p.w_gate_up, "w_down": p.w_down},
+            "weights": p.gating.weights,
+        },
+        *works(p),
+        lambda x, w_gate_up, w_down, weights: oracle(x, w_gate_up, w_down, weights, *routing),
+    )
+
+
+def test_grouped_mlp(benchmark: Any, p: Problem, direction: str) -> None:
+    check_and_time(benchmark, operator(p), direction)

@@ -1,0 +1,193 @@
+"""Inputs of one layer, and what an operator is to a benchmark.
+
+Each `bench_<op>.py` has ``operator(p: Problem) -> Operator``, the one place that knows the
+operator's oracle, its FLOPs and its bytes.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+import moge_ops
+from moge_ops.reference.grouped_gate import grouped_gate as reference_gate
+from moge_ops.testing import Sizes, spaced_logits
+
+FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
+OPERATORS = [module.name for module in pkgutil.iter_modules(moge_ops.ops.__path__)]
+
+
+class Work(NamedTuple):
+    """What one call has to do: FLOPs, and the bytes that any implementation must move."""
+
+    flops: int
+    bytes: int
+
+
+NOTHING = Work(0, 0)
+
+
+@dataclass(eq=False)
+class Operator:
+    """An operator at its inputs; the forward that a backward needs runs once, when first asked."""
+
+    run: Callable[..., Any]  # takes the tensors of `inputs` in their order
+    inputs: Mapping[str, Tensor]  # name -> what gets a gradient
+    work: Work  # of the forward pass
+    backward_work: Work = NOTHING  # without the forward
+    oracle: Callable[..., Any] | None = None  # as `run`, in float64
+    exact: Callable[[], Iterable[tuple[str, Tensor, Tensor]]] = tuple  # integers: name, got, want
+
+    @cached_property
+    def leaves(self) -> list[Tensor]:
+        return [x.detach().requires_grad_() for x in self.inputs.values()]
+
+    @cached_property
+    def out(self) -> Tensor:
+        return self.run(*self.leaves)
+
+    @cached_property
+    def d_out(self) -> Tensor:
+        return torch.randn(self.out.shape, device=self.out.device).to(self.out.dtype)
+
+    def forward(self) -> Any:
+        with torch.no_grad():
+            return self.run(*self.leaves)
+
+    def backward(self) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(self.out, self.leaves, self.d_out, retain_graph=True)
+
+    def both(self) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(self.run(*self.leaves), self.leaves, self.d_out)
+
+    def results(self) -> dict[str, Tensor]:
+        """Output and gradients, of one call."""
+        y = self.run(*self.leaves)
+        grads = torch.autograd.grad(y, self.leaves, self.d_out)
+        names = (f"d_{name}" for name in self.inputs)
+        return {"y": y.detach(), **dict(zip(names, grads, strict=True))}
+
+    def calls(self) -> dict[str, tuple[Callable[[], Any], Work]]:
+        """Direction -> call and its work."""
+        found: dict[str, tuple[Callable[[], Any], Work]] = {FORWARD: (self.forward, self.work)}
+        if self.inputs:
+            whole = (a + b for a, b in zip(self.work, self.backward_work, strict=True))
+            found[BACKWARD] = (self.backward, self.backward_work)
+            found[BOTH] = (self.both, Work(*whole))
+        return found
+
+
+def zipf_logits(T: int, E: int, dtype: torch.dtype) -> Tensor:
+    """``[T, E]`` logits under which the expert of rank r is chosen first with probability ~ 1/r.
+
+    The largest of log-probability plus Gumbel noise is a draw from these probabilities. Rounded
+    to multiples of 1/8, as those of :func:`moge_ops.testing.spaced_logits`.
+    """
+    popularity = -(torch.randperm(E) + 1.0).log()
+    noise = -torch.empty(T, E).exponential_().log()
+    return ((popularity + noise).clamp(-16.0, 16.0) * 8.0).round().div(8.0).to(dtype)
+
+
+ROUTERS = {"uniform": spaced_logits, "zipf": zipf_logits}
+
+
+@dataclass(eq=False)
+class Problem:
+    """Inputs of one layer; those of its operators follow from them when they are first asked."""
+
+    s: Sizes
+    x: Parameter  # [T, H]
+    w_gate_up: Parameter  # [E, 2F, H]
+    w_down: Parameter  # [E, H, F]
+    logits: Parameter  # [T, E]
+    router_scale: Parameter | None = None  # [E]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.x.dtype
+
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        """What gets a gradient."""
+        names = ("x", "w_gate_up", "w_down", "logits")
+        return {name: getattr(self, name) for name in names}
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """``[T, K]`` int64, by the oracle: what peers get."""
+        return reference_gate(self.logits.detach(), self.s.G, self.s.k)[1].long()
+
+    @cached_property
+    def used(self) -> int:
+        """Experts that have a row."""
+        return int((torch.bincount(self.ids.flatten(), minlength=self.s.E) > 0).sum())
+
+    @cached_property
+    def gating(self) -> moge_ops.Gating:
+        with torch.no_grad():
+            return moge_ops.grouped_gate(
+                self.logits, self.s.G, self.s.k, router_scale=self.router_scale
+            )
+
+    @cached_property
+    def routing(self) -> moge_ops.Routing:
+        return moge_ops.route(self.gating.experts, self.s.E, num_groups=self.s.G)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """``[N, H]``"""
+        return moge_ops.permute(self.x.detach(), self.routing)
+
+    @cached_property
+    def gate_up(self) -> Tensor:
+        """``[N, 2F]``"""
+        return moge_ops.grouped_gemm(self.rows, self.w_gate_up.detach(), self.routing.offsets)
+
+    @cached_property
+    def act(self) -> Tensor:
+        """``[N, F]``"""
+        return moge_ops.swiglu(self.gate_up)
+
+    @cached_property
+    def out(self) -> Tensor:
+        """``[N, H]``"""
+        return moge_ops.grouped_gemm(self.act, self.w_down.detach(), self.routing.offsets)
+
+    @property
+    def index(self) -> int:
+        """Bytes of one int32 or float32 for every slot."""
+        return 4 * self.s.N
+
+    @property
+    def moved(self) -> int:
+        """Bytes of one ``[T, H]`` and one ``[N, H]``."""
+        return (self.s.T + self.s.N) * self.s.H * self.dtype.itemsize
+
+    def operator(self, name: str) -> Operator:
+        """The operator ``name`` at its inputs here."""
+        found: Operator = importlib.import_module(f"bench_{name}").operator(self)
+        return found
+
+
+def problem(
+    s: Sizes, dtype: torch.dtype, device: str = "cpu", *, router: str = "uniform"
+) -> Problem:
+    """Random inputs at the scale of a trained layer's; the leaves are parameters."""
+
+    def leaf(x: Tensor, scale: float = 1.0) -> Parameter:
+        return Parameter((x * scale).to(dtype))
+
+    logits = ROUTERS[router](s.T, s.E, dtype).to(device)
+    return Problem(
+        s,
+        leaf(torch.randn(s.T, s.H, device=device)),
+        leaf(torch.randn(s.E, 2 * s.F, s.H, device=device), s.H**-0.5),
+        leaf(torch.randn(s.E, s.H, s.F, device=device), s.F**-0.5),
+        leaf(logits),
+    )
