@@ -1,6 +1,10 @@
-// The gate for any E, G and k: a token at a time. Its row lies in UB with each group on its own
-// blocks; the k best of a group are found one after the other, and what belongs to the chosen ones
-// alone is scalar work.
+// The gate for any E, G and k, a token at a time. Each group of a row begins on a block in UB:
+//
+//    | group 0: P scores | filler | group 1: P scores | filler |  ...  |
+//    |<---- a pitch, whole blocks ---->|
+//
+// Scores are vector work on the whole row. The k best experts of a group are found one after the
+// other, and what concerns only the chosen experts is scalar work.
 #ifndef MOGE_ASCEND_GROUPED_GATE_ROWS_KERNEL_H_
 #define MOGE_ASCEND_GROUPED_GATE_ROWS_KERNEL_H_
 
@@ -10,12 +14,12 @@ namespace moge {
 
 constexpr uint32_t kGatePart = kRepeatBytes / sizeof(float);
 
-// Elements of a row in UB: each group starts on a block, and the whole is some repeats.
+// Elements of a row in UB, rounded up to whole repeats of float.
 constexpr uint64_t GateWidth(uint64_t E, uint64_t G, uint32_t size) {
   const uint64_t per_block = kBlockBytes / size;
   return CeilDiv(G * CeilDiv(E / G, per_block) * per_block, kGatePart) * kGatePart;
 }
-// At least what the buffers of either pass take of UB.
+// What the buffers of either pass take of UB at most.
 constexpr uint64_t GateRowsBytes(uint64_t E, uint64_t G, uint64_t K, uint32_t size) {
   const uint64_t width = GateWidth(E, G, size);
   return 2 * width * size + 2 * width * 4 + kGatePart * 16    // logits, scores, spare, temporaries
@@ -32,8 +36,8 @@ class GateRow {
     softmax_ = tiling.softmax != 0;
     E_ = tiling.E;
     G_ = tiling.G;
-    per_group = E_ / G_;
-    pitch = RoundUp(per_group, kPerBlock<T>);
+    P = E_ / G_;
+    pitch = RoundUp(P, kPerBlock<T>);
     width = G_ * pitch;
     const uint32_t whole = GateWidth(E_, G_, sizeof(T));
     pipe->InitBuffer(in_, 2, whole * sizeof(T));
@@ -41,16 +45,15 @@ class GateRow {
     pipe->InitBuffer(tmp_, kGatePart * 4 * sizeof(float));
     scores = row_.Get<float>();
     spare = scores[whole];
-    // instructions on whole repeats also read behind the row
+    // instructions on whole repeats also read what follows the row
     Duplicate(scores, 0.0f, 2 * whole);
   }
-  // Behind each group stands -inf, whose score is 0.
+  // The filler after each group is -inf, whose score is 0.
   __aicore__ inline void Score(uint64_t token) {
     LocalTensor<T> in = in_.template AllocTensor<T>();
     const float minus_infinity = -1.0f / 0.0f;
-    DataCopyPad(
-        in, logits_[token * E_], DataCopyExtParams(G_, per_group * sizeof(T), 0, 0, 0),
-        DataCopyPadExtParams<T>(true, 0, pitch - per_group, static_cast<T>(minus_infinity)));
+    DataCopyPad(in, logits_[token * E_], DataCopyExtParams(G_, P * sizeof(T), 0, 0, 0),
+                DataCopyPadExtParams<T>(true, 0, pitch - P, static_cast<T>(minus_infinity)));
     in_.EnQue(in);
     in = in_.template DeQue<T>();
     if constexpr (kIsFloat<T>) {
@@ -82,16 +85,16 @@ class GateRow {
     ReduceMax(tmp, values, tmp[kGatePart], count, true);
     return {tmp.GetValue(0), tmp.ReinterpretCast<uint32_t>().GetValue(1)};
   }
-  // where the expert lies in a row
+  // Where the expert's score is in a row.
   __aicore__ inline uint32_t Place(uint32_t expert) const {
-    return expert / per_group * pitch + expert % per_group;
+    return expert / P * pitch + expert % P;
   }
 
-  uint32_t per_group = 0;
-  uint32_t pitch = 0;         // of a group
-  uint32_t width = 0;         // of a row
+  uint32_t P = 0;             // experts of a group
+  uint32_t pitch = 0;         // elements from group to group,
+  uint32_t width = 0;         // and of a row
   LocalTensor<float> scores;  // [G, pitch]
-  LocalTensor<float> spare;   // as large
+  LocalTensor<float> spare;   // [G, pitch], whatever the caller likes
 
  private:
   GlobalTensor<T> logits_;
@@ -112,14 +115,13 @@ class GateRowsFwd {
     experts_ = Global<int32_t>(experts);
     pipe->InitBuffer(bits_, RoundUp(row_.width, kRepeatBytes) / 8);
     if (tiling.has_bias) {
-      bias_in_.Init(bias, tiling.G, row_.per_group, pipe);
+      bias_in_.Init(bias, tiling.G, row_.P, pipe);
       pipe->InitBuffer(bias_, row_.width * sizeof(float));
-      // at the pitch of the logits
-      const uint32_t pitch = RoundUp(row_.per_group, kPerBlock<float>);
+      // from the pitch of float to that of the logits
+      const uint32_t pitch = RoundUp(row_.P, kPerBlock<float>);
       Duplicate(bias_.Get<float>(), 0.0f, row_.width);
       for (uint32_t g = 0; g < tiling.G; ++g) {
-        Adds(bias_.Get<float>()[g * row_.pitch], bias_in_.Values()[g * pitch], 0.0f,
-             row_.per_group);
+        Adds(bias_.Get<float>()[g * row_.pitch], bias_in_.Values()[g * pitch], 0.0f, row_.P);
       }
     }
     if (tiling.has_router_scale) router_scale_.Init(router_scale, 1, tiling.E, pipe);
@@ -143,7 +145,7 @@ class GateRowsFwd {
  private:
   __aicore__ inline void Token(const GroupedGateTiling& tiling, const LocalTensor<int32_t>& counts,
                                uint64_t token) {
-    const LocalTensor<float>& keys = Keys(tiling);
+    const LocalTensor<float>& keys = OrderedKeys(tiling);
     LocalTensor<float> weights = weights_out_.AllocTensor<float>();
     LocalTensor<int32_t> experts = experts_out_.AllocTensor<int32_t>();
     const uint32_t K = tiling.G * tiling.k;
@@ -151,10 +153,10 @@ class GateRowsFwd {
     for (uint32_t c = 0; c < K; ++c) {
       const uint32_t group = c / tiling.k;
       const uint32_t first = group * row_.pitch;
-      const uint32_t best = row_.Best(keys[first], row_.per_group).index;
+      const uint32_t best = row_.Best(keys[first], row_.P).index;
       keys.SetValue(first + best, -1.0f / 0.0f);  // below a NaN too: not chosen again
       const float score = row_.scores.GetValue(first + best);
-      const uint32_t expert = group * row_.per_group + best;
+      const uint32_t expert = group * row_.P + best;
       total += score;
       weights.SetValue(c, score);
       experts.SetValue(c, static_cast<int32_t>(expert));
@@ -178,8 +180,8 @@ class GateRowsFwd {
     weights_out_.FreeTensor(weights);
     experts_out_.FreeTensor(experts);
   }
-  // what the choice compares: see kMinusInfinity
-  __aicore__ inline const LocalTensor<float>& Keys(const GroupedGateTiling& tiling) {
+  // The biased scores in the order of the choice: see kMinusInfinity.
+  __aicore__ inline const LocalTensor<float>& OrderedKeys(const GroupedGateTiling& tiling) {
     const LocalTensor<float>& keys = row_.spare;
     if (tiling.has_bias) {
       Add(keys, row_.scores, bias_.Get<float>(), row_.width);
@@ -309,7 +311,7 @@ class GateRowsBwd {
     out_.EnQue(out);
     out = out_.template DeQue<T>();
     DataCopyPad(d_logits_[token * tiling.E], out,
-                DataCopyExtParams(tiling.G, row_.per_group * sizeof(T), 0, 0, 0));
+                DataCopyExtParams(tiling.G, row_.P * sizeof(T), 0, 0, 0));
     out_.FreeTensor(out);
   }
 
