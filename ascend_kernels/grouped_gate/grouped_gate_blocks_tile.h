@@ -26,8 +26,8 @@ constexpr uint32_t kTokenStep = 16;  // a tile is rounded up to whole repeats of
 //    buffer        bytes (T of 4)   holds
 //    in_           2 x 16 KB        logits [t, E]; queue: MTE2 fills it, V reads it
 //    scores        16 KB            scores [t, E]
-//    spare         16 KB            [t, E], whatever the caller likes
-//    spare_slots   2 KB             [t, G], whatever the caller likes
+//    spare         16 KB            [t, E], free for the caller
+//    spare_slots   2 KB             [t, G], free for the caller
 //    token_start_  2 KB             64 t for each slot: where a token's scores begin
 //    places_       2 KB             [t, G], places that a gather reads
 //    addresses_    2 KB             [t, G], the same in bytes

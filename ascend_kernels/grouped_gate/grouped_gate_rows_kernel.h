@@ -12,7 +12,7 @@
 
 namespace moge {
 
-constexpr uint32_t kGatePart = kRepeatBytes / sizeof(float);
+constexpr uint32_t kGatePart = kRepeatBytes / sizeof(float);  // rows are whole repeats
 
 // Elements of a row in UB, rounded up to whole repeats of float.
 constexpr uint64_t GateWidth(uint64_t E, uint64_t G, uint32_t size) {
@@ -28,6 +28,10 @@ constexpr uint64_t GateRowsBytes(uint64_t E, uint64_t G, uint64_t K, uint32_t si
          + 6 * (K + 8) * 4 + (size == 4 ? 0 : width * size);  // slots; d_logits in place of bias
 }
 
+//    buffer         holds                            filled by, read by, guard
+//    in_            2 rows of logits [G, pitch]      MTE2, V; queue
+//    scores, spare  [G, pitch] in float              V, in order; S reads and writes single ones
+//    tmp_           a reduction and its temporary    V, then S
 template <typename T>
 class GateRow {
  public:
@@ -94,7 +98,7 @@ class GateRow {
   uint32_t pitch = 0;         // elements from group to group,
   uint32_t width = 0;         // and of a row
   LocalTensor<float> scores;  // [G, pitch]
-  LocalTensor<float> spare;   // [G, pitch], whatever the caller likes
+  LocalTensor<float> spare;   // [G, pitch], free for the caller
 
  private:
   GlobalTensor<T> logits_;
@@ -104,6 +108,12 @@ class GateRow {
   TBuf<TPosition::VECCALC> row_, tmp_;
 };
 
+//    buffer         holds                            filled by, read by, guard
+//    bits_          a bit for each score             V, in order
+//    bias_          [G, pitch]; bias_in_ as loaded   V, in order
+//    weights_out_   2 x [K] weights                  S, MTE3; queue
+//    experts_out_   2 x [K] experts                  S, MTE3; queue
+//    counts         [E] of this core (in sums_)      S; CoreSums adds up the cores'
 template <typename T>
 class GateRowsFwd {
  public:
@@ -205,6 +215,12 @@ class GateRowsFwd {
   TQue<TPosition::VECOUT, 1> weights_out_, experts_out_;
 };
 
+//    buffer         holds                            filled by, read by, guard
+//    weights_in_    2 x [K] d_weights                MTE2, S; queue
+//    experts_in_    2 x [K] experts                  MTE2, S; queue
+//    chosen_        [K] gradients, not yet complete  S
+//    d_scores_      [G, pitch]                       V and S, in order
+//    out_           2 rows of d_logits [G, pitch]    V, MTE3; queue
 template <typename T>
 class GateRowsBwd {
  public:

@@ -8,25 +8,25 @@
 // Streaming. The left factor has two stages. Tiles of a strip sum forwards and backwards in turn,
 // so each finds there the two chunks that the one before used last. With a depth of four chunks:
 //
-//    tile          |  0, forwards       |  1, backwards      |  2, forwards       |
-//    left chunk    |  0    1    2    3  |  3    2    1    0  |  0    1    2    3  |
-//    loaded        |  *    *    *    *  |            *    *  |            *    *  |
-//    left stage 0  |  0 . . . . 2 . . . . . . . . . . . . 0 . . . . . . . 2 . . . |
-//    left stage 1  |       1 . . . . 3 . . . . . . . 1 . . . . . . . . . . . . 3  |
-//    right         |  a b  a b  a b  a b|  c d  c d  c d  c d|  e f  e f  e f  e f|
+//    tile          |  0, forwards        |  1, backwards       |  2, forwards        |
+//    left chunk    |  0    1    2    3   |  3    2    1    0   |  0    1    2    3   |
+//    loaded        |  *    *    *    *   |            *    *   |            *    *   |
+//    left stage 0  |  0 ------- 2 -------|---------------- 0 --|----------- 2 ------ |
+//    left stage 1  |       1 ------- 3 --|----------- 1 -------|---------------- 3 - |
+//    right chunks  |  a b  a b  a b  a b |  c d  c d  c d  c d |  e f  e f  e f  e f |
 //
 // (a and b: chunks of the two halves of a tile's columns; c to f: those of the next tiles.)
 //
 // Resident. The left factor of a strip is loaded with its first tile and stays. The right factor's
 // chunks, which are smaller here, are all that is loaded for the tiles after it:
 //
-//    tile          |  0, forwards       |  1, backwards      |  2, forwards       |
-//    left chunk    |  0    1    2    3  |  3    2    1    0  |  0    1    2    3  |
-//    loaded        |  *    *    *    *  |                    |                    |
-//    left stage 0  |  0 . . . . . . . . . . . . . . . . . . . . . . . . . . . . . |
-//    left stage 1  |       1 . . . . . . . . . . . . . . . . . . . . . . . . . .  |
-//    left stage 2  |            2 . . . . . . . . . . . . . . . . . . . . . . .   |
-//    left stage 3  |                 3 . . . . . . . . . . . . . . . . . . . .    |
+//    tile          |  0, forwards        |  1, backwards       |  2, forwards        |
+//    left chunk    |  0    1    2    3   |  3    2    1    0   |  0    1    2    3   |
+//    loaded        |  *    *    *    *   |                     |                     |
+//    left stage 0  |  0 -----------------|---------------------|-------------------- |
+//    left stage 1  |       1 ------------|---------------------|-------------------- |
+//    left stage 2  |            2 -------|---------------------|-------------------- |
+//    left stage 3  |                 3 --|---------------------|-------------------- |
 //
 // L0A and L0B hold two pieces of a chunk each: the cube multiplies one while the other comes. L0C
 // holds one tile. Its unit flags let Fixpipe store a fractal that is done while the cube goes on.
@@ -42,8 +42,8 @@ constexpr uint32_t kL1MixBytes = kL1Bytes - 256;  // of a mix kernel; the rest i
 constexpr uint32_t kL0Bytes = 64 * 1024;
 constexpr uint32_t kL0cBytes = 128 * 1024;
 constexpr uint32_t kLineBytes = 512;  // of L2
-constexpr uint8_t kUnitFlagMore = 2,
-                  kUnitFlagLast = 3;  // of L0C: products before the last, the last
+constexpr uint8_t kUnitFlagMore = 2;  // of Mmad: more products will be added
+constexpr uint8_t kUnitFlagLast = 3;  // of the last Mmad, and of Fixpipe
 // Bytes of a row of a streaming chunk: MTE2 moves 1 KB in 8 cycles, and needs 2.4 for each row.
 constexpr uint32_t kRowBytes = 1024;
 constexpr uint32_t kMixPartC = 112;  // columns of a part of the fused kernel, whose L1 has no 128

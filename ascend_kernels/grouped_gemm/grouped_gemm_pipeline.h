@@ -36,9 +36,9 @@ constexpr uint32_t kFewFractals = 10;
 //    right_l0_[i]  L0B    2 x 32                   MTE1       M        id i: both    id i: both
 //    tile_l0c_     L0C    128                      M          FIX      unit flags    unit flags
 //
-// Where the right factor lies with its depth inside, a tile has two parts: halves of its columns,
-// so that the rows of a chunk are long. Where it lies with its depth outside, a row of a chunk has
-// all of the tile's columns, and the tile is one part.
+// Where rows of the right factor run along the depth, a tile has two parts, the halves of its
+// columns: with fewer rows in a chunk, each can be long. Where they run along the columns, a row of
+// a chunk has all of the tile's columns, and the tile is one part.
 // With kWeights = 2, the right factor is [E, 2 * C, R], and the parts are the same columns of its
 // two halves.
 template <typename T, Layout kLeft, Layout kRight, uint32_t kWeights = 1>
@@ -48,7 +48,7 @@ class TileProducts {
   static constexpr bool kOuter = kRight == Layout::kDepthOuter;
   static constexpr uint32_t kParts = kOuter ? 1 : 2;
   static constexpr uint32_t kPartC = kWeights == 1 ? kTileC / kParts : kMixPartC;
-  static constexpr uint32_t kMaxC = kWeights == 1 ? kTileC : kPartC;  // columns of the result
+  static constexpr uint32_t kMaxC = kWeights == 1 ? kTileC : kPartC;  // of the result, in a tile
   static constexpr uint32_t kL0Depth = kL0Bytes / 2 / (kTileC / kParts) / sizeof(T);
   using Streaming = StreamingLeft<kOuter, kPartC>;
   using Resident = ResidentLeft<kRaggedDepth>;
@@ -88,40 +88,33 @@ class TileProducts {
   template <typename Epilogue>
   __aicore__ inline void Process(Epilogue& epilogue) {
     SetFree();
-    Step step{}, loaded{};  // `loaded` is to be multiplied next
+    Step step{}, loaded{};  // `loaded` is the one before `step`
     bool any = false;
-    const Tile& tile = step.tile;
     while (NextTile(step.tile)) {
-      const uint32_t lefts = LeftChunks(tile);
+      const Tile& tile = step.tile;
+      const uint32_t lefts = LeftChunks(tile), parts = Parts(tile);
       if (tile.first) TakeStages(tile, lefts);
       for (uint32_t i = 0; i < lefts; ++i) {
         const Chunk left = LeftChunk(tile, lefts, i);
         const uint32_t rights = Max(1, CeilDiv(left.r, right_depth_));
-        for (step.part = 0; step.part < Parts(tile); ++step.part) {
+        for (step.part = 0; step.part < parts; ++step.part) {
           for (uint32_t j = 0; j < rights; ++j) {
-            const bool begins = step.part == 0 && j == 0;
-            const bool ends = step.part + 1 == Parts(tile) && j + 1 == rights;
+            const bool first = j == 0, last = j + 1 == rights;
             step.left = left;
-            step.left.load = left.load && begins;
-            step.left.free = left.free && ends;
+            step.left.load = left.load && step.part == 0 && first;
+            step.left.free = left.free && step.part + 1 == parts && last;
             step.right = RightChunk(left, j);
-            step.starts_sum = i == 0 && j == 0;
-            step.ends_sum = i + 1 == lefts && j + 1 == rights;
+            step.starts_sum = i == 0 && first;
+            step.ends_sum = i + 1 == lefts && last;
             Load(step);
-            if (any) {
-              Multiply(loaded);
-              Store(loaded, epilogue);
-            }
+            if (any) MultiplyAndStore(loaded, epilogue);
             loaded = step;
             any = true;
           }
         }
       }
     }
-    if (any) {
-      Multiply(loaded);
-      Store(loaded, epilogue);
-    }
+    if (any) MultiplyAndStore(loaded, epilogue);
     WaitFree();
   }
 
@@ -143,12 +136,12 @@ class TileProducts {
   __aicore__ inline bool NextTile(Tile& tile) {
     if (!scheduler_.Next(tile)) return false;
     // A core's contiguous part begins with any column. Its tiles all sum forwards, or else the
-    // order of a sum would depend on the number of cores. So none finds in L1 what the last one
-    // left.
+    // order of a sum would depend on the number of cores. So a tile finds nothing of the last
+    // one's streaming left factor in L1.
     if (scheduler_.Contiguous() && !resident_) tile.first = tile.last = true;
     return true;
   }
-  // The first chunk of a strip takes the stage after the last one used: that one is not free yet.
+  // The first chunk of a strip takes the stage after the one used last, which is not free yet.
   __aicore__ inline void TakeStages(const Tile& tile, uint32_t lefts) {
     const uint32_t at = tile.backward ? lefts - 1 : 0;
     stage_of_depth_0_ = (left_stage_ + 1 + at * (left_stages_ - 1)) % left_stages_;
@@ -280,6 +273,11 @@ class TileProducts {
   __aicore__ inline void Store(const Step& step, Epilogue& epilogue) {
     if (step.ends_sum) epilogue(step.tile, step.part, Columns(step), PartL0c(step));
   }
+  template <typename Epilogue>
+  __aicore__ inline void MultiplyAndStore(const Step& step, Epilogue& epilogue) {
+    Multiply(step);
+    Store(step, epilogue);
+  }
 
   // --- buffers ---
 
@@ -296,9 +294,9 @@ class TileProducts {
           LocalTensor<T>(TPosition::B1, left_stages_ * Plan::kLeftBytes + i * Plan::kRightBytes,
                          Plan::kRightBytes / sizeof(T));
     }
-    // A chunk of the right factor is as deep as its stage allows, in whole products of L0, or,
-    // where depth is the row, in whole lines. Where rows do not begin on lines, a part of a line
-    // more costs less than another cut.
+    // A chunk of the right factor is as deep as its stage allows. Where its rows run along the
+    // columns, it is cut into whole pieces of L0; where they run along the depth, into whole lines.
+    // If rows do not begin on lines, all that fits is taken: more of a line costs less than a cut.
     constexpr uint32_t kFits = Plan::kRightBytes / (kOuter ? kTileC : kPartC) / sizeof(T);
     const uint32_t row = tiling_.R * sizeof(T) % kLineBytes == 0 ? kLineBytes : kBlockBytes;
     const uint32_t unit = kOuter ? kL0Depth : row / sizeof(T);

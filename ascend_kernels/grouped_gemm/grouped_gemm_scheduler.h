@@ -4,9 +4,10 @@
 // An expert's result is a grid of tiles. A core takes it strip by strip: a strip is up to 20 tiles
 // side by side, whose rows of the left factor it can keep in L1. There are two orders.
 //
-// Swizzled, where an expert has more rows than a tile holds. The cube is the bound, and L2 has to
-// feed it: tiles that are computed at the same time must share their factors there. The strips of
-// all experts are numbered in one line, and core i takes strips i, i + cores, i + 2 * cores, ...
+// Swizzled, where an expert has more rows than a tile. The cube is the bound, and L2 has to feed
+// it: it gives each of 24 cores about 115 bytes a cycle, three times what memory does. So tiles
+// that are computed at the same time must share their factors. The strips of all experts are
+// numbered in one line, and core i takes strips i, i + cores, i + 2 * cores, ...
 //
 //               columns of the result
 //             +----------+----------+----------+--          Turns go down 8 rows of tiles, then
@@ -38,9 +39,9 @@ namespace moge {
 // cube 8 * 16 * 4 = 512 cycles, and MTE2, which feeds L1 with 48 KB for them, 384.
 constexpr uint32_t kTileM = 128;
 constexpr uint32_t kTileC = 256;
-constexpr uint32_t kSwizzleRows = 8;     // rows of tiles that turns go down
-constexpr uint32_t kMaxStripTiles = 20;  // of a strip
-constexpr uint32_t kStripsPerCore = 16;  // at least, if need be of fewer tiles: cores end together
+constexpr uint32_t kSwizzleRows = 8;     // turns go down this many rows of tiles
+constexpr uint32_t kMaxStripTiles = 20;  // a strip is shorter where a core
+constexpr uint32_t kStripsPerCore = 16;  // would have fewer strips: many even out the cores
 
 struct Tile {
   uint32_t expert;
