@@ -12,14 +12,14 @@
 // A running count down the rows is one addition for all streams and groups, and exact: at most L.
 // It is the last term of a slot's row. Where the slot's expert is the i-th of group g:
 //
-//    row of a slot = group[g]              rows of the groups before
-//                  + start[i, g]           rows of the experts before it in the group    }
-//                  + before[i, g]          its slots on the cores before                 } first_
-//                  + streams[s, i, g]      its slots in the streams before               }
-//                  + running[r, i, s, g]   its slots in the stream, up to this one       - 1
+//    row of a slot = group_[g]              rows of the groups before
+//                  + start_[i, g]           rows of the experts before it in the group    }
+//                  + before_[i, g]          its slots on the cores before                 } first_
+//                  + streams_[s, i, g]      its slots in the streams before               }
+//                  + running_[r, i, s, g]   its slots in the stream, up to this one       - 1
 //
 // The other direction, row_to_slot, consists of lists: for each expert GatherMask cuts its tokens
-// out of the numbers of all tokens, and the list goes to the rows from group + start + before on.
+// out of the numbers of all tokens. The list goes to the rows from group_ + start_ + before_ on.
 #ifndef MOGE_ASCEND_ROUTE_STREAMS_KERNEL_H_
 #define MOGE_ASCEND_ROUTE_STREAMS_KERNEL_H_
 
@@ -47,7 +47,7 @@ constexpr uint32_t kRouteMaxT = -kFirstBits - 1024;  // bits of a first row stay
 //    streams_     8 KB     counts [16, P, G] of the streams before, and of each
 //    first_       2 KB     first rows [P, 16, G] in int16; before that counts in float16
 //    counts_in_   16 KB    counts [cores, P, G]; queue: MTE2 fills it, V reads it
-//    sums_        1 KB     before, total, start [P, G], group [G]; S reads it, and fills group
+//    sums_        1 KB     before_, total_, start_ [P, G], group_ [G]; S reads it, and fills group_
 //    wide_        16 KB    rows [t, G] in float
 //    token_slots_ 1 KB     first slot of each token of the tile
 //    lists_       1.3 KB   slots of the P experts of a group
@@ -64,26 +64,30 @@ class RouteStreams : Pangu {
     slot_to_row_ = Global<int32_t>(slot_to_row);
     offsets_ = Global<int32_t>(offsets);
     workspace_ = Global<float>(workspace);
-    length_ = tiling.stream_tokens;
-    tokens_ = kStreams * length_;
+    L_ = tiling.stream_tokens;
+    tokens_ = kStreams * L_;
     N_ = tiling.T * kG;
     share_ = MyShare(tiling.T);
     pipe->InitBuffer(ids_in_, 1, tokens_ * kG * sizeof(int32_t));
     pipe->InitBuffer(counts_in_, 1, kRouteMaxCores * kE * sizeof(float));
     pipe->InitBuffer(wide_, tokens_ * kG * sizeof(float));
-    pipe->InitBuffer(by_stream_, 2 * length_ * kLanes * sizeof(half));
+    pipe->InitBuffer(by_stream_, 2 * L_ * kLanes * sizeof(half));
     pipe->InitBuffer(by_group_, tokens_ * kG * sizeof(half) + kBlockBytes);
-    pipe->InitBuffer(running_, length_ * kP * kLanes * sizeof(half));
-    pipe->InitBuffer(bits_, (kP + 1) * length_ * kLanes / 8);
+    pipe->InitBuffer(running_, L_ * kP * kLanes * sizeof(half));
+    pipe->InitBuffer(bits_, (kP + 1) * L_ * kLanes / 8);
     pipe->InitBuffer(constants_, (kP + 1) * kBlockBytes);
     pipe->InitBuffer(streams_, 2 * kStreams * kE * sizeof(float));
     pipe->InitBuffer(first_, kP * kLanes * sizeof(int16_t));
     pipe->InitBuffer(sums_, 4 * kE * sizeof(float));
     pipe->InitBuffer(token_slots_, tokens_ * sizeof(half));
-    pipe->InitBuffer(lists_, kListsLength * sizeof(half));
-    pipe->InitBuffer(slots_out_, 2, kListsLength * sizeof(int32_t));
+    pipe->InitBuffer(lists_, kLists * sizeof(half));
+    pipe->InitBuffer(slots_out_, 2, kLists * sizeof(int32_t));
     pipe->InitBuffer(rows_out_, 1, tokens_ * kG * sizeof(int32_t));
     pipe->InitBuffer(small_out_, 1, (kE + kPerBlock<float>)*sizeof(float));
+    before_ = sums_.Get<float>();
+    total_ = before_[kE];
+    start_ = total_[kE];
+    group_ = start_[kE];
   }
   __aicore__ inline void Process() {
     TakeIds();
@@ -99,7 +103,7 @@ class RouteStreams : Pangu {
  private:
   static constexpr uint32_t kLanes = kStreams * kG;  // a repeat of 16 bits
   // the P lists of a group, each of which begins on a block
-  static constexpr uint32_t kListsLength = kRouteMaxTokens + kP * kPerBlock<half>;
+  static constexpr uint32_t kLists = kRouteMaxTokens + kP * kPerBlock<half>;
   static constexpr uint32_t kMaxSlots = kRouteMaxTokens * kG;
   // A slot's running count and its stream's first row pass through Select as float16, and their
   // bits are then added as int16. So both are kept where bits are integers: a count from 1024 up,
@@ -113,7 +117,7 @@ class RouteStreams : Pangu {
   static_assert(kMaxSlots * (3 * 4 + 3 * 2 + kP * 2) +  // ids, rows, counts
                         (kP + 1) * kMaxSlots / 8 + (kP + 2) * kBlockBytes +
                         (kRouteMaxCores + 2 * kStreams + 4 + 2) * kE * 4 +  // counts
-                        kP * kLanes * 2 + kRouteMaxTokens * 2 + kListsLength * (2 + 2 * 4) <=
+                        kP * kLanes * 2 + kRouteMaxTokens * 2 + kLists * (2 + 2 * 4) <=
                     kUbBytes,
                 "UB");
 
@@ -129,8 +133,8 @@ class RouteStreams : Pangu {
     SetDeqScale(static_cast<half>(1.0f));  // a cast from int32 to float16 multiplies by it
     LocalTensor<half> by_stream = by_stream_.Get<half>();
     for (uint32_t h = 0; h < 2; ++h) {  // 64 lanes of a row: 8 streams, whose tokens lie apart
-      Cast(by_stream[h * 64], ids[h * 64 * length_], RoundMode::CAST_NONE, 64, length_,
-           UnaryRepeatParams(1, length_, 8, 1));
+      Cast(by_stream[h * 64], ids[h * 64 * L_], RoundMode::CAST_NONE, 64, L_,
+           UnaryRepeatParams(1, L_, 8, 1));
     }
     LocalTensor<half> by_token = running_.Get<half>(), pairs = by_token[slots];
     LocalTensor<half> by_group = by_group_.Get<half>();
@@ -148,7 +152,7 @@ class RouteStreams : Pangu {
   }
 
   __aicore__ inline LocalTensor<uint8_t> Bits(uint32_t i) {
-    return bits_.Get<uint8_t>()[i * length_ * kLanes / 8];
+    return bits_.Get<uint8_t>()[i * L_ * kLanes / 8];
   }
 
   // running[r, i, s, g] = kCountBase + the tokens 0 to r of stream s whose expert in group g is i
@@ -163,7 +167,7 @@ class RouteStreams : Pangu {
     uint64_t second[2] = {0xff00, 0};
     Adds(groups, groups, static_cast<half>(-static_cast<float>(kE)), second, 1,
          UnaryRepeatParams(1, 1, 8, 8));
-    const uint8_t rows = length_;
+    const uint8_t rows = L_;
     for (uint32_t i = 0; i < kP; ++i) {
       LocalTensor<half> expert = mine[i * kPerBlock<half>];
       Adds(expert, groups, static_cast<half>(static_cast<float>(i)), kPerBlock<half>);
@@ -174,7 +178,7 @@ class RouteStreams : Pangu {
              BinaryRepeatParams(1, 0, 0, 8 * kP, 0, 0));
     }
     Adds(running, running, static_cast<half>(kCountBase), kP * kLanes);
-    for (uint32_t r = 1; r < length_; ++r) {
+    for (uint32_t r = 1; r < L_; ++r) {
       LocalTensor<half> row = running[r * kP * kLanes];
       Add(row, running[(r - 1) * kP * kLanes], row, kP * kLanes);
     }
@@ -184,7 +188,7 @@ class RouteStreams : Pangu {
   __aicore__ inline void StreamCounts() {
     LocalTensor<float> before = streams_.Get<float>(), own = before[kStreams * kE];
     LocalTensor<half> last = first_.Get<half>();
-    Adds(last, running_.Get<half>()[(length_ - 1) * kP * kLanes], static_cast<half>(-kCountBase),
+    Adds(last, running_.Get<half>()[(L_ - 1) * kP * kLanes], static_cast<half>(-kCountBase),
          kP * kLanes);
     for (uint32_t h = 0; h < 2; ++h) {
       Cast(own[h * 8 * kE], last[h * 64], RoundMode::CAST_NONE, 64, kP,
@@ -202,55 +206,53 @@ class RouteStreams : Pangu {
     small_out_.FreeTensor(counts);
   }
 
-  // first_[i, s, g] = kFirstBits + the row of the stream's first slot, counted from the group's
-  // first
+  // first_[i, s, g] = kFirstBits + the row of the stream's first slot, if the group's first is 0
   __aicore__ inline void ExpertRows() {
     const uint32_t cores = GetBlockNum(), me = GetBlockIdx();
     LocalTensor<float> counts = counts_in_.AllocTensor<float>();
     Load(counts, workspace_, cores * kE);
     counts_in_.EnQue(counts);
     counts = counts_in_.DeQue<float>();
-    LocalTensor<float> before = sums_.Get<float>(), total = before[kE];  // [i, g]
-    LocalTensor<float> start = total[kE], group = start[kE];
     const BinaryRepeatParams accumulate(1, 1, 1, 0, 8, 0);
-    Duplicate(before, 0.0f, kE);
-    Add(before, counts, before, kE, me, accumulate);
-    Adds(total, before, 0.0f, kE);
-    Add(total, counts[me * kE], total, kE, cores - me, accumulate);
+    Duplicate(before_, 0.0f, kE);
+    Add(before_, counts, before_, kE, me, accumulate);
+    Adds(total_, before_, 0.0f, kE);
+    Add(total_, counts[me * kE], total_, kE, cores - me, accumulate);
     counts_in_.FreeTensor(counts);
+    StartRows();
+    if (me == 0) StoreOffsets();
 
-    // start[i, g] = rows of the experts before i in the group
-    Duplicate(start, 0.0f, kG);
-    for (uint32_t i = 1; i < kP; ++i) {
-      Add(start[i * kG], start[(i - 1) * kG], total[(i - 1) * kG], kG);
-    }
-    // group[g] = rows of the groups before: start and total of its last expert are all of a group's
-    constexpr uint32_t kLast = (kP - 1) * kG;
-    float row = 0.0f;
-    for (uint32_t g = 0; g < kG; ++g) {
-      group.SetValue(g, row);
-      row += start.GetValue(kLast + g) + total.GetValue(kLast + g);
-    }
-    used_ = static_cast<uint64_t>(row);
-    if (me == 0) StoreOffsets(start, group);
-
-    Add(before, before, start, kE);
+    Add(before_, before_, start_, kE);  // from here on, before_ includes start_
     LocalTensor<float> streams = streams_.Get<float>();
-    Adds(total, before, static_cast<float>(kFirstBits), kE);
-    Add(streams, streams, total, kE, kStreams, BinaryRepeatParams(1, 1, 1, 8, 8, 0));
+    Adds(total_, before_, static_cast<float>(kFirstBits), kE);
+    Add(streams, streams, total_, kE, kStreams, BinaryRepeatParams(1, 1, 1, 8, 8, 0));
     LocalTensor<int16_t> first = first_.Get<int16_t>();
     for (uint32_t h = 0; h < 2; ++h) {
       Cast(first[h * 64], streams[h * 8 * kE], RoundMode::CAST_RINT, 64, kP,
            UnaryRepeatParams(1, 8, 8, 1));
     }
   }
+  __aicore__ inline void StartRows() {
+    // start_[i, g] = rows of the experts before i in the group
+    Duplicate(start_, 0.0f, kG);
+    for (uint32_t i = 1; i < kP; ++i) {
+      Add(start_[i * kG], start_[(i - 1) * kG], total_[(i - 1) * kG], kG);
+    }
+    // group_[g] = rows of the groups before; start and total of the last expert are a group's rows
+    constexpr uint32_t kLast = (kP - 1) * kG;
+    float row = 0.0f;
+    for (uint32_t g = 0; g < kG; ++g) {
+      group_.SetValue(g, row);
+      row += start_.GetValue(kLast + g) + total_.GetValue(kLast + g);
+    }
+    used_ = static_cast<uint64_t>(row);
+  }
   // Core 0 writes all E + 1.
-  __aicore__ inline void StoreOffsets(const LocalTensor<float>& start,
-                                      const LocalTensor<float>& group) {
+  __aicore__ inline void StoreOffsets() {
     LocalTensor<int32_t> offsets = small_out_.AllocTensor<int32_t>();
     for (uint32_t e = 0; e < kE; ++e) {
       const uint32_t g = e / kP, i = e % kP;
-      offsets.SetValue(e, static_cast<int32_t>(group.GetValue(g) + start.GetValue(i * kG + g)));
+      offsets.SetValue(e, static_cast<int32_t>(group_.GetValue(g) + start_.GetValue(i * kG + g)));
     }
     offsets.SetValue(kE, static_cast<int32_t>(used_));
     small_out_.EnQue(offsets);
@@ -259,12 +261,12 @@ class RouteStreams : Pangu {
     small_out_.FreeTensor(offsets);
   }
 
-  // slot_to_row: each slot's running count and first row, selected by its expert, are added
-  __aicore__ inline void SlotRows() {
-    LocalTensor<half> count = by_stream_.Get<half>(), row = count[length_ * kLanes];
+  // [L, 16, G] rows + kRowBias + 1: each slot's running count and first row, added up
+  __aicore__ inline LocalTensor<int16_t> SelectRows() {
+    LocalTensor<half> count = by_stream_.Get<half>(), row = count[L_ * kLanes];
     LocalTensor<half> running = running_.Get<half>();
     LocalTensor<half> first = first_.Get<int16_t>().ReinterpretCast<half>();
-    const uint8_t rows = length_;
+    const uint8_t rows = L_;
     constexpr uint8_t kPitch = 8 * kP;
     Select(count, Bits(0), running, static_cast<half>(kCountBase), SELMODE::VSEL_TENSOR_SCALAR_MODE,
            kLanes, rows, BinaryRepeatParams(1, 1, 0, 8, kPitch, 0));
@@ -276,19 +278,24 @@ class RouteStreams : Pangu {
       Select(row, Bits(i), first[i * kLanes], row, SELMODE::VSEL_TENSOR_TENSOR_MODE, kLanes, rows,
              BinaryRepeatParams(1, 1, 1, 8, 0, 8));
     }
-    const uint32_t slots = tokens_ * kG;
     LocalTensor<int16_t> biased = row.ReinterpretCast<int16_t>();
-    Add(biased, biased, count.ReinterpretCast<int16_t>(), slots);
+    Add(biased, biased, count.ReinterpretCast<int16_t>(), tokens_ * kG);
+    return biased;
+  }
+  // slot_to_row
+  __aicore__ inline void SlotRows() {
+    const uint32_t slots = tokens_ * kG;
+    const LocalTensor<int16_t> biased = SelectRows();
     LocalTensor<float> wide = wide_.Get<float>();
     for (uint32_t h = 0; h < 2; ++h) {  // back to the order of slots
-      Cast(wide[h * 64 * length_], biased[h * 64], RoundMode::CAST_NONE, 64, length_,
-           UnaryRepeatParams(length_, 1, 1, 8));
+      Cast(wide[h * 64 * L_], biased[h * 64], RoundMode::CAST_NONE, 64, L_,
+           UnaryRepeatParams(L_, 1, 1, 8));
     }
     const bool dropped = used_ < N_;
     // a running count is at least 1, so what is still kRowBias belongs to no expert
     if (dropped) Compares(Bits(kP), wide, kRowBias + 0.5f, CMPMODE::GT, slots);
-    LocalTensor<float> group = sums_.Get<float>()[3 * kE], shift = group[kG];
-    Adds(shift, group, -(kRowBias + 1.0f), kG);
+    LocalTensor<float> shift = group_[kG];
+    Adds(shift, group_, -(kRowBias + 1.0f), kG);
     for (uint32_t from = 0; from < slots; from += kMaxRepeats / 8 * 8 * 64) {
       const uint32_t part = Min(kMaxRepeats / 8 * 8 * 64, slots - from);
       Add(wide[from], wide[from], shift, 64, part / 64, BinaryRepeatParams(1, 1, 0, 8, 8, 0));
@@ -311,8 +318,7 @@ class RouteStreams : Pangu {
     LocalTensor<half> index = token_slots_.Get<half>(), lists = lists_.Get<half>();
     CreateVecIndex(index, static_cast<half>(0.0f), tokens_);
     Muls(index, index, static_cast<half>(static_cast<float>(kG)), tokens_);
-    Duplicate(lists, static_cast<half>(0.0f), kListsLength);
-    LocalTensor<float> before = sums_.Get<float>(), group = before[3 * kE];
+    Duplicate(lists, static_cast<half>(0.0f), kLists);
     for (uint32_t g = 0; g < kG; ++g) {
       LocalTensor<half> ids = by_group_.Get<half>()[g * tokens_];
       uint32_t counts[kP], at[kP], end = 0;
@@ -334,7 +340,7 @@ class RouteStreams : Pangu {
       slots = slots_out_.DeQue<int32_t>();
       for (uint32_t i = 0; i < kP; ++i) {
         if (counts[i] == 0) continue;
-        const float row = group.GetValue(g) + before.GetValue(i * kG + g);
+        const float row = group_.GetValue(g) + before_.GetValue(i * kG + g);
         Store(row_to_slot_[static_cast<uint64_t>(row)], slots[at[i]], counts[i]);
       }
       slots_out_.FreeTensor(slots);
@@ -343,9 +349,10 @@ class RouteStreams : Pangu {
 
   GlobalTensor<int32_t> experts_, row_to_slot_, slot_to_row_, offsets_;
   GlobalTensor<float> workspace_;
-  uint32_t length_ = 0, tokens_ = 0;
+  uint32_t L_ = 0, tokens_ = 0;  // of a stream, of the tile
   uint64_t N_ = 0, used_ = 0;
   Share share_{};
+  LocalTensor<float> before_, total_, start_, group_;
   TQue<TPosition::VECIN, 1> ids_in_, counts_in_;
   TBuf<TPosition::VECCALC> wide_, by_stream_, by_group_, running_, bits_, constants_, streams_,
       first_, sums_, token_slots_, lists_;
