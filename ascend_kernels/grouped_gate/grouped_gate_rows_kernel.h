@@ -161,25 +161,15 @@ class GateRowsFwd {
     const uint32_t K = tiling.G * tiling.k;
     float total = 0.0f;
     for (uint32_t c = 0; c < K; ++c) {
-      const uint32_t group = c / tiling.k;
-      const uint32_t first = group * row_.pitch;
-      const uint32_t best = row_.Best(keys[first], row_.P).index;
-      keys.SetValue(first + best, -1.0f / 0.0f);  // below a NaN too: not chosen again
-      const float score = row_.scores.GetValue(first + best);
-      const uint32_t expert = group * row_.P + best;
+      const uint32_t expert = Choose(keys, c / tiling.k);
+      const float score = row_.scores.GetValue(row_.Place(expert));
       total += score;
       weights.SetValue(c, score);
       experts.SetValue(c, static_cast<int32_t>(expert));
       counts.SetValue(expert, counts.GetValue(expert) + 1);
     }
     for (uint32_t c = 0; c < K; ++c) {
-      float weight = weights.GetValue(c);
-      if (tiling.renormalize) weight /= total;
-      weight *= tiling.scaling;
-      if (tiling.has_router_scale) {
-        weight *= router_scale_.Values().GetValue(experts.GetValue(c));
-      }
-      weights.SetValue(c, weight);
+      weights.SetValue(c, Weigh(tiling, total, weights.GetValue(c), experts, c));
     }
     weights_out_.EnQue(weights);
     experts_out_.EnQue(experts);
@@ -189,6 +179,20 @@ class GateRowsFwd {
     Store(experts_[token * K], experts, K);
     weights_out_.FreeTensor(weights);
     experts_out_.FreeTensor(experts);
+  }
+  // The group's best expert, which is then not chosen again: -inf is below a NaN's key, too.
+  __aicore__ inline uint32_t Choose(const LocalTensor<float>& keys, uint32_t group) {
+    const uint32_t first = group * row_.pitch;
+    const uint32_t best = row_.Best(keys[first], row_.P).index;
+    keys.SetValue(first + best, -1.0f / 0.0f);
+    return group * row_.P + best;
+  }
+  __aicore__ inline float Weigh(const GroupedGateTiling& tiling, float total, float score,
+                                const LocalTensor<int32_t>& experts, uint32_t c) const {
+    float weight = tiling.renormalize ? score / total : score;
+    weight *= tiling.scaling;
+    if (!tiling.has_router_scale) return weight;
+    return weight * router_scale_.Values().GetValue(experts.GetValue(c));
   }
   // The biased scores in the order of the choice: see kMinusInfinity.
   __aicore__ inline const LocalTensor<float>& OrderedKeys(const GroupedGateTiling& tiling) {
@@ -272,14 +276,31 @@ class GateRowsBwd {
     experts_in_.EnQue(experts);
     d_weights = weights_in_.DeQue<float>();
     experts = experts_in_.DeQue<int32_t>();
-
+    const float along = DeriveChosen(tiling, sums, d_weights, experts);
+    weights_in_.FreeTensor(d_weights);
+    experts_in_.FreeTensor(experts);
+    LocalTensor<float> d_scores = d_scores_.Get<float>();
+    if (tiling.softmax) {  // d_x = s (d_s - sum_j d_s_j s_j), without the factor s
+      Adds(d_scores, d_scores, -along, row_.width);
+    } else {  // d_x = s (1 - s) d_s, without the factor s
+      Muls(row_.spare, row_.scores, -1.0f, row_.width);
+      Adds(row_.spare, row_.spare, 1.0f, row_.width);
+      Mul(d_scores, d_scores, row_.spare, row_.width);
+    }
+  }
+  // Fills d_scores_, which is zero but for the chosen experts. Returns sum_j d_s_j s_j.
+  __aicore__ inline float DeriveChosen(const GroupedGateTiling& tiling,
+                                       const LocalTensor<float>& sums,
+                                       const LocalTensor<float>& d_weights,
+                                       const LocalTensor<int32_t>& experts) {
+    const uint32_t K = tiling.G * tiling.k;
     LocalTensor<float> d_base = chosen_.Get<float>();
     float total = 1.0f;
     if (tiling.renormalize) {
       total = 0.0f;
       for (uint32_t c = 0; c < K; ++c) total += Score(experts.GetValue(c));
     }
-    float along = 0.0f;
+    float along_base = 0.0f;
     for (uint32_t c = 0; c < K; ++c) {
       const uint32_t expert = experts.GetValue(c);
       const float base = Score(expert) / total;
@@ -288,28 +309,20 @@ class GateRowsBwd {
         sums.SetValue(expert, sums.GetValue(expert) + d * base);
         d *= router_scale_.Values().GetValue(expert);
       }
-      if (tiling.renormalize) along += d * base;
+      if (tiling.renormalize) along_base += d * base;
       d_base.SetValue(c, d);
     }
     // base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S
     LocalTensor<float> d_scores = d_scores_.Get<float>();
     Duplicate(d_scores, 0.0f, row_.width);
-    float row_along = 0.0f;
+    float along = 0.0f;
     for (uint32_t c = 0; c < K; ++c) {
       const uint32_t expert = experts.GetValue(c);
-      const float d = (d_base.GetValue(c) - along) / total;
+      const float d = (d_base.GetValue(c) - along_base) / total;
       d_scores.SetValue(row_.Place(expert), d);
-      row_along += d * Score(expert);
+      along += d * Score(expert);
     }
-    weights_in_.FreeTensor(d_weights);
-    experts_in_.FreeTensor(experts);
-    if (tiling.softmax) {
-      Adds(d_scores, d_scores, -row_along, row_.width);
-    } else {
-      Muls(row_.spare, row_.scores, -1.0f, row_.width);
-      Adds(row_.spare, row_.spare, 1.0f, row_.width);
-      Mul(d_scores, d_scores, row_.spare, row_.width);
-    }
+    return along;
   }
   __aicore__ inline float Score(uint32_t expert) const {
     return row_.scores.GetValue(row_.Place(expert));

@@ -39,9 +39,11 @@ namespace moge {
 // cube 8 * 16 * 4 = 512 cycles, and MTE2, which feeds L1 with 48 KB for them, 384.
 constexpr uint32_t kTileM = 128;
 constexpr uint32_t kTileC = 256;
-constexpr uint32_t kSwizzleRows = 8;     // turns go down this many rows of tiles
-constexpr uint32_t kMaxStripTiles = 20;  // a strip is shorter where a core
-constexpr uint32_t kStripsPerCore = 16;  // would have fewer strips: many even out the cores
+constexpr uint32_t kSwizzleRows = 8;  // turns go down this many rows of tiles
+constexpr uint32_t kMaxStripTiles = 20;
+// A strip is shorter where a core would otherwise get fewer strips than this. With many of them,
+// all cores end at about the same time.
+constexpr uint32_t kStripsPerCore = 16;
 
 struct Tile {
   uint32_t expert;
