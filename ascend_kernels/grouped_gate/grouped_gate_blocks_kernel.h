@@ -6,8 +6,8 @@
 
 namespace moge {
 
-// Experts are counted in float16, which is exact up to 2048. There is a lane for each 16th token
-// and group, so after this many tiles the counts are added to totals in float:
+// Experts are counted in float16, which is exact up to 2048. A lane counts each 16th token of a
+// tile, which are 4, so after 512 tiles the counts are added to totals in float:
 //
 //    counts [P, 16, G]    the i-th expert of a group   x   tokens t, t + 16, ...   x   groups
 constexpr uint32_t kCountLanes = kTokenStep * Pangu::kG;
