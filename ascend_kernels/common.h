@@ -8,10 +8,10 @@ namespace moge {
 
 using namespace AscendC;
 
-constexpr uint32_t kBlockBytes = 32;    // what a local address and a row in UB are aligned to
-constexpr uint32_t kRepeatBytes = 256;  // what one repeat of a vector instruction covers
-constexpr uint32_t kMaxRepeats = 255;   // of one instruction
-// 192 KiB, less 256 bytes that every kernel leaves, less 8 KiB that Select's tensor modes use
+constexpr uint32_t kBlockBytes = 32;    // local addresses and rows in UB begin on a block
+constexpr uint32_t kRepeatBytes = 256;  // one repeat of a vector instruction covers 8 blocks
+constexpr uint32_t kMaxRepeats = 255;   // an instruction has no more
+// 192 KiB, less the 256 bytes that no kernel may use, less 8 KiB for Select's tensor modes
 constexpr uint32_t kUbBytes = 196608 - 256 - 8192;
 
 template <typename T>
@@ -24,6 +24,12 @@ constexpr uint32_t RoundUp(uint32_t a, uint32_t b) { return (a + b - 1) / b * b;
 
 __aicore__ inline uint64_t Min(uint64_t a, uint64_t b) { return a < b ? a : b; }
 __aicore__ inline uint64_t Max(uint64_t a, uint64_t b) { return a < b ? b : a; }
+
+// Pangu's numbers, for which gate and route have kernels of their own: in float, the P experts of a
+// group are a block of 32 bytes, and the E scores of a token a repeat of 256.
+struct Pangu {
+  static constexpr uint32_t kE = 64, kG = 8, kP = kE / kG;
+};
 
 // The part of `total` units that falls to this core: parts differ by one unit at most.
 struct Share {
@@ -46,7 +52,7 @@ __aicore__ inline GlobalTensor<T> Global(GM_ADDR address) {
   return tensor;
 }
 
-// One contiguous piece of any length; what fills the last 32 bytes of UB is undefined.
+// One contiguous piece of any length. In UB, what follows it in its last block is undefined.
 template <typename T>
 __aicore__ inline void Load(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t count) {
   DataCopyPad(dst, src, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0),
@@ -58,7 +64,7 @@ __aicore__ inline void Store(const GlobalTensor<T>& dst, const LocalTensor<T>& s
   DataCopyPad(dst, src, DataCopyExtParams(1, count * sizeof(T), 0, 0, 0));
 }
 
-// There is no arithmetic in bfloat16 on this chip, and none in float16 here: all of it is float.
+// All arithmetic is in float: the chip has none in bfloat16, and float16 would lose digits.
 template <typename T>
 __aicore__ inline void Widen(const LocalTensor<float>& dst, const LocalTensor<T>& src,
                              uint32_t count) {
@@ -72,7 +78,7 @@ __aicore__ inline void Narrow(const LocalTensor<T>& dst, const LocalTensor<float
 
 }  // namespace moge
 
-// One entry for each dtype: `entries(suffix, type)` is a macro of the operator.
+// One entry for each dtype; `entries(suffix, type)` is the operator's macro.
 #define MOGE_FOR_EACH_DTYPE(entries) \
   entries(float16, half) entries(bfloat16, bfloat16_t) entries(float32, float)
 

@@ -6,14 +6,14 @@
 
 namespace moge {
 
-constexpr uint32_t kSlots = 2048;          // slots whose rows a core loads at a time, at most
-constexpr uint32_t kZeroBytes = 8 * 1024;  // of one transfer of zeros
+constexpr uint32_t kSlots = 2048;  // a core loads the rows of at most this many slots at once
+constexpr uint32_t kZeroBytes = 8 * 1024;  // one transfer of zeros
 
-// Rows in use come first, and row_to_slot is -1 behind them. A search reads a few scalars instead
-// of the whole tensor, and one where nothing was dropped.
+// Rows in use come first; after them row_to_slot is -1. A binary search reads a few scalars instead
+// of the whole tensor, and only one where nothing was dropped.
 __aicore__ inline uint64_t RowsInUse(const GlobalTensor<int32_t>& row_to_slot, uint64_t N) {
   if (row_to_slot.GetValue(N - 1) >= 0) return N;
-  uint64_t low = 0, high = N - 1;  // between them is the first row that is not in use
+  uint64_t low = 0, high = N - 1;  // the first row that is not in use is in [low, high]
   while (low < high) {
     const uint64_t middle = (low + high) / 2;
     if (row_to_slot.GetValue(middle) < 0) {
@@ -25,7 +25,7 @@ __aicore__ inline uint64_t RowsInUse(const GlobalTensor<int32_t>& row_to_slot, u
   return low;
 }
 
-// This core's part of the rows [first, N) becomes zero.
+// Sets this core's share of the rows [first, N) to zero.
 template <typename T>
 __aicore__ inline void ZeroRows(const GlobalTensor<T>& rows, uint64_t first, uint64_t N, uint64_t H,
                                 TQue<TPosition::VECOUT, 1>& zeros) {

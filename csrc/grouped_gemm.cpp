@@ -42,8 +42,8 @@ GroupedGemmTiling GemmTiling(const GemmShape& shape, int64_t rows, int64_t colum
   tiling.N = static_cast<uint64_t>(shape.N);
   tiling.E = static_cast<uint32_t>(shape.E);
   tiling.rows = static_cast<uint32_t>(rows);
-  tiling.columns = static_cast<uint32_t>(columns);
-  tiling.depth = static_cast<uint32_t>(depth);
+  tiling.C = static_cast<uint32_t>(columns);
+  tiling.R = static_cast<uint32_t>(depth);
   tiling.pitch = static_cast<uint32_t>(PitchOf(columns));
   return tiling;
 }

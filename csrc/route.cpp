@@ -32,10 +32,10 @@ void LaunchRouteFwd(Pointer experts, Pointer row_to_slot, Pointer slot_to_row, P
   tiling.E = static_cast<uint32_t>(E);
   tiling.G = static_cast<uint32_t>(G);
   const int64_t tokens = (T + blocks - 1) / blocks;
-  if (E == kRouteE && G == kRouteG && K == kRouteG && T <= kRouteMaxT &&
+  if (E == Pangu::kE && G == Pangu::kG && K == Pangu::kG && T <= kRouteMaxT &&
       tokens <= kRouteMaxTokens) {
-    const auto rows = static_cast<uint32_t>((tokens + kStreams - 1) / kStreams);
-    tiling.rows = RoundUp(rows, kRouteRowStep);
+    const auto stream_tokens = static_cast<uint32_t>((tokens + kStreams - 1) / kStreams);
+    tiling.stream_tokens = RoundUp(stream_tokens, kStreamStep);
   }
   const int64_t N = T * K;
   const Launch launch{op,

@@ -196,10 +196,10 @@ def randn(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
 # rows of each expert, in, out: past one tile, one step in L1, one in L0, in each dimension
 PRODUCTS = [
     pytest.param([200, 0, 129, 1], 600, 530, id="wide"),
-    pytest.param([17, 0, 3, 40, 1], 530, 600, id="panel"),
-    pytest.param([100, 1, 128], 1700, 300, id="even-columns"),
+    pytest.param([17, 0, 3, 40, 1], 530, 600, id="resident"),
+    pytest.param([100, 1, 128], 1700, 300, id="contiguous"),
     pytest.param([3, 5, 0], 40, 700, id="few-rows-of-many"),
-    pytest.param([1100, 5], 20, 300, id="several-bands-of-tiles"),
+    pytest.param([1100, 5], 20, 300, id="several-swizzles"),
     pytest.param([130], 3, 272, id="shallow"),
     pytest.param([2] * 40, 16, 16, id="more-experts-than-cores"),
     pytest.param([128, 128], 128, 256, id="whole-tiles"),
@@ -221,10 +221,10 @@ def test_products_of_several_tiles(counts: list[int], I: int, O: int, dtype: tor
         pytest.param([800], 1030, 1100, torch.float32, id="dW"),
     ],
 )
-def test_runs_of_tiles_find_the_last_ones_chunks_in_l1(
+def test_tiles_of_a_strip_find_the_last_ones_chunks_in_l1(
     counts: list[int], I: int, O: int, dtype: torch.dtype
 ) -> None:
-    """One core has runs of several tiles, deeper than L1: each reads less of the left factor."""
+    """One core has strips of several tiles, deeper than L1: each reads less of the left factor."""
     rows, weight = randn(sum(counts), I, dtype=dtype), randn(len(counts), O, I, dtype=dtype)
     _C.set_emulation(cores=2)
     check_gemm(rows, weight, counts)
@@ -257,7 +257,7 @@ def test_addresses_that_no_transfer_likes(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("bad", [NAN, INF])
-@pytest.mark.parametrize("rows", [40, 200], ids=["panel", "wide"])
+@pytest.mark.parametrize("rows", [40, 200], ids=["resident", "wide"])
 def test_bad_rows_stay_apart(rows: int, bad: float) -> None:
     counts = [rows, 3]
     x, weight = randn(sum(counts), 70), randn(2, 40, 70)
@@ -266,7 +266,7 @@ def test_bad_rows_stay_apart(rows: int, bad: float) -> None:
     check_gemm(x, weight, counts)
 
 
-@pytest.mark.parametrize("counts", [[150, 0, 9], [40, 0, 9]], ids=["wide", "panel"])
+@pytest.mark.parametrize("counts", [[150, 0, 9], [40, 0, 9]], ids=["wide", "resident"])
 def test_products_do_not_depend_on_the_cores(counts: list[int]) -> None:
     rows, weight = randn(sum(counts), 300), randn(3, 290, 300)
     results = []
@@ -279,7 +279,7 @@ def test_products_do_not_depend_on_the_cores(counts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("counts", [[150, 0, 9], [40, 0, 9]], ids=["wide", "panel"])
+@pytest.mark.parametrize("counts", [[150, 0, 9], [40, 0, 9]], ids=["wide", "resident"])
 @pytest.mark.parametrize(("I", "O"), [(300, 290), (256, 64), (7, 5)])
 def test_packed_weights_give_the_same(
     counts: list[int], I: int, O: int, dtype: torch.dtype

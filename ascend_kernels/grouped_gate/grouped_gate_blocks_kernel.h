@@ -1,153 +1,35 @@
-// The gate for E = 64, G = 8, k = 1, Pangu's: in float a group of 8 experts is one block of 32
-// bytes and a token one repeat of 256, so every instruction works on many tokens at once, and no
-// scalar is read for a token.
+// The gate for Pangu's E = 64, G = 8 and k = 1, on tiles of up to 64 tokens.
 #ifndef MOGE_ASCEND_GROUPED_GATE_BLOCKS_KERNEL_H_
 #define MOGE_ASCEND_GROUPED_GATE_BLOCKS_KERNEL_H_
 
-#include "grouped_gate_common.h"
+#include "grouped_gate_blocks_tile.h"
 
 namespace moge {
 
-constexpr uint32_t kGateE = 64;
-constexpr uint32_t kGateG = 8;
-constexpr uint32_t kGateTokens = 64;                   // of a tile
-constexpr uint32_t kGatePlane = kGateTokens * kGateE;  // one float for each expert
-constexpr uint32_t kGateSlots = kGateTokens * kGateG;  // one for each group
-constexpr uint32_t kGateTokenStep = 16;  // a tile is rounded up to whole repeats of [t, g] halves
-// Counts are kept in float16, exact up to 2048, for each expert of a group and each 16th token.
-constexpr uint32_t kGateLanes = kGateTokenStep * kGateG;
-constexpr uint32_t kGateCountTiles = 2048 / (kGateTokens / kGateTokenStep);
+// Experts are counted in float16, which is exact up to 2048. A lane counts each 16th token of a
+// tile, which are 4, so after 512 tiles the counts are added to totals in float:
+//
+//    counts [P, 16, G]    the i-th expert of a group   x   tokens t, t + 16, ...   x   groups
+constexpr uint32_t kCountLanes = kTokenStep * Pangu::kG;
+constexpr uint32_t kCounts = Pangu::kP * kCountLanes;
+constexpr uint32_t kFlushTiles = 2048 / (kGateTokens / kTokenStep);
 
-// Scores of a tile, and lookups by expert.
+//    logits -- Score -> scores -- Choose -> local, ids -- Weigh -> weights, experts
+//                                             |
+//                                             +-- Count -> counts -- Flush -> totals -- Publish ->
+//
+//    buffer         bytes     holds                                     filled by, read by, guard
+//    keys_          16 KB     [t, E] that Choose compares; then a       V, in order
+//                             temporary of Count and Flush
+//    local_, ids_   2 KB each [t, G] the chosen expert's number in its  V, in order
+//                             group, and in all
+//    halves_        2 KB      two [t, G] in float16, of Count           V, in order
+//    counts_        2 KB      [P, 16, G] in float16                     V, in order
+//    totals_        4 KB      [P, 16, G]                                V; at the end S reads it
+//    out_           2 x 4 KB  weights and experts [t, G]                V, MTE3; queue
+//    bias_, router_scale_, sums_: see Constant and CoreSums
 template <typename T>
-class GateTile {
- public:
-  __aicore__ inline void Init(GM_ADDR logits, bool softmax, TPipe* pipe) {
-    logits_ = Global<T>(logits);
-    softmax_ = softmax;
-    pipe->InitBuffer(in_, 2, kGatePlane * sizeof(T));
-    pipe->InitBuffer(planes_, 2 * kGatePlane * sizeof(float));
-    pipe->InitBuffer(small_, 5 * kGateSlots * sizeof(float));
-    pipe->InitBuffer(bits_, kGatePlane / 8);
-    pipe->InitBuffer(lanes_, 2 * kGateG * sizeof(float));
-    scores = planes_.Get<float>();
-    plane = scores[kGatePlane];
-    slots = small_.Get<float>();
-    first = slots[kGateSlots];
-    offsets = first[kGateSlots];
-    scratch_ = offsets[kGateSlots];
-    rows_ = scratch_[kGateSlots];
-    bits = bits_.Get<uint8_t>();
-    lane = lanes_.Get<float>();
-    group = lane[kGateG];
-    CreateVecIndex(lane, 0.0f, kGateG);
-    Muls(group, lane, 8.0f, kGateG);
-    // the token's first score, for each of its slots
-    CreateVecIndex(rows_, 0.0f, kGateTokens);
-    Muls(rows_, rows_, static_cast<float>(kGateE), kGateTokens);
-    Brcb(first, rows_, kGateTokens / 8, BrcbRepeatParams(1, 8));
-  }
-  // Scores of `count` tokens; the rest of the tile, up to whole repeats, has logits 0.
-  __aicore__ inline void Score(uint64_t token, uint32_t count) {
-    tokens = RoundUp(count, kGateTokenStep);
-    LocalTensor<T> in = in_.template AllocTensor<T>();
-    Load(in, logits_[token * kGateE], count * kGateE);
-    in_.EnQue(in);
-    in = in_.template DeQue<T>();
-    LocalTensor<float> x;
-    if constexpr (kIsFloat<T>) {
-      x = in;
-    } else {
-      x = scores;
-      Widen(x, in, count * kGateE);
-    }
-    if (count < tokens) Duplicate(x[count * kGateE], 0.0f, (tokens - count) * kGateE);
-    if (softmax_) {
-      Softmax(x);
-    } else {
-      Muls(scores, x, -1.0f, tokens * kGateE);
-      Exp(scores, scores, tokens * kGateE);
-      Adds(scores, scores, 1.0f, tokens * kGateE);
-      Duplicate(plane, 1.0f, tokens * kGateE);
-      Div(scores, plane, scores, tokens * kGateE);
-    }
-    in_.FreeTensor(in);
-  }
-  // [t, g, 8] -> [t, g]
-  template <ReduceType type>
-  __aicore__ inline void Groups(const LocalTensor<float>& dst, const LocalTensor<float>& src) {
-    ReduceDataBlock<type>(dst, src, kGateE, tokens, 1, 1, 8);
-  }
-  // [t, g] -> [t], and each again in its row's 8 places of dst
-  template <ReduceType type>
-  __aicore__ inline void Rows(const LocalTensor<float>& dst, const LocalTensor<float>& src) {
-    ReduceDataBlock<type>(rows_, src, kGateE, tokens / 8, 1, 1, 8);
-    Brcb(dst, rows_, tokens / 8, BrcbRepeatParams(1, 8));
-  }
-  // [t, g] -> [t, g, 8]
-  __aicore__ inline void Spread(const LocalTensor<float>& dst, const LocalTensor<float>& src) {
-    Brcb(dst, src, tokens, BrcbRepeatParams(1, 8));
-  }
-  // a row's value, in its 8 places, for all of its 64 lanes
-  static __aicore__ inline BinaryRepeatParams ByRow() { return {1, 1, 0, 8, 8, 1}; }
-  // one vector of 64 for every token
-  static __aicore__ inline BinaryRepeatParams ByLane() { return {1, 1, 1, 8, 8, 0}; }
-  // one block of 8 for every block
-  static __aicore__ inline BinaryRepeatParams ByBlock() { return {1, 1, 0, 8, 8, 0}; }
-
-  // bits of the lanes whose number in the group is `slots`
-  __aicore__ inline void Mark(const LocalTensor<float>& local) {
-    Spread(plane, local);
-    Compare(bits, plane, lane, CMPMODE::EQ, kGateE, tokens, ByBlock());
-  }
-  // dst = scores of the experts in `ids`, [t, g]
-  __aicore__ inline void ScoresOf(const LocalTensor<float>& dst, const LocalTensor<float>& ids) {
-    Add(offsets, ids, first, tokens * kGateG);
-    Lookup(dst, scores, offsets);
-  }
-  // dst = values[places]
-  __aicore__ inline void Lookup(const LocalTensor<float>& dst, const LocalTensor<float>& values,
-                                const LocalTensor<float>& places) {
-    LocalTensor<int32_t> bytes = scratch_.ReinterpretCast<int32_t>();
-    Muls(scratch_, places, static_cast<float>(sizeof(float)), tokens * kGateG);
-    Cast(bytes, scratch_, RoundMode::CAST_RINT, tokens * kGateG);
-    Gather(dst, values, bytes.ReinterpretCast<uint32_t>(), 0, tokens * kGateG);
-  }
-
-  uint32_t tokens = 0;        // of the tile, rounded up
-  LocalTensor<float> scores;  // [t, E]
-  LocalTensor<float> plane;   // [t, E], free
-  LocalTensor<float> slots;   // [t, G], free
-  LocalTensor<float> lane;    // 0 to 7
-  LocalTensor<float> group;   // 0, 8, ... 56
-  LocalTensor<uint8_t> bits;  // of [t, E]
-
- private:
-  __aicore__ inline void Softmax(const LocalTensor<float>& x) {
-    Groups<ReduceType::MAX>(slots, x);
-    Rows<ReduceType::MAX>(offsets, slots);
-    Sub(scores, x, offsets, kGateE, tokens, ByRow());
-    Exp(scores, scores, tokens * kGateE);
-    Groups<ReduceType::SUM>(slots, scores);
-    ReduceDataBlock<ReduceType::SUM>(rows_, slots, kGateE, tokens / 8, 1, 1, 8);
-    Duplicate(scratch_, 1.0f, tokens);
-    Div(rows_, scratch_, rows_, tokens);
-    Brcb(offsets, rows_, tokens / 8, BrcbRepeatParams(1, 8));
-    Mul(scores, scores, offsets, kGateE, tokens, ByRow());
-  }
-
-  GlobalTensor<T> logits_;
-  bool softmax_ = true;
-  LocalTensor<float> first;     // [t, G]: 64 t
-  LocalTensor<float> offsets;   // [t, G]
-  LocalTensor<float> scratch_;  // [t, G]
-  LocalTensor<float> rows_;     // [t]
-  TQue<TPosition::VECIN, 1> in_;
-  TBuf<TPosition::VECCALC> planes_, small_, bits_, lanes_;
-};
-
-template <typename T>
-class GateBlocksFwd {
+class GateBlocksFwd : Pangu {
  public:
   __aicore__ inline void Init(GM_ADDR logits, GM_ADDR bias, GM_ADDR router_scale, GM_ADDR weights,
                               GM_ADDR experts, GM_ADDR counts, GM_ADDR workspace,
@@ -155,18 +37,24 @@ class GateBlocksFwd {
     tile_.Init(logits, tiling.softmax != 0, pipe);
     weights_ = Global<float>(weights);
     experts_ = Global<int32_t>(experts);
-    if (tiling.has_bias) bias_.Init(bias, 1, kGateE, pipe);
-    if (tiling.has_router_scale) router_scale_.Init(router_scale, 1, kGateE, pipe);
-    sums_.Init(workspace, counts, kGateE, pipe);
-    pipe->InitBuffer(keys_, kGatePlane * sizeof(float));
-    pipe->InitBuffer(chosen_, 2 * kGateSlots * sizeof(float));
-    pipe->InitBuffer(halves_, 2 * kGateSlots * sizeof(half));
-    pipe->InitBuffer(counts_, kGateG * kGateLanes * (sizeof(half) + sizeof(float)));
-    pipe->InitBuffer(out_, 2, 2 * kGateSlots * sizeof(float));
+    if (tiling.has_bias) bias_.Init(bias, 1, kE, pipe);
+    if (tiling.has_router_scale) router_scale_.Init(router_scale, 1, kE, pipe);
+    sums_.Init(workspace, counts, kE, pipe);
+    pipe->InitBuffer(all_keys_, kTileScores * sizeof(float));
+    pipe->InitBuffer(all_chosen_, 2 * kTileSlots * sizeof(float));
+    pipe->InitBuffer(all_halves_, 2 * kTileSlots * sizeof(half));
+    pipe->InitBuffer(all_counts_, kCounts * (sizeof(half) + sizeof(float)));
+    pipe->InitBuffer(out_, 2, 2 * kTileSlots * sizeof(float));
+    keys_ = all_keys_.Get<float>();
+    local_ = all_chosen_.Get<float>();
+    ids_ = local_[kTileSlots];
+    halves_ = all_halves_.Get<half>();
+    totals_ = all_counts_.Get<float>();
+    counts_ = totals_[kCounts].template ReinterpretCast<half>();
   }
   __aicore__ inline void Process(const GroupedGateTiling& tiling) {
-    Duplicate(Counts(), static_cast<half>(0.0f), kGateG * kGateLanes);
-    Duplicate(Totals(), 0.0f, kGateG * kGateLanes);
+    Duplicate(counts_, static_cast<half>(0.0f), kCounts);
+    Duplicate(totals_, 0.0f, kCounts);
     const Share share = MyShare(tiling.T);
     uint32_t tiles = 0;
     for (uint64_t token = share.begin; token < share.end; token += kGateTokens) {
@@ -175,107 +63,110 @@ class GateBlocksFwd {
       Choose(tiling);
       Weigh(tiling, token, count);
       Count(count);
-      if (++tiles % kGateCountTiles == 0) FlushCounts();
+      if (++tiles % kFlushTiles == 0) Flush();
     }
-    FlushCounts();
+    Flush();
     bias_.Release();
     router_scale_.Release();
-    PublishCounts();
+    Publish();
   }
 
  private:
-  __aicore__ inline LocalTensor<float> Local() { return chosen_.Get<float>(); }
-  __aicore__ inline LocalTensor<float> Ids() { return chosen_.Get<float>()[kGateSlots]; }
-  __aicore__ inline LocalTensor<float> Totals() { return counts_.Get<float>(); }
-  __aicore__ inline LocalTensor<half> Counts() {
-    return counts_.Get<float>()[kGateG * kGateLanes].template ReinterpretCast<half>();
-  }
+  static_assert(GateTile<T>::kBytes + 5 * kE * sizeof(float) + kTileScores * sizeof(float) +
+                        2 * kTileSlots * (sizeof(float) + sizeof(half)) +
+                        kCounts * (sizeof(half) + sizeof(float)) +
+                        2 * 2 * kTileSlots * sizeof(float) <=
+                    kUbBytes,
+                "UB");
 
-  // Local and Ids: the first of the largest keys of each group
+  // local_ and ids_: in each group the first of the experts with the largest key
   __aicore__ inline void Choose(const GroupedGateTiling& tiling) {
-    const uint32_t count = tile_.tokens * kGateE, slots = tile_.tokens * kGateG;
-    LocalTensor<float> keys = tile_.scores;
-    const bool any_nan = !tiling.softmax || tiling.has_bias;
-    if (any_nan) {  // some scores of a row, or some biases, may be NaN, and others not
-      keys = keys_.Get<float>();
-      if (tiling.has_bias) {
-        Add(keys, tile_.scores, bias_.Values(), kGateE, tile_.tokens, tile_.ByLane());
-      } else {
-        Adds(keys, tile_.scores, 0.0f, count);
-      }
-      Compare(tile_.bits, keys, keys, CMPMODE::EQ, count);
-      Maxs(keys, keys, kMinusInfinity, count);
-      Select(keys, tile_.bits, keys, kNotANumber, SELMODE::VSEL_TENSOR_SCALAR_MODE, count);
+    const uint32_t count = tile_.tokens * kE, slots = tile_.tokens * kG;
+    // A row may hold NaN beside numbers, unless it is the plain softmax's, where all are NaN then.
+    const bool ordered = !tiling.softmax || tiling.has_bias;
+    const LocalTensor<float> keys = ordered ? OrderedKeys(tiling) : tile_.scores;
+    tile_.template ReduceGroups<ReduceType::MAX>(tile_.spare_slots, keys);
+    tile_.Broadcast(tile_.spare, tile_.spare_slots);
+    Compare(tile_.bits, keys, tile_.spare, CMPMODE::EQ, count);
+    Select(tile_.spare, tile_.bits, tile_.lane, static_cast<float>(kP),
+           SELMODE::VSEL_TENSOR_SCALAR_MODE, kE, tile_.tokens,
+           BinaryRepeatParams(1, 0, 0, 8, 0, 0));
+    tile_.template ReduceGroups<ReduceType::MIN>(local_, tile_.spare);
+    if (!ordered) {  // NaN equals nothing: such a row gets the first experts
+      Compares(tile_.bits, local_, static_cast<float>(kP), CMPMODE::LT, slots);
+      Select(local_, tile_.bits, local_, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, slots);
     }
-    tile_.template Groups<ReduceType::MAX>(tile_.slots, keys);
-    tile_.Spread(tile_.plane, tile_.slots);
-    Compare(tile_.bits, keys, tile_.plane, CMPMODE::EQ, count);
-    Select(tile_.plane, tile_.bits, tile_.lane, 8.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, kGateE,
-           tile_.tokens, BinaryRepeatParams(1, 0, 0, 8, 0, 0));
-    tile_.template Groups<ReduceType::MIN>(Local(), tile_.plane);
-    if (!any_nan) {  // the softmax of a row with a NaN is all NaN and equals nothing: the first
-      Compares(tile_.bits, Local(), 8.0f, CMPMODE::LT, slots);
-      Select(Local(), tile_.bits, Local(), 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, slots);
+    Add(ids_, local_, tile_.group, kE, slots / kE, tile_.ByBlock());
+  }
+  // The biased scores in the order of the choice: see kMinusInfinity.
+  __aicore__ inline LocalTensor<float> OrderedKeys(const GroupedGateTiling& tiling) {
+    const uint32_t count = tile_.tokens * kE;
+    if (tiling.has_bias) {
+      Add(keys_, tile_.scores, bias_.Values(), kE, tile_.tokens, tile_.ByLane());
+    } else {
+      Adds(keys_, tile_.scores, 0.0f, count);
     }
-    Add(Ids(), Local(), tile_.group, kGateE, slots / kGateE, tile_.ByBlock());
+    Compare(tile_.bits, keys_, keys_, CMPMODE::EQ, count);
+    Maxs(keys_, keys_, kMinusInfinity, count);
+    Select(keys_, tile_.bits, keys_, kNotANumber, SELMODE::VSEL_TENSOR_SCALAR_MODE, count);
+    return keys_;
   }
 
   __aicore__ inline void Weigh(const GroupedGateTiling& tiling, uint64_t token, uint32_t count) {
-    const uint32_t slots = tile_.tokens * kGateG;
+    const uint32_t slots = tile_.tokens * kG;
     LocalTensor<float> weights = out_.AllocTensor<float>();
-    LocalTensor<int32_t> experts = weights[kGateSlots].template ReinterpretCast<int32_t>();
-    tile_.ScoresOf(weights, Ids());
+    tile_.GatherScores(weights, ids_);
     if (tiling.renormalize) {
-      tile_.template Rows<ReduceType::SUM>(tile_.slots, weights);
-      Div(weights, weights, tile_.slots, slots);
+      tile_.template ReduceTokens<ReduceType::SUM>(tile_.spare_slots, weights);
+      Div(weights, weights, tile_.spare_slots, slots);
     }
     if (tiling.scaling != 1.0f) Muls(weights, weights, tiling.scaling, slots);
     if (tiling.has_router_scale) {
-      tile_.Lookup(tile_.slots, router_scale_.Values(), Ids());
-      Mul(weights, weights, tile_.slots, slots);
+      tile_.GatherAt(tile_.spare_slots, router_scale_.Values(), ids_);
+      Mul(weights, weights, tile_.spare_slots, slots);
     }
-    Cast(experts, Ids(), RoundMode::CAST_RINT, slots);
+    Cast(weights[kTileSlots].template ReinterpretCast<int32_t>(), ids_, RoundMode::CAST_RINT,
+         slots);
     out_.EnQue(weights);
     weights = out_.DeQue<float>();
-    Store(weights_[token * kGateG], weights, count * kGateG);
-    Store(experts_[token * kGateG], weights[kGateSlots].template ReinterpretCast<int32_t>(),
-          count * kGateG);
+    Store(weights_[token * kG], weights, count * kG);
+    Store(experts_[token * kG], weights[kTileSlots].template ReinterpretCast<int32_t>(),
+          count * kG);
     out_.FreeTensor(weights);
   }
 
   __aicore__ inline void Count(uint32_t count) {
-    const uint32_t slots = tile_.tokens * kGateG;
-    LocalTensor<half> local = halves_.Get<half>(), hit = local[kGateSlots];
-    if (count < tile_.tokens) {  // what only fills the tile is no expert's
-      Duplicate(Local()[count * kGateG], -1.0f, (tile_.tokens - count) * kGateG);
+    const uint32_t slots = tile_.tokens * kG;
+    const LocalTensor<half> local = halves_, hit = halves_[kTileSlots];
+    if (count < tile_.tokens) {  // the rest of the tile counts for no expert
+      Duplicate(local_[count * kG], -1.0f, (tile_.tokens - count) * kG);
     }
-    Narrow(local, Local(), slots);
-    LocalTensor<half> ones = keys_.Get<half>();
+    Narrow(local, local_, slots);
+    LocalTensor<half> ones = keys_.template ReinterpretCast<half>();
     Duplicate(ones, static_cast<half>(1.0f), slots);
-    for (uint32_t i = 0; i < kGateE / kGateG; ++i) {
-      LocalTensor<half> sum = Counts()[i * kGateLanes];
+    for (uint32_t i = 0; i < kP; ++i) {
+      LocalTensor<half> sum = counts_[i * kCountLanes];
       Compares(tile_.bits, local, static_cast<half>(static_cast<float>(i)), CMPMODE::EQ, slots);
       Select(hit, tile_.bits, ones, static_cast<half>(0.0f), SELMODE::VSEL_TENSOR_SCALAR_MODE,
              slots);
-      Add(sum, hit, sum, kGateLanes, slots / kGateLanes, BinaryRepeatParams(1, 1, 1, 0, 8, 0));
+      Add(sum, hit, sum, kCountLanes, slots / kCountLanes, BinaryRepeatParams(1, 1, 1, 0, 8, 0));
     }
   }
-  __aicore__ inline void FlushCounts() {
-    LocalTensor<float> wide = keys_.Get<float>();
-    Widen(wide, Counts(), kGateG * kGateLanes);
-    Add(Totals(), Totals(), wide, kGateG * kGateLanes);
-    Duplicate(Counts(), static_cast<half>(0.0f), kGateG * kGateLanes);
+  __aicore__ inline void Flush() {
+    Widen(keys_, counts_, kCounts);
+    Add(totals_, totals_, keys_, kCounts);
+    Duplicate(counts_, static_cast<half>(0.0f), kCounts);
   }
-  // [8, 16, G] -> [G, 8], once for a core
-  __aicore__ inline void PublishCounts() {
+  // Once for a core: [P, 16, G] becomes [G, P], and the cores' are added up.
+  __aicore__ inline void Publish() {
     LocalTensor<int32_t> own = sums_.Own();
-    for (uint32_t i = 0; i < kGateE / kGateG; ++i) {
-      LocalTensor<float> sum = Totals()[i * kGateLanes];
-      for (uint32_t lanes = kGateLanes / 2; lanes >= kGateG; lanes /= 2) {
+    for (uint32_t i = 0; i < kP; ++i) {
+      LocalTensor<float> sum = totals_[i * kCountLanes];
+      for (uint32_t lanes = kCountLanes / 2; lanes >= kG; lanes /= 2) {
         Add(sum, sum, sum[lanes], lanes);
       }
-      for (uint32_t g = 0; g < kGateG; ++g) {
-        own.SetValue(g * kGateG + i, static_cast<int32_t>(sum.GetValue(g)));
+      for (uint32_t g = 0; g < kG; ++g) {
+        own.SetValue(g * kP + i, static_cast<int32_t>(sum.GetValue(g)));
       }
     }
     sums_.Reduce(own);
@@ -286,12 +177,28 @@ class GateBlocksFwd {
   GlobalTensor<int32_t> experts_;
   Constant bias_, router_scale_;
   CoreSums<int32_t> sums_;
-  TBuf<TPosition::VECCALC> keys_, chosen_, halves_, counts_;
+  LocalTensor<float> keys_, local_, ids_, totals_;
+  LocalTensor<half> halves_, counts_;
+  TBuf<TPosition::VECCALC> all_keys_, all_chosen_, all_halves_, all_counts_;
   TQue<TPosition::VECOUT, 1> out_;
 };
 
+//    logits -- Score -> scores --------------------------+
+//    d_weights, experts -- CopyIn -> d, ids -- Derive -> d_scores -- CopyOut -> d_logits
+//                                                 |
+//                                                 +-> d_router_scale
+//
+//    buffer         bytes     holds                                     filled by, read by, guard
+//    in_            2 x 4 KB  d_weights and experts [t, G]              MTE2, V; queue
+//    d_, ids_       2 KB each [t, G] gradients; experts                 V, in order
+//    chosen_        2 KB      [t, G] scores of the experts              V, in order
+//    base_          2 KB      [t, G] chosen_, renormalized if asked     V, in order
+//    total_         2 KB      [t, G] a token's sum, for each slot       V, in order
+//    d_scores_      16 KB     [t, E]                                    V, in order
+//    acc_           256       [E] d_router_scale of this core           V, in order
+//    out_           2 x 16 KB d_logits [t, E]                           V, MTE3; queue
 template <typename T>
-class GateBlocksBwd {
+class GateBlocksBwd : Pangu {
  public:
   __aicore__ inline void Init(GM_ADDR d_weights, GM_ADDR logits, GM_ADDR experts,
                               GM_ADDR router_scale, GM_ADDR d_logits, GM_ADDR d_router_scale,
@@ -301,116 +208,123 @@ class GateBlocksBwd {
     experts_ = Global<int32_t>(experts);
     d_logits_ = Global<T>(d_logits);
     if (tiling.has_router_scale) {
-      router_scale_.Init(router_scale, 1, kGateE, pipe);
-      sums_.Init(workspace, d_router_scale, kGateE, pipe);
-      pipe->InitBuffer(acc_, kGateE * sizeof(float));
+      router_scale_.Init(router_scale, 1, kE, pipe);
+      sums_.Init(workspace, d_router_scale, kE, pipe);
+      pipe->InitBuffer(all_acc_, kE * sizeof(float));
+      acc_ = all_acc_.Get<float>();
     }
-    pipe->InitBuffer(in_, 2, 2 * kGateSlots * sizeof(float));
-    pipe->InitBuffer(d_scores_, kGatePlane * sizeof(float));
-    pipe->InitBuffer(small_, 5 * kGateSlots * sizeof(float));
-    pipe->InitBuffer(out_, 2, kGatePlane * sizeof(T));
+    pipe->InitBuffer(in_, 2, 2 * kTileSlots * sizeof(float));
+    pipe->InitBuffer(all_d_scores_, kTileScores * sizeof(float));
+    pipe->InitBuffer(all_slots_, 5 * kTileSlots * sizeof(float));
+    pipe->InitBuffer(out_, 2, kTileScores * sizeof(T));
+    d_scores_ = all_d_scores_.Get<float>();
+    d_ = all_slots_.Get<float>();
+    ids_ = d_[kTileSlots];
+    chosen_ = ids_[kTileSlots];
+    base_ = chosen_[kTileSlots];
+    total_ = base_[kTileSlots];
   }
   __aicore__ inline void Process(const GroupedGateTiling& tiling) {
-    if (tiling.has_router_scale) Duplicate(acc_.Get<float>(), 0.0f, kGateE);
+    if (tiling.has_router_scale) Duplicate(acc_, 0.0f, kE);
     const Share share = MyShare(tiling.T);
     for (uint64_t token = share.begin; token < share.end; token += kGateTokens) {
       const uint32_t count = Min(kGateTokens, share.end - token);
       tile_.Score(token, count);
       CopyIn(token, count);
-      Derive(tiling);
+      DeriveChosen(tiling);
+      DeriveScores(tiling);
       CopyOut(token, count);
     }
     if (tiling.has_router_scale) {
       router_scale_.Release();
       LocalTensor<float> own = sums_.Own();
-      Adds(own, acc_.Get<float>(), 0.0f, kGateE);
+      Adds(own, acc_, 0.0f, kE);
       sums_.Reduce(own);
     }
   }
 
  private:
-  __aicore__ inline LocalTensor<float> Small(uint32_t i) {
-    return small_.Get<float>()[i * kGateSlots];
-  }
+  static_assert(GateTile<T>::kBytes + 5 * kE * sizeof(float) + 2 * 2 * kTileSlots * sizeof(float) +
+                        kTileScores * sizeof(float) + 5 * kTileSlots * sizeof(float) +
+                        2 * kTileScores * sizeof(T) <=
+                    kUbBytes,
+                "UB");
 
-  // d and ids of the slots; what only fills the tile has no gradient
   __aicore__ inline void CopyIn(uint64_t token, uint32_t count) {
     LocalTensor<float> in = in_.AllocTensor<float>();
-    Load(in, d_weights_[token * kGateG], count * kGateG);
-    Load(in[kGateSlots].template ReinterpretCast<int32_t>(), experts_[token * kGateG],
-         count * kGateG);
+    LocalTensor<int32_t> experts = in[kTileSlots].template ReinterpretCast<int32_t>();
+    Load(in, d_weights_[token * kG], count * kG);
+    Load(experts, experts_[token * kG], count * kG);
     in_.EnQue(in);
     in = in_.DeQue<float>();
-    LocalTensor<float> d = Small(0), ids = Small(1);
-    Adds(d, in, 0.0f, count * kGateG);
-    Cast(ids, in[kGateSlots].template ReinterpretCast<int32_t>(), RoundMode::CAST_NONE,
-         count * kGateG);
+    Adds(d_, in, 0.0f, count * kG);
+    Cast(ids_, in[kTileSlots].template ReinterpretCast<int32_t>(), RoundMode::CAST_NONE,
+         count * kG);
     in_.FreeTensor(in);
-    if (count < tile_.tokens) {
-      Duplicate(d[count * kGateG], 0.0f, (tile_.tokens - count) * kGateG);
-      Duplicate(ids[count * kGateG], 0.0f, (tile_.tokens - count) * kGateG);
+    if (count < tile_.tokens) {  // the rest of the tile has no gradient
+      Duplicate(d_[count * kG], 0.0f, (tile_.tokens - count) * kG);
+      Duplicate(ids_[count * kG], 0.0f, (tile_.tokens - count) * kG);
     }
   }
 
-  // d_scores of the chosen, spread over the row in d_scores_; scores stay
-  __aicore__ inline void Derive(const GroupedGateTiling& tiling) {
-    const uint32_t slots = tile_.tokens * kGateG;
-    LocalTensor<float> d = Small(0), ids = Small(1), chosen = Small(2), base = Small(3),
-                       total = Small(4);
-    tile_.ScoresOf(chosen, ids);
-    Sub(tile_.slots, ids, tile_.group, kGateE, slots / kGateE, tile_.ByBlock());
-    tile_.Mark(tile_.slots);
+  // d_: from the gradients of the weights to those of the chosen scores
+  __aicore__ inline void DeriveChosen(const GroupedGateTiling& tiling) {
+    const uint32_t slots = tile_.tokens * kG;
+    tile_.GatherScores(chosen_, ids_);
+    Sub(tile_.spare_slots, ids_, tile_.group, kE, slots / kE, tile_.ByBlock());
+    tile_.Mark(tile_.spare_slots);
     if (tiling.renormalize) {
-      tile_.template Rows<ReduceType::SUM>(total, chosen);
-      Div(base, chosen, total, slots);
+      tile_.template ReduceTokens<ReduceType::SUM>(total_, chosen_);
+      Div(base_, chosen_, total_, slots);
     } else {
-      Adds(base, chosen, 0.0f, slots);
+      Adds(base_, chosen_, 0.0f, slots);
     }
-    if (tiling.scaling != 1.0f) Muls(d, d, tiling.scaling, slots);
+    if (tiling.scaling != 1.0f) Muls(d_, d_, tiling.scaling, slots);
     if (tiling.has_router_scale) {
-      LocalTensor<float> acc = acc_.Get<float>();
-      Mul(tile_.slots, d, base, slots);
-      Scatter(tile_.plane, tile_.slots);
-      Add(acc, tile_.plane, acc, kGateE, tile_.tokens, BinaryRepeatParams(1, 1, 1, 0, 8, 0));
-      tile_.Lookup(tile_.slots, router_scale_.Values(), ids);
-      Mul(d, d, tile_.slots, slots);
+      Mul(tile_.spare_slots, d_, base_, slots);
+      Scatter(tile_.spare, tile_.spare_slots);
+      Add(acc_, tile_.spare, acc_, kE, tile_.tokens, BinaryRepeatParams(1, 1, 1, 0, 8, 0));
+      tile_.GatherAt(tile_.spare_slots, router_scale_.Values(), ids_);
+      Mul(d_, d_, tile_.spare_slots, slots);
     }
     if (tiling.renormalize) {  // base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S
-      Mul(base, d, base, slots);
-      tile_.template Rows<ReduceType::SUM>(tile_.slots, base);
-      Sub(d, d, tile_.slots, slots);
-      Div(d, d, total, slots);
-    }
-    Scatter(d_scores_.Get<float>(), d);
-    if (tiling.softmax) {
-      Mul(base, d, chosen, slots);
-      tile_.template Rows<ReduceType::SUM>(total, base);
-      Sub(d_scores_.Get<float>(), d_scores_.Get<float>(), total, kGateE, tile_.tokens,
-          tile_.ByRow());
-    } else {
-      Muls(tile_.plane, tile_.scores, -1.0f, tile_.tokens * kGateE);
-      Adds(tile_.plane, tile_.plane, 1.0f, tile_.tokens * kGateE);
-      Mul(d_scores_.Get<float>(), d_scores_.Get<float>(), tile_.plane, tile_.tokens * kGateE);
+      Mul(base_, d_, base_, slots);
+      tile_.template ReduceTokens<ReduceType::SUM>(tile_.spare_slots, base_);
+      Sub(d_, d_, tile_.spare_slots, slots);
+      Div(d_, d_, total_, slots);
     }
   }
-  // values of the slots at their experts, zero elsewhere
+  // d_scores_: the gradients of the logits, but for the factor `scores` that CopyOut multiplies
+  __aicore__ inline void DeriveScores(const GroupedGateTiling& tiling) {
+    const uint32_t slots = tile_.tokens * kG, count = tile_.tokens * kE;
+    Scatter(d_scores_, d_);
+    if (tiling.softmax) {  // d_x = s (d_s - sum_j d_s_j s_j)
+      Mul(base_, d_, chosen_, slots);
+      tile_.template ReduceTokens<ReduceType::SUM>(total_, base_);
+      Sub(d_scores_, d_scores_, total_, kE, tile_.tokens, tile_.ByToken());
+    } else {  // d_x = s (1 - s) d_s
+      Muls(tile_.spare, tile_.scores, -1.0f, count);
+      Adds(tile_.spare, tile_.spare, 1.0f, count);
+      Mul(d_scores_, d_scores_, tile_.spare, count);
+    }
+  }
+  // The slots' values at the experts that `bits` marks, zero elsewhere.
   __aicore__ inline void Scatter(const LocalTensor<float>& dst, const LocalTensor<float>& values) {
-    tile_.Spread(dst, values);
-    Select(dst, tile_.bits, dst, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, tile_.tokens * kGateE);
+    tile_.Broadcast(dst, values);
+    Select(dst, tile_.bits, dst, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, tile_.tokens * kE);
   }
 
   __aicore__ inline void CopyOut(uint64_t token, uint32_t count) {
     LocalTensor<T> out = out_.template AllocTensor<T>();
-    LocalTensor<float> d_scores = d_scores_.Get<float>();
     if constexpr (kIsFloat<T>) {
-      Mul(out, d_scores, tile_.scores, count * kGateE);
+      Mul(out, d_scores_, tile_.scores, count * kE);
     } else {
-      Mul(d_scores, d_scores, tile_.scores, count * kGateE);
-      Narrow(out, d_scores, count * kGateE);
+      Mul(d_scores_, d_scores_, tile_.scores, count * kE);
+      Narrow(out, d_scores_, count * kE);
     }
     out_.EnQue(out);
     out = out_.template DeQue<T>();
-    Store(d_logits_[token * kGateE], out, count * kGateE);
+    Store(d_logits_[token * kE], out, count * kE);
     out_.FreeTensor(out);
   }
 
@@ -420,9 +334,10 @@ class GateBlocksBwd {
   GlobalTensor<T> d_logits_;
   Constant router_scale_;
   CoreSums<float> sums_;
+  LocalTensor<float> d_, ids_, chosen_, base_, total_, d_scores_, acc_;
   TQue<TPosition::VECIN, 1> in_;
   TQue<TPosition::VECOUT, 1> out_;
-  TBuf<TPosition::VECCALC> d_scores_, small_, acc_;
+  TBuf<TPosition::VECCALC> all_d_scores_, all_slots_, all_acc_;
 };
 
 }  // namespace moge

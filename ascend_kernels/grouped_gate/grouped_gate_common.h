@@ -1,4 +1,4 @@
-// What the two gate kernels, of blocks and of rows, share.
+// What the two kernels of the gate share: that on blocks, and that on rows.
 #ifndef MOGE_ASCEND_GROUPED_GATE_COMMON_H_
 #define MOGE_ASCEND_GROUPED_GATE_COMMON_H_
 
@@ -7,12 +7,13 @@
 
 namespace moge {
 
-// Order of the choice: numbers, then -inf, then NaN. Comparisons are of floats, so the last two
-// become these; a bias below the first of them counts as -inf.
+// The choice prefers numbers to -inf, and -inf to NaN. Comparing floats must give this order, so
+// the last two become the numbers below; a bias below the first of them counts as -inf.
 constexpr float kMinusInfinity = -3.0e38f;
 constexpr float kNotANumber = -3.2e38f;
 
-// Loads a vector that stays until Release.
+// A vector [rows, columns] that is loaded once and stays in UB until Release: MTE2 fills it, V
+// reads it, a queue guards it.
 class Constant {
  public:
   __aicore__ inline void Init(GM_ADDR address, uint32_t rows, uint32_t columns, TPipe* pipe) {
@@ -37,11 +38,14 @@ class Constant {
   bool used_ = false;
 };
 
-// Sums E values of every core, always in the order of the cores.
+// Adds up E values of all cores, in the order of the cores, so that the result is always the same:
+//
+//    each core: Own -> filled by the caller -> Publish -> workspace [cores, E]
+//    SyncAll, then core 0: Sum of the workspace -> sums [E]
 template <typename T>
 class CoreSums {
  public:
-  // `sums`: where Reduce leaves them
+  // Reduce writes to `sums`.
   __aicore__ inline void Init(GM_ADDR workspace, GM_ADDR sums, uint32_t E, TPipe* pipe) {
     workspace_ = Global<T>(workspace);
     sums_ = Global<T>(sums);
@@ -49,12 +53,12 @@ class CoreSums {
     pipe->InitBuffer(in_, 2, RoundUp(E, kPerBlock<T>) * sizeof(T));
     pipe->InitBuffer(out_, 1, RoundUp(E, kPerBlock<T>) * sizeof(T));
   }
-  // To be filled by this core, and given to Publish or Reduce.
+  // The caller fills it, then gives it to Publish or Reduce.
   __aicore__ inline LocalTensor<T> Own() { return out_.template AllocTensor<T>(); }
   __aicore__ inline void Publish(LocalTensor<T>& own) {
     Write(workspace_[GetBlockIdx() * E_], own);
   }
-  // After SyncAll: the sums, to be given to Release.
+  // After SyncAll: the sums. The caller gives them to Release.
   __aicore__ inline LocalTensor<T> Sum() {
     LocalTensor<T> sum = out_.template AllocTensor<T>();
     Duplicate(sum, static_cast<T>(0), E_);

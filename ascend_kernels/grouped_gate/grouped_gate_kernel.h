@@ -8,7 +8,7 @@
 namespace moge {
 
 __aicore__ inline bool GateTakesBlocks(const GroupedGateTiling& tiling) {
-  return tiling.E == kGateE && tiling.G == kGateG && tiling.k == 1;
+  return tiling.E == Pangu::kE && tiling.G == Pangu::kG && tiling.k == 1;
 }
 
 template <template <typename> class Blocks, template <typename> class Rows, typename T,

@@ -1,6 +1,10 @@
-// The gate for any E, G and k: a token at a time. Its row lies in UB with each group on its own
-// blocks; the k best of a group are found one after the other, and what belongs to the chosen ones
-// alone is scalar work.
+// The gate for any E, G and k, a token at a time. Each group of a row begins on a block in UB:
+//
+//    | group 0: P scores | filler | group 1: P scores | filler |  ...  |
+//    |<---- a pitch, whole blocks ---->|
+//
+// Scores are vector work on the whole row. The k best experts of a group are found one after the
+// other, and what concerns only the chosen experts is scalar work.
 #ifndef MOGE_ASCEND_GROUPED_GATE_ROWS_KERNEL_H_
 #define MOGE_ASCEND_GROUPED_GATE_ROWS_KERNEL_H_
 
@@ -8,14 +12,14 @@
 
 namespace moge {
 
-constexpr uint32_t kGatePart = kRepeatBytes / sizeof(float);
+constexpr uint32_t kGatePart = kRepeatBytes / sizeof(float);  // rows are whole repeats
 
-// Elements of a row in UB: each group starts on a block, and the whole is some repeats.
+// Elements of a row in UB, rounded up to whole repeats of float.
 constexpr uint64_t GateWidth(uint64_t E, uint64_t G, uint32_t size) {
   const uint64_t per_block = kBlockBytes / size;
   return CeilDiv(G * CeilDiv(E / G, per_block) * per_block, kGatePart) * kGatePart;
 }
-// At least what the buffers of either pass take of UB.
+// What the buffers of either pass take of UB at most.
 constexpr uint64_t GateRowsBytes(uint64_t E, uint64_t G, uint64_t K, uint32_t size) {
   const uint64_t width = GateWidth(E, G, size);
   return 2 * width * size + 2 * width * 4 + kGatePart * 16    // logits, scores, spare, temporaries
@@ -24,6 +28,10 @@ constexpr uint64_t GateRowsBytes(uint64_t E, uint64_t G, uint64_t K, uint32_t si
          + 6 * (K + 8) * 4 + (size == 4 ? 0 : width * size);  // slots; d_logits in place of bias
 }
 
+//    buffer         holds                            filled by, read by, guard
+//    in_            2 rows of logits [G, pitch]      MTE2, V; queue
+//    scores, spare  [G, pitch] in float              V, in order; S reads and writes single ones
+//    tmp_           a reduction and its temporary    V, then S
 template <typename T>
 class GateRow {
  public:
@@ -32,8 +40,8 @@ class GateRow {
     softmax_ = tiling.softmax != 0;
     E_ = tiling.E;
     G_ = tiling.G;
-    per_group = E_ / G_;
-    pitch = RoundUp(per_group, kPerBlock<T>);
+    P = E_ / G_;
+    pitch = RoundUp(P, kPerBlock<T>);
     width = G_ * pitch;
     const uint32_t whole = GateWidth(E_, G_, sizeof(T));
     pipe->InitBuffer(in_, 2, whole * sizeof(T));
@@ -41,16 +49,15 @@ class GateRow {
     pipe->InitBuffer(tmp_, kGatePart * 4 * sizeof(float));
     scores = row_.Get<float>();
     spare = scores[whole];
-    // instructions on whole repeats also read behind the row
+    // instructions on whole repeats also read what follows the row
     Duplicate(scores, 0.0f, 2 * whole);
   }
-  // Behind each group stands -inf, whose score is 0.
+  // The filler after each group is -inf, whose score is 0.
   __aicore__ inline void Score(uint64_t token) {
     LocalTensor<T> in = in_.template AllocTensor<T>();
     const float minus_infinity = -1.0f / 0.0f;
-    DataCopyPad(
-        in, logits_[token * E_], DataCopyExtParams(G_, per_group * sizeof(T), 0, 0, 0),
-        DataCopyPadExtParams<T>(true, 0, pitch - per_group, static_cast<T>(minus_infinity)));
+    DataCopyPad(in, logits_[token * E_], DataCopyExtParams(G_, P * sizeof(T), 0, 0, 0),
+                DataCopyPadExtParams<T>(true, 0, pitch - P, static_cast<T>(minus_infinity)));
     in_.EnQue(in);
     in = in_.template DeQue<T>();
     if constexpr (kIsFloat<T>) {
@@ -82,16 +89,16 @@ class GateRow {
     ReduceMax(tmp, values, tmp[kGatePart], count, true);
     return {tmp.GetValue(0), tmp.ReinterpretCast<uint32_t>().GetValue(1)};
   }
-  // where the expert lies in a row
+  // Where the expert's score is in a row.
   __aicore__ inline uint32_t Place(uint32_t expert) const {
-    return expert / per_group * pitch + expert % per_group;
+    return expert / P * pitch + expert % P;
   }
 
-  uint32_t per_group = 0;
-  uint32_t pitch = 0;         // of a group
-  uint32_t width = 0;         // of a row
+  uint32_t P = 0;             // experts of a group
+  uint32_t pitch = 0;         // elements from group to group,
+  uint32_t width = 0;         // and of a row
   LocalTensor<float> scores;  // [G, pitch]
-  LocalTensor<float> spare;   // as large
+  LocalTensor<float> spare;   // [G, pitch], free for the caller
 
  private:
   GlobalTensor<T> logits_;
@@ -101,6 +108,12 @@ class GateRow {
   TBuf<TPosition::VECCALC> row_, tmp_;
 };
 
+//    buffer         holds                            filled by, read by, guard
+//    bits_          a bit for each score             V, in order
+//    bias_          [G, pitch]; bias_in_ as loaded   V, in order
+//    weights_out_   2 x [K] weights                  S, MTE3; queue
+//    experts_out_   2 x [K] experts                  S, MTE3; queue
+//    counts         [E] of this core (in sums_)      S; CoreSums adds up the cores'
 template <typename T>
 class GateRowsFwd {
  public:
@@ -112,14 +125,13 @@ class GateRowsFwd {
     experts_ = Global<int32_t>(experts);
     pipe->InitBuffer(bits_, RoundUp(row_.width, kRepeatBytes) / 8);
     if (tiling.has_bias) {
-      bias_in_.Init(bias, tiling.G, row_.per_group, pipe);
+      bias_in_.Init(bias, tiling.G, row_.P, pipe);
       pipe->InitBuffer(bias_, row_.width * sizeof(float));
-      // at the pitch of the logits
-      const uint32_t pitch = RoundUp(row_.per_group, kPerBlock<float>);
+      // from the pitch of float to that of the logits
+      const uint32_t pitch = RoundUp(row_.P, kPerBlock<float>);
       Duplicate(bias_.Get<float>(), 0.0f, row_.width);
       for (uint32_t g = 0; g < tiling.G; ++g) {
-        Adds(bias_.Get<float>()[g * row_.pitch], bias_in_.Values()[g * pitch], 0.0f,
-             row_.per_group);
+        Adds(bias_.Get<float>()[g * row_.pitch], bias_in_.Values()[g * pitch], 0.0f, row_.P);
       }
     }
     if (tiling.has_router_scale) router_scale_.Init(router_scale, 1, tiling.E, pipe);
@@ -143,31 +155,21 @@ class GateRowsFwd {
  private:
   __aicore__ inline void Token(const GroupedGateTiling& tiling, const LocalTensor<int32_t>& counts,
                                uint64_t token) {
-    const LocalTensor<float>& keys = Keys(tiling);
+    const LocalTensor<float>& keys = OrderedKeys(tiling);
     LocalTensor<float> weights = weights_out_.AllocTensor<float>();
     LocalTensor<int32_t> experts = experts_out_.AllocTensor<int32_t>();
     const uint32_t K = tiling.G * tiling.k;
     float total = 0.0f;
     for (uint32_t c = 0; c < K; ++c) {
-      const uint32_t group = c / tiling.k;
-      const uint32_t first = group * row_.pitch;
-      const uint32_t best = row_.Best(keys[first], row_.per_group).index;
-      keys.SetValue(first + best, -1.0f / 0.0f);  // below a NaN too: not chosen again
-      const float score = row_.scores.GetValue(first + best);
-      const uint32_t expert = group * row_.per_group + best;
+      const uint32_t expert = Choose(keys, c / tiling.k);
+      const float score = row_.scores.GetValue(row_.Place(expert));
       total += score;
       weights.SetValue(c, score);
       experts.SetValue(c, static_cast<int32_t>(expert));
       counts.SetValue(expert, counts.GetValue(expert) + 1);
     }
     for (uint32_t c = 0; c < K; ++c) {
-      float weight = weights.GetValue(c);
-      if (tiling.renormalize) weight /= total;
-      weight *= tiling.scaling;
-      if (tiling.has_router_scale) {
-        weight *= router_scale_.Values().GetValue(experts.GetValue(c));
-      }
-      weights.SetValue(c, weight);
+      weights.SetValue(c, Weigh(tiling, total, weights.GetValue(c), experts, c));
     }
     weights_out_.EnQue(weights);
     experts_out_.EnQue(experts);
@@ -178,8 +180,22 @@ class GateRowsFwd {
     weights_out_.FreeTensor(weights);
     experts_out_.FreeTensor(experts);
   }
-  // what the choice compares: see kMinusInfinity
-  __aicore__ inline const LocalTensor<float>& Keys(const GroupedGateTiling& tiling) {
+  // The group's best expert, which is then not chosen again: -inf is below a NaN's key, too.
+  __aicore__ inline uint32_t Choose(const LocalTensor<float>& keys, uint32_t group) {
+    const uint32_t first = group * row_.pitch;
+    const uint32_t best = row_.Best(keys[first], row_.P).index;
+    keys.SetValue(first + best, -1.0f / 0.0f);
+    return group * row_.P + best;
+  }
+  __aicore__ inline float Weigh(const GroupedGateTiling& tiling, float total, float score,
+                                const LocalTensor<int32_t>& experts, uint32_t c) const {
+    float weight = tiling.renormalize ? score / total : score;
+    weight *= tiling.scaling;
+    if (!tiling.has_router_scale) return weight;
+    return weight * router_scale_.Values().GetValue(experts.GetValue(c));
+  }
+  // The biased scores in the order of the choice: see kMinusInfinity.
+  __aicore__ inline const LocalTensor<float>& OrderedKeys(const GroupedGateTiling& tiling) {
     const LocalTensor<float>& keys = row_.spare;
     if (tiling.has_bias) {
       Add(keys, row_.scores, bias_.Get<float>(), row_.width);
@@ -203,6 +219,12 @@ class GateRowsFwd {
   TQue<TPosition::VECOUT, 1> weights_out_, experts_out_;
 };
 
+//    buffer         holds                            filled by, read by, guard
+//    weights_in_    2 x [K] d_weights                MTE2, S; queue
+//    experts_in_    2 x [K] experts                  MTE2, S; queue
+//    chosen_        [K] gradients, not yet complete  S
+//    d_scores_      [G, pitch]                       V and S, in order
+//    out_           2 rows of d_logits [G, pitch]    V, MTE3; queue
 template <typename T>
 class GateRowsBwd {
  public:
@@ -254,14 +276,31 @@ class GateRowsBwd {
     experts_in_.EnQue(experts);
     d_weights = weights_in_.DeQue<float>();
     experts = experts_in_.DeQue<int32_t>();
-
+    const float along = DeriveChosen(tiling, sums, d_weights, experts);
+    weights_in_.FreeTensor(d_weights);
+    experts_in_.FreeTensor(experts);
+    LocalTensor<float> d_scores = d_scores_.Get<float>();
+    if (tiling.softmax) {  // d_x = s (d_s - sum_j d_s_j s_j), without the factor s
+      Adds(d_scores, d_scores, -along, row_.width);
+    } else {  // d_x = s (1 - s) d_s, without the factor s
+      Muls(row_.spare, row_.scores, -1.0f, row_.width);
+      Adds(row_.spare, row_.spare, 1.0f, row_.width);
+      Mul(d_scores, d_scores, row_.spare, row_.width);
+    }
+  }
+  // Fills d_scores_, which is zero but for the chosen experts. Returns sum_j d_s_j s_j.
+  __aicore__ inline float DeriveChosen(const GroupedGateTiling& tiling,
+                                       const LocalTensor<float>& sums,
+                                       const LocalTensor<float>& d_weights,
+                                       const LocalTensor<int32_t>& experts) {
+    const uint32_t K = tiling.G * tiling.k;
     LocalTensor<float> d_base = chosen_.Get<float>();
     float total = 1.0f;
     if (tiling.renormalize) {
       total = 0.0f;
       for (uint32_t c = 0; c < K; ++c) total += Score(experts.GetValue(c));
     }
-    float along = 0.0f;
+    float along_base = 0.0f;
     for (uint32_t c = 0; c < K; ++c) {
       const uint32_t expert = experts.GetValue(c);
       const float base = Score(expert) / total;
@@ -270,28 +309,20 @@ class GateRowsBwd {
         sums.SetValue(expert, sums.GetValue(expert) + d * base);
         d *= router_scale_.Values().GetValue(expert);
       }
-      if (tiling.renormalize) along += d * base;
+      if (tiling.renormalize) along_base += d * base;
       d_base.SetValue(c, d);
     }
     // base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S
     LocalTensor<float> d_scores = d_scores_.Get<float>();
     Duplicate(d_scores, 0.0f, row_.width);
-    float row_along = 0.0f;
+    float along = 0.0f;
     for (uint32_t c = 0; c < K; ++c) {
       const uint32_t expert = experts.GetValue(c);
-      const float d = (d_base.GetValue(c) - along) / total;
+      const float d = (d_base.GetValue(c) - along_base) / total;
       d_scores.SetValue(row_.Place(expert), d);
-      row_along += d * Score(expert);
+      along += d * Score(expert);
     }
-    weights_in_.FreeTensor(d_weights);
-    experts_in_.FreeTensor(experts);
-    if (tiling.softmax) {
-      Adds(d_scores, d_scores, -row_along, row_.width);
-    } else {
-      Muls(row_.spare, row_.scores, -1.0f, row_.width);
-      Adds(row_.spare, row_.spare, 1.0f, row_.width);
-      Mul(d_scores, d_scores, row_.spare, row_.width);
-    }
+    return along;
   }
   __aicore__ inline float Score(uint32_t expert) const {
     return row_.scores.GetValue(row_.Place(expert));
@@ -309,7 +340,7 @@ class GateRowsBwd {
     out_.EnQue(out);
     out = out_.template DeQue<T>();
     DataCopyPad(d_logits_[token * tiling.E], out,
-                DataCopyExtParams(tiling.G, row_.per_group * sizeof(T), 0, 0, 0));
+                DataCopyExtParams(tiling.G, row_.P * sizeof(T), 0, 0, 0));
     out_.FreeTensor(out);
   }
 

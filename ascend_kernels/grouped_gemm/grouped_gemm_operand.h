@@ -13,64 +13,64 @@ constexpr uint32_t kC0 = kBlockBytes / sizeof(T);
 template <typename T>
 constexpr uint32_t kFractalElements = kFractal * kC0<T>;
 
-// How a factor lies in global memory: x counts the rows of the left one and the columns of the
-// right one, k is the depth, over which the product sums.
+// How a factor lies in global memory. r is the depth, over which the product sums; x are the rows
+// of the left factor or the columns of the right one.
 enum class Layout {
-  kDepthInner,  // [x, k]
-  kDepthOuter,  // [k, x]: transposed on its way to L0
-  kPacked,      // [k / kC0, x, kC0], both rounded up, zeros beyond: NZ, as L1 holds it
+  kDepthInner,  // [x, r]
+  kDepthOuter,  // [r, x]: is transposed on its way to L0
+  kPacked,  // [r / kC0, x, kC0] as L1 holds it (NZ): r and x are rounded up and filled with zeros
 };
 
-// GM to L1, [x, k] from `src` on, `pitch` elements (kPacked: x) from row to row. Whole fractals
-// arrive: what lies between x and the next 16 is zero. In L1 there follow each other
-//   kDepthInner, kPacked: columns of fractals of [x, k], NZ
-//   kDepthOuter, 2 bytes: columns of fractals of [k, x], NZ
-//   kDepthOuter, 4 bytes: rows of fractals of [k, x], Zz: LoadDataWithTranspose takes two at a time
+// GM to L1: [x, r] from `src` on, whose rows are `pitch` elements apart (kPacked: its x). Whole
+// fractals arrive: x is filled up to a multiple of 16 with zeros. The order of fractals in L1:
+//   kDepthInner, kPacked   [x, r], column after column of fractals (NZ)
+//   kDepthOuter, 2 bytes   [r, x], column after column (NZ)
+//   kDepthOuter, 4 bytes   [r, x], row after row (Zz), as LoadDataWithTranspose takes two in a row
 template <typename T, Layout kLayout>
 __aicore__ inline void CopyInFactor(const LocalTensor<T>& dst, const GlobalTensor<T>& src,
-                                    uint32_t pitch, uint32_t x, uint32_t k) {
+                                    uint32_t pitch, uint32_t x, uint32_t r) {
   const uint32_t x16 = RoundUp(x, kFractal);
   const T zero = static_cast<T>(0);
   if constexpr (kLayout == Layout::kPacked) {
-    DataCopy(dst, src, DataCopyParams(CeilDiv(k, kC0<T>), x16, pitch - x16, 0));
+    DataCopy(dst, src, DataCopyParams(CeilDiv(r, kC0<T>), x16, pitch - x16, 0));
   } else if constexpr (kLayout == Layout::kDepthInner) {
-    DataCopy(dst, src, Nd2NzParams(1, x, k, 0, pitch, x16, 1, 0));
+    DataCopy(dst, src, Nd2NzParams(1, x, r, 0, pitch, x16, 1, 0));
     if (x < x16) {
-      Fill(dst[x * kC0<T>], InitConstValueParams<T>(CeilDiv(k, kC0<T>), x16 - x, x, zero));
+      Fill(dst[x * kC0<T>], InitConstValueParams<T>(CeilDiv(r, kC0<T>), x16 - x, x, zero));
     }
   } else if constexpr (!kIsFloat<T>) {
-    DataCopy(dst, src, Nd2NzParams(1, k, x, 0, pitch, RoundUp(k, kFractal), 1, 0));
+    DataCopy(dst, src, Nd2NzParams(1, r, x, 0, pitch, RoundUp(r, kFractal), 1, 0));
   } else {
-    for (uint32_t row = 0; row < k; row += kFractal) {
+    for (uint32_t row = 0; row < r; row += kFractal) {
       DataCopy(dst[row * x16], src[static_cast<uint64_t>(row) * pitch],
-               Nd2NzParams(1, Min(kFractal, k - row), x, 0, pitch, kFractal, 1, 0));
+               Nd2NzParams(1, Min(kFractal, r - row), x, 0, pitch, kFractal, 1, 0));
     }
     const uint32_t x8 = RoundUp(x, kC0<T>);
     if (x8 < x16) {
       Fill(dst[x8 * kFractal],
-           InitConstValueParams<T>(CeilDiv(k, kFractal), kFractal, 2 * x16 - kFractal, zero));
+           InitConstValueParams<T>(CeilDiv(r, kFractal), kFractal, 2 * x16 - kFractal, zero));
     }
   }
 }
 
-// L1 to L0, `depth` from k0 on of the `k` in L1. The left factor's fractals follow each other along
+// L1 to L0: `depth` of the r in L1, from r0 on. The left factor's fractals follow each other along
 // the depth (Zz), the right one's along x (Zn).
 template <typename T, Layout kLayout, bool kLeft>
 __aicore__ inline void LoadFractals(const LocalTensor<T>& dst, const LocalTensor<T>& src,
-                                    uint32_t x, uint32_t k, uint32_t k0, uint32_t depth) {
+                                    uint32_t x, uint32_t r, uint32_t r0, uint32_t depth) {
   const uint32_t across = CeilDiv(x, kFractal);
   if constexpr (kIsFloat<T> && kLayout == Layout::kDepthOuter) {
     const uint32_t squares = CeilDiv(depth, kFractal);  // of 16 by 16, two fractals
     for (uint32_t i = 0; i < squares; ++i) {
       LoadDataWithTranspose(
           dst[2 * i * (kLeft ? 1 : across) * kFractalElements<T>], src,
-          LoadData2dTransposeParams((k0 / kFractal + i) * across, across, 1,
+          LoadData2dTransposeParams((r0 / kFractal + i) * across, across, 1,
                                     kLeft ? 2 * squares - 1 : 0, kLeft ? 0 : across - 1, 0));
     }
   } else {
     constexpr bool kTranspose = kLayout == Layout::kDepthOuter;
     const uint32_t blocks = CeilDiv(depth, kC0<T>);
-    const uint32_t first = k0 / kC0<T>;
+    const uint32_t first = r0 / kC0<T>;
     if (!kTranspose && !kLeft) {  // as it lies in L1
       LoadData(dst, src, LoadData2DParams(first * across, blocks * across, 1, 0, 0, false, 0));
     } else if (!kTranspose && across < blocks) {
@@ -82,14 +82,14 @@ __aicore__ inline void LoadFractals(const LocalTensor<T>& dst, const LocalTensor
       for (uint32_t i = 0; i < blocks; ++i) {
         LoadData(dst[i * (kLeft ? 1 : across) * kFractalElements<T>], src,
                  LoadData2DParams(kTranspose ? first + i : (first + i) * across, across,
-                                  kTranspose ? CeilDiv(k, kFractal) : 1, 0, kLeft ? blocks - 1 : 0,
+                                  kTranspose ? CeilDiv(r, kFractal) : 1, 0, kLeft ? blocks - 1 : 0,
                                   kTranspose, 0));
       }
     }
   }
 }
 
-// Zeros in L0, as a factor without a depth has them: one fractal of depth.
+// L0 for a factor without a depth: zeros, one fractal deep.
 template <typename T>
 __aicore__ inline void LoadZeros(const LocalTensor<T>& dst, uint32_t x) {
   Fill(dst, InitConstValueParams<T>(1, CeilDiv(x, kFractal), 0, static_cast<T>(0)));

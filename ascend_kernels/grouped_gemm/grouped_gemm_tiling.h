@@ -5,12 +5,12 @@
 #include <cstdint>
 
 struct GroupedGemmTiling {
-  uint64_t N;        // rows, sorted by expert
-  uint32_t E;        // experts
-  uint32_t rows;     // of an expert's result, where its depth is ragged (dW)
-  uint32_t columns;  // of the result
-  uint32_t depth;    // that is summed over, where the result's rows are ragged (forward, dX)
-  uint32_t pitch;    // of the result: columns rounded up to whole fractals
+  uint64_t N;      // routed rows, sorted by expert
+  uint32_t E;      // experts
+  uint32_t rows;   // rows of an expert's result in dW; 0 in forward and dX, where they are ragged
+  uint32_t C;      // columns of the result
+  uint32_t R;      // depth, which is summed over; 0 in dW, where it is ragged
+  uint32_t pitch;  // elements from row to row of the result: C rounded up to whole fractals
 };
 
 #endif  // MOGE_ASCEND_GROUPED_GEMM_TILING_H_

@@ -18,7 +18,7 @@ namespace moge {
 // up, rounded to the result's type, as the backward pass will read them.
 constexpr uint32_t kRingSlots = 2;
 constexpr uint32_t kHalves = 2;  // of the weight [E, 2F, H]: gate and up
-constexpr uint32_t kHalfN = kMixPartN;
+constexpr uint32_t kHalfN = kMixPartC;
 constexpr uint32_t kHalfElements = kTileM * kHalfN;
 constexpr uint32_t kSlotElements = kHalves * kHalfElements;
 constexpr uint16_t kSlotFilled = 0, kSlotFree = 1;  // flags between the cores
@@ -61,7 +61,7 @@ class RingActivation {
     row_weights_ = Global<float>(row_weights);
     pre_ = Global<T>(pre);
     act_ = Global<T>(act);
-    F_ = tiling.product.columns;
+    F_ = tiling.product.C;
     weighted_ = tiling.weighted != 0;
     save_ = tiling.save != 0;
     LocalMemAllocator<> ub;
@@ -76,15 +76,15 @@ class RingActivation {
     for (int32_t i = 0; i < 2; ++i) SetFlag<HardEvent::MTE3_MTE2>(i);
     Tile tile;
     for (uint64_t slot = 0; tiles_.Next(tile); slot = (slot + 1) % kRingSlots) {
-      const uint32_t n16 = RoundUp(tile.n, kFractal);
+      const uint32_t n16 = RoundUp(tile.c, kFractal);
       const uint32_t middle = tile.m / 2;
       const uint32_t begin = GetSubBlockIdx() == 0 ? 0 : middle;
       const uint32_t end = GetSubBlockIdx() == 0 ? middle : tile.m;
       const uint32_t most = Min(kChunk / n16, kChunkRows);
       CrossCoreWaitFlag(kSlotFilled);
       for (uint32_t m = begin; m < end; m += most) {
-        const Chunk chunk{tile.row + tile.m0 + m, tile.n0,
-                          static_cast<uint32_t>(Min(most, end - m)), tile.n, n16};
+        const Chunk chunk{tile.row + tile.m0 + m, tile.c0,
+                          static_cast<uint32_t>(Min(most, end - m)), tile.c, n16};
         CopyIn(chunk, slot * kSlotElements + m * kHalfN);
         Compute(chunk);
         CopyOut(chunk);
@@ -166,7 +166,7 @@ class RingActivation {
                                   (width - chunk.columns) * sizeof(T), 0));
   }
 
-  Tiles<T, false, kHalfN> tiles_;
+  TileScheduler<false, kHalfN> tiles_;
   GlobalTensor<T> ring_, pre_, act_;
   GlobalTensor<float> row_weights_;
   uint64_t F_ = 0;

@@ -1,5 +1,5 @@
-// Routing: a stable counting partition on several cores. Each counts its own slots, all exchange
-// counts, and each then knows the rows of its slots.
+// Routing: a stable counting partition on several cores. Each core counts its own slots, all cores
+// exchange their counts, and then each knows the rows of its slots.
 #ifndef MOGE_ASCEND_ROUTE_KERNEL_H_
 #define MOGE_ASCEND_ROUTE_KERNEL_H_
 

@@ -1,4 +1,8 @@
 // Routing for any K, E and G: counts and rows are scalar work, a slot at a time.
+//
+//    Count: each core its slots by expert -> workspace [cores, E]      SyncAll
+//    Scan:  first row of an expert + its slots on the cores before -> next [E]; core 0: offsets
+//    Place: for each slot of the core, row = next[expert]++ -> slot_to_row, row_to_slot
 #ifndef MOGE_ASCEND_ROUTE_SLOTS_KERNEL_H_
 #define MOGE_ASCEND_ROUTE_SLOTS_KERNEL_H_
 
@@ -7,14 +11,14 @@
 
 namespace moge {
 
-constexpr uint32_t kRouteSlots = 1024;    // of a tile
-constexpr uint32_t kRouteExperts = 2048;  // whose counts are summed together
+constexpr uint32_t kRouteSlots = 1024;    // a core has this many in UB at a time
+constexpr uint32_t kRouteExperts = 2048;  // Scan adds up this many counts at a time
 constexpr uint32_t kRouteMaxExperts = 16384;
 static_assert(kRouteMaxExperts * 4 + kRouteSlots * (2 + 1 + 8) * 4 + kRouteExperts * 5 * 4 <=
                   kUbBytes,
               "UB");
 
-// This core's part of the rows that no slot has.
+// Writes -1 to this core's share of the rows [used, N), which no slot has.
 __aicore__ inline void EndRows(const GlobalTensor<int32_t>& row_to_slot, uint64_t used, uint64_t N,
                                TQue<TPosition::VECOUT, 1>& queue, uint32_t count) {
   const Share share = MyShare(N - used);
@@ -29,6 +33,14 @@ __aicore__ inline void EndRows(const GlobalTensor<int32_t>& row_to_slot, uint64_
   queue.FreeTensor(none);
 }
 
+//    buffer    bytes      holds                                      filled by, read by, guard
+//    ids_      2 x 4 KB   experts of slots                           MTE2, S; queue
+//    next_     4 E        counts [E], then next rows [E]             S, MTE3; queue
+//    sums_     16 KB      counts of the cores before, and of all     V, S in order
+//    counts_   2 x 8 KB   counts of one core                         MTE2, V; queue
+//    starts_   8 KB       offsets                                    S, MTE3; queue
+//    rows_     4 KB       rows of slots; at the end -1               S or V, MTE3; queue
+//    slots_    32 KB      slots, each on a block of its own          S, MTE3; queue
 class RouteSlots {
  public:
   __aicore__ inline void Init(GM_ADDR experts, GM_ADDR row_to_slot, GM_ADDR slot_to_row,
@@ -41,8 +53,8 @@ class RouteSlots {
     workspace_ = Global<int32_t>(workspace);
     K_ = tiling.K;
     E_ = tiling.E;
-    per_group_ = tiling.E / tiling.G;
-    columns_ = tiling.K / tiling.G;
+    P_ = tiling.E / tiling.G;
+    k_ = tiling.K / tiling.G;
     N_ = tiling.T * K_;
     share_ = MyShare(N_);
     pipe->InitBuffer(ids_, 2, kRouteSlots * sizeof(int32_t));
@@ -66,11 +78,11 @@ class RouteSlots {
   }
 
  private:
-  // -1 for a dropped slot
+  // -1 for a dropped slot: its id is none of its group's
   __aicore__ inline int32_t Expert(const LocalTensor<int32_t>& ids, uint64_t slot, uint32_t i) {
     const int32_t id = ids.GetValue(i);
-    const auto first = static_cast<int32_t>((slot + i) % K_ / columns_ * per_group_);
-    return id >= first && id < first + static_cast<int32_t>(per_group_) ? id : -1;
+    const auto first = static_cast<int32_t>((slot + i) % K_ / k_ * P_);
+    return id >= first && id < first + static_cast<int32_t>(P_) ? id : -1;
   }
   __aicore__ inline LocalTensor<int32_t> TakeIds(uint64_t slot, uint32_t count) {
     LocalTensor<int32_t> ids = ids_.AllocTensor<int32_t>();
@@ -97,7 +109,7 @@ class RouteSlots {
     next_.FreeTensor(counts);
   }
 
-  // Row of each expert's next slot of this core; returns the rows in use. Core 0 writes offsets.
+  // next: row of this core's first slot of each expert. Returns the number of rows in use.
   __aicore__ inline uint64_t Scan(const LocalTensor<int32_t>& next) {
     LocalTensor<int32_t> before = sums_.Get<int32_t>(), total = before[kRouteExperts];
     int32_t row = 0;
@@ -161,7 +173,7 @@ class RouteSlots {
   }
 
   GlobalTensor<int32_t> experts_, row_to_slot_, slot_to_row_, offsets_, workspace_;
-  uint32_t K_ = 0, E_ = 0, per_group_ = 0, columns_ = 0;
+  uint32_t K_ = 0, E_ = 0, P_ = 0, k_ = 0;
   uint64_t N_ = 0;
   Share share_{};
   TQue<TPosition::VECIN, 1> ids_, counts_;

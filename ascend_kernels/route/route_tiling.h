@@ -8,8 +8,8 @@ struct RouteTiling {
   uint64_t T;
   uint32_t K;
   uint32_t E;
-  uint32_t G;     // 1 where the ids are not promised to be group-wise
-  uint32_t rows;  // of 16 tokens that a core has at most; 0: a slot at a time
+  uint32_t G;              // 1 where the ids are not promised to be group-wise
+  uint32_t stream_tokens;  // tokens of each of a core's 16 streams; 0: a slot at a time
 };
 
 #endif  // MOGE_ASCEND_ROUTE_TILING_H_

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from moge_ops import _C
-from moge_ops.ascend_kernels import (
+from moge_ops import _C, ascend
+from moge_ops.ascend import (
     grouped_gate,
     grouped_gemm,
     grouped_mlp,
@@ -338,10 +338,10 @@ class Layer:
         N = self.N
 
         def packed(inner: int, out: int) -> Callable[[], Any]:
-            weight = grouped_gemm.PackedWeight(rows(E, inner // 16, out, 16), out, inner)
-            return lambda: grouped_gemm.grouped_gemm_packed(rows(N, inner), weight, offsets)
+            weight = ascend.PackedWeight(rows(E, inner // 16, out, 16), out, inner)
+            return lambda: ascend.grouped_gemm_packed(rows(N, inner), weight, offsets)
 
-        launch = "grouped_gemm_fwd_packed"
+        launch = "grouped_gemm_packed"
         yield self.up._replace(name="gate/up, packed", launch=launch), packed(H, 2 * F)
         yield self.last._replace(name="down, packed", launch=launch), packed(F, H)
         yield self.up, lambda: grouped_gemm.grouped_gemm_fwd(rows(N, H), self.w_gate_up, offsets)
@@ -371,7 +371,7 @@ class Layer:
             Step("weights of rows", "permute_fwd", 2 * self.ids),
             into._replace(name="permute d_y"),
             self.last._replace(name="down, dX", launch="grouped_gemm_dx"),
-            Step("swiglu, backward, d_weights", "grouped_mlp_bwd", 2 * wide + 2 * narrow),
+            Step("swiglu, backward, d_weights", "grouped_mlp_act_bwd", 2 * wide + 2 * narrow),
             Step("d_weights of slots", "unpermute_fwd", 2 * self.ids),
             self.up._replace(name="gate/up, dX", launch="grouped_gemm_dx"),
             outof._replace(name="unpermute d_x"),

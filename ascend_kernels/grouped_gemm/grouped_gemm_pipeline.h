@@ -1,0 +1,331 @@
+// The pipeline of the grouped products on a cube core: load, multiply, store.
+#ifndef MOGE_ASCEND_GROUPED_GEMM_PIPELINE_H_
+#define MOGE_ASCEND_GROUPED_GEMM_PIPELINE_H_
+
+#include "grouped_gemm_memory.h"
+
+namespace moge {
+
+// Products that add up need a barrier between them where they are of fewer fractals than this.
+constexpr uint32_t kFewFractals = 10;
+
+// result[m, c] = left[m, r] right[r, c], tile after tile:
+//
+//            left                                 right
+//   forward  rows [N, I]         kDepthInner      weight [E, O, I]  kDepthInner or kPacked
+//   dX       d_out [N, O]        kDepthInner      weight [E, O, I]  kDepthOuter
+//   dW       d_out [N, O]        kDepthOuter      rows [N, I]       kDepthOuter
+//
+// A step multiplies a chunk of the left factor with one of the right one, and there are three
+// phases: Load (to L1), Multiply (through L0 into L0C) and Store (the epilogue: from L0C). Load is
+// one step ahead of Multiply:
+//
+//    MTE2       Load 0 | Load 1     | Load 2     | Load 3     |
+//    MTE1, M           | Multiply 0 | Multiply 1 | Multiply 2 | Multiply 3
+//    FIX                                         | Store: step 1 ended a sum
+//
+// A cube core synchronises nothing by itself, so every buffer has a flag that says free and one
+// that says filled. s is right_stages_; the ids 0 to 5 are all that a kernel may use.
+//
+//    buffer        where  KB: streaming, resident  filled by  read by  free          filled
+//    left_l1_[i]   L1     2 x 128   4 x 84         MTE2       MTE1     MTE1_MTE2,    MTE2_MTE1,
+//                         dW        3 x 106                            id s + i      id s + i
+//    right_l1_[i]  L1     2 x 128   2 x 84         MTE2       MTE1     MTE1_MTE2,    MTE2_MTE1,
+//                         fused 112; dW 3 x 64                         id i          id i
+//    left_l0_[i]   L0A    2 x 32                   MTE1       M        M_MTE1,       MTE1_M,
+//    right_l0_[i]  L0B    2 x 32                   MTE1       M        id i: both    id i: both
+//    tile_l0c_     L0C    128                      M          FIX      unit flags    unit flags
+//
+// Where rows of the right factor run along the depth, a tile has two parts, the halves of its
+// columns: with fewer rows in a chunk, each can be long. Where they run along the columns, a row of
+// a chunk has all of the tile's columns, and the tile is one part.
+// With kWeights = 2, the right factor is [E, 2 * C, R], and the parts are the same columns of its
+// two halves.
+template <typename T, Layout kLeft, Layout kRight, uint32_t kWeights = 1>
+class TileProducts {
+ public:
+  static constexpr bool kRaggedDepth = kLeft == Layout::kDepthOuter;
+  static constexpr bool kOuter = kRight == Layout::kDepthOuter;
+  static constexpr uint32_t kParts = kOuter ? 1 : 2;
+  static constexpr uint32_t kPartC = kWeights == 1 ? kTileC / kParts : kMixPartC;
+  static constexpr uint32_t kMaxC = kWeights == 1 ? kTileC : kPartC;  // of the result, in a tile
+  static constexpr uint32_t kL0Depth = kL0Bytes / 2 / (kTileC / kParts) / sizeof(T);
+  using Streaming = StreamingLeft<kOuter, kPartC>;
+  using Resident = ResidentLeft<kRaggedDepth>;
+  static_assert(kWeights == 1 || !kOuter, "parts are rows of the weight");
+  static_assert(Streaming::kBytes <= (kWeights == 1 ? kL1Bytes : kL1MixBytes), "L1, streaming");
+  static_assert(Resident::kBytes <= (kRaggedDepth ? kL1Bytes : kL1MixBytes), "L1, resident");
+  static_assert(2 * kTileM * kL0Depth * sizeof(T) <= kL0Bytes, "L0A");
+  static_assert(2 * kPartC * kL0Depth * sizeof(T) <= kL0Bytes, "L0B");
+  static_assert(kParts * kTileM * kPartC * sizeof(float) <= kL0cBytes, "L0C");
+
+  __aicore__ inline void Init(GM_ADDR left, GM_ADDR right, GM_ADDR offsets,
+                              const GroupedGemmTiling& tiling) {
+    InitSocState();
+    SetMMRowMajor();  // the order in which CopyOut takes the fractals
+    left_ = Global<T>(left);
+    right_ = Global<T>(right);
+    tiling_ = tiling;
+    scheduler_.Init(offsets, tiling, GetBlockIdx());
+    // what is read once must not drive the rest out of L2
+    if (scheduler_.Contiguous()) right_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
+    const uint64_t most = scheduler_.MostRows();
+    const uint32_t m = RoundUp(Min(kTileM, kRaggedDepth ? tiling.rows : most), kFractal);
+    resident_ = Resident::Fits(m, kRaggedDepth ? most : tiling.R, sizeof(T));
+    if (resident_) {
+      DivideL1<Resident>();
+    } else {
+      DivideL1<Streaming>();
+    }
+    for (uint32_t i = 0; i < 2; ++i) {
+      left_l0_[i] = LocalTensor<T>(TPosition::A2, i * kL0Bytes / 2, kTileM * kL0Depth);
+      right_l0_[i] = LocalTensor<T>(TPosition::B2, i * kL0Bytes / 2, kPartC * kL0Depth);
+    }
+    tile_l0c_ = LocalTensor<float>(TPosition::CO1, 0, kTileM * kTileC);
+  }
+
+  // epilogue(tile, part, columns of the part, L0C) stores each part of a tile.
+  template <typename Epilogue>
+  __aicore__ inline void Process(Epilogue& epilogue) {
+    SetFree();
+    Step step{}, loaded{};  // `loaded` is the one before `step`
+    bool any = false;
+    while (NextTile(step.tile)) {
+      const Tile& tile = step.tile;
+      const uint32_t lefts = LeftChunks(tile), parts = Parts(tile);
+      if (tile.first) TakeStages(tile, lefts);
+      for (uint32_t i = 0; i < lefts; ++i) {
+        const Chunk left = LeftChunk(tile, lefts, i);
+        const uint32_t rights = Max(1, CeilDiv(left.r, right_depth_));
+        for (step.part = 0; step.part < parts; ++step.part) {
+          for (uint32_t j = 0; j < rights; ++j) {
+            const bool first = j == 0, last = j + 1 == rights;
+            step.left = left;
+            step.left.load = left.load && step.part == 0 && first;
+            step.left.free = left.free && step.part + 1 == parts && last;
+            step.right = RightChunk(left, j);
+            step.starts_sum = i == 0 && first;
+            step.ends_sum = i + 1 == lefts && last;
+            Load(step);
+            if (any) MultiplyAndStore(loaded, epilogue);
+            loaded = step;
+            any = true;
+          }
+        }
+      }
+    }
+    if (any) MultiplyAndStore(loaded, epilogue);
+    WaitFree();
+  }
+
+ private:
+  // r of a factor's depth, from r0 on, in a stage of L1.
+  struct Chunk {
+    uint32_t stage, r0, r;
+    bool load, free;  // the step is the first, the last one that needs what is in the stage
+  };
+  struct Step {
+    Tile tile;
+    uint32_t part;
+    Chunk left, right;
+    bool starts_sum, ends_sum;  // of the part
+  };
+
+  // --- the order of steps ---
+
+  __aicore__ inline bool NextTile(Tile& tile) {
+    if (!scheduler_.Next(tile)) return false;
+    // A core's contiguous part begins with any column. Its tiles all sum forwards, or else the
+    // order of a sum would depend on the number of cores. So a tile finds nothing of the last
+    // one's streaming left factor in L1.
+    if (scheduler_.Contiguous() && !resident_) tile.first = tile.last = true;
+    return true;
+  }
+  // The first chunk of a strip takes the stage after the one used last, which is not free yet.
+  __aicore__ inline void TakeStages(const Tile& tile, uint32_t lefts) {
+    const uint32_t at = tile.backward ? lefts - 1 : 0;
+    stage_of_depth_0_ = (left_stage_ + 1 + at * (left_stages_ - 1)) % left_stages_;
+  }
+  // The i-th chunk that a tile takes. In the tiles of a strip after the first, as many chunks as
+  // there are stages are still there, and as many stay for the next tile.
+  __aicore__ inline Chunk LeftChunk(const Tile& tile, uint32_t lefts, uint32_t i) {
+    const uint32_t at = tile.backward ? lefts - 1 - i : i;
+    const uint32_t depth = LeftDepth(tile);
+    left_stage_ = (stage_of_depth_0_ + at) % left_stages_;
+    return {left_stage_, at * depth, static_cast<uint32_t>(Min(depth, tile.r - at * depth)),
+            tile.first || i >= left_stages_, tile.last || i + left_stages_ < lefts};
+  }
+  // The j-th chunk of the right factor for a chunk of the left one.
+  __aicore__ inline Chunk RightChunk(const Chunk& left, uint32_t j) {
+    const uint32_t r = j * right_depth_;
+    right_stage_ = (right_stage_ + 1) % right_stages_;
+    return {right_stage_, left.r0 + r, static_cast<uint32_t>(Min(right_depth_, left.r - r)), true,
+            true};
+  }
+  __aicore__ inline uint32_t LeftDepth(const Tile& tile) const {
+    return resident_ ? Resident::ChunkDepth(tile.r, sizeof(T)) : kRowBytes / sizeof(T);
+  }
+  __aicore__ inline uint32_t LeftChunks(const Tile& tile) const {
+    return Max(1, CeilDiv(tile.r, LeftDepth(tile)));  // a tile without a depth takes one step
+  }
+  __aicore__ inline uint32_t Parts(const Tile& tile) const {
+    return kWeights == 1 ? CeilDiv(tile.c, kPartC) : kWeights;
+  }
+  __aicore__ inline uint32_t Columns(const Step& step) const {
+    return kWeights == 1 ? Min(kPartC, step.tile.c - step.part * kPartC) : step.tile.c;
+  }
+
+  // --- phase 1: to L1 ---
+
+  __aicore__ inline void Load(const Step& step) {
+    if (step.tile.r == 0) return;
+    const Tile& tile = step.tile;
+    const Chunk &left = step.left, &right = step.right;
+    if (left.load) {
+      WaitFlag<HardEvent::MTE1_MTE2>(LeftFlag(left));
+      CopyInFactor<T, kLeft>(left_l1_[left.stage], Left(tile, left.r0), LeftPitch(), tile.m,
+                             left.r);
+      SetFlag<HardEvent::MTE2_MTE1>(LeftFlag(left));
+    }
+    WaitFlag<HardEvent::MTE1_MTE2>(right.stage);
+    CopyInFactor<T, kRight>(right_l1_[right.stage], Right(tile, step.part, right.r0), RightPitch(),
+                            Columns(step), right.r);
+    SetFlag<HardEvent::MTE2_MTE1>(right.stage);
+  }
+  __aicore__ inline GlobalTensor<T> Left(const Tile& tile, uint32_t r0) const {
+    if constexpr (kRaggedDepth) return left_[(tile.row + r0) * LeftPitch() + tile.m0];
+    return left_[(tile.row + tile.m0) * LeftPitch() + r0];
+  }
+  __aicore__ inline uint32_t LeftPitch() const { return kRaggedDepth ? tiling_.rows : tiling_.R; }
+  __aicore__ inline GlobalTensor<T> Right(const Tile& tile, uint32_t part, uint32_t r0) const {
+    const uint64_t pitch = RightPitch(), expert = tile.expert;
+    if constexpr (kRaggedDepth) {
+      return right_[(tile.row + r0) * pitch + tile.c0];
+    } else if constexpr (kOuter) {
+      return right_[(expert * tiling_.R + r0) * pitch + tile.c0];
+    } else if constexpr (kRight == Layout::kDepthInner) {
+      const uint32_t c0 = tile.c0 + part * (kWeights == 1 ? kPartC : tiling_.C);
+      return right_[(expert * kWeights * tiling_.C + c0) * pitch + r0];
+    } else {
+      const uint64_t blocks = expert * CeilDiv(tiling_.R, kC0<T>) + r0 / kC0<T>;
+      return right_[(blocks * pitch + tile.c0 + part * kPartC) * kC0<T>];
+    }
+  }
+  __aicore__ inline uint32_t RightPitch() const {
+    if constexpr (kRight == Layout::kDepthOuter) return tiling_.C;
+    if constexpr (kRight == Layout::kDepthInner) return tiling_.R;
+    return RoundUp(tiling_.C, kFractal);
+  }
+
+  // --- phase 2: through L0 into L0C ---
+
+  __aicore__ inline void Multiply(const Step& step) {
+    if (step.tile.r == 0) {
+      MultiplyZeros(step);
+      return;
+    }
+    const Chunk &left = step.left, &right = step.right;
+    if (left.load) WaitFlag<HardEvent::MTE2_MTE1>(LeftFlag(left));
+    WaitFlag<HardEvent::MTE2_MTE1>(right.stage);
+    for (uint32_t r0 = 0; r0 < right.r; r0 += kL0Depth) {
+      const uint32_t r = Min(kL0Depth, right.r - r0);
+      WaitFlag<HardEvent::M_MTE1>(l0_);
+      LoadFractals<T, kLeft, true>(left_l0_[l0_], left_l1_[left.stage], step.tile.m, left.r,
+                                   right.r0 + r0 - left.r0, r);
+      LoadFractals<T, kRight, false>(right_l0_[l0_], right_l1_[right.stage], Columns(step), right.r,
+                                     r0, r);
+      SetFlag<HardEvent::MTE1_M>(l0_);
+      MultiplyL0(step, r, step.starts_sum && r0 == 0, step.ends_sum && r0 + r == right.r);
+    }
+    SetFlag<HardEvent::MTE1_MTE2>(right.stage);
+    if (left.free) SetFlag<HardEvent::MTE1_MTE2>(LeftFlag(left));
+  }
+  // A tile without a depth: the product of zeros.
+  __aicore__ inline void MultiplyZeros(const Step& step) {
+    WaitFlag<HardEvent::M_MTE1>(l0_);
+    LoadZeros(left_l0_[l0_], step.tile.m);
+    LoadZeros(right_l0_[l0_], Columns(step));
+    SetFlag<HardEvent::MTE1_M>(l0_);
+    MultiplyL0(step, kC0<T>, true, true);
+  }
+  __aicore__ inline void MultiplyL0(const Step& step, uint32_t r, bool first, bool last) {
+    const Tile& tile = step.tile;
+    MmadParams params;
+    params.m = tile.m == 1 ? 2 : tile.m;  // for one row, Mmad expects another layout
+    params.n = RoundUp(Columns(step), kFractal);
+    params.k = r;
+    params.unitFlag = last ? kUnitFlagLast : kUnitFlagMore;
+    params.kDirectionAlign = kIsFloat<T> && kLeft == Layout::kDepthOuter && tile.r != 0;
+    params.cmatrixInitVal = first;
+    WaitFlag<HardEvent::MTE1_M>(l0_);
+    Mmad(PartL0c(step), left_l0_[l0_], right_l0_[l0_], params);
+    if (params.m / kFractal * (params.n / kFractal) < kFewFractals) PipeBarrier<PIPE_M>();
+    SetFlag<HardEvent::M_MTE1>(l0_);
+    l0_ ^= 1;
+  }
+  __aicore__ inline LocalTensor<float> PartL0c(const Step& step) const {
+    return tile_l0c_[step.part * kTileM * kPartC];
+  }
+
+  // --- phase 3: to global memory ---
+
+  template <typename Epilogue>
+  __aicore__ inline void Store(const Step& step, Epilogue& epilogue) {
+    if (step.ends_sum) epilogue(step.tile, step.part, Columns(step), PartL0c(step));
+  }
+  template <typename Epilogue>
+  __aicore__ inline void MultiplyAndStore(const Step& step, Epilogue& epilogue) {
+    Multiply(step);
+    Store(step, epilogue);
+  }
+
+  // --- buffers ---
+
+  template <typename Plan>
+  __aicore__ inline void DivideL1() {
+    left_stages_ = Plan::kLeftStages;
+    right_stages_ = Plan::kRightStages;
+    for (uint32_t i = 0; i < left_stages_; ++i) {
+      left_l1_[i] =
+          LocalTensor<T>(TPosition::A1, i * Plan::kLeftBytes, Plan::kLeftBytes / sizeof(T));
+    }
+    for (uint32_t i = 0; i < right_stages_; ++i) {
+      right_l1_[i] =
+          LocalTensor<T>(TPosition::B1, left_stages_ * Plan::kLeftBytes + i * Plan::kRightBytes,
+                         Plan::kRightBytes / sizeof(T));
+    }
+    // A chunk of the right factor is as deep as its stage allows. Where its rows run along the
+    // columns, it is cut into whole pieces of L0; where they run along the depth, into whole lines.
+    // If rows do not begin on lines, all that fits is taken: more of a line costs less than a cut.
+    constexpr uint32_t kFits = Plan::kRightBytes / (kOuter ? kTileC : kPartC) / sizeof(T);
+    const uint32_t row = tiling_.R * sizeof(T) % kLineBytes == 0 ? kLineBytes : kBlockBytes;
+    const uint32_t unit = kOuter ? kL0Depth : row / sizeof(T);
+    right_depth_ = kFits / unit * unit;
+  }
+  __aicore__ inline int32_t LeftFlag(const Chunk& left) const { return right_stages_ + left.stage; }
+  // In the beginning every buffer is free, and so it must be in the end.
+  __aicore__ inline void SetFree() {
+    for (uint32_t i = 0; i < left_stages_ + right_stages_; ++i) SetFlag<HardEvent::MTE1_MTE2>(i);
+    for (int32_t i = 0; i < 2; ++i) SetFlag<HardEvent::M_MTE1>(i);
+  }
+  __aicore__ inline void WaitFree() {
+    for (uint32_t i = 0; i < left_stages_ + right_stages_; ++i) WaitFlag<HardEvent::MTE1_MTE2>(i);
+    for (int32_t i = 0; i < 2; ++i) WaitFlag<HardEvent::M_MTE1>(i);
+  }
+
+  GlobalTensor<T> left_, right_;
+  GroupedGemmTiling tiling_;
+  TileScheduler<kRaggedDepth, kMaxC> scheduler_;
+  bool resident_ = false;  // the left factor stays in L1 for a strip
+  uint32_t left_stages_ = 0, right_stages_ = 0, right_depth_ = 0;
+  LocalTensor<T> left_l1_[Resident::kLeftStages], right_l1_[Resident::kRightStages];
+  LocalTensor<T> left_l0_[2], right_l0_[2];
+  LocalTensor<float> tile_l0c_;
+  uint32_t left_stage_ = 0, right_stage_ = 0;  // of the chunks that were taken last
+  uint32_t stage_of_depth_0_ = 0;  // the strip's; its other chunks follow around the stages
+  int32_t l0_ = 0;                 // half of L0 that is filled next
+};
+
+}  // namespace moge
+
+#endif  // MOGE_ASCEND_GROUPED_GEMM_PIPELINE_H_
