@@ -122,9 +122,7 @@ def specialized(s: Sizes, T: int, target: str) -> list[Product]:
         return run
 
     return [
-        product._replace(
-            kernel="_grouped_gemm_specialized_kernel", call=with_config(product.call)
-        )
+        product._replace(kernel="_grouped_gemm_specialized_kernel", call=with_config(product.call))
         for product in ours(s, T, target)
         if product.name in ("down", "dX")
     ]

@@ -63,13 +63,13 @@ def is_last_program(ticket_ptr):  # [1]
 
 
 @triton.jit
-def column_sums(partials_ptr, E: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_E: tl.constexpr):
-    """``[P, E] -> [BLOCK_E]``: sums what this grid's programs published, in a fixed order."""
-    offs_p = tl.arange(0, BLOCK_P)[:, None].to(tl.int64)
+def column_sums(partials_ptr, E: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_E: tl.constexpr):
+    """``[programs, E] -> [BLOCK_E]``: sums what the programs published, in a fixed order."""
+    offs_row = tl.arange(0, BLOCK_ROWS)[:, None].to(tl.int64)
     offs_e = tl.arange(0, BLOCK_E)[None, :]
-    sums = tl.zeros([BLOCK_P, BLOCK_E], partials_ptr.dtype.element_ty)
-    for first in range(0, tl.num_programs(0), BLOCK_P):
-        rows = first + offs_p
+    sums = tl.zeros([BLOCK_ROWS, BLOCK_E], partials_ptr.dtype.element_ty)
+    for first in range(0, tl.num_programs(0), BLOCK_ROWS):
+        rows = first + offs_row
         mask = (rows < tl.num_programs(0)) & (offs_e < E)
         # past the L1 cache, which other multiprocessors' stores do not reach
         sums += tl.load(partials_ptr + rows * E + offs_e, mask=mask, other=0, cache_modifier=".cg")

@@ -110,7 +110,9 @@ def _load_strided(
         + offs_r.to(tl.int64)[:, None] * weight.stride_r
         + row_c[None, :] * weight.stride_c
     )
-    return tl.load(ptrs, mask=(offs_r < weight.R)[:, None] & (offs_c < weight.C)[None, :], other=0.0)
+    return tl.load(
+        ptrs, mask=(offs_r < weight.R)[:, None] & (offs_c < weight.C)[None, :], other=0.0
+    )
 
 
 @triton.jit
@@ -159,10 +161,7 @@ def tile_product(
             w = _load_strided(
                 weight, tile.expert, first_c, r, HALVES=HALVES, BLOCK_C=BLOCK_C, BLOCK_R=BLOCK_R
             )
-        if SWAP:
-            acc = multiply(w.T, x.T, acc, DOT=DOT)
-        else:
-            acc = multiply(x, w, acc, DOT=DOT)
+        acc = multiply(w.T, x.T, acc, DOT=DOT) if SWAP else multiply(x, w, acc, DOT=DOT)
     if SPLIT:
         acc = tl.join(acc, acc_2).permute(2, 0, 1).reshape(COLUMNS, BLOCK_M)
     return acc.T if SWAP else acc
@@ -184,9 +183,7 @@ def tile_mask(tile, first_c, C, BLOCK_M: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def zero_unused_rows(
-    out_ptr, offsets_ptr, N, C, E, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
-):
+def zero_unused_rows(out_ptr, offsets_ptr, N, C, E, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
     """Stores zero to the rows past the last expert's, which no tile covers."""
     tiles_c = tl.cdiv(C, BLOCK_C)
     _, used = expert_rows(offsets_ptr, E - 1, N, E)

@@ -73,6 +73,4 @@ def locate_tile(tile_id, tiles_c, offsets_ptr, N, E, BLOCK_M: tl.constexpr, E_P2
     before = tl.sum(tl.where(own, ends, 0), 0) - tiles_m * tiles_c
     row_tile, column = swizzle(tile_id - before, tiles_m, tiles_c)
     first = tl.sum(tl.where(own, lo, 0), 0) + row_tile * BLOCK_M
-    return Tile(
-        expert=expert, first=first, last=tl.sum(tl.where(own, hi, 0), 0), column=column
-    )
+    return Tile(expert=expert, first=first, last=tl.sum(tl.where(own, hi, 0), 0), column=column)

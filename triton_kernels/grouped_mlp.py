@@ -28,7 +28,8 @@ from ._product import (
     tile_ptrs,
 )
 from ._tiles import count_tiles, locate_tile
-from .grouped_gemm import grouped_gemm_dx, grouped_gemm_fwd, weight_gradient
+from ._weight_gradient import weight_gradient
+from .grouped_gemm import grouped_gemm_dx, grouped_gemm_fwd
 from .unpermute import unpermute_fwd
 
 BLOCK_SLOTS = 128
@@ -131,34 +132,27 @@ def _down_bwd_epilogue(
     layer,
     tile,
     first_f,
-    BLOCK_M: tl.constexpr,
-    COLUMNS: tl.constexpr,
     PART_F: tl.constexpr,
 ):
     """Stores d_pre and the weighted activation, PART_F columns at a time; returns d_weights."""
+    BLOCK_M: tl.constexpr = g.shape[0]
+    COLUMNS: tl.constexpr = g.shape[1]
     if COLUMNS > PART_F:
         HALF: tl.constexpr = COLUMNS // 2
         left, right = g.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
         d_weight = tl.zeros((BLOCK_M,), dtype=g.dtype)
         for i in tl.static_range(2):
             d_weight += _down_bwd_epilogue(
-                right if i else left,
-                weight,
-                layer,
-                tile,
-                first_f + i * HALF,
-                BLOCK_M=BLOCK_M,
-                COLUMNS=HALF,
-                PART_F=PART_F,
+                right if i else left, weight, layer, tile, first_f + i * HALF, PART_F=PART_F
             )
     else:
         F = layer.F
         mask = tile_mask(tile, first_f, F, BLOCK_M=BLOCK_M, COLUMNS=COLUMNS)
-        pre_ptrs = tile_ptrs(
-            layer.pre_ptr, 2 * F, tile.first, first_f, BLOCK_M=BLOCK_M, COLUMNS=COLUMNS
-        )
-        gate = tl.load(pre_ptrs, mask=mask, other=0.0).to(g.dtype)
-        up = tl.load(pre_ptrs + F, mask=mask, other=0.0).to(g.dtype)
+        # one 64-bit base: 64-bit offsets of every element would spill
+        wide = tile.first.to(tl.int64) * (2 * F) + first_f
+        offs = tl.arange(0, BLOCK_M)[:, None] * (2 * F) + tl.arange(0, COLUMNS)[None, :]
+        gate = tl.load(layer.pre_ptr + wide + offs, mask=mask, other=0.0).to(g.dtype)
+        up = tl.load(layer.pre_ptr + wide + F + offs, mask=mask, other=0.0).to(g.dtype)
 
         sig = 1.0 / (1.0 + tl.exp(-gate))
         silu = gate * sig
@@ -171,13 +165,10 @@ def _down_bwd_epilogue(
         tl.store(act_ptrs, narrow(act * weight[:, None], dtype), mask=mask)
 
         d_act = g * weight[:, None]
-        d_pre_ptrs = tile_ptrs(
-            layer.d_pre_ptr, 2 * F, tile.first, first_f, BLOCK_M=BLOCK_M, COLUMNS=COLUMNS
-        )
         d_gate = d_act * up * (sig + silu * (1.0 - sig))
-        tl.store(d_pre_ptrs, narrow(d_gate, dtype), mask=mask)
+        tl.store(layer.d_pre_ptr + wide + offs, narrow(d_gate, dtype), mask=mask)
         d_up = d_act * silu
-        tl.store(d_pre_ptrs + F, narrow(d_up, dtype), mask=mask)
+        tl.store(layer.d_pre_ptr + wide + F + offs, narrow(d_up, dtype), mask=mask)
     return d_weight
 
 
@@ -234,16 +225,8 @@ def _grouped_mlp_down_bwd_kernel(
             BLOCK_C=BLOCK_C,
             BLOCK_R=BLOCK_R,
         )
-        d_weight = _down_bwd_epilogue(
-            g,
-            tl.load(weights_ptr + slot).to(DOT.acc),
-            layer,
-            tile,
-            tile.column * BLOCK_C,
-            BLOCK_M=BLOCK_M,
-            COLUMNS=BLOCK_C,
-            PART_F=PART_F,
-        )
+        weight = tl.load(weights_ptr + slot).to(DOT.acc)
+        d_weight = _down_bwd_epilogue(g, weight, layer, tile, tile.column * BLOCK_C, PART_F=PART_F)
         offs_n = tile.first + tl.arange(0, BLOCK_M)
         partial_ptrs = partial_ptr + tile.column.to(tl.int64) * N + offs_n
         tl.store(partial_ptrs, d_weight, mask=offs_n < tile.last)
