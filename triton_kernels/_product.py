@@ -79,8 +79,8 @@ def _load_box(
 ):
     """``[BLOCK_R, COLUMNS]`` through the descriptor.
 
-    Outside the weight it reads zero: nothing of the next expert, which may be infinite, meets the
-    zeros of the rows.
+    Outside the expert's matrix it reads zero: an infinite weight of the next expert must not meet
+    the zeros of the rows.
     """
     if R_LAST:
         w = weight.source.load([box, first_c, r]).reshape(COLUMNS, BLOCK_R).T
@@ -136,8 +136,8 @@ def tile_product(
     """
     COLUMNS: tl.constexpr = HALVES * BLOCK_C
     DESCRIBED: tl.constexpr = isinstance(weight.source, tl.tensor_descriptor)
-    # WGMMA reads its left operand from shared memory only if that is one box; else registers
-    # carry it. So each half is a box and a product of its own
+    # WGMMA can read its left operand from shared memory only if one box holds it. So each half
+    # gets a box, an accumulator and a product of its own
     SPLIT: tl.constexpr = SWAP and DESCRIBED and HALVES == 2
     first_c = tile.column * BLOCK_C
     if SPLIT:
@@ -170,7 +170,7 @@ def tile_product(
 @triton.jit
 def tile_ptrs(ptr, stride, first, first_c, BLOCK_M: tl.constexpr, COLUMNS: tl.constexpr):
     """``[BLOCK_M, COLUMNS]`` pointers from row ``first`` and column ``first_c`` on."""
-    # a tile has one 64-bit base: 64-bit offsets of every element would spill
+    # one 64-bit base for the tile: registers could not hold 64-bit offsets of every element
     base = ptr + first.to(tl.int64) * stride + first_c
     return base + (tl.arange(0, BLOCK_M)[:, None] * stride + tl.arange(0, COLUMNS)[None, :])
 
@@ -197,7 +197,7 @@ def zero_unused_rows(out_ptr, offsets_ptr, N, C, E, BLOCK_M: tl.constexpr, BLOCK
 
 
 def contiguous_rows(x: Tensor) -> Tensor:
-    """``x`` itself where its rows are contiguous, which the kernels take for granted."""
+    """``x`` itself if its rows are contiguous, as the kernels expect, or a copy that is."""
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 
@@ -215,7 +215,7 @@ def describable(x: Tensor) -> bool:
 
 def dot(dtype: torch.dtype) -> Dot:
     """How every product of operands of this dtype computes."""
-    # the interpreter multiplies bfloat16 bit patterns: there the operands are widened
+    # the interpreter would multiply the bit patterns of bfloat16, so that it gets float32
     widened = INTERPRETED and dtype is torch.bfloat16
     names = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
     lowered = torch.get_float32_matmul_precision() != "highest"

@@ -1,9 +1,10 @@
-"""The grouped product with warps that load beside warps that multiply, on Hopper.
+"""The grouped product with producer and consumer warps, on Hopper.
 
-No row of configs.csv chooses it: it has not been timed. bench/autotune.py tries it, and the static
-figures have rows for it. Producer and consumer warps split one loop, which :func:`tl.range` asks
-the compiler for. It halves a box among the consumers only if its descriptor is made in the kernel,
-and it takes no reduction in the loop; so tiles come from a list that a kernel before has written.
+No row of configs.csv chooses it, since nobody has timed it: bench/autotune.py tries it, and
+bench/results/gpu_static.csv has its figures. ``warp_specialize`` makes the compiler split the loop
+of the product into warps that load and warps that multiply. It halves the boxes between two groups
+of consumers only if the kernel makes the descriptors, and it accepts no reduction around the loop:
+so a kernel before this one lists the row tiles.
 """
 
 import contextvars
@@ -104,7 +105,7 @@ def _grouped_gemm_specialized_kernel(
 
 
 def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
-    """Where a launch keeps the descriptors that its kernel makes."""
+    """Memory for the descriptors that a kernel makes."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
@@ -117,7 +118,7 @@ def launch(
     bound = N // tiling.block_m + min(E, N)
     row_tiles = offsets.new_empty(1 + 3 * bound)
     _row_tiles_kernel[(bound,)](offsets, row_tiles, N, E, BLOCK_M=tiling.block_m, E_P2=E_P2)
-    # the allocator is set in a context of its own: the caller's stays in place
+    # in a context of its own, so that the caller's allocator stays in place
     context = contextvars.copy_context()
     context.run(triton.set_allocator, _scratch)
     context.run(

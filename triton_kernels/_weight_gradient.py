@@ -1,6 +1,6 @@
-"""dW of a grouped product: each expert's weight gets the sum over the rows of that expert.
+"""dW of a grouped product: the weight of an expert gets a sum over the rows of that expert.
 
-A program makes one tile of one expert's weight, so that no sum is split and no atomic is needed.
+Each program computes one tile of one expert's weight, so that no sum is split among programs.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ class Rows(NamedTuple):
     """One operand of dW, ``[N, C]``."""
 
     source: Any  # pointer or descriptor
-    row_to_slot_ptr: Any  # None, or the source is [T, C] and row n has the token of its slot
+    row_to_slot_ptr: Any  # None, or [N]: then the source is [T, C], and row n is that of its token
     stride_n: Any
     first_c: Any  # first column of the tile
     C: Any
@@ -51,7 +51,7 @@ def _load_rows(
         if not WHOLE:
             block = tl.where(mask_n, block, 0.0)
     else:
-        # loaded in the order of the product: if it were transposed later, registers would carry it
+        # loaded as the product takes it: a transposition after the load would go through registers
         offs_c = tl.expand_dims(x.first_c + tl.arange(0, BLOCK_C), 1 - AXIS)
         if x.row_to_slot_ptr is not None:
             # a thread loads every ROW_STEP-th row of the tile: with the slots of these side by
@@ -154,7 +154,7 @@ def _grouped_gemm_dw_kernel(
         source=rows, row_to_slot_ptr=rows_slots_ptr, stride_n=stride_rows_n, first_c=first_i, C=I
     )
 
-    # whole steps without masks, then what is left of the expert
+    # whole steps need no masks; one more takes the rest of the expert's rows
     acc = tl.zeros((BLOCK_O, BLOCK_I), dtype=DOT.acc)
     whole = first + tl.maximum(last - first, 0) // BLOCK_N * BLOCK_N
     for n in range(first, whole, BLOCK_N):
@@ -210,7 +210,7 @@ def weight_gradient(
     gather_d: bool = False,
     gather_rows: bool = False,
 ) -> Tensor:
-    """``-> [E, out, in]``; a gathered operand is given per token, ``[T, ...]``."""
+    """``[N, out], [N, in], [E + 1] -> [E, out, in]``; a gathered operand is ``[T, ...]``."""
     E, O, I = offsets.shape[0] - 1, d_out.shape[1], rows.shape[1]
     N = d_out.shape[0] if row_to_slot is None else row_to_slot.shape[0]
     d_weight = torch.empty(E, O, I, dtype=rows.dtype, device=rows.device)

@@ -20,7 +20,8 @@ from ._common import (
 
 TILE = 1024  # logits of one step
 PARTIALS = 4096  # partial sums of one step of the last program
-BLOCKS = 4  # programs per multiprocessor, as many as its registers hold: each waits for its loads
+# programs per multiprocessor: all that its registers hold, since each one waits for its loads
+BLOCKS = 4
 
 
 @triton.jit
@@ -37,8 +38,8 @@ def _scores(
 
 @triton.jit
 def _ordered(keys):
-    """Integers in the order of ``keys``, all NaN alike and below -inf, the least one left free."""
-    # the bits of a float are ordered but for its sign; -0.0 does not occur, as scores are not -0.0
+    """Integers in the order of ``keys``; all NaN are equal, below -inf and above the least int."""
+    # the bits of a float are in order except for the sign; no score is -0.0
     if keys.dtype == tl.float64:
         bits = keys.to(tl.int64, bitcast=True)
         bits = tl.where(
@@ -65,7 +66,7 @@ def _grouped_gate_fwd_kernel(
     stride_bias_e,
     stride_router_scale_e,
     T,
-    scaling: tl.constexpr,  # a run-time float would be rounded to float32
+    scaling: tl.constexpr,  # at run time it would be rounded to float32
     k: tl.constexpr,
     G: tl.constexpr,
     P: tl.constexpr,
@@ -157,7 +158,7 @@ def _grouped_gate_bwd_kernel(
     stride_experts_k,
     stride_router_scale_e,
     T,
-    scaling: tl.constexpr,  # a run-time float would be rounded to float32
+    scaling: tl.constexpr,  # at run time it would be rounded to float32
     k: tl.constexpr,
     G: tl.constexpr,
     P: tl.constexpr,
@@ -193,7 +194,7 @@ def _grouped_gate_bwd_kernel(
         logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
         scores = _scores(logits, SOFTMAX=SOFTMAX)
 
-        # d_weights and the choice, spread over the experts
+        # d_weights and the choice, from slots to experts
         mask_slot = (rows < T) & (groups < G)  # [BLOCK_T, G_P2]
         d_weights = tl.zeros([BLOCK_T, G_P2, P_P2], ACC)
         chosen = tl.zeros([BLOCK_T, G_P2, P_P2], tl.int1)
@@ -278,18 +279,19 @@ def grouped_gate_fwd(
     experts = logits.new_empty(T, num_groups * k, dtype=torch.int32)
     counts = logits.new_empty(E, dtype=torch.int32)
     _grouped_gate_fwd_kernel[(programs,)](
-        logits,
-        bias,
-        router_scale,
-        weights,
-        experts,
-        counts,
-        logits.new_empty(programs, E, dtype=torch.int32) if programs > 1 else None,
-        ticket(logits.device) if programs > 1 else None,
-        *logits.stride(),
-        bias.stride(0) if bias is not None else 0,
-        router_scale.stride(0) if router_scale is not None else 0,
-        T,
+        logits_ptr=logits,
+        bias_ptr=bias,
+        router_scale_ptr=router_scale,
+        weights_ptr=weights,
+        experts_ptr=experts,
+        counts_ptr=counts,
+        partials_ptr=logits.new_empty(programs, E, dtype=torch.int32) if programs > 1 else None,
+        ticket_ptr=ticket(logits.device) if programs > 1 else None,
+        stride_logits_t=logits.stride(0),
+        stride_logits_e=logits.stride(1),
+        stride_bias_e=bias.stride(0) if bias is not None else 0,
+        stride_router_scale_e=router_scale.stride(0) if router_scale is not None else 0,
+        T=T,
         scaling=scaling,
         k=k,
         SOFTMAX=score == "softmax",
@@ -311,7 +313,7 @@ def grouped_gate_bwd(
     renormalize: bool,
     scaling: float,
 ) -> tuple[Tensor, Tensor]:
-    """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one."""
+    """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]`` (``[0]`` without one)."""
     T, E = logits.shape
     programs, sizes = _sizes(logits, num_groups)
     acc = torch.promote_types(logits.dtype, torch.float32)
@@ -319,19 +321,22 @@ def grouped_gate_bwd(
     reduces = router_scale is not None and programs > 1
     d_router_scale = logits.new_empty(0) if router_scale is None else router_scale.new_empty(E)
     _grouped_gate_bwd_kernel[(programs,)](
-        d_weights,
-        logits,
-        experts,
-        router_scale,
-        d_logits,
-        d_router_scale,
-        logits.new_empty(programs, E, dtype=acc) if reduces else None,
-        ticket(logits.device) if reduces else None,
-        *d_weights.stride(),
-        *logits.stride(),
-        *experts.stride(),
-        router_scale.stride(0) if router_scale is not None else 0,
-        T,
+        d_weights_ptr=d_weights,
+        logits_ptr=logits,
+        experts_ptr=experts,
+        router_scale_ptr=router_scale,
+        d_logits_ptr=d_logits,
+        d_router_scale_ptr=d_router_scale,
+        partials_ptr=logits.new_empty(programs, E, dtype=acc) if reduces else None,
+        ticket_ptr=ticket(logits.device) if reduces else None,
+        stride_d_weights_t=d_weights.stride(0),
+        stride_d_weights_k=d_weights.stride(1),
+        stride_logits_t=logits.stride(0),
+        stride_logits_e=logits.stride(1),
+        stride_experts_t=experts.stride(0),
+        stride_experts_k=experts.stride(1),
+        stride_router_scale_e=router_scale.stride(0) if router_scale is not None else 0,
+        T=T,
         scaling=scaling,
         k=experts.shape[1] // num_groups,
         SOFTMAX=score == "softmax",

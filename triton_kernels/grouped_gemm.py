@@ -59,8 +59,8 @@ def _grouped_gemm_kernel(
     tiles = count_tiles(offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2) * tiles_c
     for tile_id in range(tl.program_id(0), tiles, tl.num_programs(0)):
         tile = locate_tile(tile_id, tiles_c, offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2)
-        # a tile may overrun its expert: then it multiplies rows that nobody stores, the next
-        # expert's or copies of the last one, and the loop needs no mask
+        # a tile may overrun its expert: there it multiplies the next expert's rows, or copies of
+        # the last row, so that the loop needs no mask, and stores nothing
         if isinstance(rows, tl.tensor_descriptor):
             a = rows
         else:

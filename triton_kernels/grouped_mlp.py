@@ -3,7 +3,7 @@
 Index tensors:
     row_to_slot  expert-sorted row -> slot = token * K + column; -1 in rows past offsets[E]
     slot_to_row  its inverse, [T, K]; -1 for a dropped slot
-Rows past offsets[E] are in no tile: nothing computes or reads them.
+No tile covers the rows past offsets[E]: nothing computes or reads them.
 """
 
 from typing import Any, NamedTuple
@@ -39,8 +39,8 @@ BLOCK_SLOTS = 128
 def _load_slots(row_to_slot_ptr, tile, BLOCK_M: tl.constexpr):
     """``[BLOCK_M]`` slots of the tile's rows.
 
-    A tile may overrun its expert: then it repeats the expert's last row, which nobody stores, and
-    the loop of the product needs no mask.
+    A tile may overrun its expert: there it repeats the expert's last row, so that the loop of the
+    product needs no mask, and stores nothing.
     """
     offs_n = tl.minimum(tile.first + tl.arange(0, BLOCK_M), tile.last - 1)
     return tl.load(row_to_slot_ptr + offs_n)
@@ -74,7 +74,7 @@ def _grouped_mlp_up_kernel(
     BLOCK_R: tl.constexpr,
     E_P2: tl.constexpr,
 ):
-    weight = Weight(
+    w_gate_up = Weight(
         source=w, stride_e=stride_w_e, stride_c=stride_w_f, stride_r=stride_w_h, C=F, R=H
     )
     tiles_f = tl.cdiv(F, BLOCK_C)
@@ -84,7 +84,7 @@ def _grouped_mlp_up_kernel(
         slot = _load_slots(row_to_slot_ptr, tile, BLOCK_M=BLOCK_M)
         acc = tile_product(
             rows=x_ptr + (slot // K).to(tl.int64) * stride_x_t,
-            weight=weight,
+            weight=w_gate_up,
             tile=tile,
             HALVES=2,
             R_LAST=True,
@@ -95,7 +95,7 @@ def _grouped_mlp_up_kernel(
             BLOCK_C=BLOCK_C,
             BLOCK_R=BLOCK_R,
         )
-        # rounded first: half the registers, and the backward pass starts from the same numbers
+        # rounding first halves the registers, and the backward pass starts from the same numbers
         acc = narrow(acc, act_ptr.dtype.element_ty)
         gate, up = acc.reshape(BLOCK_M, 2, BLOCK_C).permute(0, 2, 1).split()  # [BLOCK_M, BLOCK_C]
         first_f = tile.column * BLOCK_C
@@ -109,7 +109,7 @@ def _grouped_mlp_up_kernel(
         gate = gate.to(DOT.acc)
         act = gate / (1.0 + tl.exp(-gate)) * up.to(DOT.acc)
         if WEIGHTED:
-            # the slot is read again: cheaper than to hold registers through the product
+            # reading the slots again is cheaper than holding them in registers meanwhile
             slot = _load_slots(row_to_slot_ptr, tile, BLOCK_M=BLOCK_M)
             act *= tl.load(weights_ptr + slot).to(DOT.acc)[:, None]
         act_ptrs = tile_ptrs(act_ptr, F, tile.first, first_f, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
@@ -210,8 +210,8 @@ def _grouped_mlp_down_bwd_kernel(
     for tile_id in range(tl.program_id(0), tiles, tl.num_programs(0)):
         tile = locate_tile(tile_id, tiles_f, offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2)
         slot = _load_slots(row_to_slot_ptr, tile, BLOCK_M=BLOCK_M)
-        # y = w (act W'), so with g = d_y W: d_w = g . act, d_act = w g, and dW = d_y' (w act):
-        # the output of the down projection is not needed
+        # y = w (act W'), so with g = d_y W: d_w = g . act, d_act = w g, and dW = d_y' (w act).
+        # None of them needs the output of the down projection
         g = tile_product(
             rows=d_y_ptr + (slot // K).to(tl.int64) * stride_d_y_t,
             weight=w_down,
@@ -246,7 +246,7 @@ def _grouped_mlp_d_weights_kernel(
     row = tl.load(slot_to_row_ptr + slot, mask=mask, other=-1)
     acc = tl.zeros((BLOCK_SLOTS,), dtype=partial_ptr.dtype.element_ty)
     partial_ptrs = partial_ptr + row
-    for _ in range(0, tiles_f):  # in order: the same bits every run
+    for _ in range(0, tiles_f):  # always in this order, for the same bits in every run
         acc += tl.load(partial_ptrs, mask=row >= 0, other=0.0)
         partial_ptrs += N
     tl.store(d_weights_ptr + slot, narrow(acc, d_weights_ptr.dtype.element_ty), mask=mask)
@@ -271,11 +271,13 @@ def grouped_mlp_fwd(
     act = x.new_empty(N, F)
     if act.numel() and H:
         x = contiguous_rows(x)
-        even_halves = w_gate_up.stride(0) == 2 * F * w_gate_up.stride(1)  # from half to half
+        # whether the step from half to half is the same within and between experts
+        even_halves = w_gate_up.stride(0) == 2 * F * w_gate_up.stride(1)
         tiling = config("up", x.dtype, N, E, F, aligned=aligned(w_gate_up) and even_halves)
         w: object = w_gate_up
         if describable(w_gate_up) and even_halves:
-            # one box holds the same columns of both halves: one wide product instead of two
+            # one box holds the same columns of both halves, for one wide product; swapped
+            # operands need a box for each half
             box = [1 if tiling.swap else 2, tiling.block_c, tiling.block_r]
             w = TensorDescriptor.from_tensor(w_gate_up.view(2 * E, F, H), box)
         _grouped_mlp_up_kernel[grid(tiling, N, E, F, x.device)](
@@ -350,8 +352,8 @@ def grouped_mlp_bwd(
             H=H,
             E=E,
             K=K,
-            # gate, up and what is computed from them do not all fit in registers; beside pointers
-            # to the weight fewer of them do
+            # gate, up and their gradients do not fit in registers for all columns at once, and
+            # pointers to the weight leave room for fewer
             PART_F=8 if INTERPRETED else 32 if w_desc else 16,
             **constants(tiling, x.dtype, E, H),
         )
@@ -365,7 +367,7 @@ def grouped_mlp_bwd(
         d_rows = grouped_gemm_dx(d_pre, w_gate_up, offsets)  # [N, H]
         d_x = unpermute_fwd(d_rows, row_to_slot, slot_to_row, None)
     if need_d_w:
-        # gathered while they are loaded: neither [N, H] copy is ever made
+        # the kernel gathers rows while it loads them, so that no [N, H] copy is made
         d_w_gate_up = weight_gradient(d_pre, x, offsets, row_to_slot, K, gather_rows=True)
         d_w_down = weight_gradient(d_y, act, offsets, row_to_slot, K, gather_d=True)
     return d_x, d_w_gate_up, d_w_down, d_weights

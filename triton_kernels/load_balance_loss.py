@@ -31,7 +31,7 @@ def _load_scores(
     SOFTMAX: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Scores before and after they are divided by the row's sum, ``[BLOCK_T, BLOCK_E]``."""
+    """Scores, and the same divided by the sum of their row, ``[BLOCK_T, BLOCK_E]``."""
     logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e * stride_logits_e
     logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
     if SOFTMAX:
@@ -139,7 +139,7 @@ def _load_balance_loss_bwd_kernel(
     )
 
     d_q = tl.load(d_loss_ptr) * (tl.load(f_ptr + offs_e, mask=mask_e, other=0.0) / T)
-    # q_i = s_i / sum_j s_j with s = exp, where s' = s, or with the sigmoid, where s' = s (1 - s)
+    # q_i = s_i / sum_j s_j, where s' = s for s = exp, and s' = s (1 - s) for the sigmoid
     d_logits = q * (d_q - tl.sum(tl.where(mask, d_q * q, 0.0), 1)[:, None])
     if not SOFTMAX:
         d_logits = d_logits * (1.0 - s)

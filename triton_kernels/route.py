@@ -1,7 +1,8 @@
 """Routing kernels: a stable counting partition of every group, integers only.
 
-One launch where the batch fits a tile; else blocks of slots are counted, the counts scanned, and
-the slots scattered. Without groups all experts are one group.
+If the batch fits in a tile there is one launch. Else one kernel counts the slots in each program's
+blocks, a second scans the counts, and a third scatters the slots. Without groups all experts are
+one group.
 """
 
 import torch
@@ -9,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# elements of a program's largest tile; 32 a thread with 8 warps
+# elements of a program's largest tile: 32 for each thread of 8 warps
 TILE = 8192
-# blocks of a group: what the scan takes in one step, and enough to fill a GPU
-MAX_BLOCKS = 256
+# programs of a group at most: they fill a GPU, and the scan takes their counts in one step
+MAX_PROGRAMS = 256
 
 
 @triton.jit
@@ -35,7 +36,7 @@ def _local_ids(
 
 @triton.jit
 def _slots(group, i, K: tl.constexpr, k: tl.constexpr):
-    """The ``i``-th slot, in the order of slots, of a group's columns."""
+    """The ``i``-th slot in a group's columns."""
     return i // k * K + group * k + i % k
 
 
@@ -79,7 +80,7 @@ def _route_count_kernel(
 @triton.jit
 def _route_scan_kernel(
     counts_ptr,  # [programs, E]
-    before_ptr,  # [programs, E]: the slots of an expert in the blocks before
+    before_ptr,  # [programs, E]: slots that the programs before have for each expert
     totals_ptr,  # [E]
     programs,
     E,
@@ -122,7 +123,8 @@ def _route_fwd_kernel(
     mask_e = offs_e < P
     offs_all = tl.arange(0, ALL_P2).to(tl.int64)
 
-    # slots of this group's experts, of the groups before it and of all: dropped slots shift groups
+    # own: slots of each expert of this group; first: of the groups before; used: of all. A group's
+    # first row is not known beforehand, since slots may be dropped
     if ONE_BLOCK:
         mask = offs_all < n * (K // k)
         ids = _local_ids(
@@ -164,7 +166,7 @@ def _route_fwd_kernel(
         row = tl.sum(one_hot * (base[None, :] + upto), 1) - 1  # [BLOCK]; -1 if dropped
         tl.store(slot_to_row_ptr + slot, row, mask=mask_i)
         tl.store(row_to_slot_ptr + row, slot.to(tl.int32), mask=local >= 0)
-        # as many rows as slots: each program also ends the rows that no slot has
+        # there are as many rows as slots: each program also marks its share of unused rows
         tail = pid_g * n + offs_i
         tl.store(row_to_slot_ptr + tail, -1, mask=mask_i & (tail >= used))
         base += tl.sum(one_hot, 0)
@@ -189,7 +191,7 @@ def route_fwd(
     P_P2, N_P2 = triton.next_power_of_2(P), triton.next_power_of_2(N)
     BLOCK = min(triton.next_power_of_2(n), max(1, TILE // P_P2))
     blocks = triton.cdiv(n, BLOCK)
-    tiles = triton.cdiv(blocks, MAX_BLOCKS)
+    tiles = triton.cdiv(blocks, MAX_PROGRAMS)
     programs = triton.cdiv(blocks, tiles)
     one_block = blocks == 1 and N_P2 <= TILE
 
