@@ -160,20 +160,20 @@ def test_our_order_of_tiles_reads_least() -> None:
 @triton.jit
 def _walk(offsets_ptr, out_ptr, tiles, tiles_c, N, E, BLOCK_M: tl.constexpr, E_P2: tl.constexpr):
     for tile in range(0, tiles):
-        expert, first, _, c = LOCATE(tile, tiles_c, offsets_ptr, N, E, BLOCK_M, E_P2)
-        tl.store(out_ptr + 3 * tile, expert)
-        tl.store(out_ptr + 3 * tile + 1, first)
-        tl.store(out_ptr + 3 * tile + 2, c)
+        found = LOCATE(tile, tiles_c, offsets_ptr, N, E, BLOCK_M, E_P2)
+        tl.store(out_ptr + 3 * tile, found.expert)
+        tl.store(out_ptr + 3 * tile + 1, found.first)
+        tl.store(out_ptr + 3 * tile + 2, found.column)
 
 
-LOCATE = load("triton", "grouped_gemm").locate_tile
+LOCATE = load("triton", "_tiles").locate_tile
 
 
 def test_the_kernel_walks_in_that_order() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     BLOCK_M, tiles_c, counts = 16, 3, [5, 0, 16 * 37 + 1, 16]
     offsets = torch.tensor([0, *counts]).cumsum(0).int()
-    band = load("triton", "grouped_gemm").BAND.value
+    band = load("triton", "_tiles").SWIZZLE.value
     want = []
     for expert, count in enumerate(counts):
         tiles_m = -(-count // BLOCK_M)

@@ -26,7 +26,7 @@ SHAPES = [
     pytest.param([4, 1], 0, 8, 0, id="no-columns"),
     pytest.param([1], 0, 1, 1, id="one-of-everything"),
     pytest.param([2, 0, 1, 5], 3, 24, 40, id="few-rows"),
-    pytest.param([5, 600, 3], 0, 8, 40, id="several-bands-of-tiles"),
+    pytest.param([5, 600, 3], 0, 8, 40, id="more-row-tiles-than-a-swizzle"),
 ]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

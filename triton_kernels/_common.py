@@ -11,8 +11,8 @@ INTERPRETED: bool = triton.knobs.runtime.interpret and not isinstance(tl.cdiv, t
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
 
-def acc_dtype(dtype: torch.dtype) -> tl.constexpr:
-    """The accumulator: float32; float64 for float64, which serves gradcheck."""
+def acc_dtype(dtype: torch.dtype) -> tl.dtype:
+    """What sums are kept in: float32, or float64 for float64, so that gradcheck works."""
     return tl.float64 if dtype is torch.float64 else tl.float32
 
 
@@ -28,7 +28,7 @@ def num_programs(device: torch.device, tiles: int, blocks: int = 1) -> int:
 
 @triton.jit
 def narrow(x, dtype: tl.constexpr):
-    """``x`` in the dtype of what it is stored to, rounded to nearest even."""
+    """``x`` in the dtype of the memory that it goes to, rounded to nearest even."""
     if _INTERPRETED and dtype == tl.bfloat16:
         # the interpreter's own conversion is exact only where there is nothing to round
         bits = x.to(tl.float32).to(tl.int32, bitcast=True)
@@ -39,10 +39,10 @@ def narrow(x, dtype: tl.constexpr):
 @triton.jit
 def publish(ptrs, values, mask):
     """Stores what the last program of the grid, see :func:`is_last_program`, will read."""
-    # AMD's barrier waits for shared memory only, so a store may come after the ticket; not so an
-    # acquiring atomic, which its thread waits for (an exchange: no arithmetic, any order)
+    # on AMD the barrier waits for shared memory only, so that a plain store could arrive after
+    # the ticket. A thread waits for an acquiring atomic; an exchange gives the same in any order
     if target_info.is_hip():
-        # through integers, as Triton 3.6 cannot lower an exchange at a base and an offset
+        # the cast hides base and offset: Triton 3.6 cannot lower an exchange at their sum
         ptrs = ptrs.to(tl.int64).to(ptrs.dtype)
         tl.atomic_xchg(ptrs, values, mask=mask, sem="acq_rel")
     else:
@@ -53,9 +53,9 @@ def publish(ptrs, values, mask):
 def is_last_program(ticket_ptr):  # [1]
     """Whether this program is the grid's last to get here; it sees what the others published.
 
-    It also winds the ticket back for the next launch.
+    The last program also resets the ticket for the next launch.
     """
-    # the atomic is one thread's: the barrier puts what every other thread published before it
+    # one thread does the atomic: the barrier makes the other threads publish before it
     tl.debug_barrier()
     last = tl.atomic_add(ticket_ptr, 1, sem="acq_rel") == tl.num_programs(0) - 1
     if last:
@@ -64,15 +64,15 @@ def is_last_program(ticket_ptr):  # [1]
 
 
 @triton.jit
-def column_sums(partials_ptr, E: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_E: tl.constexpr):
-    """``[P, E] -> [BLOCK_E]``: sums what this grid's programs published, in a fixed order."""
-    offs_p = tl.arange(0, BLOCK_P)[:, None].to(tl.int64)
+def column_sums(partials_ptr, E: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_E: tl.constexpr):
+    """``[programs, E] -> [BLOCK_E]``: sums what the programs published, in a fixed order."""
+    offs_row = tl.arange(0, BLOCK_ROWS)[:, None].to(tl.int64)
     offs_e = tl.arange(0, BLOCK_E)[None, :]
-    sums = tl.zeros([BLOCK_P, BLOCK_E], partials_ptr.dtype.element_ty)
-    for first in range(0, tl.num_programs(0), BLOCK_P):
-        rows = first + offs_p
+    sums = tl.zeros([BLOCK_ROWS, BLOCK_E], partials_ptr.dtype.element_ty)
+    for first in range(0, tl.num_programs(0), BLOCK_ROWS):
+        rows = first + offs_row
         mask = (rows < tl.num_programs(0)) & (offs_e < E)
-        # past the L1 cache, which other multiprocessors' stores do not reach
+        # .cg reads L2: stores of other multiprocessors do not reach this one's L1
         sums += tl.load(partials_ptr + rows * E + offs_e, mask=mask, other=0, cache_modifier=".cg")
     return tl.sum(sums, 0)
 
@@ -84,12 +84,12 @@ def ticket(device: torch.device) -> torch.Tensor:
     """A zero for :func:`is_last_program`, int32 ``[1]``."""
     stream = 0
     if device.type == "cuda":
-        # replays of one CUDA graph may overlap with another's, or with eager launches, on other
-        # streams: each captured launch gets a ticket that no other uses, zeroed by the graph
+        # a replay may overlap with that of another CUDA graph, or with eager launches, on other
+        # streams: each captured launch gets a ticket of its own, which the graph zeroes
         if torch.cuda.is_current_stream_capturing():
             return torch.zeros(1, dtype=torch.int32, device=device)
         stream = torch.cuda.current_stream(device).cuda_stream
-    # the kernels of one stream follow one another: one ticket serves them all, zeroed once
+    # the kernels of one stream follow one another, so that one ticket serves them all
     if (device, stream) not in _tickets:
         _tickets[device, stream] = torch.zeros(1, dtype=torch.int32, device=device)
     return _tickets[device, stream]

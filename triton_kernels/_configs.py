@@ -1,16 +1,17 @@
 """Tile shapes of the grouped products, per device class and rows per expert, for 16-bit operands.
 
-They come from configs.csv, one row each with its origin: "static figures" is the largest tile that
-keeps its accumulator in registers without spilling and its stages in shared memory, by
-cross-compilation (bench/results/gpu_static.csv); a measured row says where and when. The columns:
+Each row of configs.csv is one tile and says where it comes from. "static figures" is the largest
+tile whose accumulator stays in registers and whose stages fit in shared memory, according to
+cross-compilation (bench/results/gpu_static.csv); a measured row names its machine and date. The
+columns:
     kernel           gemm, up, down_bwd, dw, or dw_gathered
-    device           a device class, see `device_class`; "unaligned" for what NVIDIA's chips cannot
-                     load 16 bytes at a time, whose masks and pointers take the registers
-    rows_per_expert  the row serves up to this many, on average
+    device           a device class, see `device_class`; "unaligned" is for operands that NVIDIA's
+                     chips cannot load 16 bytes at a time: masks and pointers take registers
+    rows_per_expert  the row serves up to this number, on average
     the rest         the fields of `Config`
-`MOGE_OPS_CONFIG_DIR` names a folder of such files, as bench/autotune.py writes them: what they hold
-of a kernel and device class takes the place of what is here. They are read once. Nothing is ever
-timed in a call.
+`MOGE_OPS_CONFIG_DIR` names a folder of such files, which bench/autotune.py can write. Their rows
+replace all rows given here for the same kernel and device class. They are read once, and no call
+ever times anything.
 """
 
 import csv
@@ -29,25 +30,25 @@ DEVICES = ("hopper", "ampere", "unaligned", "cdna")
 
 
 class Config(NamedTuple):
-    """One tile of a grouped product ``[BLOCK_M, R] x [R, BLOCK_C]``.
+    """The tile of a grouped product ``[BLOCK_M, R] x [R, BLOCK_C]``, and how it is compiled.
 
-    ``dw``: block_m and block_c tile a weight ``[out, in]``, block_r counts rows of the expert.
+    For ``dw`` block_m and block_c tile a weight ``[out, in]``, and block_r counts rows.
     """
 
     block_m: int  # rows
-    block_c: int  # columns; of up, in each half: the tile has gate and up
-    block_r: int  # reduced dimension, per step
+    block_c: int  # columns; up has them twice, for gate and up
+    block_r: int  # what one step reduces
     num_warps: int
     num_stages: int
-    swap: int = 0  # the product of the transposed operands, for fewer rows than WGMMA takes
-    blocks: int = 1  # programs per multiprocessor, of a persistent grid
-    specialize: int = 0  # of gemm: warps that load beside those that multiply; num_warps 4
+    swap: int = 0  # 1: the weight is the left operand, for fewer rows than WGMMA takes
+    blocks: int = 1  # programs per multiprocessor in a persistent grid
+    specialize: int = 0  # 1: producer and consumer warps; gemm only, with num_warps 4
 
 
 COLUMNS = ["kernel", "device", "rows_per_expert", *Config._fields, "origin"]
 Table = dict[tuple[str, str], list[tuple[float, Config]]]
 
-# float32 in IEEE precision runs on the general cores, with both operands in registers
+# the general cores multiply float32 in IEEE precision, with both operands in registers
 _SINGLE = Config(32, 32, 16, 4, 2)
 
 # small enough that small test shapes have several tiles in every dimension
@@ -86,10 +87,10 @@ def _entry(line: dict[str, str]) -> tuple[tuple[str, str], tuple[float, Config]]
 
 
 def read_table(path: Path) -> Table:
-    """Entries of one file, by kernel and device class, rising in rows per expert.
+    """Entries of one file by kernel and device class; their rows per expert rise.
 
     Raises:
-        ValueError: A line that is not an entry, or a last one that has an end.
+        ValueError: A line is not an entry, or no entry serves the most rows per expert.
     """
     table: Table = {}
     with path.open(newline="") as file:
@@ -134,8 +135,8 @@ def config(
 ) -> Config:
     """The tile for ``rows`` rows over ``num_experts`` experts, on the current device.
 
-    ``columns``: of the result, to choose a narrower tile by, None for dw. ``aligned``: the operands
-    can be loaded 16 bytes at a time.
+    ``columns`` of the result may make the tile narrower; dw gives None. ``aligned`` says that the
+    operands can be loaded 16 bytes at a time.
     """
     device = device_class()
     per_expert = rows / num_experts
@@ -145,13 +146,13 @@ def config(
         return _SINGLE
     if device != "cdna" and not aligned:
         device = "unaligned"
-    tile = next(c for limit, c in _table()[kernel, device] if per_expert <= limit)
-    # a tile of half the width moves a third more bytes per FLOP: worth it from a fifth of the
-    # columns on that the whole width would leave empty
-    half = tile.block_c // 2
-    if columns and half >= 16 and _cover(columns, half) * 5 <= _cover(columns, tile.block_c) * 4:
-        tile = tile._replace(block_c=half)
-    return tile
+    tiling = next(c for limit, c in _table()[kernel, device] if per_expert <= limit)
+    # a tile of half the width moves a third more bytes per FLOP, which is worth it if it saves a
+    # fifth of the columns that the tiles cover
+    half = tiling.block_c // 2
+    if columns and half >= 16 and _cover(columns, half) * 5 <= _cover(columns, tiling.block_c) * 4:
+        tiling = tiling._replace(block_c=half)
+    return tiling
 
 
 def _cover(columns: int, block: int) -> int:

@@ -20,12 +20,13 @@ from ._common import (
 
 TILE = 1024  # logits of one step
 PARTIALS = 4096  # partial sums of one step of the last program
-BLOCKS = 4  # programs per multiprocessor, as many as its registers hold: each waits for its loads
+# programs per multiprocessor: all that its registers hold, since each one waits for its loads
+BLOCKS = 4
 
 
 @triton.jit
 def _scores(
-    logits,  # [BLOCK_T, G_P2, EG_P2], -inf in the padding
+    logits,  # [BLOCK_T, G_P2, P_P2], -inf in the padding
     SOFTMAX: tl.constexpr,
 ):
     if SOFTMAX:
@@ -37,8 +38,8 @@ def _scores(
 
 @triton.jit
 def _ordered(keys):
-    """Integers in the order of ``keys``, all NaN alike and below -inf, the least one left free."""
-    # the bits of a float are ordered but for its sign; -0.0 does not occur, as scores are not -0.0
+    """Integers in the order of ``keys``; all NaN are equal, below -inf and above the least int."""
+    # the bits of a float are in order except for the sign; no score is -0.0
     if keys.dtype == tl.float64:
         bits = keys.to(tl.int64, bitcast=True)
         bits = tl.where(
@@ -58,17 +59,17 @@ def _grouped_gate_fwd_kernel(
     weights_ptr,  # [T, K]
     experts_ptr,  # [T, K]
     counts_ptr,  # [E]
-    partials_ptr,  # [P, E]
+    partials_ptr,  # [programs, E]
     ticket_ptr,  # [1]
     stride_logits_t,
     stride_logits_e,
     stride_bias_e,
     stride_router_scale_e,
     T,
-    scaling: tl.constexpr,  # a run-time float would be rounded to float32
-    PER_GROUP: tl.constexpr,  # k
+    scaling: tl.constexpr,  # at run time it would be rounded to float32
+    k: tl.constexpr,
     G: tl.constexpr,
-    EG: tl.constexpr,
+    P: tl.constexpr,
     SOFTMAX: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_ROUTER_SCALE: tl.constexpr,
@@ -76,18 +77,18 @@ def _grouped_gate_fwd_kernel(
     MANY: tl.constexpr,  # more than one program
     ACC: tl.constexpr,
     BLOCK_T: tl.constexpr,
-    BLOCK_P: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
     G_P2: tl.constexpr,
-    EG_P2: tl.constexpr,
+    P_P2: tl.constexpr,
     E_P2: tl.constexpr,
 ):
     pid = tl.program_id(0).to(tl.int64)
     offs_g = tl.arange(0, G_P2)[:, None]
-    offs_i = tl.arange(0, EG_P2)[None, :]
-    mask_e = (offs_g < G) & (offs_i < EG)  # [G_P2, EG_P2]
-    experts = offs_g * EG + offs_i  # [G_P2, EG_P2]
+    offs_i = tl.arange(0, P_P2)[None, :]
+    mask_e = (offs_g < G) & (offs_i < P)  # [G_P2, P_P2]
+    experts = offs_g * P + offs_i  # [G_P2, P_P2]
     offs_e = experts.to(tl.int64)
-    E: tl.constexpr = G * EG
+    E: tl.constexpr = G * P
     IS_64: tl.constexpr = weights_ptr.dtype.element_ty == tl.float64
     USED: tl.constexpr = -0x8000000000000000 if IS_64 else -0x80000000
 
@@ -97,20 +98,20 @@ def _grouped_gate_fwd_kernel(
         router_scale_ptrs = router_scale_ptr + offs_e * stride_router_scale_e
         router_scale = tl.load(router_scale_ptrs, mask=mask_e, other=0.0).to(ACC)
 
-    counts = tl.zeros([G_P2, EG_P2], tl.int32)
-    for tile in range(pid, tl.cdiv(T, BLOCK_T), tl.num_programs(0)):
-        offs_t = (tile * BLOCK_T + tl.arange(0, BLOCK_T))[:, None, None]
-        mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, EG_P2]
+    counts = tl.zeros([G_P2, P_P2], tl.int32)
+    for tile_id in range(pid, tl.cdiv(T, BLOCK_T), tl.num_programs(0)):
+        offs_t = (tile_id * BLOCK_T + tl.arange(0, BLOCK_T))[:, None, None]
+        mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, P_P2]
         logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e[None] * stride_logits_e
         logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
-        scores = _scores(logits, SOFTMAX)
+        scores = _scores(logits, SOFTMAX=SOFTMAX)
 
         keys = scores
         if HAS_BIAS:
             keys = scores + bias[None]
         order = tl.where(mask, _ordered(keys), USED)
-        place = tl.full([BLOCK_T, G_P2, EG_P2], -1, tl.int32)  # j of the j-th best of its group
-        for j in tl.static_range(PER_GROUP):
+        place = tl.full([BLOCK_T, G_P2, P_P2], -1, tl.int32)  # j of the j-th best of its group
+        for j in tl.static_range(k):
             best = tl.argmax(order, 2, tie_break_left=True)  # [BLOCK_T, G_P2]
             hit = offs_i[None] == best[:, :, None]
             place = tl.where(hit, j, place)
@@ -125,7 +126,7 @@ def _grouped_gate_fwd_kernel(
         weights = weights * scaling
         if HAS_ROUTER_SCALE:
             weights = weights * router_scale[None]
-        slots = offs_t * (G * PER_GROUP) + offs_g[None] * PER_GROUP + place
+        slots = offs_t * (G * k) + offs_g[None] * k + place
         tl.store(weights_ptr + slots, weights, mask=chosen)
         tl.store(experts_ptr + slots, tl.broadcast_to(experts[None], slots.shape), mask=chosen)
 
@@ -133,7 +134,7 @@ def _grouped_gate_fwd_kernel(
         publish(partials_ptr + pid * E + offs_e, counts, mask_e)
         if is_last_program(ticket_ptr):
             offs_out = tl.arange(0, E_P2)
-            sums = column_sums(partials_ptr, E, BLOCK_P, E_P2)
+            sums = column_sums(partials_ptr, E=E, BLOCK_ROWS=BLOCK_ROWS, BLOCK_E=E_P2)
             tl.store(counts_ptr + offs_out, sums, mask=offs_out < E)
     else:
         tl.store(counts_ptr + offs_e, counts, mask=mask_e)
@@ -147,7 +148,7 @@ def _grouped_gate_bwd_kernel(
     router_scale_ptr,  # [E]
     d_logits_ptr,  # [T, E]
     d_router_scale_ptr,  # [E]
-    partials_ptr,  # [P, E]
+    partials_ptr,  # [programs, E]
     ticket_ptr,  # [1]
     stride_d_weights_t,
     stride_d_weights_k,
@@ -157,48 +158,48 @@ def _grouped_gate_bwd_kernel(
     stride_experts_k,
     stride_router_scale_e,
     T,
-    scaling: tl.constexpr,  # a run-time float would be rounded to float32
-    PER_GROUP: tl.constexpr,  # k
+    scaling: tl.constexpr,  # at run time it would be rounded to float32
+    k: tl.constexpr,
     G: tl.constexpr,
-    EG: tl.constexpr,
+    P: tl.constexpr,
     SOFTMAX: tl.constexpr,
     HAS_ROUTER_SCALE: tl.constexpr,
     RENORMALIZE: tl.constexpr,
     MANY: tl.constexpr,  # more than one program
     ACC: tl.constexpr,
     BLOCK_T: tl.constexpr,
-    BLOCK_P: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
     G_P2: tl.constexpr,
-    EG_P2: tl.constexpr,
+    P_P2: tl.constexpr,
     E_P2: tl.constexpr,
 ):
     pid = tl.program_id(0).to(tl.int64)
     offs_g = tl.arange(0, G_P2)[:, None]
-    offs_i = tl.arange(0, EG_P2)[None, :]
-    mask_e = (offs_g < G) & (offs_i < EG)  # [G_P2, EG_P2]
-    offs_e = (offs_g * EG + offs_i).to(tl.int64)
-    E: tl.constexpr = G * EG
+    offs_i = tl.arange(0, P_P2)[None, :]
+    mask_e = (offs_g < G) & (offs_i < P)  # [G_P2, P_P2]
+    offs_e = (offs_g * P + offs_i).to(tl.int64)
+    E: tl.constexpr = G * P
 
     if HAS_ROUTER_SCALE:
         router_scale_ptrs = router_scale_ptr + offs_e * stride_router_scale_e
         router_scale = tl.load(router_scale_ptrs, mask=mask_e, other=0.0).to(ACC)
-        d_router_scale = tl.zeros([G_P2, EG_P2], ACC)
+        d_router_scale = tl.zeros([G_P2, P_P2], ACC)
 
     groups = tl.arange(0, G_P2)[None, :].to(tl.int64)
-    for tile in range(pid, tl.cdiv(T, BLOCK_T), tl.num_programs(0)):
-        rows = (tile * BLOCK_T + tl.arange(0, BLOCK_T))[:, None]
+    for tile_id in range(pid, tl.cdiv(T, BLOCK_T), tl.num_programs(0)):
+        rows = (tile_id * BLOCK_T + tl.arange(0, BLOCK_T))[:, None]
         offs_t = rows[:, :, None]
-        mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, EG_P2]
+        mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, P_P2]
         logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e[None] * stride_logits_e
         logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
-        scores = _scores(logits, SOFTMAX)
+        scores = _scores(logits, SOFTMAX=SOFTMAX)
 
-        # d_weights and the choice, spread over the experts
+        # d_weights and the choice, from slots to experts
         mask_slot = (rows < T) & (groups < G)  # [BLOCK_T, G_P2]
-        d_weights = tl.zeros([BLOCK_T, G_P2, EG_P2], ACC)
-        chosen = tl.zeros([BLOCK_T, G_P2, EG_P2], tl.int1)
-        for j in tl.static_range(PER_GROUP):
-            columns = groups * PER_GROUP + j
+        d_weights = tl.zeros([BLOCK_T, G_P2, P_P2], ACC)
+        chosen = tl.zeros([BLOCK_T, G_P2, P_P2], tl.int1)
+        for j in tl.static_range(k):
+            columns = groups * k + j
             expert_ptrs = experts_ptr + rows * stride_experts_t + columns * stride_experts_k
             expert = tl.load(expert_ptrs, mask=mask_slot, other=-1)
             d_weight_ptrs = d_weights_ptr + rows * stride_d_weights_t + columns * stride_d_weights_k
@@ -234,7 +235,7 @@ def _grouped_gate_bwd_kernel(
             publish(partials_ptr + pid * E + offs_e, d_router_scale, mask_e)
             if is_last_program(ticket_ptr):
                 offs_out = tl.arange(0, E_P2)
-                sums = column_sums(partials_ptr, E, BLOCK_P, E_P2)
+                sums = column_sums(partials_ptr, E=E, BLOCK_ROWS=BLOCK_ROWS, BLOCK_E=E_P2)
                 tl.store(d_router_scale_ptr + offs_out, narrow(sums, dtype), mask=offs_out < E)
         else:
             tl.store(d_router_scale_ptr + offs_e, narrow(d_router_scale, dtype), mask=mask_e)
@@ -243,19 +244,19 @@ def _grouped_gate_bwd_kernel(
 def _sizes(logits: Tensor, num_groups: int) -> tuple[int, dict[str, Any]]:
     """Number of programs, and the constants that both kernels share."""
     T, E = logits.shape
-    G_P2, EG_P2 = map(triton.next_power_of_2, (num_groups, E // num_groups))
+    G_P2, P_P2 = map(triton.next_power_of_2, (num_groups, E // num_groups))
     E_P2 = triton.next_power_of_2(E)
-    BLOCK_T = 4 if INTERPRETED else max(1, TILE // (G_P2 * EG_P2))
-    P = num_programs(logits.device, max(1, triton.cdiv(T, BLOCK_T)), BLOCKS)
-    return P, {
+    BLOCK_T = 4 if INTERPRETED else max(1, TILE // (G_P2 * P_P2))
+    programs = num_programs(logits.device, max(1, triton.cdiv(T, BLOCK_T)), BLOCKS)
+    return programs, {
         "G": num_groups,
-        "EG": E // num_groups,
-        "MANY": P > 1,
+        "P": E // num_groups,
+        "MANY": programs > 1,
         "ACC": acc_dtype(logits.dtype),
         "BLOCK_T": BLOCK_T,
-        "BLOCK_P": 2 if INTERPRETED else max(1, PARTIALS // E_P2),
+        "BLOCK_ROWS": 2 if INTERPRETED else max(1, PARTIALS // E_P2),
         "G_P2": G_P2,
-        "EG_P2": EG_P2,
+        "P_P2": P_P2,
         "E_P2": E_P2,
     }
 
@@ -272,26 +273,27 @@ def grouped_gate_fwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
     T, E = logits.shape
-    P, sizes = _sizes(logits, num_groups)
+    programs, sizes = _sizes(logits, num_groups)
     acc = torch.promote_types(logits.dtype, torch.float32)
     weights = logits.new_empty(T, num_groups * k, dtype=acc)
     experts = logits.new_empty(T, num_groups * k, dtype=torch.int32)
     counts = logits.new_empty(E, dtype=torch.int32)
-    _grouped_gate_fwd_kernel[(P,)](
-        logits,
-        bias,
-        router_scale,
-        weights,
-        experts,
-        counts,
-        logits.new_empty(P, E, dtype=torch.int32) if P > 1 else None,
-        ticket(logits.device) if P > 1 else None,
-        *logits.stride(),
-        bias.stride(0) if bias is not None else 0,
-        router_scale.stride(0) if router_scale is not None else 0,
-        T,
+    _grouped_gate_fwd_kernel[(programs,)](
+        logits_ptr=logits,
+        bias_ptr=bias,
+        router_scale_ptr=router_scale,
+        weights_ptr=weights,
+        experts_ptr=experts,
+        counts_ptr=counts,
+        partials_ptr=logits.new_empty(programs, E, dtype=torch.int32) if programs > 1 else None,
+        ticket_ptr=ticket(logits.device) if programs > 1 else None,
+        stride_logits_t=logits.stride(0),
+        stride_logits_e=logits.stride(1),
+        stride_bias_e=bias.stride(0) if bias is not None else 0,
+        stride_router_scale_e=router_scale.stride(0) if router_scale is not None else 0,
+        T=T,
         scaling=scaling,
-        PER_GROUP=k,
+        k=k,
         SOFTMAX=score == "softmax",
         HAS_BIAS=bias is not None,
         HAS_ROUTER_SCALE=router_scale is not None,
@@ -311,29 +313,32 @@ def grouped_gate_bwd(
     renormalize: bool,
     scaling: float,
 ) -> tuple[Tensor, Tensor]:
-    """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one."""
+    """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]`` (``[0]`` without one)."""
     T, E = logits.shape
-    P, sizes = _sizes(logits, num_groups)
+    programs, sizes = _sizes(logits, num_groups)
     acc = torch.promote_types(logits.dtype, torch.float32)
     d_logits = logits.new_empty(T, E)
-    reduces = router_scale is not None and P > 1
+    reduces = router_scale is not None and programs > 1
     d_router_scale = logits.new_empty(0) if router_scale is None else router_scale.new_empty(E)
-    _grouped_gate_bwd_kernel[(P,)](
-        d_weights,
-        logits,
-        experts,
-        router_scale,
-        d_logits,
-        d_router_scale,
-        logits.new_empty(P, E, dtype=acc) if reduces else None,
-        ticket(logits.device) if reduces else None,
-        *d_weights.stride(),
-        *logits.stride(),
-        *experts.stride(),
-        router_scale.stride(0) if router_scale is not None else 0,
-        T,
+    _grouped_gate_bwd_kernel[(programs,)](
+        d_weights_ptr=d_weights,
+        logits_ptr=logits,
+        experts_ptr=experts,
+        router_scale_ptr=router_scale,
+        d_logits_ptr=d_logits,
+        d_router_scale_ptr=d_router_scale,
+        partials_ptr=logits.new_empty(programs, E, dtype=acc) if reduces else None,
+        ticket_ptr=ticket(logits.device) if reduces else None,
+        stride_d_weights_t=d_weights.stride(0),
+        stride_d_weights_k=d_weights.stride(1),
+        stride_logits_t=logits.stride(0),
+        stride_logits_e=logits.stride(1),
+        stride_experts_t=experts.stride(0),
+        stride_experts_k=experts.stride(1),
+        stride_router_scale_e=router_scale.stride(0) if router_scale is not None else 0,
+        T=T,
         scaling=scaling,
-        PER_GROUP=experts.shape[1] // num_groups,
+        k=experts.shape[1] // num_groups,
         SOFTMAX=score == "softmax",
         HAS_ROUTER_SCALE=router_scale is not None,
         RENORMALIZE=renormalize,

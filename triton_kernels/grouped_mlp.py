@@ -3,8 +3,10 @@
 Index tensors:
     row_to_slot  expert-sorted row -> slot = token * K + column; -1 in rows past offsets[E]
     slot_to_row  its inverse, [T, K]; -1 for a dropped slot
-Rows past offsets[E] are in no tile: nothing computes or reads them.
+No tile covers the rows past offsets[E]: nothing computes or reads them.
 """
+
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -14,29 +16,41 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ._common import INTERPRETED, narrow
 from ._configs import config
-from .grouped_gemm import (
+from ._product import (
+    Weight,
     aligned,
+    constants,
     contiguous_rows,
-    count_tiles,
     describable,
-    dot_options,
     grid,
-    grouped_gemm_dx,
-    grouped_gemm_fwd,
-    locate_tile,
+    tile_mask,
     tile_product,
-    weight_gradient,
+    tile_ptrs,
 )
+from ._tiles import count_tiles, locate_tile
+from ._weight_gradient import weight_gradient
+from .grouped_gemm import grouped_gemm_dx, grouped_gemm_fwd
 from .unpermute import unpermute_fwd
 
 BLOCK_SLOTS = 128
 
 
 @triton.jit
+def _load_slots(row_to_slot_ptr, tile, BLOCK_M: tl.constexpr):
+    """``[BLOCK_M]`` slots of the tile's rows.
+
+    A tile may overrun its expert: there it repeats the expert's last row, so that the loop of the
+    product needs no mask, and stores nothing.
+    """
+    offs_n = tl.minimum(tile.first + tl.arange(0, BLOCK_M), tile.last - 1)
+    return tl.load(row_to_slot_ptr + offs_n)
+
+
+@triton.jit
 def _grouped_mlp_up_kernel(
     x_ptr,  # [T, H]
-    w,  # [2E, F, H] descriptor, or pointer to [E, 2F, H]
-    weights_ptr,  # [T, K]
+    w,  # [E, 2F, H] pointer, or [2E, F, H] descriptor
+    weights_ptr,  # [T, K], read if WEIGHTED
     row_to_slot_ptr,  # [N]
     offsets_ptr,  # [E + 1]
     pre_ptr,  # [N, 2F], written if SAVE
@@ -52,144 +66,123 @@ def _grouped_mlp_up_kernel(
     K,
     SAVE: tl.constexpr,
     WEIGHTED: tl.constexpr,
-    W_DESC: tl.constexpr,
-    EVEN_H: tl.constexpr,
+    EVEN_R: tl.constexpr,
     SWAP: tl.constexpr,
     DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
     BLOCK_M: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_H: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
     E_P2: tl.constexpr,
 ):
-    tiles_f = tl.cdiv(F, BLOCK_F)
-    tiles = count_tiles(offsets_ptr, N, E, BLOCK_M, E_P2) * tiles_f
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        expert, first, last, f = locate_tile(tile, tiles_f, offsets_ptr, N, E, BLOCK_M, E_P2)
-        offs_n = first + tl.arange(0, BLOCK_M)
-        # past the expert's end its last row stands in: no mask in the loop, none is stored
-        slot = tl.load(row_to_slot_ptr + tl.minimum(offs_n, last - 1))
+    w_gate_up = Weight(
+        source=w, stride_e=stride_w_e, stride_c=stride_w_f, stride_r=stride_w_h, C=F, R=H
+    )
+    tiles_f = tl.cdiv(F, BLOCK_C)
+    tiles = count_tiles(offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2) * tiles_f
+    for tile_id in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        tile = locate_tile(tile_id, tiles_f, offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2)
+        slot = _load_slots(row_to_slot_ptr, tile, BLOCK_M=BLOCK_M)
         acc = tile_product(
-            x_ptr + (slot // K).to(tl.int64) * stride_x_t,
-            w,
-            first,
-            expert,
-            f * BLOCK_F,
-            stride_w_e,
-            stride_w_f,
-            stride_w_h,
-            F,
-            H,
-            2,
-            False,
-            W_DESC,
-            True,
-            EVEN_H,
-            SWAP,
-            False,
-            DOT,
-            PRECISION,
-            ACC,
-            BLOCK_M,
-            BLOCK_F,
-            BLOCK_H,
+            rows=x_ptr + (slot // K).to(tl.int64) * stride_x_t,
+            weight=w_gate_up,
+            tile=tile,
+            HALVES=2,
+            R_LAST=True,
+            EVEN_R=EVEN_R,
+            SWAP=SWAP,
+            DOT=DOT,
+            BLOCK_M=BLOCK_M,
+            BLOCK_C=BLOCK_C,
+            BLOCK_R=BLOCK_R,
         )
-        # rounded first: half the registers, and the backward pass starts from the same numbers
+        # rounding first halves the registers, and the backward pass starts from the same numbers
         acc = narrow(acc, act_ptr.dtype.element_ty)
-        gate, up = acc.reshape(BLOCK_M, 2, BLOCK_F).permute(0, 2, 1).split()  # [BLOCK_M, BLOCK_F]
-        offs_m = tl.arange(0, BLOCK_M)[:, None]
-        offs_f = tl.arange(0, BLOCK_F)[None, :]
-        mask = (offs_m < last - first) & (offs_f < F - f * BLOCK_F)
-        # one 64-bit base a tile: 64-bit offsets of every element would spill
+        gate, up = acc.reshape(BLOCK_M, 2, BLOCK_C).permute(0, 2, 1).split()  # [BLOCK_M, BLOCK_C]
+        first_f = tile.column * BLOCK_C
+        mask = tile_mask(tile, first_f, F, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
         if SAVE:
-            pre_tile = pre_ptr + first.to(tl.int64) * (2 * F) + f * BLOCK_F
-            pre_ptrs = pre_tile + (offs_m * (2 * F) + offs_f)
+            pre_ptrs = tile_ptrs(
+                pre_ptr, 2 * F, tile.first, first_f, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C
+            )
             tl.store(pre_ptrs, gate, mask=mask)
             tl.store(pre_ptrs + F, up, mask=mask)
-        gate = gate.to(ACC)
-        act = gate / (1.0 + tl.exp(-gate)) * up.to(ACC)
+        gate = gate.to(DOT.acc)
+        act = gate / (1.0 + tl.exp(-gate)) * up.to(DOT.acc)
         if WEIGHTED:
-            # the slot is read again: cheaper than registers held through the product
-            slot = tl.load(row_to_slot_ptr + tl.minimum(offs_n, last - 1))
-            act *= tl.load(weights_ptr + slot).to(ACC)[:, None]
-        act_ptrs = act_ptr + first.to(tl.int64) * F + f * BLOCK_F + (offs_m * F + offs_f)
+            # reading the slots again is cheaper than holding them in registers meanwhile
+            slot = _load_slots(row_to_slot_ptr, tile, BLOCK_M=BLOCK_M)
+            act *= tl.load(weights_ptr + slot).to(DOT.acc)[:, None]
+        act_ptrs = tile_ptrs(act_ptr, F, tile.first, first_f, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
         tl.store(act_ptrs, narrow(act, act_ptr.dtype.element_ty), mask=mask)
+
+
+class Layer(NamedTuple):
+    """What the epilogue of the down projection's gradient reads and writes."""
+
+    pre_ptr: Any  # [N, 2F]
+    d_pre_ptr: Any  # [N, 2F]
+    act_ptr: Any  # [N, F]
+    F: Any
 
 
 @triton.jit
 def _down_bwd_epilogue(
     g,  # [BLOCK_M, COLUMNS], d_y W
-    first_f,
-    first,
-    last,
     weight,  # [BLOCK_M]
-    pre_ptr,
-    d_pre_ptr,
-    act_ptr,
-    F,
-    ACC: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    layer,
+    tile,
+    first_f,
     PART_F: tl.constexpr,
 ):
     """Stores d_pre and the weighted activation, PART_F columns at a time; returns d_weights."""
+    BLOCK_M: tl.constexpr = g.shape[0]
+    COLUMNS: tl.constexpr = g.shape[1]
     if COLUMNS > PART_F:
         HALF: tl.constexpr = COLUMNS // 2
         left, right = g.reshape(BLOCK_M, 2, HALF).permute(0, 2, 1).split()
-        d_weight = tl.zeros((BLOCK_M,), dtype=ACC)
+        d_weight = tl.zeros((BLOCK_M,), dtype=g.dtype)
         for i in tl.static_range(2):
             d_weight += _down_bwd_epilogue(
-                right if i else left,
-                first_f + i * HALF,
-                first,
-                last,
-                weight,
-                pre_ptr,
-                d_pre_ptr,
-                act_ptr,
-                F,
-                ACC,
-                BLOCK_M,
-                HALF,
-                PART_F,
+                right if i else left, weight, layer, tile, first_f + i * HALF, PART_F=PART_F
             )
     else:
-        offs_m = tl.arange(0, BLOCK_M)[:, None]
-        offs_f = tl.arange(0, COLUMNS)[None, :]
-        mask = (offs_m < last - first) & (offs_f < F - first_f)
-        # one 64-bit base a tile: 64-bit offsets of every element would spill
-        wide = first.to(tl.int64) * (2 * F) + first_f
-        offs = offs_m * (2 * F) + offs_f
-        gate = tl.load(pre_ptr + wide + offs, mask=mask, other=0.0).to(ACC)
-        up = tl.load(pre_ptr + wide + F + offs, mask=mask, other=0.0).to(ACC)
+        F = layer.F
+        mask = tile_mask(tile, first_f, F, BLOCK_M=BLOCK_M, COLUMNS=COLUMNS)
+        # one 64-bit base: 64-bit offsets of every element would spill
+        wide = tile.first.to(tl.int64) * (2 * F) + first_f
+        offs = tl.arange(0, BLOCK_M)[:, None] * (2 * F) + tl.arange(0, COLUMNS)[None, :]
+        gate = tl.load(layer.pre_ptr + wide + offs, mask=mask, other=0.0).to(g.dtype)
+        up = tl.load(layer.pre_ptr + wide + F + offs, mask=mask, other=0.0).to(g.dtype)
 
         sig = 1.0 / (1.0 + tl.exp(-gate))
         silu = gate * sig
         act = silu * up
         d_weight = tl.sum(tl.where(mask, g * act, 0.0), 1)  # [BLOCK_M]
-        act_ptrs = act_ptr + first.to(tl.int64) * F + first_f + (offs_m * F + offs_f)
-        tl.store(act_ptrs, narrow(act * weight[:, None], act_ptr.dtype.element_ty), mask=mask)
+        dtype = layer.act_ptr.dtype.element_ty
+        act_ptrs = tile_ptrs(
+            layer.act_ptr, F, tile.first, first_f, BLOCK_M=BLOCK_M, COLUMNS=COLUMNS
+        )
+        tl.store(act_ptrs, narrow(act * weight[:, None], dtype), mask=mask)
 
         d_act = g * weight[:, None]
         d_gate = d_act * up * (sig + silu * (1.0 - sig))
-        tl.store(d_pre_ptr + wide + offs, narrow(d_gate, d_pre_ptr.dtype.element_ty), mask=mask)
+        tl.store(layer.d_pre_ptr + wide + offs, narrow(d_gate, dtype), mask=mask)
         d_up = d_act * silu
-        tl.store(d_pre_ptr + wide + F + offs, narrow(d_up, d_pre_ptr.dtype.element_ty), mask=mask)
+        tl.store(layer.d_pre_ptr + wide + F + offs, narrow(d_up, dtype), mask=mask)
     return d_weight
 
 
 @triton.jit
 def _grouped_mlp_down_bwd_kernel(
     d_y_ptr,  # [T, H]
-    w,  # [E, H, F]
+    w,  # [E, H, F], a pointer or a descriptor
     weights_ptr,  # [T, K]
     row_to_slot_ptr,  # [N]
     offsets_ptr,  # [E + 1]
     pre_ptr,  # [N, 2F]
     d_pre_ptr,  # [N, 2F]
     act_ptr,  # [N, F], silu(gate) * up * weight
-    d_weights_ptr,  # [F tiles, N], partial sums
+    partial_ptr,  # [F tiles, N], d_weights of each tile of columns
     stride_d_y_t,
     stride_w_e,
     stride_w_h,
@@ -199,68 +192,44 @@ def _grouped_mlp_down_bwd_kernel(
     H,
     E,
     K,
-    W_DESC: tl.constexpr,
-    EVEN_H: tl.constexpr,
+    EVEN_R: tl.constexpr,
     SWAP: tl.constexpr,
     DOT: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ACC: tl.constexpr,
     BLOCK_M: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_H: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
     PART_F: tl.constexpr,
     E_P2: tl.constexpr,
 ):
-    tiles_f = tl.cdiv(F, BLOCK_F)
-    tiles = count_tiles(offsets_ptr, N, E, BLOCK_M, E_P2) * tiles_f
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        expert, first, last, f = locate_tile(tile, tiles_f, offsets_ptr, N, E, BLOCK_M, E_P2)
-        offs_n = first + tl.arange(0, BLOCK_M)
-        slot = tl.load(row_to_slot_ptr + tl.minimum(offs_n, last - 1))
-        # y = w (act W'), so with g = d_y W: d_w = g . act, d_act = w g, and dW = d_y' (w act):
-        # the output of the down projection is not needed
+    w_down = Weight(
+        source=w, stride_e=stride_w_e, stride_c=stride_w_f, stride_r=stride_w_h, C=F, R=H
+    )
+    layer = Layer(pre_ptr=pre_ptr, d_pre_ptr=d_pre_ptr, act_ptr=act_ptr, F=F)
+    tiles_f = tl.cdiv(F, BLOCK_C)
+    tiles = count_tiles(offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2) * tiles_f
+    for tile_id in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        tile = locate_tile(tile_id, tiles_f, offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2)
+        slot = _load_slots(row_to_slot_ptr, tile, BLOCK_M=BLOCK_M)
+        # y = w (act W'), so with g = d_y W: d_w = g . act, d_act = w g, and dW = d_y' (w act).
+        # None of them needs the output of the down projection
         g = tile_product(
-            d_y_ptr + (slot // K).to(tl.int64) * stride_d_y_t,
-            w,
-            first,
-            expert,
-            f * BLOCK_F,
-            stride_w_e,
-            stride_w_f,
-            stride_w_h,
-            F,
-            H,
-            1,
-            False,
-            W_DESC,
-            False,
-            EVEN_H,
-            SWAP,
-            False,
-            DOT,
-            PRECISION,
-            ACC,
-            BLOCK_M,
-            BLOCK_F,
-            BLOCK_H,
+            rows=d_y_ptr + (slot // K).to(tl.int64) * stride_d_y_t,
+            weight=w_down,
+            tile=tile,
+            HALVES=1,
+            R_LAST=False,
+            EVEN_R=EVEN_R,
+            SWAP=SWAP,
+            DOT=DOT,
+            BLOCK_M=BLOCK_M,
+            BLOCK_C=BLOCK_C,
+            BLOCK_R=BLOCK_R,
         )
-        weight = tl.load(weights_ptr + slot).to(ACC)
-        d_weight = _down_bwd_epilogue(
-            g,
-            f * BLOCK_F,
-            first,
-            last,
-            weight,
-            pre_ptr,
-            d_pre_ptr,
-            act_ptr,
-            F,
-            ACC,
-            BLOCK_M,
-            BLOCK_F,
-            PART_F,
-        )
-        tl.store(d_weights_ptr + f.to(tl.int64) * N + offs_n, d_weight, mask=offs_n < last)
+        weight = tl.load(weights_ptr + slot).to(DOT.acc)
+        d_weight = _down_bwd_epilogue(g, weight, layer, tile, tile.column * BLOCK_C, PART_F=PART_F)
+        offs_n = tile.first + tl.arange(0, BLOCK_M)
+        partial_ptrs = partial_ptr + tile.column.to(tl.int64) * N + offs_n
+        tl.store(partial_ptrs, d_weight, mask=offs_n < tile.last)
 
 
 @triton.jit
@@ -277,7 +246,7 @@ def _grouped_mlp_d_weights_kernel(
     row = tl.load(slot_to_row_ptr + slot, mask=mask, other=-1)
     acc = tl.zeros((BLOCK_SLOTS,), dtype=partial_ptr.dtype.element_ty)
     partial_ptrs = partial_ptr + row
-    for _ in range(0, tiles_f):  # in order: the same bits every run
+    for _ in range(0, tiles_f):  # always in this order, for the same bits in every run
         acc += tl.load(partial_ptrs, mask=row >= 0, other=0.0)
         partial_ptrs += N
     tl.store(d_weights_ptr + slot, narrow(acc, d_weights_ptr.dtype.element_ty), mask=mask)
@@ -302,44 +271,35 @@ def grouped_mlp_fwd(
     act = x.new_empty(N, F)
     if act.numel() and H:
         x = contiguous_rows(x)
-        weights = weights.contiguous()
-        one_step = w_gate_up.stride(0) == 2 * F * w_gate_up.stride(1)  # from half to half
-        w_desc = describable(w_gate_up) and one_step
-        tile = config("up", x.dtype, N, E, F, aligned=aligned(w_gate_up) and one_step)
+        # whether the step from half to half is the same within and between experts
+        even_halves = w_gate_up.stride(0) == 2 * F * w_gate_up.stride(1)
+        tiling = config("up", x.dtype, N, E, F, aligned=aligned(w_gate_up) and even_halves)
         w: object = w_gate_up
-        if w_desc:
-            # one box holds the same columns of both halves: one wide product instead of two
-            halves = w_gate_up.view(2 * E, F, H)
-            w = TensorDescriptor.from_tensor(
-                halves, [1 if tile.swap else 2, tile.block_c, tile.block_r]
-            )
-        _grouped_mlp_up_kernel[grid(tile, N, E, F, x.device)](
-            x,
-            w,
-            weights,
-            row_to_slot,
-            offsets,
-            pre,
-            act,
-            x.stride(0),
-            *w_gate_up.stride(),
-            N,
-            F,
-            H,
-            E,
-            slot_to_row.shape[1],
+        if describable(w_gate_up) and even_halves:
+            # one box holds the same columns of both halves, for one wide product; swapped
+            # operands need a box for each half
+            box = [1 if tiling.swap else 2, tiling.block_c, tiling.block_r]
+            w = TensorDescriptor.from_tensor(w_gate_up.view(2 * E, F, H), box)
+        _grouped_mlp_up_kernel[grid(tiling, N, E, F, x.device)](
+            x_ptr=x,
+            w=w,
+            weights_ptr=weights.contiguous(),
+            row_to_slot_ptr=row_to_slot,
+            offsets_ptr=offsets,
+            pre_ptr=pre,
+            act_ptr=act,
+            stride_x_t=x.stride(0),
+            stride_w_e=w_gate_up.stride(0),
+            stride_w_f=w_gate_up.stride(1),
+            stride_w_h=w_gate_up.stride(2),
+            N=N,
+            F=F,
+            H=H,
+            E=E,
+            K=slot_to_row.shape[1],
             SAVE=save,
             WEIGHTED=not on_output,
-            W_DESC=w_desc,
-            EVEN_H=H % tile.block_r == 0,
-            SWAP=bool(tile.swap),
-            **dot_options(x.dtype),
-            BLOCK_M=tile.block_m,
-            BLOCK_F=tile.block_c,
-            BLOCK_H=tile.block_r,
-            E_P2=triton.next_power_of_2(E + 1),
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
+            **constants(tiling, x.dtype, E, H),
         )
     rows = grouped_gemm_fwd(act, w_down, offsets)  # [N, H]
     return unpermute_fwd(rows, row_to_slot, slot_to_row, weights if on_output else None), pre
@@ -368,44 +328,34 @@ def grouped_mlp_bwd(
     d_y = contiguous_rows(d_y)
     if act.numel() and H:
         w_desc = describable(w_down)
-        tile = config("down_bwd", x.dtype, N, E, F, aligned=aligned(w_down))
-        tiles_f = triton.cdiv(F, tile.block_c)
-        partial = torch.empty(
-            tiles_f, N, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
-        )
-        w: object = w_down
-        if w_desc:
-            w = TensorDescriptor.from_tensor(w_down, [1, tile.block_r, tile.block_c])
-        _grouped_mlp_down_bwd_kernel[grid(tile, N, E, F, x.device)](
-            d_y,
-            w,
-            weights.contiguous(),
-            row_to_slot,
-            offsets,
-            pre,
-            d_pre,
-            act,
-            partial,
-            d_y.stride(0),
-            *w_down.stride(),
-            N,
-            F,
-            H,
-            E,
-            K,
-            W_DESC=w_desc,
-            EVEN_H=H % tile.block_r == 0,
-            SWAP=bool(tile.swap),
-            **dot_options(x.dtype),
-            BLOCK_M=tile.block_m,
-            BLOCK_F=tile.block_c,
-            BLOCK_H=tile.block_r,
-            # gate, up and what comes of them would not fit in registers whole, fewer of them beside
-            # pointers to the weight
+        tiling = config("down_bwd", x.dtype, N, E, F, aligned=aligned(w_down))
+        box = [1, tiling.block_r, tiling.block_c]
+        tiles_f = triton.cdiv(F, tiling.block_c)
+        acc = torch.promote_types(x.dtype, torch.float32)
+        partial = torch.empty(tiles_f, N, dtype=acc, device=x.device)
+        _grouped_mlp_down_bwd_kernel[grid(tiling, N, E, F, x.device)](
+            d_y_ptr=d_y,
+            w=TensorDescriptor.from_tensor(w_down, box) if w_desc else w_down,
+            weights_ptr=weights.contiguous(),
+            row_to_slot_ptr=row_to_slot,
+            offsets_ptr=offsets,
+            pre_ptr=pre,
+            d_pre_ptr=d_pre,
+            act_ptr=act,
+            partial_ptr=partial,
+            stride_d_y_t=d_y.stride(0),
+            stride_w_e=w_down.stride(0),
+            stride_w_h=w_down.stride(1),
+            stride_w_f=w_down.stride(2),
+            N=N,
+            F=F,
+            H=H,
+            E=E,
+            K=K,
+            # gate, up and their gradients do not fit in registers for all columns at once, and
+            # pointers to the weight leave room for fewer
             PART_F=8 if INTERPRETED else 32 if w_desc else 16,
-            E_P2=triton.next_power_of_2(E + 1),
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
+            **constants(tiling, x.dtype, E, H),
         )
         _grouped_mlp_d_weights_kernel[(triton.cdiv(N, BLOCK_SLOTS),)](
             partial, slot_to_row, d_weights, N, tiles_f, BLOCK_SLOTS=BLOCK_SLOTS
@@ -417,7 +367,7 @@ def grouped_mlp_bwd(
         d_rows = grouped_gemm_dx(d_pre, w_gate_up, offsets)  # [N, H]
         d_x = unpermute_fwd(d_rows, row_to_slot, slot_to_row, None)
     if need_d_w:
-        # gathered while they are loaded: neither [N, H] copy is ever made
+        # the kernel gathers rows while it loads them, so that no [N, H] copy is made
         d_w_gate_up = weight_gradient(d_pre, x, offsets, row_to_slot, K, gather_rows=True)
         d_w_down = weight_gradient(d_y, act, offsets, row_to_slot, K, gather_d=True)
     return d_x, d_w_gate_up, d_w_down, d_weights

@@ -31,7 +31,7 @@ def _load_scores(
     SOFTMAX: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Scores before and after they are divided by the row's sum, ``[BLOCK_T, BLOCK_E]``."""
+    """Scores, and the same divided by the sum of their row, ``[BLOCK_T, BLOCK_E]``."""
     logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e * stride_logits_e
     logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
     if SOFTMAX:
@@ -47,8 +47,8 @@ def _load_balance_loss_fwd_kernel(
     experts_ptr,  # [T, K]
     loss_ptr,  # scalar
     f_ptr,  # [E]
-    partial_p_ptr,  # [P, E]
-    partial_counts_ptr,  # [P, E]
+    partial_p_ptr,  # [programs, E]
+    partial_counts_ptr,  # [programs, E]
     ticket_ptr,  # [1]
     stride_logits_t,
     stride_logits_e,
@@ -63,7 +63,7 @@ def _load_balance_loss_fwd_kernel(
     MANY: tl.constexpr,  # more than one program
     ACC: tl.constexpr,
     BLOCK_T: tl.constexpr,
-    BLOCK_P: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
     pid = tl.program_id(0).to(tl.int64)
@@ -72,8 +72,8 @@ def _load_balance_loss_fwd_kernel(
 
     p = tl.zeros([BLOCK_E], ACC)
     counts = tl.zeros([BLOCK_E], tl.int32)
-    for tile in range(pid, tl.cdiv(T, BLOCK_T), tl.num_programs(0)):
-        offs_t = tile * BLOCK_T + tl.arange(0, BLOCK_T)
+    for tile_id in range(pid, tl.cdiv(T, BLOCK_T), tl.num_programs(0)):
+        offs_t = tile_id * BLOCK_T + tl.arange(0, BLOCK_T)
         mask_t = offs_t < T
         mask = mask_t[:, None] & mask_e[None, :]
         _, q = _load_scores(
@@ -83,8 +83,8 @@ def _load_balance_loss_fwd_kernel(
             stride_logits_t,
             stride_logits_e,
             mask,
-            SOFTMAX,
-            ACC,
+            SOFTMAX=SOFTMAX,
+            ACC=ACC,
         )
         p += tl.sum(tl.where(mask, q, 0.0), 0)
 
@@ -101,8 +101,8 @@ def _load_balance_loss_fwd_kernel(
         last = is_last_program(ticket_ptr)
     if last:
         if MANY:
-            p = column_sums(partial_p_ptr, E, BLOCK_P, BLOCK_E)
-            counts = column_sums(partial_counts_ptr, E, BLOCK_P, BLOCK_E)
+            p = column_sums(partial_p_ptr, E=E, BLOCK_ROWS=BLOCK_ROWS, BLOCK_E=BLOCK_E)
+            counts = column_sums(partial_counts_ptr, E=E, BLOCK_ROWS=BLOCK_ROWS, BLOCK_E=BLOCK_E)
         f = counts.to(ACC) * E / slots
         tl.store(f_ptr + offs_e, f, mask=mask_e)
         tl.store(loss_ptr, tl.sum(f * (p / rows), 0))
@@ -128,11 +128,18 @@ def _load_balance_loss_bwd_kernel(
     mask_e = offs_e < E
     mask = (offs_t < T) & mask_e
     s, q = _load_scores(
-        logits_ptr, offs_t, offs_e, stride_logits_t, stride_logits_e, mask, SOFTMAX, ACC
+        logits_ptr,
+        offs_t,
+        offs_e,
+        stride_logits_t,
+        stride_logits_e,
+        mask,
+        SOFTMAX=SOFTMAX,
+        ACC=ACC,
     )
 
     d_q = tl.load(d_loss_ptr) * (tl.load(f_ptr + offs_e, mask=mask_e, other=0.0) / T)
-    # q_i = s_i / sum_j s_j with s = exp, where s' = s, or with the sigmoid, where s' = s (1 - s)
+    # q_i = s_i / sum_j s_j, where s' = s for s = exp, and s' = s (1 - s) for the sigmoid
     d_logits = q * (d_q - tl.sum(tl.where(mask, d_q * q, 0.0), 1)[:, None])
     if not SOFTMAX:
         d_logits = d_logits * (1.0 - s)
@@ -146,18 +153,18 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
     K = experts.shape[1]
     BLOCK_E = triton.next_power_of_2(E)
     BLOCK_T = 4 if INTERPRETED else max(1, TILE // BLOCK_E)
-    P = num_programs(logits.device, max(1, triton.cdiv(T, BLOCK_T)))
+    programs = num_programs(logits.device, max(1, triton.cdiv(T, BLOCK_T)))
     acc = torch.promote_types(logits.dtype, torch.float32)
     loss = logits.new_empty((), dtype=acc)
     f = logits.new_empty(E, dtype=acc)
-    _load_balance_loss_fwd_kernel[(P,)](
+    _load_balance_loss_fwd_kernel[(programs,)](
         logits,
         experts,
         loss,
         f,
-        logits.new_empty(P, E, dtype=acc) if P > 1 else None,
-        logits.new_empty(P, E, dtype=torch.int32) if P > 1 else None,
-        ticket(logits.device) if P > 1 else None,
+        logits.new_empty(programs, E, dtype=acc) if programs > 1 else None,
+        logits.new_empty(programs, E, dtype=torch.int32) if programs > 1 else None,
+        ticket(logits.device) if programs > 1 else None,
         *logits.stride(),
         *experts.stride(),
         T,
@@ -166,10 +173,10 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
         max(T * K, 1),
         E=E,
         SOFTMAX=score == "softmax",
-        MANY=P > 1,
+        MANY=programs > 1,
         ACC=acc_dtype(logits.dtype),
         BLOCK_T=BLOCK_T,
-        BLOCK_P=2 if INTERPRETED else max(1, PARTIALS // BLOCK_E),
+        BLOCK_ROWS=2 if INTERPRETED else max(1, PARTIALS // BLOCK_E),
         BLOCK_E=BLOCK_E,
     )
     return loss, f

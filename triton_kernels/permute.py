@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK_K = 8
-BLOCK_H = 1024  # 16 bytes a thread in 16-bit types
+BLOCK_H = 1024  # 16 bytes for each thread in 16-bit types
 
 
 @triton.jit
@@ -37,7 +37,7 @@ def _permute_fwd_kernel(
         ptrs = rows_ptr + row[:, None] * H + offs_h[None, :]  # [BLOCK_K, BLOCK_H]
         tl.store(ptrs, x[None, :], mask=(row >= 0)[:, None] & mask_h[None, :])
 
-        # T * K rows: each token also answers for K of them, and zeroes those that no slot has
+        # there are T * K rows: each token also zeroes those of its K rows that no slot has
         row = pid_t * K + offs_k
         slot = tl.load(row_to_slot_ptr + row * stride_row_to_slot, mask=mask_k, other=0)
         ptrs = rows_ptr + row[:, None] * H + offs_h[None, :]

@@ -8,8 +8,8 @@ from torch import Tensor
 from ._common import acc_dtype, narrow
 
 BLOCK_K = 8
-BLOCK_H = 1024  # 16 bytes a thread in 16-bit types
-BLOCK_H_BWD = 512  # two tiles [BLOCK_K, BLOCK_H] in registers
+BLOCK_H = 1024  # 16 bytes for each thread in 16-bit types
+BLOCK_H_BWD = 512  # half: two tiles [BLOCK_K, BLOCK_H] are in registers
 
 
 @triton.jit
@@ -83,7 +83,7 @@ def _unpermute_bwd_kernel(
         kept = row >= 0
         w_ptrs = weights_ptr + pid_t * stride_weights_t + offs_k * stride_weights_k
         w = tl.load(w_ptrs, mask=kept, other=0.0).to(ACC)  # [BLOCK_K]
-        # T * K rows: each token also answers for K of them, and zeroes those that no slot has
+        # there are T * K rows: each token also zeroes those of its K rows that no slot has
         own_row = pid_t * K + offs_k
         slot = tl.load(row_to_slot_ptr + own_row * stride_row_to_slot, mask=mask_k, other=0)
 
@@ -103,7 +103,7 @@ def _unpermute_bwd_kernel(
             ptrs = d_rows_ptr + own_row[:, None] * H + offs_h[None, :]
             tl.store(ptrs, 0.0, mask=(slot < 0)[:, None] & mask_h[None, :])
 
-        # zero times an infinite d_y is no number: a dropped slot's sum is not its gradient
+        # a dropped slot has gradient zero, but its sum is NaN if d_y is infinite
         d_w = narrow(tl.where(kept, tl.sum(dots, 1), 0.0), d_weights_ptr.dtype.element_ty)
         tl.store(d_weights_ptr + own_row, d_w, mask=mask_k)
 

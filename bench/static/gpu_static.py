@@ -29,7 +29,7 @@ from unittest import mock
 import torch
 import triton
 from cross_compile import SPECIALIZED, TARGETS, Collector, Driver, cuobjdump, figures
-from moge_ops.triton_kernels import _configs, grouped_gemm, grouped_mlp
+from moge_ops.triton_kernels import _configs, _tiles, grouped_gemm, grouped_mlp
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
@@ -107,7 +107,9 @@ def specialized(s: Sizes, T: int, target: str) -> list[Product]:
             return call()
 
     return [
-        product._replace(call=functools.partial(run, product.call))
+        product._replace(
+            kernel="_grouped_gemm_specialized_kernel", call=functools.partial(run, product.call)
+        )
         for product in ours(s, T, target)
         if product.name in ("down", "dX")
     ]
@@ -424,7 +426,7 @@ def order_rows() -> Iterator[dict[str, Any]]:
         ):
             tile = _configs.config(kernel, torch.bfloat16, T * s.K, s.E, C, aligned=True)
             tiles_m, tiles_c = -(-rows // tile.block_m), -(-C // tile.block_c)
-            band = grouped_gemm.BAND.value
+            band = _tiles.SWIZZLE.value
             for name, height in {"rows first": tiles_m, "columns first": 1, "ours": band}.items():
                 order = tile_order(tiles_m, tiles_c, height)
                 tiles = [(e, m, c) for e in range(s.E) for m, c in order]

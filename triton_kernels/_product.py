@@ -1,0 +1,247 @@
+"""The product of one tile, what it multiplies, and the host's side of both.
+
+A tensor descriptor stays an argument of its own in every kernel, which makes the named tuples
+below itself: Triton 3.6 cannot launch a descriptor within a tuple. Compile-time constants are
+keywords, since a tuple that is assigned to a name keeps run-time values only.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._common import INTERPRETED, acc_dtype, num_programs
+from ._configs import Config, device_class
+from ._tiles import expert_rows
+
+
+class Weight(NamedTuple):
+    """The experts' matrices, ``[E, HALVES * C, R]``: C columns of the result, R is summed over.
+
+    The source is a pointer, whose strides say where C and R lie, or a descriptor of ``[E * HALVES,
+    C, R]``, or without R_LAST of ``[E, R, C]``, which knows its own strides.
+
+    A quantised weight enters here. Its stored integers are the source; scale, zero point (each with
+    its strides) become further fields, the scheme and the group size constants of
+    :func:`tile_product`. A scheme with 16-bit activations is decoded in :func:`_load_box` and
+    :func:`_load_strided`, between the load and the product, so that the loop below stays as it is.
+    For int8_w8a8 the product takes the integers as they are stored, and the epilogue multiplies
+    the accumulator by the scale of its row and the scale of its column.
+    """
+
+    source: Any
+    stride_e: Any
+    stride_c: Any
+    stride_r: Any
+    C: Any
+    R: Any
+
+
+class Dot(NamedTuple):
+    """How a product computes; passed as one compile-time constant."""
+
+    operand: tl.dtype  # what both operands are converted to
+    precision: str  # of float32 operands
+    acc: tl.dtype  # what sums are kept in
+
+
+@triton.jit
+def multiply(left, right, acc, DOT: tl.constexpr):
+    """``acc + left @ right``."""
+    left, right = left.to(DOT.operand), right.to(DOT.operand)
+    return tl.dot(left, right, acc, input_precision=DOT.precision, out_dtype=DOT.acc)
+
+
+@triton.jit
+def _load_rows(rows, first, r, R, EVEN_R: tl.constexpr, BLOCK_R: tl.constexpr):
+    """``[BLOCK_M, BLOCK_R]``: the left operand of one step."""
+    offs_r = r + tl.arange(0, BLOCK_R)
+    if isinstance(rows, tl.tensor_descriptor):
+        x = rows.load([first, r])
+    elif EVEN_R:
+        x = tl.load(rows[:, None] + offs_r[None, :])
+    else:
+        x = tl.load(rows[:, None] + offs_r[None, :], mask=(offs_r < R)[None, :], other=0.0)
+    return x
+
+
+@triton.jit
+def _load_box(
+    weight,
+    box,  # expert * HALVES, or of two boxes for each expert, one of them
+    first_c,
+    r,
+    R_LAST: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    """``[BLOCK_R, COLUMNS]`` through the descriptor.
+
+    Outside the expert's matrix it reads zero: an infinite weight of the next expert must not meet
+    the zeros of the rows.
+    """
+    if R_LAST:
+        w = weight.source.load([box, first_c, r]).reshape(COLUMNS, BLOCK_R).T
+    else:
+        w = weight.source.load([box, r, first_c]).reshape(BLOCK_R, COLUMNS)
+    return w
+
+
+@triton.jit
+def _load_strided(
+    weight,
+    expert,
+    first_c,
+    r,
+    HALVES: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    """``[BLOCK_R, HALVES * BLOCK_C]`` through the pointer: the same columns of each half."""
+    offs_r = r + tl.arange(0, BLOCK_R)
+    column = tl.arange(0, HALVES * BLOCK_C)
+    offs_c = first_c + column % BLOCK_C
+    row_c = (offs_c + column // BLOCK_C * weight.C).to(tl.int64)
+    ptrs = (
+        weight.source
+        + expert.to(tl.int64) * weight.stride_e
+        + offs_r.to(tl.int64)[:, None] * weight.stride_r
+        + row_c[None, :] * weight.stride_c
+    )
+    return tl.load(
+        ptrs, mask=(offs_r < weight.R)[:, None] & (offs_c < weight.C)[None, :], other=0.0
+    )
+
+
+@triton.jit
+def tile_product(
+    rows,  # [BLOCK_M] pointers to rows, each contiguous, or a descriptor of [N, R]
+    weight,
+    tile,
+    HALVES: tl.constexpr,
+    R_LAST: tl.constexpr,
+    EVEN_R: tl.constexpr,
+    SWAP: tl.constexpr,
+    DOT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    """``[BLOCK_M, HALVES * BLOCK_C]``, the tile's rows by its columns of each half of the weight.
+
+    WGMMA takes 64 rows or more of its left operand. With SWAP the weight is on the left, so that
+    it provides them where the tokens are few.
+    """
+    COLUMNS: tl.constexpr = HALVES * BLOCK_C
+    DESCRIBED: tl.constexpr = isinstance(weight.source, tl.tensor_descriptor)
+    # WGMMA can read its left operand from shared memory only if one box holds it. So each half
+    # gets a box, an accumulator and a product of its own
+    SPLIT: tl.constexpr = SWAP and DESCRIBED and HALVES == 2
+    first_c = tile.column * BLOCK_C
+    if SPLIT:
+        acc = tl.zeros((BLOCK_C, BLOCK_M), dtype=DOT.acc)
+        acc_2 = tl.zeros((BLOCK_C, BLOCK_M), dtype=DOT.acc)
+    else:
+        acc = tl.zeros((COLUMNS, BLOCK_M) if SWAP else (BLOCK_M, COLUMNS), dtype=DOT.acc)
+    for r in range(0, weight.R, BLOCK_R):
+        x = _load_rows(rows, tile.first, r, weight.R, EVEN_R=EVEN_R, BLOCK_R=BLOCK_R)
+        if SPLIT:
+            box = tile.expert * 2
+            w = _load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=BLOCK_C, BLOCK_R=BLOCK_R)
+            w_2 = _load_box(
+                weight, box + 1, first_c, r, R_LAST=R_LAST, COLUMNS=BLOCK_C, BLOCK_R=BLOCK_R
+            )
+            acc_2 = multiply(w_2.T, x.T, acc_2, DOT=DOT)
+        elif DESCRIBED:
+            box = tile.expert * HALVES
+            w = _load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=COLUMNS, BLOCK_R=BLOCK_R)
+        else:
+            w = _load_strided(
+                weight, tile.expert, first_c, r, HALVES=HALVES, BLOCK_C=BLOCK_C, BLOCK_R=BLOCK_R
+            )
+        acc = multiply(w.T, x.T, acc, DOT=DOT) if SWAP else multiply(x, w, acc, DOT=DOT)
+    if SPLIT:
+        acc = tl.join(acc, acc_2).permute(2, 0, 1).reshape(COLUMNS, BLOCK_M)
+    return acc.T if SWAP else acc
+
+
+@triton.jit
+def tile_ptrs(ptr, stride, first, first_c, BLOCK_M: tl.constexpr, COLUMNS: tl.constexpr):
+    """``[BLOCK_M, COLUMNS]`` pointers from row ``first`` and column ``first_c`` on."""
+    # one 64-bit base for the tile: registers could not hold 64-bit offsets of every element
+    base = ptr + first.to(tl.int64) * stride + first_c
+    return base + (tl.arange(0, BLOCK_M)[:, None] * stride + tl.arange(0, COLUMNS)[None, :])
+
+
+@triton.jit
+def tile_mask(tile, first_c, C, BLOCK_M: tl.constexpr, COLUMNS: tl.constexpr):
+    """``[BLOCK_M, COLUMNS]``: what is a row of the expert and a column of the result."""
+    mask_m = tl.arange(0, BLOCK_M)[:, None] < tile.last - tile.first
+    return mask_m & (tl.arange(0, COLUMNS)[None, :] < C - first_c)
+
+
+@triton.jit
+def zero_unused_rows(out_ptr, offsets_ptr, N, C, E, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Stores zero to the rows past the last expert's, which no tile covers."""
+    tiles_c = tl.cdiv(C, BLOCK_C)
+    _, used = expert_rows(offsets_ptr, E - 1, N, E)
+    tiles = tl.cdiv(N - used, BLOCK_M) * tiles_c
+    zeros = tl.zeros((BLOCK_M, BLOCK_C), dtype=out_ptr.dtype.element_ty)
+    for tile_id in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        offs_n = used + tile_id // tiles_c * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+        offs_c = tile_id % tiles_c * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+        mask = (offs_n < N) & (offs_c < C)
+        tl.store(out_ptr + offs_n.to(tl.int64) * C + offs_c, zeros, mask=mask)
+
+
+def contiguous_rows(x: Tensor) -> Tensor:
+    """``x`` itself if its rows are contiguous, as the kernels expect, or a copy that is."""
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def aligned(x: Tensor) -> bool:
+    """Whether every row of ``x`` starts at a multiple of 16 bytes, contiguous in the last dim."""
+    size = x.element_size()
+    rows = all(stride * size % 16 == 0 for stride in x.stride()[:-1])
+    return rows and x.stride(-1) == 1 and x.data_ptr() % 16 == 0
+
+
+def describable(x: Tensor) -> bool:
+    """Whether the tensor can be read through a tensor descriptor, on this chip."""
+    return x.numel() > 0 and aligned(x) and device_class() in ("hopper", "interpreter")
+
+
+def dot(dtype: torch.dtype) -> Dot:
+    """How every product of operands of this dtype computes."""
+    # the interpreter would multiply the bit patterns of bfloat16, so that it gets float32
+    widened = INTERPRETED and dtype is torch.bfloat16
+    names = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
+    lowered = torch.get_float32_matmul_precision() != "highest"
+    return Dot(
+        operand=tl.float32 if widened else names.get(dtype, tl.float64),
+        precision="tf32" if dtype is torch.float32 and lowered else "ieee",
+        acc=acc_dtype(dtype),
+    )
+
+
+def grid(tiling: Config, N: int, E: int, C: int, device: torch.device) -> tuple[int]:
+    """Size of a persistent grid, from a bound on the tiles: each expert adds at most one."""
+    bound = (N // tiling.block_m + min(E, N)) * triton.cdiv(C, tiling.block_c)
+    return (num_programs(device, bound, tiling.blocks),)
+
+
+def constants(tiling: Config, dtype: torch.dtype, E: int, R: int) -> dict[str, Any]:
+    """What the kernels with :func:`tile_product` have in common."""
+    return {
+        "EVEN_R": R % tiling.block_r == 0,
+        "SWAP": bool(tiling.swap),
+        "DOT": dot(dtype),
+        "BLOCK_M": tiling.block_m,
+        "BLOCK_C": tiling.block_c,
+        "BLOCK_R": tiling.block_r,
+        "E_P2": triton.next_power_of_2(E + 1),
+        "num_warps": tiling.num_warps,
+        "num_stages": tiling.num_stages,
+    }

@@ -1,0 +1,145 @@
+"""The grouped product with producer and consumer warps, on Hopper.
+
+No row of configs.csv chooses it, since nobody has timed it: bench/autotune.py tries it, and
+bench/results/gpu_static.csv has its figures. ``warp_specialize`` makes the compiler split the loop
+of the product into warps that load and warps that multiply. It halves the boxes between two groups
+of consumers only if the kernel makes the descriptors, and it accepts no reduction around the loop:
+so a kernel before this one lists the row tiles.
+"""
+
+import contextvars
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._common import narrow
+from ._configs import Config
+from ._product import dot, grid, multiply, tile_mask, tile_ptrs, zero_unused_rows
+from ._tiles import Tile, count_tiles, locate_tile, swizzle
+
+
+@triton.jit
+def _row_tiles_kernel(
+    offsets_ptr,  # [E + 1]
+    row_tiles_ptr,  # [1 + 3 * bound]: their number, then of each its expert, first row and last
+    N,
+    E,
+    BLOCK_M: tl.constexpr,
+    E_P2: tl.constexpr,
+):
+    row_tile = tl.program_id(0)
+    tiles_m = count_tiles(offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2)
+    if row_tile == 0:
+        tl.store(row_tiles_ptr, tiles_m)
+    if row_tile < tiles_m:
+        tile = locate_tile(row_tile, 1, offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2)
+        entry_ptr = row_tiles_ptr + 1 + 3 * row_tile.to(tl.int64)
+        tl.store(entry_ptr, tile.expert)
+        tl.store(entry_ptr + 1, tile.first)
+        tl.store(entry_ptr + 2, tile.last)
+
+
+@triton.jit
+def _listed_tile(tile_id, tiles_m, tiles_c, row_tiles_ptr):
+    """The :class:`Tile` at place ``tile_id``; the swizzle takes no notice of where experts end."""
+    row_tile, column = swizzle(tile_id, tiles_m, tiles_c)
+    entry_ptr = row_tiles_ptr + 1 + 3 * row_tile.to(tl.int64)
+    return Tile(
+        expert=tl.load(entry_ptr),
+        first=tl.load(entry_ptr + 1),
+        last=tl.load(entry_ptr + 2),
+        column=column,
+    )
+
+
+@triton.jit
+def _grouped_gemm_specialized_kernel(
+    rows_ptr,  # [N, R]
+    w_ptr,  # [E, C, R], or [E, R, C] if not R_LAST
+    offsets_ptr,  # [E + 1]
+    row_tiles_ptr,  # what _row_tiles_kernel has written
+    out_ptr,  # [N, C]
+    stride_rows_n,
+    stride_w_e,
+    stride_w_row,  # of the last but one dimension
+    N,
+    C,
+    R,
+    E,
+    R_LAST: tl.constexpr,
+    DOT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    rows = tl.make_tensor_descriptor(
+        rows_ptr, [N, R], [stride_rows_n.to(tl.int64), 1], [BLOCK_M, BLOCK_R]
+    )
+    if R_LAST:
+        w = tl.make_tensor_descriptor(
+            w_ptr, [E, C, R], [stride_w_e, stride_w_row, 1], [1, BLOCK_C, BLOCK_R]
+        )
+    else:
+        w = tl.make_tensor_descriptor(
+            w_ptr, [E, R, C], [stride_w_e, stride_w_row, 1], [1, BLOCK_R, BLOCK_C]
+        )
+    tiles_c = tl.cdiv(C, BLOCK_C)
+    tiles_m = tl.load(row_tiles_ptr)
+    for tile_id in range(tl.program_id(0), tiles_m * tiles_c, tl.num_programs(0)):
+        tile = _listed_tile(tile_id, tiles_m, tiles_c, row_tiles_ptr)
+        first_c = tile.column * BLOCK_C
+        acc = tl.zeros((BLOCK_M, BLOCK_C), dtype=DOT.acc)
+        for r in tl.range(0, R, BLOCK_R, warp_specialize=True):
+            x = rows.load([tile.first, r])
+            if R_LAST:
+                b = w.load([tile.expert, first_c, r]).reshape(BLOCK_C, BLOCK_R).T
+            else:
+                b = w.load([tile.expert, r, first_c]).reshape(BLOCK_R, BLOCK_C)
+            acc = multiply(x, b, acc, DOT=DOT)
+        ptrs = tile_ptrs(out_ptr, C, tile.first, first_c, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
+        mask = tile_mask(tile, first_c, C, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
+        tl.store(ptrs, narrow(acc, out_ptr.dtype.element_ty), mask=mask)
+    zero_unused_rows(out_ptr, offsets_ptr, N, C, E, BLOCK_M=BLOCK_M, BLOCK_C=BLOCK_C)
+
+
+def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+    """Memory for the descriptors that a kernel makes."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+def launch(
+    rows: Tensor, weight: Tensor, offsets: Tensor, out: Tensor, tiling: Config, *, r_last: bool
+) -> None:
+    """``[N, R], [E, C, R] or [E, R, C], [E + 1] -> out [N, C]``, both operands describable."""
+    (N, R), C, E = rows.shape, out.shape[1], weight.shape[0]
+    E_P2 = triton.next_power_of_2(E + 1)
+    bound = N // tiling.block_m + min(E, N)
+    row_tiles = offsets.new_empty(1 + 3 * bound)
+    _row_tiles_kernel[(bound,)](offsets, row_tiles, N, E, BLOCK_M=tiling.block_m, E_P2=E_P2)
+    # in a context of its own, so that the caller's allocator stays in place
+    context = contextvars.copy_context()
+    context.run(triton.set_allocator, _scratch)
+    context.run(
+        _grouped_gemm_specialized_kernel[grid(tiling, N, E, C, rows.device)],
+        rows_ptr=rows,
+        w_ptr=weight,
+        offsets_ptr=offsets,
+        row_tiles_ptr=row_tiles,
+        out_ptr=out,
+        stride_rows_n=rows.stride(0),
+        stride_w_e=weight.stride(0),
+        stride_w_row=weight.stride(1),
+        N=N,
+        C=C,
+        R=R,
+        E=E,
+        R_LAST=r_last,
+        DOT=dot(rows.dtype),
+        BLOCK_M=tiling.block_m,
+        BLOCK_C=tiling.block_c,
+        BLOCK_R=tiling.block_r,
+        num_warps=tiling.num_warps,
+        num_stages=tiling.num_stages,
+    )
