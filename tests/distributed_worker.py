@@ -513,9 +513,9 @@ def check_compiled(world: World) -> None:
 
 
 def check_readme(world: World) -> None:
-    """The README's lines run on two ranks and give the gradients of one process."""
-    text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    """The page's lines run on two ranks and give the gradients of one process."""
+    text = (Path(__file__).resolve().parents[1] / "docs" / "distributed.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(block.splitlines()) <= 14
     found: dict[str, Any] = {}
     exec(block, found)

@@ -1,4 +1,4 @@
-"""The README's example runs, its links lead somewhere, and its table names every operator."""
+"""The README's example runs, its table names every operator, and all links lead somewhere."""
 
 import pkgutil
 import re
@@ -10,11 +10,12 @@ import torch
 from moge_ops import ops
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 README = (ROOT / "README.md").read_text()
 
 
 def test_example_runs(device: str) -> None:
-    block, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)  # the other: on two ranks
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(block.splitlines()) <= 14
     namespace: dict[str, torch.Tensor] = {}
     with torch.device(device):
@@ -33,7 +34,13 @@ def test_table_has_a_row_for_every_operator(op: str) -> None:
     assert f"\n| `{op}` |" in README
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_lead_somewhere(name: str) -> None:
-    targets = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / name).read_text())
-    assert all((ROOT / target).exists() for target in targets), targets
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
+    assert all((page.parent / target).exists() for target in targets), targets
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    names = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert names == set(re.findall(r"\]\(([a-z]+\.md)\)", index))
