@@ -207,20 +207,14 @@ void Cast(const Operand& dst, const Operand& src, RoundMode mode, const Extent& 
     Fail(Rule::kCastMode, "%s to %s does not take CAST_%s", Name(src.dtype), Name(dst.dtype),
          kNames[static_cast<int>(mode)]);
   }
-  if (dst.dtype == DType::kHalf && src.dtype == DType::kInt32 && !core.deq_scale_set) {
+  const std::optional<float>& scale = core.registers.dequant_scale;
+  if (dst.dtype == DType::kHalf && src.dtype == DType::kInt32 && !scale) {
     Fail(Rule::kCastDeqScale, "call SetDeqScale(half) first");
   }
   const Lanes lanes = Resolve(core, extent, std::max(SizeOf(dst.dtype), SizeOf(src.dtype)));
-  core.CountVector(Op::kCast, src.dtype, lanes);
-  for (const Operand* operand : {&dst, &src}) CheckAlive(core, *operand);
-  ReadOperand(core, src, lanes);
-  CheckOverlap(core, dst, src, lanes);
-  WriteOperand(core, dst, lanes);
-  if (core.lacks_data) return;
-  uint8_t* to = core.Bytes(dst.ref);
-  const uint8_t* from = core.Bytes(src.ref);
-  ForEachElementRun<2>({&dst, &src}, lanes, [&](const std::array<uint32_t, 2>& at, uint32_t count) {
-    pair.run(to + at[0], from + at[1], count, mode, core.deq_scale);
+  if (!PrepareElements(core, src.dtype, dst, {&src}, lanes)) return;
+  ForEachElementRun<2>(core, {&dst, &src}, lanes, [&](auto at, uint32_t count) {
+    pair.run(at[0], at[1], count, mode, scale.value_or(0));
   });
 }
 

@@ -48,6 +48,8 @@ bool CompareElement(DType dtype, CMPMODE mode, const uint8_t* a, const uint8_t* 
   return Holds(mode, x, y);
 }
 
+constexpr uint32_t kCompareMaskBytes = sizeof(LaneMask);
+
 bool GetBit(const uint8_t* bytes, uint64_t bit) { return (bytes[bit / 8] >> (bit % 8) & 1) != 0; }
 
 void SetBit(uint8_t* bytes, uint64_t bit, bool value) {
@@ -77,7 +79,7 @@ void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src
          static_cast<unsigned long long>(extent.low), Name(src0.dtype));
   }
   const Lanes lanes = Resolve(core, extent, bytes);
-  core.CountVector(op, src0.dtype, lanes);
+  core.Compute(src0.dtype, lanes);
   CheckAlive(core, src0);
   ReadOperand(core, src0, lanes);
   if (src1 != nullptr) {
@@ -86,7 +88,7 @@ void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src
   }
   const uint32_t bit_bytes = BitBytes(lanes);
   uint8_t* to = nullptr;
-  std::array<uint8_t, 16> to_register{};
+  std::array<uint8_t, kCompareMaskBytes> to_register{};
   if (dst != nullptr) {
     const uint32_t begin = core.Check(*dst, 0, bit_bytes, kBlockBytes);
     if (bit_bytes != 0) {
@@ -109,38 +111,36 @@ void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src
   const uint8_t* from0 = core.Bytes(src0.ref);
   const uint8_t* from1 = src1 != nullptr ? core.Bytes(src1->ref) : nullptr;
   std::memset(to, 0, bit_bytes);  // a masked lane gives 0
-  ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
-    for (uint32_t i = lane; i < lane + count; ++i) {
-      const uint8_t* a = from0 + LaneOffset(src0, repeat, i);
-      const uint8_t* b = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
-                                         : static_cast<const uint8_t*>(scalar);
-      SetBit(to, uint64_t{repeat} * lanes.lanes + i, CompareElement(src0.dtype, mode, a, b));
-    }
-  });
+  ForEachRun(
+      lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
+        for (uint32_t i = lane; i < lane + count; ++i) {
+          const uint8_t* a = from0 + LaneOffset(src0, repeat, i);
+          const uint8_t* b = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
+                                             : static_cast<const uint8_t*>(scalar);
+          SetBit(to, uint64_t{repeat} * lanes.lanes + i, CompareElement(src0.dtype, mode, a, b));
+        }
+      });
   if (dst == nullptr) {
-    std::memcpy(core.cmp_mask.data(), to_register.data(), to_register.size());
-    core.cmp_mask_set = true;
+    std::memcpy(&core.registers.compare_mask.emplace(), to_register.data(), to_register.size());
   }
 }
 
 void LoadCompareMask(const LocalRef& src) {
   Core& core = CurrentCore();
   core.Begin(Op::kSetCmpMask, PIPE_V);
-  constexpr uint32_t kBytes = sizeof core.cmp_mask;
-  const uint32_t begin = core.Check(src, 0, kBytes, kBlockBytes / 2);
-  core.Read(MemoryOf(src.position), begin, begin + kBytes);
+  const uint32_t begin = core.Check(src, 0, kCompareMaskBytes, kBlockBytes / 2);
+  core.Read(MemoryOf(src.position), begin, begin + kCompareMaskBytes);
   if (core.lacks_data) core.FailVirtual();
-  std::memcpy(core.cmp_mask.data(), core.Bytes(src), kBytes);
-  core.cmp_mask_set = true;
+  std::memcpy(&core.registers.compare_mask.emplace(), core.Bytes(src), kCompareMaskBytes);
 }
 
 void StoreCompareMask(const LocalRef& dst) {
   Core& core = CurrentCore();
   core.Begin(Op::kGetCmpMask, PIPE_V);
-  constexpr uint32_t kBytes = sizeof core.cmp_mask;
-  const uint32_t begin = core.Check(dst, 0, kBytes, kBlockBytes / 2);
-  core.Write(MemoryOf(dst.position), begin, begin + kBytes);
-  std::memcpy(core.Bytes(dst), core.cmp_mask.data(), kBytes);
+  const uint32_t begin = core.Check(dst, 0, kCompareMaskBytes, kBlockBytes / 2);
+  core.Write(MemoryOf(dst.position), begin, begin + kCompareMaskBytes);
+  const LaneMask mask = core.registers.compare_mask.value_or(LaneMask{});
+  std::memcpy(core.Bytes(dst), &mask, kCompareMaskBytes);
 }
 
 void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const Operand* src1,
@@ -155,22 +155,22 @@ void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const
   if (by_register && extent.form == MaskForm::kCount) {
     Fail(Rule::kSelectMode, "mode 0 has no count form");
   }
-  if (by_register && !core.cmp_mask_set) {
+  if (by_register && !core.registers.compare_mask) {
     Fail(Rule::kSelectCmpMask, "no SetCmpMask or Compare into the register came before");
   }
   const uint32_t bytes = SizeOf(dst.dtype);
   const Lanes lanes = Resolve(core, extent, bytes);
-  core.CountVector(Op::kSelect, dst.dtype, lanes);
+  core.Compute(dst.dtype, lanes);
   for (const Operand* operand : {&dst, &src0}) CheckAlive(core, *operand);
   ReadOperand(core, src0, lanes);
   if (src1 != nullptr) {
     CheckAlive(core, *src1);
     ReadOperand(core, *src1, lanes);
   }
-  const auto* bits = reinterpret_cast<const uint8_t*>(core.cmp_mask.data());
+  const LaneMask in_register = core.registers.compare_mask.value_or(LaneMask{});
+  const auto* bits = reinterpret_cast<const uint8_t*>(in_register.data());
   if (!by_register) {
-    core.select_reserved = true;
-    core.CheckReserved();
+    core.ReserveForSelect();
     // up to the last element that the count or the last mask lets through
     uint64_t last = lanes.repeats == 0 ? 0 : uint64_t{lanes.repeats - 1} * lanes.lanes;
     for (uint32_t lane = 0; lanes.repeats != 0 && lane < lanes.lanes; ++lane) {
@@ -193,15 +193,16 @@ void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const
   uint8_t* to = core.Bytes(dst.ref);
   const uint8_t* from0 = core.Bytes(src0.ref);
   const uint8_t* from1 = src1 != nullptr ? core.Bytes(src1->ref) : nullptr;
-  ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
-    for (uint32_t i = lane; i < lane + count; ++i) {
-      const uint64_t bit = by_register ? i : uint64_t{repeat} * lanes.lanes + i;
-      const uint8_t* otherwise = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
-                                                 : static_cast<const uint8_t*>(scalar);
-      const uint8_t* from = GetBit(bits, bit) ? from0 + LaneOffset(src0, repeat, i) : otherwise;
-      std::memmove(to + LaneOffset(dst, repeat, i), from, bytes);
-    }
-  });
+  ForEachRun(
+      lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
+        for (uint32_t i = lane; i < lane + count; ++i) {
+          const uint64_t bit = by_register ? i : uint64_t{repeat} * lanes.lanes + i;
+          const uint8_t* otherwise = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
+                                                     : static_cast<const uint8_t*>(scalar);
+          const uint8_t* from = GetBit(bits, bit) ? from0 + LaneOffset(src0, repeat, i) : otherwise;
+          std::memmove(to + LaneOffset(dst, repeat, i), from, bytes);
+        }
+      });
 }
 
 }  // namespace emulator

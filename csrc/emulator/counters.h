@@ -22,6 +22,8 @@ struct PathCounters {
   uint64_t smallest = 0;  // 0: none yet
   std::array<uint64_t, kSizeClasses> classes{};
 
+  // One more transfer, of `count` pieces.
+  void Add(uint64_t count, uint64_t piece_bytes);
   void Add(const PathCounters& other);
 };
 

@@ -3,12 +3,13 @@
 
 #include <vector>
 
+#include "fractal.h"
+
 namespace emulator {
 
 namespace {
 
-constexpr uint32_t kSide = 16;  // rows and columns of a result fractal
-constexpr uint32_t kRows = 2;   // of A that share the loads of B
+constexpr uint32_t kRows = 2;  // of A that share the loads of B
 // left to the compiler, loops over arrays were anything between 2 and 20 GFLOP/s
 using Vector = float __attribute__((vector_size(16)));
 constexpr uint32_t kVectors = kSide * sizeof(float) / sizeof(Vector);
@@ -67,8 +68,8 @@ template <typename C>
 void MultiplyInto(const ProductShape& shape, const float* a, const float* b, const uint8_t* bias,
                   uint8_t* c) {
   const uint32_t depth = shape.k_fractals * shape.k_side;
-  const uint32_t m_fractals = (shape.m + kSide - 1) / kSide;
-  const uint32_t n_fractals = (shape.n + kSide - 1) / kSide;
+  const uint32_t m_fractals = CeilDivide(shape.m, kSide);
+  const uint32_t n_fractals = CeilDivide(shape.n, kSide);
   for (uint32_t column = 0; column < n_fractals; ++column) {
     for (uint32_t row = 0; row < m_fractals; ++row) {
       C tile[kSide * kSide] = {};
@@ -91,8 +92,8 @@ void MultiplyFractals(const ProductShape& shape, const uint8_t* a, const uint8_t
                       const uint8_t* bias, uint8_t* c) {
   // what lies beyond k in the last fractal is not part of the product
   const uint32_t depth = shape.k_fractals * shape.k_side;
-  const uint32_t m_fractals = (shape.m + kSide - 1) / kSide;
-  const uint32_t n_fractals = (shape.n + kSide - 1) / kSide;
+  const uint32_t m_fractals = CeilDivide(shape.m, kSide);
+  const uint32_t n_fractals = CeilDivide(shape.n, kSide);
   const uint32_t bytes = SizeOf(shape.dtype);
   thread_local std::vector<float> left;
   thread_local std::vector<float> right;

@@ -96,21 +96,14 @@ Reduction Start(Op op, DType dtype, const LocalRef& src, const Extent& extent,
       Resolve(core, extent, SizeOf(dtype)),
       {src, dtype, static_cast<uint32_t>(src_blk_stride), static_cast<uint32_t>(src_rep_stride)},
       nullptr};
-  core.CountVector(op, dtype, reduction.lanes);
+  core.Compute(dtype, reduction.lanes);
   CheckAlive(core, reduction.src);
   ReadOperand(core, reduction.src, reduction.lanes);
   reduction.from = core.Bytes(src);
   return reduction;
 }
 
-// One result of an instruction; it must not land on a source that is still to be read.
-uint8_t* Result(const LocalRef& dst, uint64_t offset, uint32_t bytes) {
-  Core& core = CurrentCore();
-  const uint32_t begin = core.Check(dst, offset, bytes, 1);
-  core.Write(MemoryOf(dst.position), begin, begin + bytes);
-  return core.Bytes(dst) + offset;
-}
-
+// Results must not land on a source that is still to be read.
 void CheckResults(const LocalRef& dst, uint64_t bytes, const Reduction& reduction) {
   ForEachRange(reduction.src, reduction.lanes, [&](uint32_t begin, uint32_t end) {
     LocalRef part = reduction.src.ref;
@@ -152,7 +145,7 @@ void ReduceRepeats(ReduceType type, DType dtype, const LocalRef& dst, const Loca
         extreme.Take(type, value, lane);
       }
     }
-    uint8_t* to = Result(dst, repeat * pitch, result_bytes);
+    uint8_t* to = WritePart(dst, repeat * pitch, result_bytes);
     if (sums) {
       StoreFloat(dtype, to, TreeSum(dtype, terms.data(), lanes.lanes));
     } else if (index_only) {
@@ -196,7 +189,7 @@ void ReduceBlocks(ReduceType type, DType dtype, const LocalRef& dst, const Local
       if (!any) continue;
       const float result =
           type == ReduceType::SUM ? TreeSum(dtype, terms.data(), per_block) : extreme.value;
-      StoreFloat(dtype, Result(dst, repeat * pitch + block * bytes, bytes), result);
+      StoreFloat(dtype, WritePart(dst, repeat * pitch + block * bytes, bytes), result);
     }
   }
 }
@@ -222,7 +215,7 @@ void ReducePairs(DType dtype, const LocalRef& dst, const LocalRef& src, const Ex
         any = true;
         sum += LoadFloat(dtype, reduction.from + LaneOffset(reduction.src, repeat, lane));
       }
-      if (any) StoreFloat(dtype, Result(dst, repeat * pitch + pair * bytes, bytes), sum);
+      if (any) StoreFloat(dtype, WritePart(dst, repeat * pitch + pair * bytes, bytes), sum);
     }
   }
 }
@@ -254,7 +247,7 @@ void ReduceTensor(ReduceType type, DType dtype, const LocalRef& dst, const Local
                 : type == ReduceType::MAX ? Op::kReduceMax
                                           : Op::kReduceMin;
   const Reduction reduction = Start(op, dtype, src, extent, 1, 1, src_rep_stride);
-  if (core.used_static) Fail(Rule::kStaticApi, "forms with a temporary tensor need TPipe");
+  if (core.style.used_static) Fail(Rule::kStaticApi, "forms with a temporary tensor need TPipe");
   const Lanes& lanes = reduction.lanes;
   if (lanes.elements == 0) return;
   const uint32_t bytes = SizeOf(dtype);
@@ -280,7 +273,7 @@ void ReduceTensor(ReduceType type, DType dtype, const LocalRef& dst, const Local
     }
     sums.push_back(TreeSum(dtype, terms.data(), lanes.lanes));
   }
-  uint8_t* to = Result(dst, 0, with_index ? 2 * bytes : bytes);
+  uint8_t* to = WritePart(dst, 0, with_index ? 2 * bytes : bytes);
   StoreFloat(dtype, to,
              type == ReduceType::SUM ? TreeSum(dtype, sums.data(), sums.size()) : extreme.value);
   if (with_index) StoreIndex(dtype, to + bytes, extreme.index);
