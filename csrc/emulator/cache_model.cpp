@@ -10,7 +10,7 @@ namespace {
 
 constexpr uint64_t kLine = static_cast<uint64_t>(kLineBytes);
 constexpr uint32_t kWays = 16;
-// a prime: neither neighbouring lines nor those of a column of a matrix crowd into few sets
+// A prime spreads neighbouring lines, and the lines of a matrix column, over all sets.
 constexpr uint64_t kSets = 24571;
 static_assert(kSets * kWays * kLine <= kL2Bytes);
 
@@ -22,7 +22,7 @@ uint64_t CacheModel::Place(const Allocation& allocation) {
   const std::pair<const void*, uint64_t> key{allocation.data, allocation.bytes};
   if (allocation.access == Access::kOut) places_.erase(key);
   const auto [entry, added] = places_.try_emplace(key, next_place_);
-  // on the device memory begins with a line, wherever the host has it
+  // On the device an allocation starts at a line, although on the host it may not.
   if (added) next_place_ += (allocation.bytes + kLine - 1) / kLine * kLine;
   return entry->second;
 }
@@ -50,7 +50,7 @@ CacheModel::Traffic CacheModel::Access(const Transfer& transfer) {
     const uint64_t begin = transfer.address + row * transfer.pitch;
     const uint64_t end = begin + transfer.row_bytes;
     const uint64_t first = begin / kLine, last = (end - 1) / kLine;
-    // lines more than the row would need if it began with one
+    // how many lines it touches for each one that it would need if it started at a line
     const auto needed = static_cast<double>((transfer.row_bytes + kLine - 1) / kLine);
     const double longer = std::min((last - first + 1) / needed, kUnaligned);
     traffic.port += transfer.row_bytes * longer;

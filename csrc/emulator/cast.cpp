@@ -8,7 +8,6 @@ namespace emulator {
 
 namespace {
 
-// to an integral value
 double RoundToIntegral(double value, RoundMode mode) {
   switch (mode) {
     case RoundMode::CAST_FLOOR:
@@ -47,7 +46,7 @@ bool RoundsAway(double magnitude, double lower, double upper, bool negative, boo
   }
 }
 
-// to half or bf16, whose bits are those of a sign and a magnitude
+// The bits of half and bf16 are a sign and a magnitude, which grows with its bits.
 template <typename T>
 T RoundToShort(float value, RoundMode mode) {
   if (!std::isfinite(value)) return T(value);
@@ -58,7 +57,7 @@ T RoundToShort(float value, RoundMode mode) {
     result.bits = bits;
     return result;
   };
-  // what infinity would be if the exponent went on
+  // the value that infinity's bits would have if the exponent went on
   const auto extended = [&](uint16_t bits) {
     if (bits == kInfinity) return kHalf ? 65536.0 : 0x1p128;
     return static_cast<double>(static_cast<float>(from_bits(bits)));
@@ -135,7 +134,7 @@ void Run(uint8_t* dst, const uint8_t* src, uint32_t count, RoundMode mode, float
   auto* d = reinterpret_cast<T*>(dst);
   const auto* s = reinterpret_cast<const U*>(src);
   if constexpr (std::is_same_v<U, float> && !std::is_arithmetic_v<T>) {
-    if (mode == RoundMode::CAST_RINT || mode == RoundMode::CAST_NONE) {  // the way of most casts
+    if (mode == RoundMode::CAST_RINT || mode == RoundMode::CAST_NONE) {  // most casts take this way
       for (uint32_t i = 0; i < count; ++i) d[i] = T(s[i]);
       return;
     }

@@ -1,6 +1,4 @@
 // Compare, Select and the compare mask.
-#include <cmath>
-
 #include "operand.h"
 
 namespace emulator {
@@ -27,25 +25,12 @@ bool Holds(CMPMODE mode, T a, T b) {
 
 bool CompareElement(DType dtype, CMPMODE mode, const uint8_t* a, const uint8_t* b) {
   if (dtype == DType::kInt32) {
-    int32_t x;
-    int32_t y;
+    int32_t x, y;
     std::memcpy(&x, a, sizeof x);
     std::memcpy(&y, b, sizeof y);
     return Holds(mode, x, y);
   }
-  float x;
-  float y;
-  if (dtype == DType::kHalf) {
-    uint16_t bits[2];
-    std::memcpy(&bits[0], a, sizeof bits[0]);
-    std::memcpy(&bits[1], b, sizeof bits[1]);
-    x = HalfToFloat(bits[0]);
-    y = HalfToFloat(bits[1]);
-  } else {
-    std::memcpy(&x, a, sizeof x);
-    std::memcpy(&y, b, sizeof y);
-  }
-  return Holds(mode, x, y);
+  return Holds(mode, LoadFloat(dtype, a), LoadFloat(dtype, b));
 }
 
 constexpr uint32_t kCompareMaskBytes = sizeof(LaneMask);
@@ -57,7 +42,7 @@ void SetBit(uint8_t* bytes, uint64_t bit, bool value) {
   bytes[bit / 8] = static_cast<uint8_t>(value ? bytes[bit / 8] | mask : bytes[bit / 8] & ~mask);
 }
 
-// Bytes of the bits of an instruction: every repeat has one for each of its lanes.
+// Bytes that hold one bit for each lane of each repeat.
 uint32_t BitBytes(const Lanes& lanes) {
   if (lanes.repeats == 0) return 0;
   return static_cast<uint32_t>((uint64_t{lanes.repeats} * lanes.lanes + 7) / 8);
@@ -76,31 +61,18 @@ void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src
   if (extent.form == MaskForm::kCount && extent.low * bytes % kRepeatBytes != 0) {
     Fail(Rule::kCompareCount,
          "count*sizeof(T) must be a multiple of 256 bytes, got count=%llu of %s",
-         static_cast<unsigned long long>(extent.low), Name(src0.dtype));
+         Number(extent.low), Name(src0.dtype));
   }
   const Lanes lanes = Resolve(core, extent, bytes);
   core.Compute(src0.dtype, lanes);
-  CheckAlive(core, src0);
-  ReadOperand(core, src0, lanes);
-  if (src1 != nullptr) {
-    CheckAlive(core, *src1);
-    ReadOperand(core, *src1, lanes);
-  }
+  ReadSources(core, {&src0, src1}, lanes);
   const uint32_t bit_bytes = BitBytes(lanes);
   uint8_t* to = nullptr;
   std::array<uint8_t, kCompareMaskBytes> to_register{};
   if (dst != nullptr) {
     const uint32_t begin = core.Check(*dst, 0, bit_bytes, kBlockBytes);
-    if (bit_bytes != 0) {
-      for (const Operand* source : {&src0, src1}) {
-        if (source == nullptr) continue;
-        ForEachRange(*source, lanes, [&](uint32_t from, uint32_t until) {
-          LocalRef part = source->ref;
-          part.begin += from;
-          CheckApart(*dst, bit_bytes, part, until - from);
-        });
-      }
-    }
+    CheckApart(*dst, bit_bytes, src0, lanes);
+    if (src1 != nullptr) CheckApart(*dst, bit_bytes, *src1, lanes);
     core.Write(MemoryOf(dst->position), begin, begin + bit_bytes);
     if (core.lacks_data) return;
     to = core.Bytes(*dst);
@@ -111,15 +83,14 @@ void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src
   const uint8_t* from0 = core.Bytes(src0.ref);
   const uint8_t* from1 = src1 != nullptr ? core.Bytes(src1->ref) : nullptr;
   std::memset(to, 0, bit_bytes);  // a masked lane gives 0
-  ForEachRun(
-      lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
-        for (uint32_t i = lane; i < lane + count; ++i) {
-          const uint8_t* a = from0 + LaneOffset(src0, repeat, i);
-          const uint8_t* b = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
-                                             : static_cast<const uint8_t*>(scalar);
-          SetBit(to, uint64_t{repeat} * lanes.lanes + i, CompareElement(src0.dtype, mode, a, b));
-        }
-      });
+  ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
+    for (uint32_t i = lane; i < lane + count; ++i) {
+      const uint8_t* a = from0 + LaneOffset(src0, repeat, i);
+      const uint8_t* b = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
+                                         : static_cast<const uint8_t*>(scalar);
+      SetBit(to, uint64_t{repeat} * lanes.lanes + i, CompareElement(src0.dtype, mode, a, b));
+    }
+  });
   if (dst == nullptr) {
     std::memcpy(&core.registers.compare_mask.emplace(), to_register.data(), to_register.size());
   }
@@ -160,18 +131,11 @@ void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const
   }
   const uint32_t bytes = SizeOf(dst.dtype);
   const Lanes lanes = Resolve(core, extent, bytes);
-  core.Compute(dst.dtype, lanes);
-  for (const Operand* operand : {&dst, &src0}) CheckAlive(core, *operand);
-  ReadOperand(core, src0, lanes);
-  if (src1 != nullptr) {
-    CheckAlive(core, *src1);
-    ReadOperand(core, *src1, lanes);
-  }
   const LaneMask in_register = core.registers.compare_mask.value_or(LaneMask{});
   const auto* bits = reinterpret_cast<const uint8_t*>(in_register.data());
   if (!by_register) {
     core.ReserveForSelect();
-    // up to the last element that the count or the last mask lets through
+    // The mask is read up to the last element that is selected.
     uint64_t last = lanes.repeats == 0 ? 0 : uint64_t{lanes.repeats - 1} * lanes.lanes;
     for (uint32_t lane = 0; lanes.repeats != 0 && lane < lanes.lanes; ++lane) {
       if (HasLane(lanes.last, lane)) last = uint64_t{lanes.repeats - 1} * lanes.lanes + lane + 1;
@@ -180,29 +144,21 @@ void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const
     const uint32_t begin = core.Check(mask, 0, needed, kBlockBytes);
     core.Read(MemoryOf(mask.position), begin, begin + needed);
     bits = core.Bytes(mask);
-    ForEachRange(dst, lanes, [&](uint32_t from, uint32_t until) {
-      LocalRef part = dst.ref;
-      part.begin += from;
-      CheckApart(part, until - from, mask, needed);
-    });
+    CheckApart(dst, lanes, mask, needed);
   }
-  CheckOverlap(core, dst, src0, lanes);
-  if (src1 != nullptr) CheckOverlap(core, dst, *src1, lanes);
-  WriteOperand(core, dst, lanes);
-  if (core.lacks_data) return;
+  if (!PrepareElements(core, dst.dtype, dst, {&src0, src1}, lanes)) return;
   uint8_t* to = core.Bytes(dst.ref);
   const uint8_t* from0 = core.Bytes(src0.ref);
   const uint8_t* from1 = src1 != nullptr ? core.Bytes(src1->ref) : nullptr;
-  ForEachRun(
-      lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
-        for (uint32_t i = lane; i < lane + count; ++i) {
-          const uint64_t bit = by_register ? i : uint64_t{repeat} * lanes.lanes + i;
-          const uint8_t* otherwise = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
-                                                     : static_cast<const uint8_t*>(scalar);
-          const uint8_t* from = GetBit(bits, bit) ? from0 + LaneOffset(src0, repeat, i) : otherwise;
-          std::memmove(to + LaneOffset(dst, repeat, i), from, bytes);
-        }
-      });
+  ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
+    for (uint32_t i = lane; i < lane + count; ++i) {
+      const uint64_t bit = by_register ? i : uint64_t{repeat} * lanes.lanes + i;
+      const uint8_t* otherwise = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
+                                                 : static_cast<const uint8_t*>(scalar);
+      const uint8_t* from = GetBit(bits, bit) ? from0 + LaneOffset(src0, repeat, i) : otherwise;
+      std::memmove(to + LaneOffset(dst, repeat, i), from, bytes);
+    }
+  });
 }
 
 }  // namespace emulator

@@ -17,7 +17,8 @@ enum class CoreKind : uint8_t { kVector, kCube };
 
 using LaneMask = std::array<uint64_t, 2>;  // a bit for each lane of a repeat
 
-// Elements of an instruction, resolved: `repeats` times `lanes`, the last repeat with its own mask.
+// The elements that an instruction takes: `repeats` times `lanes`, the last repeat with its own
+// mask.
 struct Lanes {
   uint32_t lanes = 0;
   uint32_t repeats = 0;
@@ -107,7 +108,7 @@ struct Truncation {
 struct Traffic {
   uint64_t rows, row_bytes, pitch;
   bool nd_to_nz = false;
-  uint64_t bytes = rows * row_bytes;  // other where rows differ in length
+  uint64_t bytes = rows * row_bytes;  // differs where the last row is shorter
 };
 
 class Machine;
@@ -122,8 +123,8 @@ class Core {
   std::string Who() const;
 
   // --- events (events.cpp)
-  // Whatever a kernel does is told here once, and reaches the clocks that order it, the counters
-  // and the trace from which its time is modelled; nobody else writes to the three.
+  // Each event is told here once. It reaches the clocks, which order it, the counters and the
+  // trace, from which its time is modelled; nothing else writes to the three.
 
   // Every call of the API that a pipe executes starts here: what messages name, one step of time.
   void Begin(Op op, pipe_t pipe);
@@ -218,8 +219,9 @@ class Core {
   void Account(uint64_t bytes, double cycles);
   void CheckBlock(Memory memory, uint32_t block, bool writes);
   void CheckReserved() const;
-  [[noreturn]] void FailGlobal(const GlobalMemory& memory, uint64_t byte, bool writes,
-                               const GlobalAccess& earlier, bool earlier_wrote) const;
+  // Refuses the running access to a byte that does not follow an earlier one.
+  void FollowGlobal(const GlobalMemory& memory, uint64_t byte, bool writes,
+                    const GlobalAccess& earlier, bool earlier_wrote);
   struct Touched;
   Touched Touch(const GlobalRef& ref, uint64_t offset, uint64_t bytes);
 

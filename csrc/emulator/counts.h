@@ -20,7 +20,7 @@ struct Counts {
   uint64_t cross_sets = 0, cross_waits = 0;
   uint64_t sync_alls = 0;
 
-  // `names`: of the allocations
+  // `names` are those of the allocations.
   CoreCounters Report(const char* kind, const std::vector<std::string>& names) const;
 };
 

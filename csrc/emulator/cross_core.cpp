@@ -10,7 +10,7 @@ namespace {
 
 std::string FlagName(uint16_t id) { return "cross-core flag " + std::to_string(id); }
 
-// ids that SyncAll takes for itself
+// SyncAll takes these ids for itself.
 constexpr uint16_t kSyncAllIds = 0xf << 11;
 
 [[noreturn]] void FailSyncAllIds() {
@@ -62,8 +62,7 @@ void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used
   const uint64_t bytes = uint64_t{blocks} * kBlockBytes;
   if (workspace.allocation < 0 || workspace.bytes < bytes || local.end - local.begin < bytes) {
     Fail(Rule::kSyncAllWorkspace, "%u blocks need %llu bytes in GM and in UB, got %llu and %u",
-         blocks, static_cast<unsigned long long>(bytes),
-         static_cast<unsigned long long>(workspace.bytes), local.end - local.begin);
+         blocks, Number(bytes), Number(workspace.bytes), local.end - local.begin);
   }
   const GlobalMemory& memory = core.machine.globals[workspace.allocation];
   const bool zeroed =

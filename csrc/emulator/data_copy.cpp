@@ -65,14 +65,13 @@ void CheckCopyCount(DType dtype, uint32_t count) {
   CurrentCore().op = Op::kDataCopy;
   Fail(Rule::kCopyCount,
        "count*sizeof(T) must be a multiple of 32 bytes, got count=%u of %s (%llu bytes)", count,
-       Name(dtype), static_cast<unsigned long long>(bytes));
+       Name(dtype), Number(bytes));
 }
 
 void CheckBlockCount(Op op, uint32_t block_count) {
   CurrentCore().op = op;
   CheckFields(CurrentCore());
-  if (block_count <= kMaxBlockCount) return;
-  Fail(Rule::kParamRange, "blockCount is 0 to %u, got %u", kMaxBlockCount, block_count);
+  CheckRange("blockCount", block_count, 0, kMaxBlockCount);
 }
 
 void CheckPad(DType dtype, uint32_t block_bytes, uint32_t left, uint32_t right, uint64_t value) {
@@ -193,15 +192,11 @@ void CheckNdToNz(const AscendC::Nd2NzParams& params) {
   core.op = Op::kDataCopy;
   CheckFields(core);
   if (params.ndNum == 0 || params.nValue == 0 || params.dValue == 0) return;
-  const auto check = [](const char* name, uint32_t value, uint32_t least, uint32_t most) {
-    if (value >= least && value <= most) return;
-    Fail(Rule::kParamRange, "%s is %u to %u, got %u", name, least, most, value);
-  };
-  check("ndNum", params.ndNum, 0, kMaxBlockCount);
-  check("nValue", params.nValue, 0, 16384);
-  check("srcDValue", params.srcDValue, 1, 65535);
-  check("dstNzC0Stride", params.dstNzC0Stride, 1, 16384);
-  check("dstNzNStride", params.dstNzNStride, 1, 16384);
+  CheckRange("ndNum", params.ndNum, 0, kMaxBlockCount);
+  CheckRange("nValue", params.nValue, 0, 16384);
+  CheckRange("srcDValue", params.srcDValue, 1, 65535);
+  CheckRange("dstNzC0Stride", params.dstNzC0Stride, 1, 16384);
+  CheckRange("dstNzNStride", params.dstNzNStride, 1, 16384);
 }
 
 void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const NdToNz& shape) {
@@ -225,7 +220,7 @@ void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const Nd
   const uint64_t reach = last(shape.matrices, shape.destination_matrix) + matrix;
   const uint32_t begin = core.Check(dst, 0, reach, kBlockBytes);
   if (core.machine.options.counting) return;
-  // columns below each other or, where rows leave room, beside each other
+  // columns lie below each other or, where rows leave room, beside each other
   const bool rows_inside = columns == 1 || height <= shape.destination_column ||
                            columns * shape.destination_column <= shape.destination_row;
   const bool matrices_apart = shape.matrices == 1 || matrix <= shape.destination_matrix;

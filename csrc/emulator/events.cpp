@@ -16,7 +16,7 @@ void Core::Begin(Op next, pipe_t on) {
     Fail(Rule::kCorePipe, "%s core has no pipe %s", IsCube() ? "a cube" : "a vector", PipeName(on));
   if (++instructions_ > machine.options.max_instructions) {
     Fail(Rule::kEndless, "%llu instructions were not enough",
-         static_cast<unsigned long long>(machine.options.max_instructions));
+         Number(machine.options.max_instructions));
   }
   clocks_.Step(pipe);
   if (trace_) trace_->Issue(IssueCycles());
@@ -28,19 +28,14 @@ void Core::Account(uint64_t bytes, double cycles) { counts_.pipes[pipe].Add({1, 
 
 void Core::Move(Path path, uint64_t pieces, uint64_t piece_bytes) {
   counts_.paths[static_cast<int>(path)].Add(pieces, piece_bytes);
-  const double cycles = LocalMoveCycles(path, pieces * piece_bytes);
-  Account(pieces * piece_bytes, cycles);
-  if (trace_) trace_->Work(pipe, op, HeadCycles(op, pipe) + cycles);
+  Account(pieces * piece_bytes, LocalMoveCycles(path, pieces * piece_bytes));
 }
 
 void Core::Move(Path path, const GlobalRef& ref, const Traffic& traffic) {
   const bool writes = pipe != PIPE_MTE2;
   counts_.paths[static_cast<int>(path)].Add(traffic.rows, traffic.row_bytes);
-  Account(traffic.rows * traffic.row_bytes, 0);
-  if (traffic.rows == 0 || traffic.row_bytes == 0) {
-    if (trace_) trace_->Work(pipe, op, 0);
-    return;
-  }
+  if (traffic.rows == 0 || traffic.row_bytes == 0) return Account(0, 0);
+  counts_.pipes[pipe].Add({1, traffic.rows * traffic.row_bytes, 0});
   if (ref.allocation < 0) return;  // the check of the access will refuse it
   GlobalCounters& counters = counts_.global[ref.allocation];
   (writes ? counters.written : counters.read) += traffic.bytes;
@@ -56,24 +51,17 @@ void Core::Move(Path path, const GlobalRef& ref, const Traffic& traffic) {
   trace_->Move(pipe, op, MoveCycles(traffic.nd_to_nz, pipe, transfer.rows), transfer);
 }
 
-void Core::FillBytes(uint64_t bytes) {
-  Account(bytes, 0);
-  if (trace_) trace_->Work(pipe, op, HeadCycles(op, pipe));
-}
+void Core::FillBytes(uint64_t bytes) { Account(bytes, 0); }
 
 void Core::Compute(DType dtype, const Lanes& lanes) {
   VectorCounters& counters = counts_.vectors[static_cast<int>(op)][static_cast<int>(dtype)];
   counters.Add({1, lanes.repeats, lanes.elements});
-  const double cycles = VectorCycles(op, dtype, lanes.repeats, lanes.elements);
-  Account(0, cycles);
-  if (trace_) trace_->Work(pipe, op, HeadCycles(op, pipe) + cycles);
+  Account(0, VectorCycles(op, dtype, lanes.repeats, lanes.elements));
 }
 
 void Core::Multiply(DType dtype, const ProductCounters& work) {
   counts_.products[static_cast<int>(dtype)].Add(work);
-  const auto cycles = static_cast<double>(work.cycles);
-  Account(0, cycles);
-  if (trace_) trace_->Work(pipe, op, HeadCycles(op, pipe) + cycles);
+  Account(0, static_cast<double>(work.cycles));
 }
 
 void Core::AccessScalar(ScalarAccess access, bool missed) {

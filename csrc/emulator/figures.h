@@ -7,8 +7,9 @@
 
 namespace emulator {
 
-// Of Atlas A2. Published copies are those of the data_copy, add and matmul examples of the Ascend C
-// best practices; "mte2 time" is the busy time of the unit that they list beside the task's.
+// The device is Atlas A2. Published copies are those of the data_copy, add and matmul examples of
+// the Ascend C best practices; "mte2 time" is the busy time of the unit that they list beside the
+// task's.
 // clang-format off: a table
 #define MOGE_TIME_PARAMETERS(X)                                                                    \
   X(kL2Rate, 5.2e12, "B/s", "documented: peak of pure reads from L2")                              \
@@ -41,13 +42,13 @@ MOGE_TIME_PARAMETERS(MOGE_PARAMETER)
 // computed on vectors.
 double LocalMoveCycles(Path path, uint64_t bytes);
 double VectorCycles(Op op, DType dtype, uint64_t repeats, uint64_t elements);
-// Before an instruction gets going.
+// Cycles before an instruction starts its work.
 double HeadCycles(Op op, pipe_t pipe);
 // What a transfer from or to global memory costs beside its bytes, and how fast its core takes
 // them.
 double MoveCycles(bool nd_to_nz, pipe_t pipe, uint32_t rows);
 double PortRate(pipe_t pipe, bool cube);
-// The scalar unit's: for each call, and for an access to local memory or to global memory.
+// Cycles of the scalar unit: for each call, and for an access to local memory or to global memory.
 inline double IssueCycles() { return kIssue; }
 inline double ScalarCycles(bool missed) { return missed ? kLatency : kScalarUb - kIssue; }
 

@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "core.h"
-#include "fractal.h"
 
 namespace emulator {
 
@@ -88,13 +87,9 @@ void ConvertElement(DType from, DType to, Scaling scaling, uint64_t scale_bits, 
     case DType::kFloat:
       std::memcpy(out, &value, sizeof value);
       return;
-    case DType::kHalf: {
-      const uint16_t bits = FloatToHalf(value);
-      std::memcpy(out, &bits, sizeof bits);
-      return;
-    }
+    case DType::kHalf:
     case DType::kBfloat16: {
-      const uint16_t bits = FloatToBfloat16(value);
+      const uint16_t bits = to == DType::kHalf ? FloatToHalf(value) : FloatToBfloat16(value);
       std::memcpy(out, &bits, sizeof bits);
       return;
     }
@@ -109,13 +104,9 @@ void ConvertElement(DType from, DType to, Scaling scaling, uint64_t scale_bits, 
 }
 
 void CheckShape(DType from, DType to, const Export& shape) {
-  if (shape.n > 4095 || (shape.row_major && shape.m > 8192)) {
-    Fail(Rule::kParamRange, "nSize is 0 to 4095 and mSize 0 to 8192 (NZ: 65535), got %u and %u",
-         shape.n, shape.m);
-  }
-  if (shape.source_matrix > 512) {
-    Fail(Rule::kParamRange, "srcNdStride is 0 to 512, got %u", shape.source_matrix);
-  }
+  CheckRange("nSize", shape.n, 0, 4095);
+  CheckRange("mSize", shape.m, 0, shape.row_major ? 8192 : 65535);
+  CheckRange("srcNdStride", shape.source_matrix, 0, 512);
   if (shape.split &&
       (from != DType::kFloat || to != DType::kFloat || shape.row_major || shape.unit_flag != 0)) {
     Fail(Rule::kFixpipeSplit, "isChannelSplit from %s to %s, %s, unitFlag %u", Name(from), Name(to),
@@ -134,8 +125,8 @@ void CheckOrientation(const Core& core, const Export& shape) {
        shape.row_major ? "ND" : "NZ", shape.row_major ? "Row" : "Column");
 }
 
-// How the result lies in global memory: columns of `width` elements, each with its rows below
-// each other; of ND one column for each matrix.
+// How the result lies in global memory: in columns of `width` elements, whose rows lie below each
+// other. An ND matrix is one column.
 struct Columns {
   uint32_t width;
   uint64_t column_pitch, row_pitch;  // bytes
@@ -164,8 +155,7 @@ void CheckApart(DType to, const Export& shape, const Columns& columns) {
   }
   if (!apart) {
     Fail(Rule::kFixpipeOverlap, "%u x %u, dstStride %llu, %u matrices %u apart", shape.m, shape.n,
-         static_cast<unsigned long long>(shape.destination_stride), shape.matrices,
-         shape.destination_matrix);
+         Number(shape.destination_stride), shape.matrices, shape.destination_matrix);
   }
 }
 
@@ -194,8 +184,7 @@ std::vector<uint64_t> ReadScales(Core& core, const LocalRef* scales, const Expor
   return values;
 }
 
-// Byte of L0C, from the start of the source, where 16 columns of a matrix start: all the rows of
-// them lie below each other.
+// Where 16 columns of a matrix start in L0C, in bytes from the source: all their rows follow.
 uint64_t ResultsAt(const Export& shape, uint32_t matrix, uint32_t column) {
   return uint64_t{matrix} * shape.source_matrix * kProductBytes +
          uint64_t{column / kSide} * shape.source_stride * kRowBytes;

@@ -5,7 +5,7 @@ namespace emulator {
 
 namespace {
 
-// The place of a flag's state, after its checks.
+// What a flag holds, after the checks of its id.
 std::optional<Signal>& FindFlag(Core& core, HardEvent event, int32_t id) {
   if (id < 0 || id >= kEventIds) Fail(Rule::kFlagIdRange, "event id %d, of 0 to 7", id);
   if (core.style.used_static && id >= 6) {

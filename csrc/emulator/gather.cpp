@@ -45,7 +45,7 @@ uint64_t GatherByMask(DType dtype, const LocalRef& dst, const LocalRef& src,
                           (in_repeat - 1) % per_block * bytes;
     if (in_repeat > kUbBytes / bytes) {
       Fail(Rule::kLocalBounds, "%llu elements in a repeat are more than UB holds",
-           static_cast<unsigned long long>(in_repeat));
+           Number(in_repeat));
     }
     core.Check(src, last, bytes, 1);
   }
@@ -70,9 +70,7 @@ uint64_t GatherByMask(DType dtype, const LocalRef& dst, const LocalRef& src,
     while (end < chosen.size() && chosen[end] == chosen[end - 1] + bytes) ++end;
     const auto run = static_cast<uint32_t>(end - i) * bytes;
     ReadPart(src, chosen[i], run);
-    LocalRef part = src;
-    part.begin += chosen[i];
-    CheckApart(dst, chosen.size() * bytes, part, run);
+    CheckApart(dst, chosen.size() * bytes, Part(src, chosen[i]), run);
     i = end;
   }
   uint8_t* to = WritePart(dst, 0, static_cast<uint32_t>(chosen.size()) * bytes);
@@ -95,7 +93,7 @@ void Gather(const Operand& dst, const LocalRef& src, const LocalRef& offsets, ui
   core.Check(src, 0, 0, kBlockBytes);
   core.Check(offsets, 0, 0, kBlockBytes);
   std::vector<uint32_t> chosen;
-  bool data_missing = false;  // what is gathered may be virtual, where from may not
+  bool data_missing = false;  // the gathered values may be virtual, their offsets may not
   uint32_t reach = 0;
   ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
     constexpr uint32_t kOffsetBytes = sizeof(uint32_t);
@@ -108,9 +106,8 @@ void Gather(const Operand& dst, const LocalRef& src, const LocalRef& offsets, ui
       const uint64_t byte = uint64_t{base} + offset;
       if (byte % bytes != 0 || byte + bytes > src.end - src.begin) {
         Fail(Rule::kGatherOffset,
-             "offset %llu of element %u: a multiple of %u inside %u bytes is needed",
-             static_cast<unsigned long long>(byte), repeat * lanes.lanes + lane + i, bytes,
-             src.end - src.begin);
+             "offset %llu of element %u: a multiple of %u inside %u bytes is needed", Number(byte),
+             repeat * lanes.lanes + lane + i, bytes, src.end - src.begin);
       }
       ReadPart(src, byte, bytes);
       data_missing = core.lacks_data;
@@ -118,13 +115,7 @@ void Gather(const Operand& dst, const LocalRef& src, const LocalRef& offsets, ui
       chosen.push_back(static_cast<uint32_t>(byte));
     }
   });
-  if (reach != 0) {
-    ForEachRange(dst, lanes, [&](uint32_t begin, uint32_t end) {
-      LocalRef part = dst.ref;
-      part.begin += begin;
-      CheckApart(part, end - begin, src, reach);
-    });
-  }
+  CheckApart(dst, lanes, src, reach);
   WriteOperand(core, dst, lanes);
   uint8_t* to = core.Bytes(dst.ref);
   const uint8_t* from = core.Bytes(src);
@@ -160,11 +151,7 @@ void GatherBlocks(const Operand& dst, const LocalRef& src, const LocalRef& offse
     ReadPart(src, offset, kBlockBytes);
     reach = std::max(reach, offset + kBlockBytes);
   }
-  ForEachRange(dst, lanes, [&](uint32_t begin, uint32_t end) {
-    LocalRef part = dst.ref;
-    part.begin += begin;
-    CheckApart(part, end - begin, src, reach);
-  });
+  CheckApart(dst, lanes, src, reach);
   WriteOperand(core, dst, lanes);
   uint8_t* to = core.Bytes(dst.ref);
   const uint8_t* from = core.Bytes(src);

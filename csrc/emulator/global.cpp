@@ -5,25 +5,19 @@
 
 namespace emulator {
 
-namespace {
-
-using Number = unsigned long long;
-
-}  // namespace
-
-void Core::FailGlobal(const GlobalMemory& memory, uint64_t byte, bool writes,
-                      const GlobalAccess& earlier, bool earlier_wrote) const {
-  const char* name = memory.name();
+void Core::FollowGlobal(const GlobalMemory& memory, uint64_t byte, bool writes,
+                        const GlobalAccess& earlier, bool earlier_wrote) {
+  if (clocks_.Knows(earlier, earlier_wrote, writes)) return;
+  const char* const now = writes ? "writes" : "reads";
+  const char* const before = earlier_wrote ? "wrote" : "read";
   if (earlier.core != index) {
     Fail(Rule::kGmRace, "%s byte %llu of '%s', which %s %s by %s with no SyncAll or flag between",
-         writes ? "writes" : "reads", static_cast<Number>(byte), name,
-         machine.cores[earlier.core]->Who().c_str(), earlier_wrote ? "wrote" : "read",
+         now, Number(byte), memory.name(), machine.cores[earlier.core]->Who().c_str(), before,
          Name(earlier.op));
   }
   Fail(Rule::kSyncMissing, "pipe %s %s byte %llu of '%s' that %s on pipe %s %s before: add %s",
-       PipeName(pipe), writes ? "writes" : "reads", static_cast<Number>(byte), name,
-       Name(earlier.op), PipeName(earlier.pipe), earlier_wrote ? "wrote" : "read",
-       Remedy(earlier.pipe, pipe).c_str());
+       PipeName(pipe), now, Number(byte), memory.name(), Name(earlier.op), PipeName(earlier.pipe),
+       before, Remedy(earlier.pipe, pipe).c_str());
 }
 
 GlobalMemory::GlobalMemory(const Allocation& allocation, bool tracked)
@@ -74,17 +68,17 @@ uint64_t Core::CheckGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes
   const uint64_t begin = start + offset;
   if (offset > ref.bytes || bytes > ref.bytes - offset) {
     Fail(Rule::kGmBounds, "bytes [%llu, %llu) of '%s', of which the tensor has [%llu, %llu)",
-         static_cast<Number>(begin), static_cast<Number>(begin + bytes), memory.name(),
-         static_cast<Number>(start), static_cast<Number>(start + ref.bytes));
+         Number(begin), Number(begin + bytes), memory.name(), Number(start),
+         Number(start + ref.bytes));
   }
   if (reinterpret_cast<uintptr_t>(memory.begin() + begin) % alignment != 0) {
-    Fail(Rule::kGmAlignment, "byte %llu of '%s' is not at a multiple of %u bytes",
-         static_cast<Number>(begin), memory.name(), alignment);
+    Fail(Rule::kGmAlignment, "byte %llu of '%s' is not at a multiple of %u bytes", Number(begin),
+         memory.name(), alignment);
   }
   return begin;
 }
 
-// What an access to global memory sees of it.
+// The cells of one access to global memory, and the access as they record it.
 struct Core::Touched {
   GlobalMemory& memory;
   uint64_t begin;  // byte of the allocation
@@ -119,16 +113,14 @@ void Core::ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes) {
     if (cell.written.time == 0) {
       if (!touched.initialised) {
         Fail(Rule::kGmUninitialised, "reads byte %llu of '%s', which nothing has written",
-             static_cast<Number>(byte), memory.name());
+             Number(byte), memory.name());
       }
-    } else if (!clocks_.Knows(cell.written, true, false)) {
-      FailGlobal(memory, byte, false, cell.written, true);
+    } else {
+      FollowGlobal(memory, byte, false, cell.written, true);
     }
     if (cell.more) {
       for (const BesideAccess& beside : memory.Beside(byte)) {
-        if (beside.wrote && !clocks_.Knows(beside.access, true, false)) {
-          FailGlobal(memory, byte, false, beside.access, true);
-        }
+        if (beside.wrote) FollowGlobal(memory, byte, false, beside.access, true);
       }
     }
     if (cell.read.time != 0 && !clocks_.Covers(cell.read)) {
@@ -162,22 +154,19 @@ void Core::WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bo
     if (cell.written.time == 0) {
       if (adds && !touched.initialised) {
         Fail(Rule::kGmUninitialised, "adds to byte %llu of '%s', which nothing has written",
-             static_cast<Number>(byte), memory.name());
+             Number(byte), memory.name());
       }
-    } else if (!added && !clocks_.Knows(cell.written, true, true)) {
-      FailGlobal(memory, byte, true, cell.written, true);
+    } else if (!added) {
+      FollowGlobal(memory, byte, true, cell.written, true);
     }
-    if (cell.read.time != 0 && !clocks_.Knows(cell.read, false, true)) {
-      FailGlobal(memory, byte, true, cell.read, false);
-    }
+    if (cell.read.time != 0) FollowGlobal(memory, byte, true, cell.read, false);
     if (cell.more) {
       for (const BesideAccess& beside : memory.Beside(byte)) {
-        if (!(adds && beside.wrote) && !clocks_.Knows(beside.access, beside.wrote, true)) {
-          FailGlobal(memory, byte, true, beside.access, beside.wrote);
-        }
+        if (adds && beside.wrote) continue;
+        FollowGlobal(memory, byte, true, beside.access, beside.wrote);
       }
     }
-    if (!adds) {  // whoever knows of this write knows of what it follows
+    if (!adds) {  // it follows the accesses before it, so nobody needs them any more
       if (cell.more) memory.Forget(byte);
       cell.more = false;
       cell.read = {};

@@ -58,7 +58,7 @@ Machine::Machine(const Options& given) : options(Effective(given)) {
   if (options.device != nullptr) {
     CacheModel fresh;
     CacheModel& cache = options.cache != nullptr ? *options.cache : fresh;
-    // by name: addresses, which they are sorted by, are others in every run
+    // Places go by name, since addresses differ from run to run.
     std::multimap<std::string, GlobalMemory*> named;
     for (GlobalMemory& memory : globals) named.emplace(memory.allocation().name, &memory);
     for (const auto& [name, memory] : named) memory->place = cache.Place(memory->allocation());

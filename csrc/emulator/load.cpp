@@ -1,6 +1,5 @@
 // LoadData and Fill: fractals on their way to L0, as they are or transposed.
 #include "core.h"
-#include "fractal.h"
 
 namespace emulator {
 
@@ -103,7 +102,7 @@ void LoadFractals(DType dtype, const LocalRef& dst, const LocalRef& src, const F
   if (run.transpose && SizeOf(dtype) != 2) {
     Fail(Rule::kLoadTranspose, "ifTranspose with %s: use LoadDataWithTranspose", Name(dtype));
   }
-  if (run.backwards) Fail(Rule::kParamRange, "addrMode is 0 on the way from L1");
+  CheckRange("addrMode from L1", run.backwards, 0, 0);
   LoadUnits(Op::kLoadData, dst, src, run, kFractalBytes, [&](const uint8_t* from, uint8_t* to) {
     if (run.transpose) {
       TransposeSquare<2>(from, to, 0);
@@ -151,10 +150,9 @@ void FillBlocks(DType dtype, const LocalRef& dst, const void* value, uint32_t re
   core.Begin(Op::kFill, memory == Memory::kL1 ? PIPE_MTE2 : PIPE_MTE1);
   const bool fractals = memory == Memory::kL0A || memory == Memory::kL0B;
   if (memory != Memory::kL1 && !fractals) Fail(Rule::kCopyPath, "Fill of %s", Name(memory));
-  if (repeat > 32767 || blocks > 32767 || gap > 32767) {
-    Fail(Rule::kParamRange, "repeatTimes, blockNum and dstGap are 0 to 32767, got %u, %u, %u",
-         repeat, blocks, gap);
-  }
+  CheckRange("repeatTimes", repeat, 0, 32767);
+  CheckRange("blockNum", blocks, 0, 32767);
+  CheckRange("dstGap", gap, 0, 32767);
   const uint32_t unit = fractals ? kFractalBytes : kBlockBytes;
   core.FillBytes(uint64_t{repeat} * blocks * unit);
   core.Check(dst, 0, 0, unit);

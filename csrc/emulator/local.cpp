@@ -38,9 +38,8 @@ uint32_t Core::Check(const LocalRef& ref, uint64_t offset, uint64_t bytes, uint3
   }
   const char* const memory = Name(MemoryOf(ref.position));
   if (offset > ref.end - ref.begin || bytes > ref.end - ref.begin - offset) {
-    Fail(Rule::kLocalBounds, "bytes [%llu, %llu) of a tensor of %u bytes at %s %u",
-         static_cast<unsigned long long>(offset), static_cast<unsigned long long>(offset + bytes),
-         ref.end - ref.begin, memory, ref.begin);
+    Fail(Rule::kLocalBounds, "bytes [%llu, %llu) of a tensor of %u bytes at %s %u", Number(offset),
+         Number(offset + bytes), ref.end - ref.begin, memory, ref.begin);
   }
   const auto address = static_cast<uint32_t>(ref.begin + offset);
   if (address % alignment != 0) {
@@ -50,7 +49,7 @@ uint32_t Core::Check(const LocalRef& ref, uint64_t offset, uint64_t bytes, uint3
   return address;
 }
 
-// The slow way, for what the horizons have not cleared.
+// Checks each access to a block by itself, where the horizon does not clear them all.
 void Core::CheckBlock(Memory memory, uint32_t number, bool writes) {
   const LocalMemory& local = Local(memory);
   const BlockRecord& record = local.blocks[number];
@@ -153,8 +152,7 @@ void Core::Take(Memory memory, uint64_t top) {
   const uint32_t bytes = MemoryBytes(memory) - (keeps ? kReservedBytes : 0);
   if (top > bytes) {
     Fail(in_ub ? Rule::kUbCapacity : Rule::kLocalCapacity,
-         "%llu bytes of %s, of which a kernel has %u", static_cast<unsigned long long>(top),
-         Name(memory), bytes);
+         "%llu bytes of %s, of which a kernel has %u", Number(top), Name(memory), bytes);
   }
   Occupy(memory, static_cast<uint32_t>(top));
   if (!in_ub) return;

@@ -1,6 +1,8 @@
 // Names of instructions, types, memories, pipes and events; where a position lies.
 #include "names.h"
 
+#include <iterator>
+
 namespace emulator {
 
 namespace {
@@ -78,26 +80,39 @@ std::string Remedy(int earlier, int later) {
   return remedy;
 }
 
-Memory MemoryOf(TPosition position) {
-  switch (position) {
-    case TPosition::A1:
-    case TPosition::B1:
-    case TPosition::C1:
-      return Memory::kL1;
-    case TPosition::A2:
-      return Memory::kL0A;
-    case TPosition::B2:
-      return Memory::kL0B;
-    case TPosition::CO1:
-      return Memory::kL0C;
-    case TPosition::C2:
-      return Memory::kBias;
-    case TPosition::C2PIPE2GM:
-      return Memory::kFixpipe;
-    default:
-      return Memory::kUb;
-  }
+namespace {
+
+// Where a position lies, which pipe fills it and which one empties it.
+struct Place {
+  Memory memory;
+  pipe_t producer, consumer;
+};
+const Place& PlaceOf(TPosition position) {
+  static constexpr Place kPlaces[] = {
+      {Memory::kUb, PIPE_MTE2, PIPE_V},       // GM
+      {Memory::kL1, PIPE_MTE2, PIPE_MTE1},    // A1
+      {Memory::kL0A, PIPE_MTE1, PIPE_M},      // A2
+      {Memory::kL1, PIPE_MTE2, PIPE_MTE1},    // B1
+      {Memory::kL0B, PIPE_MTE1, PIPE_M},      // B2
+      {Memory::kL1, PIPE_MTE2, PIPE_MTE1},    // C1
+      {Memory::kBias, PIPE_MTE1, PIPE_M},     // C2
+      {Memory::kL0C, PIPE_M, PIPE_FIX},       // CO1
+      {Memory::kUb, PIPE_FIX, PIPE_MTE3},     // CO2
+      {Memory::kUb, PIPE_MTE2, PIPE_V},       // VECIN
+      {Memory::kUb, PIPE_V, PIPE_MTE3},       // VECOUT
+      {Memory::kUb, PIPE_V, PIPE_V},          // VECCALC
+      {Memory::kFixpipe, PIPE_MTE2, PIPE_V},  // C2PIPE2GM
+      {Memory::kUb, PIPE_MTE2, PIPE_V},       // MAX
+  };
+  static_assert(std::size(kPlaces) == static_cast<size_t>(TPosition::MAX) + 1);
+  return kPlaces[static_cast<int>(position)];
 }
+
+}  // namespace
+
+Memory MemoryOf(TPosition position) { return PlaceOf(position).memory; }
+pipe_t Producer(TPosition position) { return PlaceOf(position).producer; }
+pipe_t Consumer(TPosition position) { return PlaceOf(position).consumer; }
 
 uint32_t MemoryBytes(Memory memory) {
   static constexpr uint32_t kBytes[] = {kUbBytes, 524288, 65536, 65536, 131072, 1024, 2048};

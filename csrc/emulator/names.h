@@ -19,6 +19,8 @@ inline constexpr uint32_t kSelectBytes = 8192;
 inline constexpr uint32_t kCacheLineBytes = 64;
 inline constexpr uint32_t kFractalBytes = 512;   // 16 x 32 bytes; one unit flag in L0C
 inline constexpr uint32_t kProductBytes = 1024;  // 16 x 16 results in L0C
+inline constexpr uint32_t kSide = 16;            // rows and columns of a fractal of results
+inline constexpr uint32_t kRowBytes = 64;        // 16 results
 inline constexpr int kEvents = static_cast<int>(HardEvent::MAX);
 inline constexpr int kEventIds = 8;
 inline constexpr int kCrossIds = 16;
@@ -44,6 +46,10 @@ inline constexpr int kPaths = static_cast<int>(Path::kL0CToGm) + 1;
 enum class ScalarAccess : uint8_t { kUbGet, kUbSet, kGmGet, kGmSet };
 inline constexpr int kScalarAccesses = 4;
 
+inline uint32_t CeilDivide(uint32_t value, uint32_t divisor) {
+  return (value + divisor - 1) / divisor;
+}
+
 const char* Name(Op op);
 const char* Name(DType dtype);
 const char* Name(Memory memory);
@@ -56,6 +62,9 @@ std::string Remedy(int earlier, int later);
 pipe_t EventSource(HardEvent event);
 pipe_t EventDestination(HardEvent event);
 Memory MemoryOf(TPosition position);
+// the pipe that fills a position, and the one that empties it
+pipe_t Producer(TPosition position);
+pipe_t Consumer(TPosition position);
 uint32_t MemoryBytes(Memory memory);
 
 }  // namespace emulator

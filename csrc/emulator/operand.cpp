@@ -8,8 +8,8 @@ Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes) {
   lanes.lanes = kRepeatBytes / element_bytes;
   const auto set_count = [&](uint64_t count) {
     if (count > kUbBytes / element_bytes) {
-      Fail(Rule::kLocalBounds, "%llu elements of %u bytes are more than UB holds",
-           static_cast<unsigned long long>(count), element_bytes);
+      Fail(Rule::kLocalBounds, "%llu elements of %u bytes are more than UB holds", Number(count),
+           element_bytes);
     }
     lanes.elements = count;
     lanes.repeats = static_cast<uint32_t>((count + lanes.lanes - 1) / lanes.lanes);
@@ -37,7 +37,7 @@ Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes) {
   if (extent.form == MaskForm::kContiguous) {
     if (extent.low > lanes.lanes) {
       Fail(Rule::kMaskRange, "mask is at most %u for elements of %u bytes, got %llu", lanes.lanes,
-           element_bytes, static_cast<unsigned long long>(extent.low));
+           element_bytes, Number(extent.low));
     }
     lanes.mask = PrefixMask(static_cast<uint32_t>(extent.low));
   } else {
@@ -48,8 +48,7 @@ Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes) {
     if (!default_register &&
         ((lanes.mask[0] & ~possible[0]) != 0 || (lanes.mask[1] & ~possible[1]) != 0)) {
       Fail(Rule::kMaskHighBits, "%u lanes of %u bytes, got mask[1]=%#llx, mask[0]=%#llx",
-           lanes.lanes, element_bytes, static_cast<unsigned long long>(lanes.mask[1]),
-           static_cast<unsigned long long>(lanes.mask[0]));
+           lanes.lanes, element_bytes, Number(lanes.mask[1]), Number(lanes.mask[0]));
     }
     lanes.mask[0] &= possible[0];
     lanes.mask[1] &= possible[1];
@@ -142,8 +141,19 @@ void CheckOverlap(Core& core, const Operand& dst, const Operand& src, const Lane
 void CheckApart(const LocalRef& dst, uint64_t dst_bytes, const LocalRef& src, uint64_t src_bytes) {
   if (dst.begin + dst_bytes <= src.begin || src.begin + src_bytes <= dst.begin) return;
   Fail(Rule::kOverlap, "the destination, UB [%u, %llu), overlaps a source, UB [%u, %llu)",
-       dst.begin, static_cast<unsigned long long>(dst.begin + dst_bytes), src.begin,
-       static_cast<unsigned long long>(src.begin + src_bytes));
+       dst.begin, Number(dst.begin + dst_bytes), src.begin, Number(src.begin + src_bytes));
+}
+
+void CheckApart(const Operand& dst, const Lanes& lanes, const LocalRef& src, uint64_t src_bytes) {
+  ForEachRange(dst, lanes, [&](uint32_t begin, uint32_t end) {
+    CheckApart(Part(dst.ref, begin), end - begin, src, src_bytes);
+  });
+}
+
+void CheckApart(const LocalRef& dst, uint64_t dst_bytes, const Operand& src, const Lanes& lanes) {
+  ForEachRange(src, lanes, [&](uint32_t begin, uint32_t end) {
+    CheckApart(dst, dst_bytes, Part(src.ref, begin), end - begin);
+  });
 }
 
 const uint8_t* ReadPart(const LocalRef& ref, uint64_t offset, uint32_t bytes) {
@@ -160,15 +170,22 @@ uint8_t* WritePart(const LocalRef& ref, uint64_t offset, uint32_t bytes, ByteSta
   return core.Bytes(ref) + offset;
 }
 
+void ReadSources(Core& core, std::initializer_list<const Operand*> sources, const Lanes& lanes) {
+  for (const Operand* source : sources) {
+    if (source == nullptr) continue;
+    CheckAlive(core, *source);
+    ReadOperand(core, *source, lanes);
+  }
+}
+
 bool PrepareElements(Core& core, DType counted, const Operand& dst,
                      std::initializer_list<const Operand*> sources, const Lanes& lanes,
                      const Operand* running) {
   core.Compute(counted, lanes);
   CheckAlive(core, dst);
-  for (const Operand* source : sources) CheckAlive(core, *source);
-  for (const Operand* source : sources) ReadOperand(core, *source, lanes);
+  ReadSources(core, sources, lanes);
   for (const Operand* source : sources) {
-    if (source != running) CheckOverlap(core, dst, *source, lanes);
+    if (source != nullptr && source != running) CheckOverlap(core, dst, *source, lanes);
   }
   WriteOperand(core, dst, lanes);
   return !core.lacks_data;

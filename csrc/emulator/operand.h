@@ -12,6 +12,22 @@ inline bool HasLane(const LaneMask& mask, uint32_t lane) {
   return (mask[lane / 64] >> (lane % 64) & 1) != 0;
 }
 
+// An element of half or float, and as half or float.
+inline float LoadFloat(DType dtype, const uint8_t* from) {
+  if (dtype == DType::kHalf) {
+    uint16_t bits;
+    std::memcpy(&bits, from, sizeof bits);
+    return HalfToFloat(bits);
+  }
+  float value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+inline void StoreFloat(DType dtype, uint8_t* to, float value) {
+  const uint32_t bits = dtype == DType::kHalf ? FloatToHalf(value) : FloatBits(value);
+  std::memcpy(to, &bits, SizeOf(dtype));
+}
+
 // Byte at which lane `lane` of repeat `repeat` lies, from the start of the operand.
 inline uint32_t LaneOffset(const Operand& operand, uint32_t repeat, uint32_t lane) {
   const uint32_t bytes = SizeOf(operand.dtype);
@@ -120,13 +136,23 @@ struct Span {
 Span Reach(const Operand& operand, const Lanes& lanes);
 // The source is the destination, lane by lane, or apart from what was written before it.
 void CheckOverlap(Core& core, const Operand& dst, const Operand& src, const Lanes& lanes);
-// Byte ranges of plain tensors that must not meet.
+// The tensor from byte `at` on, which need not lie inside it.
+inline LocalRef Part(LocalRef ref, uint32_t at) {
+  ref.begin += at;
+  return ref;
+}
+// Byte ranges that must not meet: of plain tensors, or of the elements of an operand.
 void CheckApart(const LocalRef& dst, uint64_t dst_bytes, const LocalRef& src, uint64_t src_bytes);
+void CheckApart(const Operand& dst, const Lanes& lanes, const LocalRef& src, uint64_t src_bytes);
+void CheckApart(const LocalRef& dst, uint64_t dst_bytes, const Operand& src, const Lanes& lanes);
 
 // A part of a tensor, checked and read, or checked and written.
 const uint8_t* ReadPart(const LocalRef& ref, uint64_t offset, uint32_t bytes);
 uint8_t* WritePart(const LocalRef& ref, uint64_t offset, uint32_t bytes,
                    ByteState state = ByteState::kValid);
+
+// Sources of an instruction, aligned and read; a null one is a scalar.
+void ReadSources(Core& core, std::initializer_list<const Operand*> sources, const Lanes& lanes);
 
 // What every element-wise instruction does before its data: it is counted as one of type `counted`,
 // its operands are aligned, read, apart and written. Returns whether there is data to compute with.

@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "core.h"
-#include "fractal.h"
 #include "mmad.h"
 #include "params.h"
 
@@ -118,7 +117,7 @@ ProductShape ShapeOf(DType dtype, const Product& product) {
   shape.k = product.k;
   shape.k_side = kBlockBytes / SizeOf(dtype);
   shape.k_fractals = CeilDivide(product.k, shape.k_side);
-  // A that was transposed on its way has its fractals of 8 floats in pairs
+  // transposed loads leave the fractals of A, 8 floats wide, in pairs
   shape.a_pitch = product.align_k && dtype == DType::kFloat ? CeilDivide(product.k, kSide) * 2
                                                             : shape.k_fractals;
   shape.init = product.init || product.bias != nullptr;
@@ -145,10 +144,9 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
   CheckPosition(a, Memory::kL0A);
   CheckPosition(b, Memory::kL0B);
   if (product.bias != nullptr) CheckPosition(*product.bias, Memory::kBias);
-  if (product.m > 4095 || product.n > 4095 || product.k > 4095) {
-    Fail(Rule::kParamRange, "m, n and k are 0 to 4095, got %u, %u, %u", product.m, product.n,
-         product.k);
-  }
+  CheckRange("m", product.m, 0, 4095);
+  CheckRange("n", product.n, 0, 4095);
+  CheckRange("k", product.k, 0, 4095);
   CheckUnitFlag(product.unit_flag);
   const ProductShape shape = ShapeOf(dtype, product);
   const uint32_t m_fractals = CeilDivide(shape.m, kSide);

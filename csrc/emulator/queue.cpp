@@ -7,45 +7,6 @@ namespace emulator {
 
 namespace {
 
-// the pipe that writes a position, and the one that reads it
-pipe_t Producer(TPosition position) {
-  switch (position) {
-    case TPosition::VECOUT:
-    case TPosition::VECCALC:
-      return PIPE_V;
-    case TPosition::A2:
-    case TPosition::B2:
-    case TPosition::C2:
-      return PIPE_MTE1;
-    case TPosition::CO1:
-      return PIPE_M;
-    case TPosition::CO2:
-      return PIPE_FIX;
-    default:
-      return PIPE_MTE2;
-  }
-}
-
-pipe_t Consumer(TPosition position) {
-  switch (position) {
-    case TPosition::VECOUT:
-    case TPosition::CO2:
-      return PIPE_MTE3;
-    case TPosition::A1:
-    case TPosition::B1:
-    case TPosition::C1:
-      return PIPE_MTE1;
-    case TPosition::A2:
-    case TPosition::B2:
-    case TPosition::C2:
-      return PIPE_M;
-    case TPosition::CO1:
-      return PIPE_FIX;
-    default:
-      return PIPE_V;
-  }
-}
-
 void ClearPipe(Core& core) {
   CheckLeaks(core);
   for (Buffer& buffer : core.buffers.all) {
@@ -57,7 +18,7 @@ void ClearPipe(Core& core) {
   core.ub_top = 0;
 }
 
-// Number of a new buffer behind those that are there.
+// Adds a buffer after the last one and returns its number.
 uint32_t AddBuffer(Core& core, TPosition position, uint32_t bytes) {
   if (core.IsCube()) Fail(Rule::kStyleCube, "TPipe on a cube core: use LocalTensor by address");
   core.CheckPosition(position);
@@ -165,7 +126,7 @@ LocalRef BufGet(uint32_t id, uint64_t bytes, bool whole) {
   const Buffer& buffer = core.buffers.all[id];
   if (whole) bytes = buffer.end - buffer.begin;
   if (bytes > buffer.end - buffer.begin) {
-    Fail(Rule::kBufLength, "%llu bytes of a buffer of %u", static_cast<unsigned long long>(bytes),
+    Fail(Rule::kBufLength, "%llu bytes of a buffer of %u", Number(bytes),
          buffer.end - buffer.begin);
   }
   return {buffer.position, buffer.begin, buffer.begin + static_cast<uint32_t>(bytes), id,

@@ -8,25 +8,23 @@ namespace emulator {
 
 namespace {
 
-constexpr const char* kRuleIds[] = {
-#define MOGE_RULE(name, id, text) id,
-    MOGE_EMULATOR_RULES(MOGE_RULE)
-#undef MOGE_RULE
+struct Text {
+  const char* id;
+  const char* sentence;
 };
-
-constexpr const char* kRuleTexts[] = {
-#define MOGE_RULE(name, id, text) text,
+constexpr Text kRules[] = {
+#define MOGE_RULE(name, id, text) {id, text},
     MOGE_EMULATOR_RULES(MOGE_RULE)
 #undef MOGE_RULE
 };
 
 }  // namespace
 
-const char* Error::rule_id() const { return kRuleIds[static_cast<int>(rule_)]; }
+const char* Error::rule_id() const { return kRules[static_cast<int>(rule_)].id; }
 
 std::vector<std::pair<std::string, std::string>> Rules() {
   std::vector<std::pair<std::string, std::string>> rules;
-  for (size_t i = 0; i < std::size(kRuleIds); ++i) rules.emplace_back(kRuleIds[i], kRuleTexts[i]);
+  for (const Text& rule : kRules) rules.emplace_back(rule.id, rule.sentence);
   return rules;
 }
 
@@ -37,8 +35,14 @@ void Fail(Rule rule, const char* format, ...) {
   std::vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
   const Core& core = CurrentCore();
-  throw Error(rule, std::string(Name(core.op)) + ": rule " + kRuleIds[static_cast<int>(rule)] +
+  throw Error(rule, std::string(Name(core.op)) + ": rule " + kRules[static_cast<int>(rule)].id +
                         ": " + text + " (" + core.Who() + " of " + core.machine.options.name + ")");
+}
+
+void CheckRange(const char* name, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return;
+  Fail(Rule::kParamRange, "%s is %lld to %lld, got %lld", name, static_cast<long long>(least),
+       static_cast<long long>(most), static_cast<long long>(value));
 }
 
 void NoteTruncation(long long value, unsigned bits) {

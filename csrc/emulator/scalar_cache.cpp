@@ -7,8 +7,6 @@ namespace emulator {
 
 namespace {
 
-using Number = unsigned long long;
-
 uint64_t ByteMask(uint32_t at, uint32_t bytes) { return ((uint64_t{1} << bytes) - 1) << at; }
 
 CacheLineState& Fetch(Core& core, const GlobalRef& ref, uintptr_t address) {
@@ -33,8 +31,7 @@ void CheckSharing(Core& core, const CacheLineState& line, uint64_t begin, uint64
     if (cell.stamp > line.stamp || by_another) {
       Fail(Rule::kDcacheSharing,
            "the line written back also holds byte %llu of '%s', which %s changed",
-           static_cast<Number>(begin + i), memory.name(),
-           core.machine.cores[cell.written.core]->Who().c_str());
+           Number(begin + i), memory.name(), core.machine.cores[cell.written.core]->Who().c_str());
     }
   }
 }
@@ -96,7 +93,7 @@ void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value)
         Fail(Rule::kDcacheStale,
              "byte %llu of '%s' is in a cache line fetched before %s of %s changed it: add "
              "DataCacheCleanAndInvalid",
-             static_cast<Number>(begin), memory.name(), Name(cells[i].written.op),
+             Number(begin), memory.name(), Name(cells[i].written.op),
              core.machine.cores[cells[i].written.core]->Who().c_str());
       }
     }

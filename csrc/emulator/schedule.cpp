@@ -54,7 +54,7 @@ struct Interval {
   double start = kUnknown, end = kUnknown;
 };
 
-// Takes what comes one after the other.
+// A resource that serves one transfer after the other.
 struct Server {
   double rate = 0;  // bytes per cycle
   double free = 0;
@@ -87,7 +87,8 @@ class CoreSchedule {
         flags_(trace_.flags_, kUnknown),
         links_(trace_.links_.size()) {}
 
-  // As far as it goes without the shared memory or another core. `ready(start, pipe)`: a transfer.
+  // Goes on until the shared memory or another core is needed; calls ready(start, pipe) for a
+  // transfer that waits for its turn.
   template <typename Ready>
   void Advance(Ready ready) {
     for (bool moved = true; moved;) {
@@ -137,7 +138,7 @@ class CoreSchedule {
   };
   struct Pipe {
     std::array<Entry, kDepth> ring;
-    std::array<double, kDepth> left{};  // when the entry before in this place left the queue
+    std::array<double, kDepth> left{};  // when the last entry of this place left the queue
     uint64_t given = 0, taken = 0;
     double free = 0;  // for the next instruction
     double done = 0;  // the last one's effects can be seen
@@ -161,7 +162,7 @@ class CoreSchedule {
     Pipe& pipe = pipes_[number];
     if (step.link != kNone) {
       const Link& link = trace_.links_[step.link];
-      // never before what it follows
+      // it never ends before the instructions that it follows
       if (link.last != kNone) {
         done += std::max(0.0, links_[link.last].end - end);
         end = std::max(end, links_[link.last].end);

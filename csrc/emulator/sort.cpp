@@ -23,26 +23,17 @@ bool Precedes(const Scored& a, const Scored& b) {
 // The middle of a pair with a half score is reserved: nobody reads it.
 Scored LoadPair(DType dtype, const LocalRef& ref, uint64_t offset) {
   Scored pair;
-  if (dtype == DType::kHalf) {
-    uint16_t bits;
-    std::memcpy(&bits, ReadPart(ref, offset, 2), sizeof bits);
-    pair.score = HalfToFloat(bits);
-  } else {
-    std::memcpy(&pair.score, ReadPart(ref, offset, 4), sizeof pair.score);
-  }
+  pair.score = LoadFloat(dtype, ReadPart(ref, offset, SizeOf(dtype)));
   std::memcpy(&pair.index, ReadPart(ref, offset + 4, 4), sizeof pair.index);
   return pair;
 }
 
 void StorePair(DType dtype, const LocalRef& ref, uint64_t offset, const Scored& pair) {
   uint8_t* to = WritePart(ref, offset, kPairBytes);
+  StoreFloat(dtype, to, pair.score);
   if (dtype == DType::kHalf) {
-    const uint16_t bits = FloatToHalf(pair.score);
-    std::memcpy(to, &bits, sizeof bits);
     std::memset(to + 2, 0xff, 2);
     WritePart(ref, offset + 2, 2, ByteState::kPoison);
-  } else {
-    std::memcpy(to, &pair.score, sizeof pair.score);
   }
   std::memcpy(to + 4, &pair.index, sizeof pair.index);
 }
@@ -69,13 +60,7 @@ void Sort32(DType dtype, const LocalRef& dst, const LocalRef& score, const Local
   for (uint32_t first = 0; first < count; first += kSorted) {
     std::array<Scored, kSorted> pairs;
     for (uint32_t i = 0; i < kSorted; ++i) {
-      if (dtype == DType::kHalf) {
-        uint16_t bits;
-        std::memcpy(&bits, scores + (first + i) * 2, sizeof bits);
-        pairs[i].score = HalfToFloat(bits);
-      } else {
-        std::memcpy(&pairs[i].score, scores + (first + i) * 4, sizeof(float));
-      }
+      pairs[i].score = LoadFloat(dtype, scores + (first + i) * bytes);
       std::memcpy(&pairs[i].index, indices + (first + i) * 4, sizeof(uint32_t));
     }
     std::stable_sort(pairs.begin(), pairs.end(), Precedes);

@@ -13,8 +13,8 @@ std::vector<TimeParameter> TimeParameters() {
 }
 
 const std::vector<Device>& Devices() {
-  // 910B4: neither is documented in what was at hand; the clock follows from 246 TFLOP/s of fp16
-  // in the platform files, the rate is taken as half of the 64 GB chips', as its 32 GB are
+  // Of the 910B4 neither figure was found documented. The clock follows from 246 TFLOP/s of fp16 in
+  // the platform files; the rate is half of the 64 GB chips', since it has 32 GB.
   static const std::vector<Device> devices = {
       {"910B1", 24, 48, 1.85e9, 1.6e12},
       {"910B4", 20, 40, 1.5e9, 0.8e12},
@@ -59,7 +59,7 @@ double VectorCycles(Op op, DType dtype, uint64_t repeats, uint64_t elements) {
     case Op::kSort32:
     case Op::kMrgSort:
       return count / 2;
-    case Op::kCast:  // 64 of any type, and a repeat has no more of the wider one
+    case Op::kCast:  // 64 elements of any type; a repeat has as many of the wider one
       return std::max(rounds, count / 64);
     case Op::kBrcb:
       return rounds;

@@ -3,8 +3,8 @@
 // While the cores execute, each writes down a Trace: its instructions in program order, with their
 // cycles and with what its pipes wait for. After the launch MakeSchedule gives every one of them a
 // start and an end. Cores meet in the memory that they share, in SyncAll and in cross-core flags;
-// transfers are taken in the order of time, whatever order the cores ran in. This header has what
-// outlives a launch, the contents of L2; trace.h has the rest.
+// transfers are taken in the order of time, not in the order that the cores ran in. This header has
+// what outlives a launch, the contents of L2; trace.h has the rest.
 #ifndef MOGE_EMULATOR_TIMING_H_
 #define MOGE_EMULATOR_TIMING_H_
 

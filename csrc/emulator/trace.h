@@ -15,7 +15,7 @@ class Machine;
 inline constexpr uint32_t kNone = ~uint32_t{0};
 
 enum class StepKind : uint8_t {
-  kWork,       // a pipe is busy for so many cycles
+  kWork,       // a pipe is busy for its cycles
   kMove,       // a transfer: those cycles, or what the memory takes
   kSet,        // sets a flag when what the pipe has begun is done
   kWait,       // for a flag

@@ -12,8 +12,8 @@ void CheckUnitFlag(uint8_t flag) {
   Fail(Rule::kUnitFlagValue, "unitFlag is 0, 2 or 3, got %u", flag);
 }
 
-// The blocks of L0C that one instruction covers, before it touches them. What the flags order is
-// forgotten: both pipes follow each other there.
+// Called before an instruction touches its blocks of L0C. The flags order Mmad and Fixpipe there,
+// so the records of the other pipe's accesses are dropped.
 void TakeUnits(Core& core, uint32_t begin, uint32_t end, uint8_t flag) {
   const bool writes = core.pipe == PIPE_M;
   LocalMemory& local = core.Local(Memory::kL0C);

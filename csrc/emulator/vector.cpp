@@ -8,7 +8,7 @@ namespace emulator {
 
 namespace {
 
-// what a lane computes in: float for half and float, wider integers for integers
+// A lane computes half and float in float, integers in int64.
 template <typename T>
 struct WideOf {
   using type = int64_t;
@@ -206,7 +206,7 @@ uint32_t Widest(const Operand& a, const Operand& b) {
   return std::max(SizeOf(a.dtype), SizeOf(b.dtype));
 }
 
-// dst as src1 without moving on: each repeat adds to the sums of the one before
+// Where dst is also src1 and a stride is 0, each repeat works on the results of the one before.
 bool IsRunningResult(Op op, const Operand& dst, const Operand& src1) {
   const bool allowed =
       op == Op::kAdd || op == Op::kSub || op == Op::kMul || op == Op::kMax || op == Op::kMin;
@@ -293,11 +293,8 @@ void Fill(const Operand& dst, const void* value, const Extent& extent) {
 void Copy(const Operand& dst, const Operand& src, const Extent& extent) {
   Core& core = CurrentCore();
   core.Begin(Op::kCopy, PIPE_V);
-  constexpr uint32_t kMaxRepeatStride = 4095;
-  if (dst.repeat_stride > kMaxRepeatStride || src.repeat_stride > kMaxRepeatStride) {
-    Fail(Rule::kParamRange, "repeat strides are 0 to %u, got %u and %u", kMaxRepeatStride,
-         dst.repeat_stride, src.repeat_stride);
-  }
+  CheckRange("dstRepeatSize", dst.repeat_stride, 0, 4095);
+  CheckRange("srcRepeatSize", src.repeat_stride, 0, 4095);
   const uint32_t bytes = SizeOf(dst.dtype);
   const Lanes lanes = Resolve(core, extent, bytes);
   if (!PrepareElements(core, dst.dtype, dst, {&src}, lanes)) return;
