@@ -704,6 +704,34 @@ def test_bulk_needs_counting(emulator: ModuleType) -> None:
         run(emulator, "elementwise", X, bulk=True)
 
 
+# --- the model of time: what tests/test_ascend_model.py does not reach ----------------------------
+
+
+def times_of(emulator: ModuleType, name: str) -> tuple[dict[str, list[tuple[float, float]]], float]:
+    """Start and end of each instruction by pipe, and the latency of a transfer."""
+    memory = [np.zeros(BYTES, np.uint8) for _ in range(3)]
+    pipes: dict[str, list[tuple[float, float]]] = {}
+    for _, pipe, _, start, end in emulator.schedule(name, *memory)["times"]["picture"]:
+        pipes.setdefault(pipe, []).append((start, end))
+    return pipes, emulator.time_parameters()["Latency"][0]
+
+
+def test_barriers_take_time(emulator: ModuleType) -> None:
+    pipes, latency = times_of(emulator, "barriers")
+    (_, first), (second, last) = pipes["MTE2"]
+    assert second == pytest.approx(first + latency)
+    ((vector, _),) = pipes["V"]
+    assert vector >= last + latency
+
+
+def test_a_copy_to_the_bias_table_takes_time(emulator: ModuleType) -> None:
+    pipes, latency = times_of(emulator, "bias")
+    ((_, arrived),) = pipes["MTE2"]
+    ((start, end),) = pipes["MTE1"]
+    assert start == pytest.approx(arrived + latency)
+    assert end - start == pytest.approx(emulator.time_parameters()["LoadHead"][0])
+
+
 # --- arithmetic -----------------------------------------------------------------------------------
 
 DTYPES = {

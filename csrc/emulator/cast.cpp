@@ -9,18 +9,11 @@ namespace emulator {
 namespace {
 
 double RoundToIntegral(double value, RoundMode mode) {
-  switch (mode) {
-    case RoundMode::CAST_FLOOR:
-      return std::floor(value);
-    case RoundMode::CAST_CEIL:
-      return std::ceil(value);
-    case RoundMode::CAST_ROUND:
-      return std::round(value);
-    case RoundMode::CAST_TRUNC:
-      return std::trunc(value);
-    default:
-      return std::nearbyint(value);
-  }
+  if (mode == RoundMode::CAST_FLOOR) return std::floor(value);
+  if (mode == RoundMode::CAST_CEIL) return std::ceil(value);
+  if (mode == RoundMode::CAST_ROUND) return std::round(value);
+  if (mode == RoundMode::CAST_TRUNC) return std::trunc(value);
+  return std::nearbyint(value);
 }
 
 // A magnitude lies between two neighbours of the narrower type: whether the upper one is the

@@ -7,20 +7,12 @@ namespace {
 
 template <typename T>
 bool Holds(CMPMODE mode, T a, T b) {
-  switch (mode) {
-    case CMPMODE::LT:
-      return a < b;
-    case CMPMODE::GT:
-      return a > b;
-    case CMPMODE::EQ:
-      return a == b;
-    case CMPMODE::LE:
-      return a <= b;
-    case CMPMODE::GE:
-      return a >= b;
-    default:
-      return a != b;
-  }
+  if (mode == CMPMODE::LT) return a < b;
+  if (mode == CMPMODE::GT) return a > b;
+  if (mode == CMPMODE::EQ) return a == b;
+  if (mode == CMPMODE::LE) return a <= b;
+  if (mode == CMPMODE::GE) return a >= b;
+  return a != b;
 }
 
 bool CompareElement(DType dtype, CMPMODE mode, const uint8_t* a, const uint8_t* b) {

@@ -15,16 +15,8 @@ Core::Core(Machine& machine, uint32_t index, CoreKind kind, uint32_t block, uint
 }
 
 bool Core::Has(pipe_t of) const {
-  switch (of) {
-    case PIPE_V:
-      return !IsCube();
-    case PIPE_M:
-    case PIPE_MTE1:
-    case PIPE_FIX:
-      return IsCube();
-    default:
-      return true;
-  }
+  if (of == PIPE_V) return !IsCube();
+  return (of != PIPE_M && of != PIPE_MTE1 && of != PIPE_FIX) || IsCube();
 }
 
 std::string Core::Who() const {

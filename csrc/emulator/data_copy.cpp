@@ -33,20 +33,12 @@ void AddElements(uint8_t* dst, const uint8_t* src, uint32_t bytes) {
 }
 
 void AddRow(DType dtype, uint8_t* dst, const uint8_t* src, uint32_t bytes) {
-  switch (dtype) {
-    case DType::kFloat:
-      return AddElements<float>(dst, src, bytes);
-    case DType::kHalf:
-      return AddElements<half>(dst, src, bytes);
-    case DType::kBfloat16:
-      return AddElements<bfloat16_t>(dst, src, bytes);
-    case DType::kInt32:
-      return AddElements<int32_t>(dst, src, bytes);
-    case DType::kInt16:
-      return AddElements<int16_t>(dst, src, bytes);
-    default:
-      return AddElements<int8_t>(dst, src, bytes);
-  }
+  if (dtype == DType::kFloat) return AddElements<float>(dst, src, bytes);
+  if (dtype == DType::kHalf) return AddElements<half>(dst, src, bytes);
+  if (dtype == DType::kBfloat16) return AddElements<bfloat16_t>(dst, src, bytes);
+  if (dtype == DType::kInt32) return AddElements<int32_t>(dst, src, bytes);
+  if (dtype == DType::kInt16) return AddElements<int16_t>(dst, src, bytes);
+  AddElements<int8_t>(dst, src, bytes);
 }
 
 }  // namespace

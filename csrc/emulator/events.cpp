@@ -22,9 +22,11 @@ void Core::Begin(Op next, pipe_t on) {
   if (trace_) trace_->Issue(IssueCycles());
 }
 
-// An instruction that takes time; that of a transfer from or to global memory is the trace's
-// matter.
-void Core::Account(uint64_t bytes, double cycles) { counts_.pipes[pipe].Add({1, bytes, cycles}); }
+// An instruction whose time is known: that of a transfer from or to global memory is not.
+void Core::Account(uint64_t bytes, double cycles) {
+  counts_.pipes[pipe].Add({1, bytes, cycles});
+  if (trace_) trace_->Work(pipe, op, HeadCycles(op, pipe) + cycles);
+}
 
 void Core::Move(Path path, uint64_t pieces, uint64_t piece_bytes) {
   counts_.paths[static_cast<int>(path)].Add(pieces, piece_bytes);

@@ -6,15 +6,8 @@ namespace emulator {
 namespace {
 
 bool BuiltInPattern(uint8_t pattern, uint64_t element) {
-  switch (pattern) {
-    case 1:
-    case 2:
-      return element % 2 == pattern - 1u;
-    case 7:
-      return true;
-    default:
-      return element % 4 == pattern - 3u;
-  }
+  if (pattern == 7) return true;
+  return pattern < 3 ? element % 2 == pattern - 1u : element % 4 == pattern - 3u;
 }
 
 }  // namespace

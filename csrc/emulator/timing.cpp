@@ -75,16 +75,10 @@ double LocalMoveCycles(Path path, uint64_t bytes) {
 }
 
 double HeadCycles(Op op, pipe_t pipe) {
-  switch (pipe) {
-    case PIPE_V:
-      return kVectorHead;
-    case PIPE_M:
-      return kMmadHead;
-    case PIPE_MTE1:
-      return kLoadHead;
-    default:
-      return op == Op::kFill ? kCopyHead : 0;
-  }
+  if (pipe == PIPE_V) return kVectorHead;
+  if (pipe == PIPE_M) return kMmadHead;
+  if (pipe == PIPE_MTE1) return kLoadHead;
+  return op == Op::kFill ? kCopyHead : 0;
 }
 
 double MoveCycles(bool nd_to_nz, pipe_t pipe, uint32_t rows) {

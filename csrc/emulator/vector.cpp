@@ -97,31 +97,18 @@ void AccumulateRun(DType dst_type, DType src_type, uint8_t* d, const uint8_t* a,
 template <typename T>
 void BinaryRun(Op op, uint8_t* d, const uint8_t* a, const uint8_t* b, uint32_t count) {
   using W = Wide<T>;
-  switch (op) {
-    case Op::kAdd:
-      return Map2<T>(d, a, b, count, [](W x, W y) { return x + y; });
-    case Op::kSub:
-      return Map2<T>(d, a, b, count, [](W x, W y) { return x - y; });
-    case Op::kMul:
-      return Map2<T>(d, a, b, count, [](W x, W y) { return x * y; });
-    case Op::kMax:
-      return Map2<T>(d, a, b, count, [](W x, W y) { return Larger(x, y); });
-    case Op::kMin:
-      return Map2<T>(d, a, b, count, [](W x, W y) { return Smaller(x, y); });
-    case Op::kDiv:
-      if constexpr (std::is_floating_point_v<W>) {
-        return Map2<T>(d, a, b, count, [](W x, W y) { return x / y; });
-      }
-      return;
-    case Op::kAnd:
-      if constexpr (std::is_integral_v<W>) {
-        return Map2<T>(d, a, b, count, [](W x, W y) { return x & y; });
-      }
-      return;
-    default:
-      if constexpr (std::is_integral_v<W>) {
-        return Map2<T>(d, a, b, count, [](W x, W y) { return x | y; });
-      }
+  const auto map = [&](auto f) { Map2<T>(d, a, b, count, f); };
+  if (op == Op::kAdd) return map([](W x, W y) { return x + y; });
+  if (op == Op::kSub) return map([](W x, W y) { return x - y; });
+  if (op == Op::kMul) return map([](W x, W y) { return x * y; });
+  if (op == Op::kMax) return map([](W x, W y) { return Larger(x, y); });
+  if (op == Op::kMin) return map([](W x, W y) { return Smaller(x, y); });
+  if constexpr (std::is_floating_point_v<W>) {
+    map([](W x, W y) { return x / y; });
+  } else if (op == Op::kAnd) {
+    map([](W x, W y) { return x & y; });
+  } else {
+    map([](W x, W y) { return x | y; });
   }
 }
 
@@ -131,51 +118,33 @@ void ScalarRun(Op op, uint8_t* d, const uint8_t* a, const void* scalar, uint32_t
   T narrow;
   std::memcpy(&narrow, scalar, sizeof(T));
   const W y = static_cast<W>(narrow);
-  switch (op) {
-    case Op::kAdds:
-      return Map1<T>(d, a, count, [y](W x) { return x + y; });
-    case Op::kMuls:
-      return Map1<T>(d, a, count, [y](W x) { return x * y; });
-    case Op::kMaxs:
-      return Map1<T>(d, a, count, [y](W x) { return Larger(x, y); });
-    case Op::kMins:
-      return Map1<T>(d, a, count, [y](W x) { return Smaller(x, y); });
-    case Op::kShiftLeft:
-      if constexpr (std::is_integral_v<T>) {
-        auto* to = reinterpret_cast<T*>(d);
-        const auto* from = reinterpret_cast<const T*>(a);
-        // bits shifted out are lost
-        for (uint32_t i = 0; i < count; ++i) {
-          to[i] = static_cast<T>(static_cast<uint64_t>(from[i]) << y);
-        }
-      }
-      return;
-    default:
-      if constexpr (std::is_integral_v<T>) {
-        return Map1<T>(d, a, count, [y](W x) { return x >> y; });
-      }
+  const auto map = [&](auto f) { Map1<T>(d, a, count, f); };
+  if (op == Op::kAdds) return map([y](W x) { return x + y; });
+  if (op == Op::kMuls) return map([y](W x) { return x * y; });
+  if (op == Op::kMaxs) return map([y](W x) { return Larger(x, y); });
+  if (op == Op::kMins) return map([y](W x) { return Smaller(x, y); });
+  if constexpr (std::is_integral_v<T>) {
+    if (op == Op::kShiftRight) return map([y](W x) { return x >> y; });
+    auto* to = reinterpret_cast<T*>(d);
+    const auto* from = reinterpret_cast<const T*>(a);
+    // bits shifted out are lost
+    for (uint32_t i = 0; i < count; ++i)
+      to[i] = static_cast<T>(static_cast<uint64_t>(from[i]) << y);
   }
 }
 
 template <typename T>
 void UnaryRun(Op op, uint8_t* d, const uint8_t* a, uint32_t count) {
   using W = Wide<T>;
-  if (op == Op::kRelu) return Map1<T>(d, a, count, [](W x) { return Larger(x, W{0}); });
+  const auto map = [&](auto f) { Map1<T>(d, a, count, f); };
+  if (op == Op::kRelu) return map([](W x) { return Larger(x, W{0}); });
   if constexpr (std::is_floating_point_v<W>) {
-    switch (op) {
-      case Op::kExp:
-        return Map1<T>(d, a, count, [](W x) { return std::exp(x); });
-      case Op::kLn:
-        return Map1<T>(d, a, count, [](W x) { return std::log(x); });
-      case Op::kSqrt:
-        return Map1<T>(d, a, count, [](W x) { return std::sqrt(x); });
-      case Op::kRsqrt:
-        return Map1<T>(d, a, count, [](W x) { return 1 / std::sqrt(x); });
-      case Op::kReciprocal:
-        return Map1<T>(d, a, count, [](W x) { return 1 / x; });
-      default:
-        return Map1<T>(d, a, count, [](W x) { return std::fabs(x); });
-    }
+    if (op == Op::kExp) return map([](W x) { return std::exp(x); });
+    if (op == Op::kLn) return map([](W x) { return std::log(x); });
+    if (op == Op::kSqrt) return map([](W x) { return std::sqrt(x); });
+    if (op == Op::kRsqrt) return map([](W x) { return 1 / std::sqrt(x); });
+    if (op == Op::kReciprocal) return map([](W x) { return 1 / x; });
+    map([](W x) { return std::fabs(x); });
   } else {
     auto* to = reinterpret_cast<T*>(d);
     const auto* from = reinterpret_cast<const T*>(a);
@@ -186,20 +155,12 @@ void UnaryRun(Op op, uint8_t* d, const uint8_t* a, uint32_t count) {
 // Calls f with a value of the element type, to choose a template.
 template <typename F>
 void WithArithmetic(DType dtype, F f) {
-  switch (dtype) {
-    case DType::kFloat:
-      return f(float{});
-    case DType::kHalf:
-      return f(half{});
-    case DType::kInt32:
-      return f(int32_t{});
-    case DType::kUint32:
-      return f(uint32_t{});
-    case DType::kUint16:
-      return f(uint16_t{});
-    default:
-      return f(int16_t{});
-  }
+  if (dtype == DType::kFloat) return f(float{});
+  if (dtype == DType::kHalf) return f(half{});
+  if (dtype == DType::kInt32) return f(int32_t{});
+  if (dtype == DType::kUint32) return f(uint32_t{});
+  if (dtype == DType::kUint16) return f(uint16_t{});
+  f(int16_t{});
 }
 
 uint32_t Widest(const Operand& a, const Operand& b) {

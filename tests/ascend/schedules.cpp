@@ -44,6 +44,27 @@ __aicore__ void Queued(GM_ADDR x, GM_ADDR, GM_ADDR) {
   }
 }
 
+// Barriers of one pipe and of all instead of flags.
+__aicore__ void Barriers(GM_ADDR x, GM_ADDR, GM_ADDR) {
+  InitSocState();
+  DataCopy(Tile(0), Global<float>(x), kTile);
+  PipeBarrier<PIPE_MTE2>();
+  DataCopy(Tile(1), Global<float>(x)[kTile], kTile);
+  PipeBarrier<PIPE_ALL>();
+  Exp(Tile(1), Tile(0), kTile);
+  PipeBarrier<PIPE_ALL>();
+}
+
+// A bias on its way from global memory to the bias table.
+__aicore__ void Bias(GM_ADDR x, GM_ADDR, GM_ADDR) {
+  InitSocState();
+  const LocalTensor<float> in_l1(TPosition::C1, 0, 64);
+  DataCopy(in_l1, Global<float>(x), 64);
+  Sync<HardEvent::MTE2_MTE1>();
+  DataCopy(LocalTensor<float>(TPosition::C2, 0, 64), in_l1, 64);
+  PipeBarrier<PIPE_ALL>();
+}
+
 __aicore__ void Vectors(GM_ADDR, GM_ADDR, GM_ADDR) {
   InitSocState();
   Duplicate(Tile(0), 1.0f, kTile);
@@ -131,6 +152,8 @@ const std::vector<Case>& Schedules() {
       {"one buffer", &Buffered<1>, Modelled(KernelType::kVector, 1)},
       {"two buffers", &Buffered<2>, Modelled(KernelType::kVector, 1)},
       {"queue", &Queued, Modelled(KernelType::kVector, 1)},
+      {"barriers", &Barriers, Modelled(KernelType::kVector, 1)},
+      {"bias", &Bias, Modelled(KernelType::kCube, 1)},
       {"vectors", &Vectors, Modelled(KernelType::kVector, 1)},
       {"one reads", &Crowd, Modelled(KernelType::kVector, 1)},
       {"all read", &Crowd, Modelled(KernelType::kVector, 48)},
