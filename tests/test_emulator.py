@@ -718,8 +718,9 @@ def times_of(emulator: ModuleType, name: str) -> tuple[dict[str, list[tuple[floa
 
 def test_barriers_take_time(emulator: ModuleType) -> None:
     pipes, latency = times_of(emulator, "barriers")
-    (_, first), (second, last) = pipes["MTE2"]
+    (begin, first), (second, last) = pipes["MTE2"]
     assert second == pytest.approx(first + latency)
+    assert last - second == pytest.approx(first - begin)  # four rows that touch are one
     ((vector, _),) = pipes["V"]
     assert vector >= last + latency
 

@@ -49,7 +49,7 @@ __aicore__ void Barriers(GM_ADDR x, GM_ADDR, GM_ADDR) {
   InitSocState();
   DataCopy(Tile(0), Global<float>(x), kTile);
   PipeBarrier<PIPE_MTE2>();
-  DataCopy(Tile(1), Global<float>(x)[kTile], kTile);
+  DataCopy(Tile(1), Global<float>(x)[kTile], DataCopyParams(4, kTile / 32, 0, 0));
   PipeBarrier<PIPE_ALL>();
   Exp(Tile(1), Tile(0), kTile);
   PipeBarrier<PIPE_ALL>();
