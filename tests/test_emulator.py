@@ -457,6 +457,9 @@ def test_matmul(emulator: ModuleType, name: str) -> None:
         "y": {"read": 0, "written": written},
     }
     assert counters["total"]["paths"]["l0c->gm"]["bytes"] == written
+    pipes = counters["total"]["pipes"]
+    assert pipes["MTE2"]["bytes"] == (m + n) * k * a.itemsize
+    assert pipes["FIX"] == {"instructions": 1, "bytes": written, "cycles": 0}
 
 
 def test_infinities_stay_in_their_rows(emulator: ModuleType) -> None:
