@@ -27,7 +27,9 @@ pytestmark = [
 
 RULES = re.findall(r'X\(k\w+, "([\w.-]+)"', (EMULATOR / "rules.h").read_text())
 FAILING, FAILING_CUBE = (
-    re.findall(r'MUST_FAIL\(\w+, "([^"]+)"', (ROOT / "tests" / "ascend" / name).read_text())
+    re.findall(
+        r'^(?:MUST_FAIL|\w+_FAILS)\("([^"]+)"', (ROOT / "tests" / "ascend" / name).read_text(), re.M
+    )
     for name in ("must_fail.cpp", "must_fail_cube.cpp")
 )
 BYTES = 65536
@@ -404,7 +406,7 @@ def operand(name: str, *shape: int, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
 
 def assert_product(got: np.ndarray, a: np.ndarray, b: np.ndarray, ulp: float) -> None:
-    """Sums in float32, in whatever order, then one rounding."""
+    """Sums in float32, in any order, then one rounding."""
     exact = a @ b
     error = np.abs(got - exact)
     assert (error <= ulp * np.abs(exact) + 2e-7 * (np.abs(a) @ np.abs(b))).all()
@@ -455,6 +457,9 @@ def test_matmul(emulator: ModuleType, name: str) -> None:
         "y": {"read": 0, "written": written},
     }
     assert counters["total"]["paths"]["l0c->gm"]["bytes"] == written
+    pipes = counters["total"]["pipes"]
+    assert pipes["MTE2"]["bytes"] == (m + n) * k * a.itemsize
+    assert pipes["FIX"] == {"instructions": 1, "bytes": written, "cycles": 0}
 
 
 def test_infinities_stay_in_their_rows(emulator: ModuleType) -> None:
@@ -702,6 +707,35 @@ def test_bulk_needs_counting(emulator: ModuleType) -> None:
         run(emulator, "elementwise", X, bulk=True)
 
 
+# --- the model of time: what tests/test_ascend_model.py does not reach ----------------------------
+
+
+def times_of(emulator: ModuleType, name: str) -> tuple[dict[str, list[tuple[float, float]]], float]:
+    """Start and end of each instruction by pipe, and the latency of a transfer."""
+    memory = [np.zeros(BYTES, np.uint8) for _ in range(3)]
+    pipes: dict[str, list[tuple[float, float]]] = {}
+    for _, pipe, _, start, end in emulator.schedule(name, *memory)["times"]["picture"]:
+        pipes.setdefault(pipe, []).append((start, end))
+    return pipes, emulator.time_parameters()["Latency"][0]
+
+
+def test_barriers_take_time(emulator: ModuleType) -> None:
+    pipes, latency = times_of(emulator, "barriers")
+    (begin, first), (second, last) = pipes["MTE2"]
+    assert second == pytest.approx(first + latency)
+    assert last - second == pytest.approx(first - begin)  # four rows that touch are one
+    ((vector, _),) = pipes["V"]
+    assert vector >= last + latency
+
+
+def test_a_copy_to_the_bias_table_takes_time(emulator: ModuleType) -> None:
+    pipes, latency = times_of(emulator, "bias")
+    ((_, arrived),) = pipes["MTE2"]
+    ((start, end),) = pipes["MTE1"]
+    assert start == pytest.approx(arrived + latency)
+    assert end - start == pytest.approx(emulator.time_parameters()["LoadHead"][0])
+
+
 # --- arithmetic -----------------------------------------------------------------------------------
 
 DTYPES = {
@@ -803,7 +837,7 @@ def expected(
 
 
 def assert_same(got: np.ndarray, wanted: np.ndarray, dtype: type, ulps: int = 0) -> None:
-    """Every byte outside the destination; inside it within so many units, any NaN like another."""
+    """Equal outside the destination, and inside it to `ulps` units; all NaNs count as equal."""
     np.testing.assert_array_equal(got[:DST], wanted[:DST])
     np.testing.assert_array_equal(got[TMP:], wanted[TMP:])
     got, wanted = (memory[DST:TMP].view(dtype) for memory in (got, wanted))

@@ -8,20 +8,12 @@ namespace emulator {
 
 namespace {
 
-// to an integral value
 double RoundToIntegral(double value, RoundMode mode) {
-  switch (mode) {
-    case RoundMode::CAST_FLOOR:
-      return std::floor(value);
-    case RoundMode::CAST_CEIL:
-      return std::ceil(value);
-    case RoundMode::CAST_ROUND:
-      return std::round(value);
-    case RoundMode::CAST_TRUNC:
-      return std::trunc(value);
-    default:
-      return std::nearbyint(value);
-  }
+  if (mode == RoundMode::CAST_FLOOR) return std::floor(value);
+  if (mode == RoundMode::CAST_CEIL) return std::ceil(value);
+  if (mode == RoundMode::CAST_ROUND) return std::round(value);
+  if (mode == RoundMode::CAST_TRUNC) return std::trunc(value);
+  return std::nearbyint(value);
 }
 
 // A magnitude lies between two neighbours of the narrower type: whether the upper one is the
@@ -47,7 +39,7 @@ bool RoundsAway(double magnitude, double lower, double upper, bool negative, boo
   }
 }
 
-// to half or bf16, whose bits are those of a sign and a magnitude
+// The bits of half and bf16 are a sign and a magnitude, which grows with its bits.
 template <typename T>
 T RoundToShort(float value, RoundMode mode) {
   if (!std::isfinite(value)) return T(value);
@@ -58,7 +50,7 @@ T RoundToShort(float value, RoundMode mode) {
     result.bits = bits;
     return result;
   };
-  // what infinity would be if the exponent went on
+  // the value that infinity's bits would have if the exponent went on
   const auto extended = [&](uint16_t bits) {
     if (bits == kInfinity) return kHalf ? 65536.0 : 0x1p128;
     return static_cast<double>(static_cast<float>(from_bits(bits)));
@@ -135,7 +127,7 @@ void Run(uint8_t* dst, const uint8_t* src, uint32_t count, RoundMode mode, float
   auto* d = reinterpret_cast<T*>(dst);
   const auto* s = reinterpret_cast<const U*>(src);
   if constexpr (std::is_same_v<U, float> && !std::is_arithmetic_v<T>) {
-    if (mode == RoundMode::CAST_RINT || mode == RoundMode::CAST_NONE) {  // the way of most casts
+    if (mode == RoundMode::CAST_RINT || mode == RoundMode::CAST_NONE) {  // most casts take this way
       for (uint32_t i = 0; i < count; ++i) d[i] = T(s[i]);
       return;
     }
@@ -207,20 +199,14 @@ void Cast(const Operand& dst, const Operand& src, RoundMode mode, const Extent& 
     Fail(Rule::kCastMode, "%s to %s does not take CAST_%s", Name(src.dtype), Name(dst.dtype),
          kNames[static_cast<int>(mode)]);
   }
-  if (dst.dtype == DType::kHalf && src.dtype == DType::kInt32 && !core.deq_scale_set) {
+  const std::optional<float>& scale = core.registers.dequant_scale;
+  if (dst.dtype == DType::kHalf && src.dtype == DType::kInt32 && !scale) {
     Fail(Rule::kCastDeqScale, "call SetDeqScale(half) first");
   }
   const Lanes lanes = Resolve(core, extent, std::max(SizeOf(dst.dtype), SizeOf(src.dtype)));
-  core.CountVector(Op::kCast, src.dtype, lanes);
-  for (const Operand* operand : {&dst, &src}) CheckAlive(core, *operand);
-  ReadOperand(core, src, lanes);
-  CheckOverlap(core, dst, src, lanes);
-  WriteOperand(core, dst, lanes);
-  if (core.lacks_data) return;
-  uint8_t* to = core.Bytes(dst.ref);
-  const uint8_t* from = core.Bytes(src.ref);
-  ForEachElementRun<2>({&dst, &src}, lanes, [&](const std::array<uint32_t, 2>& at, uint32_t count) {
-    pair.run(to + at[0], from + at[1], count, mode, core.deq_scale);
+  if (!PrepareElements(core, src.dtype, dst, {&src}, lanes)) return;
+  ForEachElementRun<2>(core, {&dst, &src}, lanes, [&](auto at, uint32_t count) {
+    pair.run(at[0], at[1], count, mode, scale.value_or(0));
   });
 }
 

@@ -1,6 +1,4 @@
 // Compare, Select and the compare mask.
-#include <cmath>
-
 #include "operand.h"
 
 namespace emulator {
@@ -9,44 +7,25 @@ namespace {
 
 template <typename T>
 bool Holds(CMPMODE mode, T a, T b) {
-  switch (mode) {
-    case CMPMODE::LT:
-      return a < b;
-    case CMPMODE::GT:
-      return a > b;
-    case CMPMODE::EQ:
-      return a == b;
-    case CMPMODE::LE:
-      return a <= b;
-    case CMPMODE::GE:
-      return a >= b;
-    default:
-      return a != b;
-  }
+  if (mode == CMPMODE::LT) return a < b;
+  if (mode == CMPMODE::GT) return a > b;
+  if (mode == CMPMODE::EQ) return a == b;
+  if (mode == CMPMODE::LE) return a <= b;
+  if (mode == CMPMODE::GE) return a >= b;
+  return a != b;
 }
 
 bool CompareElement(DType dtype, CMPMODE mode, const uint8_t* a, const uint8_t* b) {
   if (dtype == DType::kInt32) {
-    int32_t x;
-    int32_t y;
+    int32_t x, y;
     std::memcpy(&x, a, sizeof x);
     std::memcpy(&y, b, sizeof y);
     return Holds(mode, x, y);
   }
-  float x;
-  float y;
-  if (dtype == DType::kHalf) {
-    uint16_t bits[2];
-    std::memcpy(&bits[0], a, sizeof bits[0]);
-    std::memcpy(&bits[1], b, sizeof bits[1]);
-    x = HalfToFloat(bits[0]);
-    y = HalfToFloat(bits[1]);
-  } else {
-    std::memcpy(&x, a, sizeof x);
-    std::memcpy(&y, b, sizeof y);
-  }
-  return Holds(mode, x, y);
+  return Holds(mode, LoadFloat(dtype, a), LoadFloat(dtype, b));
 }
+
+constexpr uint32_t kCompareMaskBytes = sizeof(LaneMask);
 
 bool GetBit(const uint8_t* bytes, uint64_t bit) { return (bytes[bit / 8] >> (bit % 8) & 1) != 0; }
 
@@ -55,7 +34,7 @@ void SetBit(uint8_t* bytes, uint64_t bit, bool value) {
   bytes[bit / 8] = static_cast<uint8_t>(value ? bytes[bit / 8] | mask : bytes[bit / 8] & ~mask);
 }
 
-// Bytes of the bits of an instruction: every repeat has one for each of its lanes.
+// Bytes that hold one bit for each lane of each repeat.
 uint32_t BitBytes(const Lanes& lanes) {
   if (lanes.repeats == 0) return 0;
   return static_cast<uint32_t>((uint64_t{lanes.repeats} * lanes.lanes + 7) / 8);
@@ -74,31 +53,18 @@ void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src
   if (extent.form == MaskForm::kCount && extent.low * bytes % kRepeatBytes != 0) {
     Fail(Rule::kCompareCount,
          "count*sizeof(T) must be a multiple of 256 bytes, got count=%llu of %s",
-         static_cast<unsigned long long>(extent.low), Name(src0.dtype));
+         Number(extent.low), Name(src0.dtype));
   }
   const Lanes lanes = Resolve(core, extent, bytes);
-  core.CountVector(op, src0.dtype, lanes);
-  CheckAlive(core, src0);
-  ReadOperand(core, src0, lanes);
-  if (src1 != nullptr) {
-    CheckAlive(core, *src1);
-    ReadOperand(core, *src1, lanes);
-  }
+  core.Compute(src0.dtype, lanes);
+  ReadSources(core, {&src0, src1}, lanes);
   const uint32_t bit_bytes = BitBytes(lanes);
   uint8_t* to = nullptr;
-  std::array<uint8_t, 16> to_register{};
+  std::array<uint8_t, kCompareMaskBytes> to_register{};
   if (dst != nullptr) {
     const uint32_t begin = core.Check(*dst, 0, bit_bytes, kBlockBytes);
-    if (bit_bytes != 0) {
-      for (const Operand* source : {&src0, src1}) {
-        if (source == nullptr) continue;
-        ForEachRange(*source, lanes, [&](uint32_t from, uint32_t until) {
-          LocalRef part = source->ref;
-          part.begin += from;
-          CheckApart(*dst, bit_bytes, part, until - from);
-        });
-      }
-    }
+    CheckApart(*dst, bit_bytes, src0, lanes);
+    if (src1 != nullptr) CheckApart(*dst, bit_bytes, *src1, lanes);
     core.Write(MemoryOf(dst->position), begin, begin + bit_bytes);
     if (core.lacks_data) return;
     to = core.Bytes(*dst);
@@ -118,29 +84,26 @@ void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src
     }
   });
   if (dst == nullptr) {
-    std::memcpy(core.cmp_mask.data(), to_register.data(), to_register.size());
-    core.cmp_mask_set = true;
+    std::memcpy(&core.registers.compare_mask.emplace(), to_register.data(), to_register.size());
   }
 }
 
 void LoadCompareMask(const LocalRef& src) {
   Core& core = CurrentCore();
   core.Begin(Op::kSetCmpMask, PIPE_V);
-  constexpr uint32_t kBytes = sizeof core.cmp_mask;
-  const uint32_t begin = core.Check(src, 0, kBytes, kBlockBytes / 2);
-  core.Read(MemoryOf(src.position), begin, begin + kBytes);
+  const uint32_t begin = core.Check(src, 0, kCompareMaskBytes, kBlockBytes / 2);
+  core.Read(MemoryOf(src.position), begin, begin + kCompareMaskBytes);
   if (core.lacks_data) core.FailVirtual();
-  std::memcpy(core.cmp_mask.data(), core.Bytes(src), kBytes);
-  core.cmp_mask_set = true;
+  std::memcpy(&core.registers.compare_mask.emplace(), core.Bytes(src), kCompareMaskBytes);
 }
 
 void StoreCompareMask(const LocalRef& dst) {
   Core& core = CurrentCore();
   core.Begin(Op::kGetCmpMask, PIPE_V);
-  constexpr uint32_t kBytes = sizeof core.cmp_mask;
-  const uint32_t begin = core.Check(dst, 0, kBytes, kBlockBytes / 2);
-  core.Write(MemoryOf(dst.position), begin, begin + kBytes);
-  std::memcpy(core.Bytes(dst), core.cmp_mask.data(), kBytes);
+  const uint32_t begin = core.Check(dst, 0, kCompareMaskBytes, kBlockBytes / 2);
+  core.Write(MemoryOf(dst.position), begin, begin + kCompareMaskBytes);
+  const LaneMask mask = core.registers.compare_mask.value_or(LaneMask{});
+  std::memcpy(core.Bytes(dst), &mask, kCompareMaskBytes);
 }
 
 void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const Operand* src1,
@@ -155,23 +118,16 @@ void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const
   if (by_register && extent.form == MaskForm::kCount) {
     Fail(Rule::kSelectMode, "mode 0 has no count form");
   }
-  if (by_register && !core.cmp_mask_set) {
+  if (by_register && !core.registers.compare_mask) {
     Fail(Rule::kSelectCmpMask, "no SetCmpMask or Compare into the register came before");
   }
   const uint32_t bytes = SizeOf(dst.dtype);
   const Lanes lanes = Resolve(core, extent, bytes);
-  core.CountVector(Op::kSelect, dst.dtype, lanes);
-  for (const Operand* operand : {&dst, &src0}) CheckAlive(core, *operand);
-  ReadOperand(core, src0, lanes);
-  if (src1 != nullptr) {
-    CheckAlive(core, *src1);
-    ReadOperand(core, *src1, lanes);
-  }
-  const auto* bits = reinterpret_cast<const uint8_t*>(core.cmp_mask.data());
+  const LaneMask in_register = core.registers.compare_mask.value_or(LaneMask{});
+  const auto* bits = reinterpret_cast<const uint8_t*>(in_register.data());
   if (!by_register) {
-    core.select_reserved = true;
-    core.CheckReserved();
-    // up to the last element that the count or the last mask lets through
+    core.ReserveForSelect();
+    // The mask is read up to the last element that is selected.
     uint64_t last = lanes.repeats == 0 ? 0 : uint64_t{lanes.repeats - 1} * lanes.lanes;
     for (uint32_t lane = 0; lanes.repeats != 0 && lane < lanes.lanes; ++lane) {
       if (HasLane(lanes.last, lane)) last = uint64_t{lanes.repeats - 1} * lanes.lanes + lane + 1;
@@ -180,16 +136,9 @@ void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const
     const uint32_t begin = core.Check(mask, 0, needed, kBlockBytes);
     core.Read(MemoryOf(mask.position), begin, begin + needed);
     bits = core.Bytes(mask);
-    ForEachRange(dst, lanes, [&](uint32_t from, uint32_t until) {
-      LocalRef part = dst.ref;
-      part.begin += from;
-      CheckApart(part, until - from, mask, needed);
-    });
+    CheckApart(dst, lanes, mask, needed);
   }
-  CheckOverlap(core, dst, src0, lanes);
-  if (src1 != nullptr) CheckOverlap(core, dst, *src1, lanes);
-  WriteOperand(core, dst, lanes);
-  if (core.lacks_data) return;
+  if (!PrepareElements(core, dst.dtype, dst, {&src0, src1}, lanes)) return;
   uint8_t* to = core.Bytes(dst.ref);
   const uint8_t* from0 = core.Bytes(src0.ref);
   const uint8_t* from1 = src1 != nullptr ? core.Bytes(src1->ref) : nullptr;

@@ -26,18 +26,9 @@ inline constexpr bool kIsSelectMask = kIsOneOf<U, uint8_t, uint16_t, uint32_t, u
 
 namespace AscendC {
 
-template <typename T, typename U, bool isSetMask = true>
+template <typename T, typename U, bool isSetMask = true, typename Mask>
 void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,
-             CMPMODE mode, const uint64_t mask[], emulator::U8 repeatTime,
-             const BinaryRepeatParams& params) {
-  MOGE_COMPARE_TYPES("Compare");
-  const emulator::Operand second = emulator::Source1(src1, params);
-  emulator::Compare(emulator::Op::kCompare, &dst.Ref(), emulator::Source0(src0, params), &second,
-                    nullptr, mode, emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, typename U, bool isSetMask = true>
-void Compare(const LocalTensor<U>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,
-             CMPMODE mode, uint64_t mask, emulator::U8 repeatTime,
+             CMPMODE mode, const Mask& mask, emulator::U8 repeatTime,
              const BinaryRepeatParams& params) {
   MOGE_COMPARE_TYPES("Compare");
   const emulator::Operand second = emulator::Source1(src1, params);
@@ -62,16 +53,9 @@ void Compare(const LocalTensor<T>& src0, const LocalTensor<T>& src1, CMPMODE mod
                     nullptr, mode, emulator::MaskExtent(isSetMask, mask, 1));
 }
 
-template <typename T, typename U, bool isSetMask = true>
+template <typename T, typename U, bool isSetMask = true, typename Mask>
 void Compares(const LocalTensor<U>& dst, const LocalTensor<T>& src, const T scalar, CMPMODE mode,
-              const uint64_t mask[], emulator::U8 repeatTime, const UnaryRepeatParams& params) {
-  MOGE_COMPARE_TYPES("Compares");
-  emulator::Compare(emulator::Op::kCompares, &dst.Ref(), emulator::Source(src, params), nullptr,
-                    &scalar, mode, emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, typename U, bool isSetMask = true>
-void Compares(const LocalTensor<U>& dst, const LocalTensor<T>& src, const T scalar, CMPMODE mode,
-              uint64_t mask, emulator::U8 repeatTime, const UnaryRepeatParams& params) {
+              const Mask& mask, emulator::U8 repeatTime, const UnaryRepeatParams& params) {
   MOGE_COMPARE_TYPES("Compares");
   emulator::Compare(emulator::Op::kCompares, &dst.Ref(), emulator::Source(src, params), nullptr,
                     &scalar, mode, emulator::MaskExtent(isSetMask, mask, repeatTime));
@@ -99,20 +83,10 @@ void GetCmpMask(const LocalTensor<T>& dst) {
   emulator::StoreCompareMask(dst.Ref());
 }
 
-// where the bit is 1 src0, else src1
-template <typename T, typename U, bool isSetMask = true>
+// where the bit is 1 src0, else src1, a tensor or a scalar
+template <typename T, typename U, bool isSetMask = true, typename Mask>
 void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,
-            const LocalTensor<T>& src1, SELMODE mode, uint64_t mask[], emulator::U8 repeatTime,
-            const BinaryRepeatParams& params) {
-  MOGE_SELECT_TYPES;
-  const emulator::Operand second = emulator::Source1(src1, params);
-  emulator::Select(emulator::Destination(dst, params), selMask.Ref(),
-                   emulator::Source0(src0, params), &second, nullptr, mode,
-                   emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, typename U, bool isSetMask = true>
-void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,
-            const LocalTensor<T>& src1, SELMODE mode, uint64_t mask, emulator::U8 repeatTime,
+            const LocalTensor<T>& src1, SELMODE mode, const Mask& mask, emulator::U8 repeatTime,
             const BinaryRepeatParams& params) {
   MOGE_SELECT_TYPES;
   const emulator::Operand second = emulator::Source1(src1, params);
@@ -128,18 +102,9 @@ void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const Loca
   emulator::Select(emulator::Whole(dst), selMask.Ref(), emulator::Whole(src0), &second, nullptr,
                    mode, emulator::CountExtent(count));
 }
-template <typename T, typename U, bool isSetMask = true>
+template <typename T, typename U, bool isSetMask = true, typename Mask>
 void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,
-            T src1, SELMODE mode, uint64_t mask[], emulator::U8 repeatTime,
-            const BinaryRepeatParams& params) {
-  MOGE_SELECT_TYPES;
-  emulator::Select(emulator::Destination(dst, params), selMask.Ref(),
-                   emulator::Source0(src0, params), nullptr, &src1, mode,
-                   emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, typename U, bool isSetMask = true>
-void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,
-            T src1, SELMODE mode, uint64_t mask, emulator::U8 repeatTime,
+            T src1, SELMODE mode, const Mask& mask, emulator::U8 repeatTime,
             const BinaryRepeatParams& params) {
   MOGE_SELECT_TYPES;
   emulator::Select(emulator::Destination(dst, params), selMask.Ref(),

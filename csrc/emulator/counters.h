@@ -13,8 +13,8 @@ namespace emulator {
 
 inline constexpr int kSizeClasses = 24;
 
-// One way between two memories. A transfer is one instruction; a piece is one contiguous run of
-// it; size class c counts pieces of [2^c, 2^(c+1)) bytes.
+// Transfers from one memory to another. A transfer is one instruction; a piece is one contiguous
+// run of it; size class c counts pieces of [2^c, 2^(c+1)) bytes.
 struct PathCounters {
   uint64_t bytes = 0;
   uint64_t transfers = 0;
@@ -22,6 +22,8 @@ struct PathCounters {
   uint64_t smallest = 0;  // 0: none yet
   std::array<uint64_t, kSizeClasses> classes{};
 
+  // One more transfer, of `count` pieces.
+  void Add(uint64_t count, uint64_t piece_bytes);
   void Add(const PathCounters& other);
 };
 

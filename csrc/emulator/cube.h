@@ -26,17 +26,9 @@ void MmadWith(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<U>&
 
 namespace AscendC {
 
-template <typename T>
-void LoadData(const LocalTensor<T>& dst, const LocalTensor<T>& src,
-              const LoadData2DParams& params) {
-  static_assert(sizeof(T) <= 4, "LoadData: rule dtype.table: 8-, 16- and 32-bit types");
-  emulator::LoadFractals(emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
-                         {params.startIndex, params.repeatTimes, params.srcStride, params.dstGap, 0,
-                          params.ifTranspose, params.addrMode != 0});
-}
-template <typename T>
-void LoadData(const LocalTensor<T>& dst, const GlobalTensor<T>& src,
-              const LoadData2DParams& params) {
+// from L1 or from global memory
+template <typename T, template <typename> class Tensor>
+void LoadData(const LocalTensor<T>& dst, const Tensor<T>& src, const LoadData2DParams& params) {
   static_assert(sizeof(T) <= 4, "LoadData: rule dtype.table: 8-, 16- and 32-bit types");
   emulator::LoadFractals(emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
                          {params.startIndex, params.repeatTimes, params.srcStride, params.dstGap, 0,

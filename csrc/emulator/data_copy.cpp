@@ -33,27 +33,19 @@ void AddElements(uint8_t* dst, const uint8_t* src, uint32_t bytes) {
 }
 
 void AddRow(DType dtype, uint8_t* dst, const uint8_t* src, uint32_t bytes) {
-  switch (dtype) {
-    case DType::kFloat:
-      return AddElements<float>(dst, src, bytes);
-    case DType::kHalf:
-      return AddElements<half>(dst, src, bytes);
-    case DType::kBfloat16:
-      return AddElements<bfloat16_t>(dst, src, bytes);
-    case DType::kInt32:
-      return AddElements<int32_t>(dst, src, bytes);
-    case DType::kInt16:
-      return AddElements<int16_t>(dst, src, bytes);
-    default:
-      return AddElements<int8_t>(dst, src, bytes);
-  }
+  if (dtype == DType::kFloat) return AddElements<float>(dst, src, bytes);
+  if (dtype == DType::kHalf) return AddElements<half>(dst, src, bytes);
+  if (dtype == DType::kBfloat16) return AddElements<bfloat16_t>(dst, src, bytes);
+  if (dtype == DType::kInt32) return AddElements<int32_t>(dst, src, bytes);
+  if (dtype == DType::kInt16) return AddElements<int16_t>(dst, src, bytes);
+  AddElements<int8_t>(dst, src, bytes);
 }
 
 }  // namespace
 
 void Deliver(const Core& core, uint8_t* dst, const uint8_t* src, uint32_t bytes) {
-  if (core.atomic) {
-    AddRow(core.atomic_dtype, dst, src, bytes);
+  if (core.registers.atomic) {
+    AddRow(*core.registers.atomic, dst, src, bytes);
   } else {
     std::memcpy(dst, src, bytes);
   }
@@ -65,14 +57,13 @@ void CheckCopyCount(DType dtype, uint32_t count) {
   CurrentCore().op = Op::kDataCopy;
   Fail(Rule::kCopyCount,
        "count*sizeof(T) must be a multiple of 32 bytes, got count=%u of %s (%llu bytes)", count,
-       Name(dtype), static_cast<unsigned long long>(bytes));
+       Name(dtype), Number(bytes));
 }
 
 void CheckBlockCount(Op op, uint32_t block_count) {
   CurrentCore().op = op;
-  CurrentCore().CheckFields();
-  if (block_count <= kMaxBlockCount) return;
-  Fail(Rule::kParamRange, "blockCount is 0 to %u, got %u", kMaxBlockCount, block_count);
+  CheckFields(CurrentCore());
+  CheckRange("blockCount", block_count, 0, kMaxBlockCount);
 }
 
 void CheckPad(DType dtype, uint32_t block_bytes, uint32_t left, uint32_t right, uint64_t value) {
@@ -97,9 +88,8 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
   if (memory != Memory::kUb && (memory != Memory::kL1 || padding != nullptr)) {
     Fail(Rule::kCopyPath, "from global memory into %s", Name(memory));
   }
-  core.CountPath(memory == Memory::kL1 ? Path::kGmToL1 : Path::kGmToUb, rows.rows, rows.bytes);
-  core.CountGlobal(src, uint64_t{rows.rows} * rows.bytes, false);
-  core.TimeMove(src, rows.rows, rows.bytes, rows.source_pitch);
+  core.Move(memory == Memory::kL1 ? Path::kGmToL1 : Path::kGmToUb, src,
+            {rows.rows, rows.bytes, rows.source_pitch});
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t left = padding != nullptr ? padding->left : 0;
   const uint32_t right = padding != nullptr ? padding->right : 0;
@@ -139,9 +129,8 @@ void CopyOut(Op op, DType dtype, const GlobalRef& dst, const LocalRef& src, cons
   if (memory != Memory::kUb && (memory != Memory::kL1 || op == Op::kDataCopyPad)) {
     Fail(Rule::kCopyPath, "from %s into global memory", Name(memory));
   }
-  core.CountPath(memory == Memory::kL1 ? Path::kL1ToGm : Path::kUbToGm, rows.rows, rows.bytes);
-  core.CountGlobal(dst, uint64_t{rows.rows} * rows.bytes, true);
-  core.TimeMove(dst, rows.rows, rows.bytes, rows.destination_pitch);
+  core.Move(memory == Memory::kL1 ? Path::kL1ToGm : Path::kUbToGm, dst,
+            {rows.rows, rows.bytes, rows.destination_pitch});
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t begin = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
   core.CheckGlobal(dst, 0, Reach(rows, rows.destination_pitch), SizeOf(dtype));
@@ -154,7 +143,7 @@ void CopyOut(Op op, DType dtype, const GlobalRef& dst, const LocalRef& src, cons
     const uint64_t to = row * rows.destination_pitch;
     core.Read(memory, begin + at, begin + at + rows.bytes);
     if (core.lacks_data) core.FailVirtual();
-    core.WriteGlobal(dst, to, rows.bytes, core.atomic);
+    core.WriteGlobal(dst, to, rows.bytes, core.registers.atomic.has_value());
     Deliver(core, dst.address + to, from + at, rows.bytes);
   }
 }
@@ -168,7 +157,7 @@ void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows
     Fail(Rule::kCopyPath, "from %s into %s", Name(MemoryOf(src.position)), Name(memory));
   }
   core.Begin(Op::kDataCopy, to_bias ? PIPE_MTE1 : PIPE_V);
-  core.CountPath(to_bias ? Path::kL1ToBias : Path::kUbToUb, rows.rows, rows.bytes);
+  core.Move(to_bias ? Path::kL1ToBias : Path::kUbToUb, rows.rows, rows.bytes);
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t from = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
   const uint32_t to =
@@ -193,17 +182,13 @@ void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows
 void CheckNdToNz(const AscendC::Nd2NzParams& params) {
   Core& core = CurrentCore();
   core.op = Op::kDataCopy;
-  core.CheckFields();
+  CheckFields(core);
   if (params.ndNum == 0 || params.nValue == 0 || params.dValue == 0) return;
-  const auto check = [](const char* name, uint32_t value, uint32_t least, uint32_t most) {
-    if (value >= least && value <= most) return;
-    Fail(Rule::kParamRange, "%s is %u to %u, got %u", name, least, most, value);
-  };
-  check("ndNum", params.ndNum, 0, kMaxBlockCount);
-  check("nValue", params.nValue, 0, 16384);
-  check("srcDValue", params.srcDValue, 1, 65535);
-  check("dstNzC0Stride", params.dstNzC0Stride, 1, 16384);
-  check("dstNzNStride", params.dstNzNStride, 1, 16384);
+  CheckRange("ndNum", params.ndNum, 0, kMaxBlockCount);
+  CheckRange("nValue", params.nValue, 0, 16384);
+  CheckRange("srcDValue", params.srcDValue, 1, 65535);
+  CheckRange("dstNzC0Stride", params.dstNzC0Stride, 1, 16384);
+  CheckRange("dstNzNStride", params.dstNzNStride, 1, 16384);
 }
 
 void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const NdToNz& shape) {
@@ -214,9 +199,7 @@ void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const Nd
     Fail(Rule::kCopyPath, "Nd2Nz from global memory into %s", Name(memory));
   }
   const uint64_t all_rows = uint64_t{shape.matrices} * shape.rows;
-  core.CountPath(Path::kGmToL1, all_rows, shape.row_bytes);
-  core.CountGlobal(src, all_rows * shape.row_bytes, false);
-  core.TimeMove(src, all_rows, shape.row_bytes, shape.source_row, true);
+  core.Move(Path::kGmToL1, src, {all_rows, shape.row_bytes, shape.source_row, true});
   if (all_rows == 0 || shape.row_bytes == 0) return;
   const uint32_t columns = (shape.row_bytes + kBlockBytes - 1) / kBlockBytes;
   const auto last = [](uint64_t count, uint64_t stride) { return (count - 1) * stride; };
@@ -229,7 +212,7 @@ void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const Nd
   const uint64_t reach = last(shape.matrices, shape.destination_matrix) + matrix;
   const uint32_t begin = core.Check(dst, 0, reach, kBlockBytes);
   if (core.machine.options.counting) return;
-  // columns below each other or, where rows leave room, beside each other
+  // columns lie below each other or, where rows leave room, beside each other
   const bool rows_inside = columns == 1 || height <= shape.destination_column ||
                            columns * shape.destination_column <= shape.destination_row;
   const bool matrices_apart = shape.matrices == 1 || matrix <= shape.destination_matrix;

@@ -98,16 +98,8 @@ void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src,
                      uint64_t{params.blockLen} + params.dstStride});
 }
 
-template <typename T, bool isSetMask = true>
-void Copy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const uint64_t mask[],
-          emulator::U8 repeatTime, const CopyRepeatParams& params) {
-  static_assert(emulator::kIs16Or32Bit<T>, "Copy: rule dtype.table: 16- and 32-bit types");
-  emulator::Copy({dst.Ref(), emulator::kDTypeOf<T>, params.dstStride, params.dstRepeatSize},
-                 {src.Ref(), emulator::kDTypeOf<T>, params.srcStride, params.srcRepeatSize},
-                 emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, bool isSetMask = true>
-void Copy(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask,
+template <typename T, bool isSetMask = true, typename Mask>
+void Copy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Mask& mask,
           emulator::U8 repeatTime, const CopyRepeatParams& params) {
   static_assert(emulator::kIs16Or32Bit<T>, "Copy: rule dtype.table: 16- and 32-bit types");
   emulator::Copy({dst.Ref(), emulator::kDTypeOf<T>, params.dstStride, params.dstRepeatSize},

@@ -48,20 +48,12 @@ void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src,
   emulator::Gather(emulator::Whole(dst), src.Ref(), srcOffset.Ref(), srcBaseOffset,
                    emulator::CountExtent(count));
 }
-template <typename T>
+template <typename T, typename Mask>
 void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src,
-            const LocalTensor<uint32_t>& srcOffset, const uint32_t srcBaseOffset,
-            const uint64_t mask, emulator::U8 repeatTime, emulator::U16 dstRepStride) {
+            const LocalTensor<uint32_t>& srcOffset, const uint32_t srcBaseOffset, const Mask& mask,
+            emulator::U8 repeatTime, emulator::U16 dstRepStride) {
   static_assert(emulator::kIs16Or32Bit<T>, "Gather: rule dtype.table: 16- and 32-bit types");
-  emulator::Gather({dst.Ref(), emulator::kDTypeOf<T>, 1, dstRepStride}, src.Ref(), srcOffset.Ref(),
-                   srcBaseOffset, emulator::MaskExtent(true, mask, repeatTime));
-}
-template <typename T>
-void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src,
-            const LocalTensor<uint32_t>& srcOffset, const uint32_t srcBaseOffset,
-            const uint64_t mask[], emulator::U8 repeatTime, emulator::U16 dstRepStride) {
-  static_assert(emulator::kIs16Or32Bit<T>, "Gather: rule dtype.table: 16- and 32-bit types");
-  emulator::Gather({dst.Ref(), emulator::kDTypeOf<T>, 1, dstRepStride}, src.Ref(), srcOffset.Ref(),
+  emulator::Gather(emulator::Strided(dst, 1, dstRepStride), src.Ref(), srcOffset.Ref(),
                    srcBaseOffset, emulator::MaskExtent(true, mask, repeatTime));
 }
 
@@ -71,9 +63,7 @@ void Gatherb(const LocalTensor<T>& dst, const LocalTensor<T>& src,
              const LocalTensor<uint32_t>& offset, emulator::U8 repeatTime,
              const GatherRepeatParams& params) {
   static_assert(emulator::kIs16Or32Bit<T>, "Gatherb: rule dtype.table: 16- and 32-bit types");
-  emulator::GatherBlocks(
-      {dst.Ref(), emulator::kDTypeOf<T>, params.dstBlkStride, params.dstRepStride}, src.Ref(),
-      offset.Ref(), repeatTime);
+  emulator::GatherBlocks(emulator::Destination(dst, params), src.Ref(), offset.Ref(), repeatTime);
 }
 
 // (score, index) pairs of 8 bytes, each 32 in descending order

@@ -6,12 +6,7 @@
 //                          {y, bytes, "y", emulator::Access::kOut}};
 //   emulator::Counters counters = emulator::Launch(options, [&] { add_half(x, y, tiling); });
 //
-// The callable is run once for each core, on a thread of its own, one core at a time: a core gives
-// way where it waits for others and at its end, so a launch is deterministic. Every global pointer
-// that the kernel uses must lie in one of `allocations`. A broken rule throws emulator::Error in
-// the thread that called Launch; the other cores are unwound first. What cannot be caught is a
-// kernel that dereferences a __gm__ pointer itself, instead of going through GlobalTensor, and a
-// loop without a single call of the API.
+// README.md beside this file says what a launch is and what it cannot catch.
 #ifndef MOGE_EMULATOR_LAUNCH_H_
 #define MOGE_EMULATOR_LAUNCH_H_
 
@@ -47,7 +42,7 @@ struct Allocation {
   uint64_t bytes;
   std::string name;
   Access access;
-  bool bulk = false;  // counting mode only: an address range with nothing behind it
+  bool bulk = false;  // counting mode only: the addresses have no memory
 };
 
 // How the kernel was declared. Hardware SyncAll and cross-core flags exist only in the mix forms.

@@ -43,7 +43,11 @@ enum class Op : uint8_t {
 };
 inline constexpr int kOps = static_cast<int>(Op::kKernelEnd) + 1;
 
+using Number = unsigned long long;  // what %llu prints
 [[noreturn]] void Fail(Rule rule, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+// Refuses a parameter outside its documented range.
+void CheckRange(const char* name, int64_t value, int64_t least, int64_t most);
 
 // A field of a parameter struct or an argument: the narrow type of the hardware's register, filled
 // from any integer. What a plain narrow integer would silently truncate is an error of the call
@@ -282,14 +286,16 @@ void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const
 
 // --- reductions, sorting, gathering -------------------------------------------------------------
 
+// As the call gives them: of the destination in results of a repeat, of the source in 32 bytes.
+struct ReduceStrides {
+  int32_t dst_repeat, src_block, src_repeat;
+};
 void ReduceRepeats(ReduceType type, DType dtype, const LocalRef& dst, const LocalRef& src,
-                   const Extent& extent, int32_t dst_rep_stride, int32_t src_blk_stride,
-                   int32_t src_rep_stride, ReduceOrder order);
+                   const Extent& extent, const ReduceStrides& strides, ReduceOrder order);
 void ReduceBlocks(ReduceType type, DType dtype, const LocalRef& dst, const LocalRef& src,
-                  const Extent& extent, int32_t dst_rep_stride, int32_t src_blk_stride,
-                  int32_t src_rep_stride);
+                  const Extent& extent, const ReduceStrides& strides);
 void ReducePairs(DType dtype, const LocalRef& dst, const LocalRef& src, const Extent& extent,
-                 int32_t dst_rep_stride, int32_t src_blk_stride, int32_t src_rep_stride);
+                 const ReduceStrides& strides);
 void ReduceTensor(ReduceType type, DType dtype, const LocalRef& dst, const LocalRef& src,
                   const LocalRef& tmp, const Extent& extent, int32_t src_rep_stride,
                   bool with_index);

@@ -17,8 +17,8 @@ struct ProductShape {
   bool init;            // C = A * B, else C += A * B
 };
 
-// A in Zz, or one row where m is 1; B in Zn; C in Nz, with whatever beyond m and n. `bias`: one row
-// that C starts from; null: none.
+// A in Zz, or one row where m is 1; B in Zn; C in Nz, where what lies beyond m and n is undefined.
+// `bias`: one row that C starts from; null: none.
 void MultiplyFractals(const ProductShape& shape, const uint8_t* a, const uint8_t* b,
                       const uint8_t* bias, uint8_t* c);
 

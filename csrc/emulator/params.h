@@ -17,10 +17,8 @@ struct UnaryRepeatParams {
         dstRepStride(dst_rep),
         srcRepStride(src_rep) {}
 
-  emulator::U16 dstBlkStride = 1;
-  emulator::U16 srcBlkStride = 1;
-  emulator::U8 dstRepStride = 8;
-  emulator::U8 srcRepStride = 8;
+  emulator::U16 dstBlkStride = 1, srcBlkStride = 1;
+  emulator::U8 dstRepStride = 8, srcRepStride = 8;
 };
 
 struct BinaryRepeatParams {
@@ -34,12 +32,8 @@ struct BinaryRepeatParams {
         src0RepStride(src0_rep),
         src1RepStride(src1_rep) {}
 
-  emulator::U8 dstBlkStride = 1;
-  emulator::U8 src0BlkStride = 1;
-  emulator::U8 src1BlkStride = 1;
-  emulator::U8 dstRepStride = 8;
-  emulator::U8 src0RepStride = 8;
-  emulator::U8 src1RepStride = 8;
+  emulator::U8 dstBlkStride = 1, src0BlkStride = 1, src1BlkStride = 1, dstRepStride = 8,
+               src0RepStride = 8, src1RepStride = 8;
 };
 
 struct CopyRepeatParams {
@@ -51,10 +45,7 @@ struct CopyRepeatParams {
         dstRepeatSize(dst_repeat),
         srcRepeatSize(src_repeat) {}
 
-  emulator::U16 dstStride = 1;
-  emulator::U16 srcStride = 1;
-  emulator::U16 dstRepeatSize = 8;
-  emulator::U16 srcRepeatSize = 8;
+  emulator::U16 dstStride = 1, srcStride = 1, dstRepeatSize = 8, srcRepeatSize = 8;
 };
 
 struct BrcbRepeatParams {
@@ -62,8 +53,7 @@ struct BrcbRepeatParams {
   BrcbRepeatParams(emulator::U16 dst_blk, emulator::U16 dst_rep)
       : dstBlkStride(dst_blk), dstRepStride(dst_rep) {}
 
-  emulator::U16 dstBlkStride = 1;
-  emulator::U16 dstRepStride = 8;
+  emulator::U16 dstBlkStride = 1, dstRepStride = 8;
 };
 
 struct GatherRepeatParams {
@@ -71,8 +61,7 @@ struct GatherRepeatParams {
   GatherRepeatParams(emulator::U8 dst_blk, emulator::U8 dst_rep)
       : dstBlkStride(dst_blk), dstRepStride(dst_rep) {}
 
-  emulator::U8 dstBlkStride = 1;
-  emulator::U8 dstRepStride = 8;
+  emulator::U8 dstBlkStride = 1, dstRepStride = 8;
 };
 
 // gaps from the end of one block to the start of the next, lengths and gaps in 32 bytes
@@ -82,10 +71,7 @@ struct DataCopyParams {
                  emulator::U16 dst_gap)
       : blockCount(count), blockLen(length), srcStride(src_gap), dstStride(dst_gap) {}
 
-  emulator::U16 blockCount = 1;
-  emulator::U16 blockLen = 0;
-  emulator::U16 srcStride = 0;
-  emulator::U16 dstStride = 0;
+  emulator::U16 blockCount = 1, blockLen = 0, srcStride = 0, dstStride = 0;
 };
 
 // length and the gap in global memory in bytes, the gap in local memory in 32 bytes
@@ -100,10 +86,7 @@ struct DataCopyExtParams {
         rsv(reserved) {}
 
   emulator::U16 blockCount = 1;
-  emulator::U32 blockLen = 0;
-  emulator::U32 srcStride = 0;
-  emulator::U32 dstStride = 0;
-  emulator::U32 rsv = 0;
+  emulator::U32 blockLen = 0, srcStride = 0, dstStride = 0, rsv = 0;
 };
 
 template <typename T>
@@ -113,8 +96,7 @@ struct DataCopyPadExtParams {
       : isPad(pad), leftPadding(left), rightPadding(right), paddingValue(value) {}
 
   bool isPad = false;
-  emulator::U8 leftPadding = 0;
-  emulator::U8 rightPadding = 0;
+  emulator::U8 leftPadding = 0, rightPadding = 0;
   T paddingValue{};
 };
 
@@ -134,14 +116,8 @@ struct Nd2NzParams {
         dstNzNStride(dst_row),
         dstNzMatrixStride(dst_matrix) {}
 
-  emulator::U16 ndNum = 0;
-  emulator::U16 nValue = 0;
-  emulator::U16 dValue = 0;
-  emulator::U16 srcNdMatrixStride = 0;
-  emulator::U16 srcDValue = 0;
-  emulator::U16 dstNzC0Stride = 0;
-  emulator::U16 dstNzNStride = 0;
-  emulator::U16 dstNzMatrixStride = 0;
+  emulator::U16 ndNum = 0, nValue = 0, dValue = 0, srcNdMatrixStride = 0, srcDValue = 0,
+                dstNzC0Stride = 0, dstNzNStride = 0, dstNzMatrixStride = 0;
 };
 
 // in fractals of 512 bytes
@@ -182,9 +158,7 @@ struct LoadData2dTransposeParams {
 
   emulator::U16 startIndex = 0;
   emulator::U8 repeatTimes = 0;
-  emulator::U16 srcStride = 0;
-  emulator::U16 dstGap = 0;
-  emulator::U16 dstFracGap = 0;
+  emulator::U16 srcStride = 0, dstGap = 0, dstFracGap = 0;
   emulator::U8 addrMode = 0;
 };
 
@@ -195,20 +169,14 @@ struct InitConstValueParams {
   InitConstValueParams(emulator::U16 repeat, emulator::U16 blocks, emulator::U16 gap, T value)
       : repeatTimes(repeat), blockNum(blocks), dstGap(gap), initValue(value) {}
 
-  emulator::U16 repeatTimes = 0;
-  emulator::U16 blockNum = 0;
-  emulator::U16 dstGap = 0;
+  emulator::U16 repeatTimes = 0, blockNum = 0, dstGap = 0;
   T initValue{};
 };
 
 struct MmadParams {
-  emulator::U16 m = 0;
-  emulator::U16 n = 0;
-  emulator::U16 k = 0;
+  emulator::U16 m = 0, n = 0, k = 0;
   emulator::U8 unitFlag = 0;
-  bool kDirectionAlign = false;
-  bool cmatrixSource = false;
-  bool cmatrixInitVal = true;
+  bool kDirectionAlign = false, cmatrixSource = false, cmatrixInitVal = true;
 };
 
 struct FixpipeParamsV220 {
@@ -217,8 +185,7 @@ struct FixpipeParamsV220 {
                     emulator::U32 dst_stride, bool relu)
       : nSize(columns), mSize(rows), srcStride(src_stride), dstStride(dst_stride), reluEn(relu) {}
 
-  emulator::U16 nSize = 0;
-  emulator::U16 mSize = 0;
+  emulator::U16 nSize = 0, mSize = 0;
   emulator::U16 srcStride = 0;  // in 16 elements of L0C
   emulator::U32 dstStride = 0;  // ND: elements; NZ: 32 bytes
   QuantMode_t quantPre = QuantMode_t::NoQuant;
@@ -241,8 +208,7 @@ struct GatherMaskParams {
         src1RepeatStride(src1_rep) {}
 
   emulator::U8 src0BlockStride = 1;
-  emulator::U16 repeatTimes = 0;
-  emulator::U16 src0RepeatStride = 8;
+  emulator::U16 repeatTimes = 0, src0RepeatStride = 8;
   emulator::U8 src1RepeatStride = 8;
 };
 

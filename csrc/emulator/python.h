@@ -8,99 +8,69 @@
 
 namespace emulator {
 
-inline pybind11::dict ToDict(const CoreCounters& core) {
-  pybind11::dict paths;
-  for (const auto& [name, path] : core.paths) {
-    pybind11::dict sizes;  // smallest size of the class -> number of pieces
-    for (int i = 0; i < kSizeClasses; ++i) {
-      if (path.classes[i] != 0) sizes[pybind11::int_(uint64_t{1} << i)] = path.classes[i];
-    }
-    pybind11::dict entry;
-    entry["bytes"] = path.bytes;
-    entry["transfers"] = path.transfers;
-    entry["pieces"] = path.pieces;
-    entry["smallest"] = path.smallest;
-    entry["sizes"] = sizes;
-    paths[name.c_str()] = entry;
+using namespace pybind11::literals;
+
+// The fields of each kind of counters.
+inline pybind11::dict ToDict(const PathCounters& path) {
+  pybind11::dict sizes;  // smallest size of the class -> number of pieces
+  for (int i = 0; i < kSizeClasses; ++i) {
+    if (path.classes[i] != 0) sizes[pybind11::int_(uint64_t{1} << i)] = path.classes[i];
   }
-  pybind11::dict instructions;
-  for (const auto& [key, vector] : core.instructions) {
-    pybind11::dict entry;
-    entry["calls"] = vector.calls;
-    entry["repeats"] = vector.repeats;
-    entry["elements"] = vector.elements;
-    instructions[pybind11::make_tuple(key.first, key.second)] = entry;
-  }
-  const auto counts = [](const auto& map) {
-    pybind11::dict result;
-    for (const auto& [name, count] : map) result[name.c_str()] = count;
-    return result;
-  };
+  return pybind11::dict("bytes"_a = path.bytes, "transfers"_a = path.transfers,
+                        "pieces"_a = path.pieces, "smallest"_a = path.smallest, "sizes"_a = sizes);
+}
+inline pybind11::dict ToDict(const VectorCounters& vector) {
+  return pybind11::dict("calls"_a = vector.calls, "repeats"_a = vector.repeats,
+                        "elements"_a = vector.elements);
+}
+inline pybind11::dict ToDict(const PipeCounters& pipe) {
+  return pybind11::dict("instructions"_a = pipe.instructions, "bytes"_a = pipe.bytes,
+                        "cycles"_a = pipe.cycles);
+}
+inline pybind11::dict ToDict(const ProductCounters& product) {
+  return pybind11::dict("calls"_a = product.calls, "fractals"_a = product.fractals,
+                        "cycles"_a = product.cycles, "products"_a = product.products);
+}
+inline pybind11::dict ToDict(const GlobalCounters& memory) {
+  return pybind11::dict("read"_a = memory.read, "written"_a = memory.written);
+}
+
+template <typename Key, typename Value>
+pybind11::dict ToDict(const std::map<Key, Value>& map) {
   pybind11::dict result;
-  result["paths"] = paths;
-  result["instructions"] = instructions;
-  result["scalars"] = counts(core.scalars);
-  result["waits"] = counts(core.waits);
-  result["barriers"] = counts(core.barriers);
-  pybind11::dict pipes;
-  for (const auto& [name, pipe] : core.pipes) {
-    pybind11::dict entry;
-    entry["instructions"] = pipe.instructions;
-    entry["bytes"] = pipe.bytes;
-    entry["cycles"] = pipe.cycles;
-    pipes[name.c_str()] = entry;
+  for (const auto& [key, value] : map) {
+    if constexpr (std::is_arithmetic_v<Value>) {
+      result[pybind11::cast(key)] = value;
+    } else {
+      result[pybind11::cast(key)] = ToDict(value);
+    }
   }
-  pybind11::dict products;
-  for (const auto& [dtype, product] : core.products) {
-    pybind11::dict entry;
-    entry["calls"] = product.calls;
-    entry["fractals"] = product.fractals;
-    entry["cycles"] = product.cycles;
-    entry["products"] = product.products;
-    products[dtype.c_str()] = entry;
-  }
-  pybind11::dict global;
-  for (const auto& [name, memory] : core.global) {
-    pybind11::dict entry;
-    entry["read"] = memory.read;
-    entry["written"] = memory.written;
-    global[name.c_str()] = entry;
-  }
-  result["kind"] = core.kind;
-  result["pipes"] = pipes;
-  result["products"] = products;
-  result["global"] = global;
-  result["cross"] = counts(core.cross);
-  result["peaks"] = counts(core.peaks);
-  result["sync_all"] = core.sync_all;
-  result["peak_ub"] = core.peak_ub;
   return result;
+}
+
+inline pybind11::dict ToDict(const CoreCounters& core) {
+  return pybind11::dict(
+      "paths"_a = ToDict(core.paths), "instructions"_a = ToDict(core.instructions),
+      "scalars"_a = ToDict(core.scalars), "waits"_a = ToDict(core.waits),
+      "barriers"_a = ToDict(core.barriers), "kind"_a = core.kind, "pipes"_a = ToDict(core.pipes),
+      "products"_a = ToDict(core.products), "global"_a = ToDict(core.global),
+      "cross"_a = ToDict(core.cross), "peaks"_a = ToDict(core.peaks), "sync_all"_a = core.sync_all,
+      "peak_ub"_a = core.peak_ub);
 }
 
 inline pybind11::dict ToDict(const Times& times) {
   pybind11::list cores;
   for (const CoreTimes& core : times.cores) {
-    pybind11::dict busy;
-    for (const auto& [pipe, cycles] : core.busy) busy[pipe.c_str()] = cycles;
-    pybind11::dict entry;
-    entry["end"] = core.end;
-    entry["busy"] = busy;
-    cores.append(entry);
+    cores.append(pybind11::dict("end"_a = core.end, "busy"_a = ToDict(core.busy)));
   }
   pybind11::list picture;
   for (const Slice& slice : times.picture) {
     picture.append(pybind11::make_tuple(slice.core, slice.pipe, slice.op, slice.start, slice.end));
   }
-  pybind11::dict result;
-  result["device"] = times.device;
-  result["clock"] = times.clock;
-  result["cycles"] = times.cycles;
-  result["seconds"] = times.seconds;
-  result["memory_bytes"] = times.memory_bytes;
-  result["l2_bytes"] = times.l2_bytes;
-  result["cores"] = cores;
-  result["picture"] = picture;
-  return result;
+  return pybind11::dict("device"_a = times.device, "clock"_a = times.clock,
+                        "cycles"_a = times.cycles, "seconds"_a = times.seconds,
+                        "memory_bytes"_a = times.memory_bytes, "l2_bytes"_a = times.l2_bytes,
+                        "cores"_a = cores, "picture"_a = picture);
 }
 
 // {"name", "total", "AIC" and "AIV": totals of a kind, "cores": [one for each core], "times": if

@@ -10,34 +10,9 @@ namespace {
 
 constexpr uint32_t kMaxLanes = 128;  // of half
 
-float LoadFloat(DType dtype, const uint8_t* from) {
-  if (dtype == DType::kHalf) {
-    uint16_t bits;
-    std::memcpy(&bits, from, sizeof bits);
-    return HalfToFloat(bits);
-  }
-  float value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-
-void StoreFloat(DType dtype, uint8_t* to, float value) {
-  if (dtype == DType::kHalf) {
-    const uint16_t bits = FloatToHalf(value);
-    std::memcpy(to, &bits, sizeof bits);
-  } else {
-    std::memcpy(to, &value, sizeof value);
-  }
-}
-
 // an index as the bits of an element
 void StoreIndex(DType dtype, uint8_t* to, uint32_t index) {
-  if (dtype == DType::kHalf) {
-    const auto bits = static_cast<uint16_t>(index);
-    std::memcpy(to, &bits, sizeof bits);
-  } else {
-    std::memcpy(to, &index, sizeof index);
-  }
+  std::memcpy(to, &index, SizeOf(dtype));  // half has room for the lower 16 bits
 }
 
 float Rounded(DType dtype, float value) {
@@ -72,73 +47,53 @@ struct Extreme {
   }
 };
 
-void CheckStrides(std::initializer_list<int32_t> strides) {
-  for (const int32_t stride : strides) {
-    if (stride < 0 || stride > 65535) {
-      Fail(Rule::kParamRange, "strides are 0 to 65535, got %d", stride);
-    }
-  }
-}
-
 struct Reduction {
   Lanes lanes;
   Operand src;
   const uint8_t* from;
+  uint64_t pitch;  // bytes from the results of one repeat to those of the next
 };
 
-// What the three forms share: the source's checks and reads.
+// What all forms share: the source is read; a repeat has results of `result_bytes`.
 Reduction Start(Op op, DType dtype, const LocalRef& src, const Extent& extent,
-                int32_t dst_rep_stride, int32_t src_blk_stride, int32_t src_rep_stride) {
+                const ReduceStrides& strides, uint32_t result_bytes) {
   Core& core = CurrentCore();
   core.Begin(op, PIPE_V);
-  CheckStrides({dst_rep_stride, src_blk_stride, src_rep_stride});
-  Reduction reduction{
-      Resolve(core, extent, SizeOf(dtype)),
-      {src, dtype, static_cast<uint32_t>(src_blk_stride), static_cast<uint32_t>(src_rep_stride)},
-      nullptr};
-  core.CountVector(op, dtype, reduction.lanes);
-  CheckAlive(core, reduction.src);
-  ReadOperand(core, reduction.src, reduction.lanes);
-  reduction.from = core.Bytes(src);
+  CheckRange("dstRepStride", strides.dst_repeat, 0, 65535);
+  CheckRange("srcBlkStride", strides.src_block, 0, 65535);
+  CheckRange("srcRepStride", strides.src_repeat, 0, 65535);
+  Reduction reduction{Resolve(core, extent, SizeOf(dtype)),
+                      {src, dtype, static_cast<uint32_t>(strides.src_block),
+                       static_cast<uint32_t>(strides.src_repeat)},
+                      core.Bytes(src),
+                      uint64_t{result_bytes} * static_cast<uint32_t>(strides.dst_repeat)};
+  core.Compute(dtype, reduction.lanes);
+  ReadSources(core, {&reduction.src}, reduction.lanes);
   return reduction;
 }
 
-// One result of an instruction; it must not land on a source that is still to be read.
-uint8_t* Result(const LocalRef& dst, uint64_t offset, uint32_t bytes) {
-  Core& core = CurrentCore();
-  const uint32_t begin = core.Check(dst, offset, bytes, 1);
-  core.Write(MemoryOf(dst.position), begin, begin + bytes);
-  return core.Bytes(dst) + offset;
-}
-
-void CheckResults(const LocalRef& dst, uint64_t bytes, const Reduction& reduction) {
-  ForEachRange(reduction.src, reduction.lanes, [&](uint32_t begin, uint32_t end) {
-    LocalRef part = reduction.src.ref;
-    part.begin += begin;
-    CheckApart(dst, bytes, part, end - begin);
-  });
+// Results of each repeat must not land on a source that is still to be read.
+void CheckResults(const LocalRef& dst, uint32_t bytes, uint32_t alignment,
+                  const Reduction& reduction) {
+  CurrentCore().Check(dst, 0, 0, alignment);
+  const Lanes& lanes = reduction.lanes;
+  if (lanes.repeats == 0) return;
+  CheckApart(dst, (lanes.repeats - 1) * reduction.pitch + bytes, reduction.src, lanes);
 }
 
 }  // namespace
 
 void ReduceRepeats(ReduceType type, DType dtype, const LocalRef& dst, const LocalRef& src,
-                   const Extent& extent, int32_t dst_rep_stride, int32_t src_blk_stride,
-                   int32_t src_rep_stride, ReduceOrder order) {
-  Core& core = CurrentCore();
-  const Reduction reduction =
-      Start(Op::kReduceRepeat, dtype, src, extent, dst_rep_stride, src_blk_stride, src_rep_stride);
-  const Lanes& lanes = reduction.lanes;
+                   const Extent& extent, const ReduceStrides& strides, ReduceOrder order) {
   const uint32_t bytes = SizeOf(dtype);
   const bool sums = type == ReduceType::SUM;
   const bool value_first = order == ReduceOrder::ORDER_VALUE_INDEX;
   const bool pair = !sums && (value_first || order == ReduceOrder::ORDER_INDEX_VALUE);
   const bool index_only = !sums && order == ReduceOrder::ORDER_ONLY_INDEX;
   const uint32_t result_bytes = index_only ? 4 : pair ? 2 * bytes : bytes;
-  core.Check(dst, 0, 0, result_bytes);
-  const uint64_t pitch = uint64_t{result_bytes} * static_cast<uint32_t>(dst_rep_stride);
-  if (lanes.repeats != 0) {
-    CheckResults(dst, (lanes.repeats - 1) * pitch + result_bytes, reduction);
-  }
+  const Reduction reduction = Start(Op::kReduceRepeat, dtype, src, extent, strides, result_bytes);
+  CheckResults(dst, result_bytes, result_bytes, reduction);
+  const Lanes& lanes = reduction.lanes;
   for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
     std::array<float, kMaxLanes> terms{};
     Extreme extreme;
@@ -152,7 +107,7 @@ void ReduceRepeats(ReduceType type, DType dtype, const LocalRef& dst, const Loca
         extreme.Take(type, value, lane);
       }
     }
-    uint8_t* to = Result(dst, repeat * pitch, result_bytes);
+    uint8_t* to = WritePart(dst, repeat * reduction.pitch, result_bytes);
     if (sums) {
       StoreFloat(dtype, to, TreeSum(dtype, terms.data(), lanes.lanes));
     } else if (index_only) {
@@ -167,20 +122,14 @@ void ReduceRepeats(ReduceType type, DType dtype, const LocalRef& dst, const Loca
 }
 
 void ReduceBlocks(ReduceType type, DType dtype, const LocalRef& dst, const LocalRef& src,
-                  const Extent& extent, int32_t dst_rep_stride, int32_t src_blk_stride,
-                  int32_t src_rep_stride) {
-  Core& core = CurrentCore();
-  const Reduction reduction = Start(Op::kReduceDataBlock, dtype, src, extent, dst_rep_stride,
-                                    src_blk_stride, src_rep_stride);
-  const Lanes& lanes = reduction.lanes;
+                  const Extent& extent, const ReduceStrides& strides) {
   const uint32_t bytes = SizeOf(dtype);
   const uint32_t per_block = kBlockBytes / bytes;
-  const uint32_t results = lanes.lanes / per_block;
-  core.Check(dst, 0, 0, results * bytes);
-  const uint64_t pitch = uint64_t{results} * bytes * static_cast<uint32_t>(dst_rep_stride);
-  if (lanes.repeats != 0) {
-    CheckResults(dst, (lanes.repeats - 1) * pitch + results * bytes, reduction);
-  }
+  const uint32_t results = kRepeatBytes / kBlockBytes;
+  const Reduction reduction =
+      Start(Op::kReduceDataBlock, dtype, src, extent, strides, results * bytes);
+  CheckResults(dst, results * bytes, results * bytes, reduction);
+  const Lanes& lanes = reduction.lanes;
   for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
     for (uint32_t block = 0; block < results; ++block) {
       std::array<float, kMaxLanes> terms{};
@@ -196,23 +145,18 @@ void ReduceBlocks(ReduceType type, DType dtype, const LocalRef& dst, const Local
       if (!any) continue;
       const float result =
           type == ReduceType::SUM ? TreeSum(dtype, terms.data(), per_block) : extreme.value;
-      StoreFloat(dtype, Result(dst, repeat * pitch + block * bytes, bytes), result);
+      StoreFloat(dtype, WritePart(dst, repeat * reduction.pitch + block * bytes, bytes), result);
     }
   }
 }
 
 void ReducePairs(DType dtype, const LocalRef& dst, const LocalRef& src, const Extent& extent,
-                 int32_t dst_rep_stride, int32_t src_blk_stride, int32_t src_rep_stride) {
-  Core& core = CurrentCore();
-  const Reduction reduction = Start(Op::kReducePairElem, dtype, src, extent, dst_rep_stride,
-                                    src_blk_stride, src_rep_stride);
-  const Lanes& lanes = reduction.lanes;
+                 const ReduceStrides& strides) {
   const uint32_t bytes = SizeOf(dtype);
-  core.Check(dst, 0, 0, kBlockBytes);
-  const uint64_t pitch = uint64_t{kRepeatBytes / 2} * static_cast<uint32_t>(dst_rep_stride);
-  if (lanes.repeats != 0) {
-    CheckResults(dst, (lanes.repeats - 1) * pitch + kRepeatBytes / 2, reduction);
-  }
+  const Reduction reduction =
+      Start(Op::kReducePairElem, dtype, src, extent, strides, kRepeatBytes / 2);
+  CheckResults(dst, kRepeatBytes / 2, kBlockBytes, reduction);
+  const Lanes& lanes = reduction.lanes;
   for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
     for (uint32_t pair = 0; pair < lanes.lanes / 2; ++pair) {
       float sum = 0;
@@ -222,7 +166,8 @@ void ReducePairs(DType dtype, const LocalRef& dst, const LocalRef& src, const Ex
         any = true;
         sum += LoadFloat(dtype, reduction.from + LaneOffset(reduction.src, repeat, lane));
       }
-      if (any) StoreFloat(dtype, Result(dst, repeat * pitch + pair * bytes, bytes), sum);
+      if (any)
+        StoreFloat(dtype, WritePart(dst, repeat * reduction.pitch + pair * bytes, bytes), sum);
     }
   }
 }
@@ -253,19 +198,19 @@ void ReduceTensor(ReduceType type, DType dtype, const LocalRef& dst, const Local
   const Op op = type == ReduceType::SUM   ? Op::kReduceSum
                 : type == ReduceType::MAX ? Op::kReduceMax
                                           : Op::kReduceMin;
-  const Reduction reduction = Start(op, dtype, src, extent, 1, 1, src_rep_stride);
-  if (core.used_static) Fail(Rule::kStaticApi, "forms with a temporary tensor need TPipe");
+  const Reduction reduction = Start(op, dtype, src, extent, {1, 1, src_rep_stride}, 0);
+  if (core.style.used_static) Fail(Rule::kStaticApi, "forms with a temporary tensor need TPipe");
   const Lanes& lanes = reduction.lanes;
   if (lanes.elements == 0) return;
   const uint32_t bytes = SizeOf(dtype);
   const uint64_t needed =
       TmpElements(lanes.repeats, lanes.lanes, kBlockBytes / bytes, with_index) * bytes;
   if (tmp.end - tmp.begin < needed) {
-    Fail(Rule::kReduceTmp, "the temporary tensor needs %llu bytes, got %u",
-         static_cast<unsigned long long>(needed), tmp.end - tmp.begin);
+    Fail(Rule::kReduceTmp, "the temporary tensor needs %llu bytes, got %u", Number(needed),
+         tmp.end - tmp.begin);
   }
   const uint32_t scratch = core.Check(tmp, 0, needed, kBlockBytes);
-  CheckResults(tmp, needed, reduction);
+  CheckApart(tmp, needed, reduction.src, reduction.lanes);
   core.Check(dst, 0, 0, type == ReduceType::SUM ? bytes : 2 * bytes);
   core.Write(MemoryOf(tmp.position), scratch, scratch + static_cast<uint32_t>(needed),
              ByteState::kPoison);
@@ -280,7 +225,7 @@ void ReduceTensor(ReduceType type, DType dtype, const LocalRef& dst, const Local
     }
     sums.push_back(TreeSum(dtype, terms.data(), lanes.lanes));
   }
-  uint8_t* to = Result(dst, 0, with_index ? 2 * bytes : bytes);
+  uint8_t* to = WritePart(dst, 0, with_index ? 2 * bytes : bytes);
   StoreFloat(dtype, to,
              type == ReduceType::SUM ? TreeSum(dtype, sums.data(), sums.size()) : extreme.value);
   if (with_index) StoreIndex(dtype, to + bytes, extreme.index);

@@ -16,8 +16,8 @@ void ReduceRepeat(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Ma
                   int32_t srcRepStride, ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {
   MOGE_REDUCE_TYPES("ReduceRepeat");
   emulator::ReduceRepeats(type, emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
-                          emulator::MaskExtent(isSetMask, mask, repeatTime), dstRepStride,
-                          srcBlkStride, srcRepStride, order);
+                          emulator::MaskExtent(isSetMask, mask, repeatTime),
+                          {dstRepStride, srcBlkStride, srcRepStride}, order);
 }
 
 // one result for each block
@@ -27,8 +27,8 @@ void ReduceDataBlock(const LocalTensor<T>& dst, const LocalTensor<T>& src, const
                      int32_t srcRepStride) {
   MOGE_REDUCE_TYPES("ReduceDataBlock");
   emulator::ReduceBlocks(type, emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
-                         emulator::MaskExtent(isSetMask, mask, repeatTime), dstRepStride,
-                         srcBlkStride, srcRepStride);
+                         emulator::MaskExtent(isSetMask, mask, repeatTime),
+                         {dstRepStride, srcBlkStride, srcRepStride});
 }
 
 // one result for each pair of neighbours
@@ -39,8 +39,8 @@ void ReducePairElem(const LocalTensor<T>& dst, const LocalTensor<T>& src, const 
   MOGE_REDUCE_TYPES("ReducePairElem");
   static_assert(type == ReduceType::SUM, "ReducePairElem: only sums");
   emulator::ReducePairs(emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
-                        emulator::MaskExtent(isSetMask, mask, repeatTime), dstRepStride,
-                        srcBlkStride, srcRepStride);
+                        emulator::MaskExtent(isSetMask, mask, repeatTime),
+                        {dstRepStride, srcBlkStride, srcRepStride});
 }
 
 template <typename T, bool isSetMask = true, typename Mask>

@@ -3,11 +3,11 @@
 // While the cores execute, each writes down a Trace: its instructions in program order, with their
 // cycles and with what its pipes wait for. After the launch MakeSchedule gives every one of them a
 // start and an end. Cores meet in the memory that they share, in SyncAll and in cross-core flags;
-// transfers are taken in the order of time, whatever order the cores ran in.
+// transfers are taken in the order of time, not in the order that the cores ran in. This header has
+// what outlives a launch, the contents of L2; trace.h has the rest.
 #ifndef MOGE_EMULATOR_TIMING_H_
 #define MOGE_EMULATOR_TIMING_H_
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <utility>
@@ -18,10 +18,6 @@
 
 namespace emulator {
 
-class Machine;
-
-inline constexpr uint32_t kNone = ~uint32_t{0};
-
 // Rows in global memory that one instruction reads or writes.
 struct Transfer {
   uint64_t address;  // as CacheModel places it
@@ -30,70 +26,6 @@ struct Transfer {
   uint32_t row_bytes;
   bool writes;
   bool bypass;  // of the L2 cache
-};
-
-enum class StepKind : uint8_t {
-  kWork,       // a pipe is busy for so many cycles
-  kMove,       // a transfer: those cycles, or what the memory takes
-  kSet,        // sets a flag when what the pipe has begun is done
-  kWait,       // for a flag
-  kSettle,     // PipeBarrier of one pipe: until what it has begun is done
-  kFinish,     // the scalar unit waits for a pipe to finish all it was given, or for all pipes
-  kSyncAll,    // the scalar unit waits for all cores
-  kCrossSet,   // sends a message when what the pipe has begun is done
-  kCrossWait,  // the scalar unit waits for messages
-};
-
-struct Step {
-  StepKind kind;
-  pipe_t pipe;  // PIPE_S: the scalar unit itself
-  Op op;
-  pipe_t of;        // kFinish: the pipe
-  uint32_t number;  // of the flag, transfer, message or meeting; kSyncAll: cores
-  uint32_t link;    // kNone: without a unit flag
-  float issue;      // cycles of the scalar unit before it
-  float cycles;
-};
-
-// Unit flags: an instruction of M or FIX follows others block by block.
-struct Link {
-  uint32_t first = kNone, last = kNone;  // links of those that it follows
-};
-
-class Trace {
- public:
-  Trace() { units_.fill(kNone); }
-
-  // cycles of the scalar unit before the next step
-  void Issue(double cycles) { issue_ += static_cast<float>(cycles); }
-  void Work(pipe_t pipe, Op op, double cycles) { Add(StepKind::kWork, pipe, op, kNone, cycles); }
-  void Move(pipe_t pipe, Op op, double cycles, const Transfer& transfer);
-  // The last step covers a block of L0C under a unit flag. `follows`: an instruction of the other
-  // pipe used the block last; `gives`: one of the other pipe is to follow.
-  void Unit(uint32_t unit, bool follows, bool gives);
-  uint32_t Set(pipe_t pipe);
-  void Wait(pipe_t pipe, uint32_t flag) { Add(StepKind::kWait, pipe, Op::kWaitFlag, flag, 0); }
-  void Settle(pipe_t pipe) { Add(StepKind::kSettle, pipe, Op::kPipeBarrier, kNone, 0); }
-  void Finish(pipe_t of, Op op);
-  void SyncAll(uint32_t cores) { Add(StepKind::kSyncAll, PIPE_S, Op::kSyncAll, cores, 0); }
-  void CrossSet(pipe_t pipe, uint32_t message) {
-    Add(StepKind::kCrossSet, pipe, Op::kCrossCoreSetFlag, message, 0);
-  }
-  void CrossWait(uint32_t meeting) {
-    Add(StepKind::kCrossWait, PIPE_S, Op::kCrossCoreWaitFlag, meeting, 0);
-  }
-
- private:
-  friend class CoreSchedule;
-
-  void Add(StepKind kind, pipe_t pipe, Op op, uint32_t number, double cycles);
-
-  std::vector<Step> steps_;
-  std::vector<Transfer> transfers_;
-  std::vector<Link> links_;
-  std::array<uint32_t, 256> units_;  // of L0C: the link of the last one that another may follow
-  uint32_t flags_ = 0;
-  float issue_ = 0;
 };
 
 // What L2 holds, in lines, and which of them memory does not have yet. It outlives a launch.
@@ -123,8 +55,6 @@ class CacheModel {
   uint64_t next_place_ = 0;
   uint64_t now_ = 0;
 };
-
-Times MakeSchedule(const Machine& machine);
 
 }  // namespace emulator
 

@@ -1,5 +1,5 @@
-// Element-wise instructions. Each has three forms: a bit mask or a contiguous mask with repeats
-// and strides, and a plain count.
+// Element-wise instructions. Each has two forms: a mask with repeats and strides, and a plain
+// count. A mask is a number, the lanes from 0 up, or two words of bits.
 #ifndef MOGE_EMULATOR_VECTOR_H_
 #define MOGE_EMULATOR_VECTOR_H_
 
@@ -32,28 +32,27 @@ inline constexpr bool kCanCast =
     (kIsOneOf<U, int64_t> && kIsOneOf<T, int32_t, float>);
 
 template <typename T>
-Operand Destination(const AscendC::LocalTensor<T>& tensor,
-                    const AscendC::BinaryRepeatParams& params) {
-  return {tensor.Ref(), kDTypeOf<T>, params.dstBlkStride, params.dstRepStride};
+Operand Strided(const AscendC::LocalTensor<T>& tensor, uint32_t block_stride,
+                uint32_t repeat_stride) {
+  return {tensor.Ref(), kDTypeOf<T>, block_stride, repeat_stride};
 }
-template <typename T>
-Operand Source0(const AscendC::LocalTensor<T>& tensor, const AscendC::BinaryRepeatParams& params) {
-  return {tensor.Ref(), kDTypeOf<T>, params.src0BlkStride, params.src0RepStride};
-}
-template <typename T>
-Operand Source1(const AscendC::LocalTensor<T>& tensor, const AscendC::BinaryRepeatParams& params) {
-  return {tensor.Ref(), kDTypeOf<T>, params.src1BlkStride, params.src1RepStride};
-}
-template <typename T>
-Operand Destination(const AscendC::LocalTensor<T>& tensor,
-                    const AscendC::UnaryRepeatParams& params) {
-  return {tensor.Ref(), kDTypeOf<T>, params.dstBlkStride, params.dstRepStride};
+template <typename T, typename Params>
+Operand Destination(const AscendC::LocalTensor<T>& tensor, const Params& params) {
+  return Strided(tensor, params.dstBlkStride, params.dstRepStride);
 }
 template <typename T>
 Operand Source(const AscendC::LocalTensor<T>& tensor, const AscendC::UnaryRepeatParams& params) {
-  return {tensor.Ref(), kDTypeOf<T>, params.srcBlkStride, params.srcRepStride};
+  return Strided(tensor, params.srcBlkStride, params.srcRepStride);
 }
-// count forms: contiguous, whatever the widths; the machine takes the wider operand for a repeat
+template <typename T>
+Operand Source0(const AscendC::LocalTensor<T>& tensor, const AscendC::BinaryRepeatParams& params) {
+  return Strided(tensor, params.src0BlkStride, params.src0RepStride);
+}
+template <typename T>
+Operand Source1(const AscendC::LocalTensor<T>& tensor, const AscendC::BinaryRepeatParams& params) {
+  return Strided(tensor, params.src1BlkStride, params.src1RepStride);
+}
+// Of the count forms: contiguous. A repeat has as many elements as fit of the wider type.
 template <typename T>
 Operand Whole(const AscendC::LocalTensor<T>& tensor, uint32_t widest = sizeof(T)) {
   return {tensor.Ref(), kDTypeOf<T>, 1, static_cast<uint32_t>(8 * sizeof(T) / widest)};
@@ -63,29 +62,21 @@ Operand Whole(const AscendC::LocalTensor<T>& tensor, uint32_t widest = sizeof(T)
 
 namespace AscendC {
 
-#define MOGE_BINARY(NAME, ALLOWED, TYPES)                                                       \
-  template <typename T, bool isSetMask = true>                                                  \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,  \
-            const uint64_t mask[], emulator::U8 repeatTime, const BinaryRepeatParams& params) { \
-    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                    \
-    emulator::Binary(emulator::Op::k##NAME, emulator::Destination(dst, params),                 \
-                     emulator::Source0(src0, params), emulator::Source1(src1, params),          \
-                     emulator::MaskExtent(isSetMask, mask, repeatTime));                        \
-  }                                                                                             \
-  template <typename T, bool isSetMask = true>                                                  \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,  \
-            uint64_t mask, emulator::U8 repeatTime, const BinaryRepeatParams& params) {         \
-    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                    \
-    emulator::Binary(emulator::Op::k##NAME, emulator::Destination(dst, params),                 \
-                     emulator::Source0(src0, params), emulator::Source1(src1, params),          \
-                     emulator::MaskExtent(isSetMask, mask, repeatTime));                        \
-  }                                                                                             \
-  template <typename T>                                                                         \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,  \
-            const int32_t& count) {                                                             \
-    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                    \
-    emulator::Binary(emulator::Op::k##NAME, emulator::Whole(dst), emulator::Whole(src0),        \
-                     emulator::Whole(src1), emulator::CountExtent(count));                      \
+#define MOGE_BINARY(NAME, ALLOWED, TYPES)                                                      \
+  template <typename T, bool isSetMask = true, typename Mask>                                  \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, \
+            const Mask& mask, emulator::U8 repeatTime, const BinaryRepeatParams& params) {     \
+    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                   \
+    emulator::Binary(emulator::Op::k##NAME, emulator::Destination(dst, params),                \
+                     emulator::Source0(src0, params), emulator::Source1(src1, params),         \
+                     emulator::MaskExtent(isSetMask, mask, repeatTime));                       \
+  }                                                                                            \
+  template <typename T>                                                                        \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, \
+            const int32_t& count) {                                                            \
+    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                   \
+    emulator::Binary(emulator::Op::k##NAME, emulator::Whole(dst), emulator::Whole(src0),       \
+                     emulator::Whole(src1), emulator::CountExtent(count));                     \
   }
 
 MOGE_BINARY(Add, kIsArithmetic, "int16, half, int32, float")
@@ -99,18 +90,9 @@ MOGE_BINARY(Or, kIsBitwise, "int16, uint16")
 #undef MOGE_BINARY
 
 // dst += src0 * src1
-template <typename T, typename U, bool isSetMask = true>
+template <typename T, typename U, bool isSetMask = true, typename Mask>
 void MulAddDst(const LocalTensor<T>& dst, const LocalTensor<U>& src0, const LocalTensor<U>& src1,
-               const uint64_t mask[], emulator::U8 repeatTime, const BinaryRepeatParams& params) {
-  static_assert(emulator::kIsAccumulate<T, U>,
-                "MulAddDst: rule dtype.table: (half, half), (float, float), (float, half)");
-  emulator::Binary(emulator::Op::kMulAddDst, emulator::Destination(dst, params),
-                   emulator::Source0(src0, params), emulator::Source1(src1, params),
-                   emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, typename U, bool isSetMask = true>
-void MulAddDst(const LocalTensor<T>& dst, const LocalTensor<U>& src0, const LocalTensor<U>& src1,
-               uint64_t mask, emulator::U8 repeatTime, const BinaryRepeatParams& params) {
+               const Mask& mask, emulator::U8 repeatTime, const BinaryRepeatParams& params) {
   static_assert(emulator::kIsAccumulate<T, U>,
                 "MulAddDst: rule dtype.table: (half, half), (float, float), (float, half)");
   emulator::Binary(emulator::Op::kMulAddDst, emulator::Destination(dst, params),
@@ -127,16 +109,8 @@ void MulAddDst(const LocalTensor<T>& dst, const LocalTensor<U>& src0, const Loca
 }
 
 #define MOGE_UNARY(NAME, ALLOWED, TYPES)                                                  \
-  template <typename T, bool isSetMask = true>                                            \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const uint64_t mask[],  \
-            emulator::U8 repeatTime, const UnaryRepeatParams& params) {                   \
-    static_assert(ALLOWED, #NAME ": rule dtype.table: " TYPES);                           \
-    emulator::Unary(emulator::Op::k##NAME, emulator::Destination(dst, params),            \
-                    emulator::Source(src, params),                                        \
-                    emulator::MaskExtent(isSetMask, mask, repeatTime));                   \
-  }                                                                                       \
-  template <typename T, bool isSetMask = true>                                            \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask,          \
+  template <typename T, bool isSetMask = true, typename Mask>                             \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Mask& mask,       \
             emulator::U8 repeatTime, const UnaryRepeatParams& params) {                   \
     static_assert(ALLOWED, #NAME ": rule dtype.table: " TYPES);                           \
     emulator::Unary(emulator::Op::k##NAME, emulator::Destination(dst, params),            \
@@ -160,29 +134,21 @@ MOGE_UNARY(Relu, (emulator::kIsOneOf<T, half, float, int32_t>), "half, float, in
 MOGE_UNARY(Not, emulator::kIsBitwise<T>, "int16, uint16")
 #undef MOGE_UNARY
 
-#define MOGE_SCALAR(NAME, ALLOWED, TYPES)                                                         \
-  template <typename T, bool isSetMask = true>                                                    \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar,                \
-            const uint64_t mask[], emulator::U8 repeatTime, const UnaryRepeatParams& params) {    \
-    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                      \
-    emulator::Scalar(emulator::Op::k##NAME, emulator::Destination(dst, params),                   \
-                     emulator::Source(src, params), &scalar,                                      \
-                     emulator::MaskExtent(isSetMask, mask, repeatTime));                          \
-  }                                                                                               \
-  template <typename T, bool isSetMask = true>                                                    \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar, uint64_t mask, \
-            emulator::U8 repeatTime, const UnaryRepeatParams& params) {                           \
-    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                      \
-    emulator::Scalar(emulator::Op::k##NAME, emulator::Destination(dst, params),                   \
-                     emulator::Source(src, params), &scalar,                                      \
-                     emulator::MaskExtent(isSetMask, mask, repeatTime));                          \
-  }                                                                                               \
-  template <typename T, bool isSetMask = true>                                                    \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar,                \
-            const int32_t& count) {                                                               \
-    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                      \
-    emulator::Scalar(emulator::Op::k##NAME, emulator::Whole(dst), emulator::Whole(src), &scalar,  \
-                     emulator::CountExtent(count));                                               \
+#define MOGE_SCALAR(NAME, ALLOWED, TYPES)                                                        \
+  template <typename T, bool isSetMask = true, typename Mask>                                    \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar,               \
+            const Mask& mask, emulator::U8 repeatTime, const UnaryRepeatParams& params) {        \
+    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                     \
+    emulator::Scalar(emulator::Op::k##NAME, emulator::Destination(dst, params),                  \
+                     emulator::Source(src, params), &scalar,                                     \
+                     emulator::MaskExtent(isSetMask, mask, repeatTime));                         \
+  }                                                                                              \
+  template <typename T>                                                                          \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar,               \
+            const int32_t& count) {                                                              \
+    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                     \
+    emulator::Scalar(emulator::Op::k##NAME, emulator::Whole(dst), emulator::Whole(src), &scalar, \
+                     emulator::CountExtent(count));                                              \
   }
 
 MOGE_SCALAR(Adds, kIsArithmetic, "int16, half, int32, float")
@@ -194,17 +160,8 @@ MOGE_SCALAR(ShiftRight, kIsShift, "int16, uint16, int32, uint32")
 #undef MOGE_SCALAR
 
 // dst += src * scalar
-template <typename T, typename U, bool isSetMask = true>
-void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalar,
-          const uint64_t mask[], emulator::U8 repeatTime, const UnaryRepeatParams& params) {
-  static_assert(emulator::kIsAccumulate<T, U>,
-                "Axpy: rule dtype.table: (half, half), (float, float), (float, half)");
-  emulator::Scalar(emulator::Op::kAxpy, emulator::Destination(dst, params),
-                   emulator::Source(src, params), &scalar,
-                   emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, typename U, bool isSetMask = true>
-void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalar, uint64_t mask,
+template <typename T, typename U, bool isSetMask = true, typename Mask>
+void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalar, const Mask& mask,
           emulator::U8 repeatTime, const UnaryRepeatParams& params) {
   static_assert(emulator::kIsAccumulate<T, U>,
                 "Axpy: rule dtype.table: (half, half), (float, float), (float, half)");
@@ -222,16 +179,9 @@ void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalar,
 }
 
 // a repeat is 64 elements of the wider type
-template <typename T, typename U, bool isSetMask = true>
+template <typename T, typename U, bool isSetMask = true, typename Mask>
 void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& mode,
-          const uint64_t mask[], emulator::U8 repeatTime, const UnaryRepeatParams& params) {
-  static_assert(emulator::kCanCast<T, U>, "Cast: rule dtype.table: no such pair of types");
-  emulator::Cast(emulator::Destination(dst, params), emulator::Source(src, params), mode,
-                 emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, typename U, bool isSetMask = true>
-void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& mode,
-          uint64_t mask, emulator::U8 repeatTime, const UnaryRepeatParams& params) {
+          const Mask& mask, emulator::U8 repeatTime, const UnaryRepeatParams& params) {
   static_assert(emulator::kCanCast<T, U>, "Cast: rule dtype.table: no such pair of types");
   emulator::Cast(emulator::Destination(dst, params), emulator::Source(src, params), mode,
                  emulator::MaskExtent(isSetMask, mask, repeatTime));
@@ -245,18 +195,11 @@ void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode&
                  emulator::CountExtent(count));
 }
 
-template <typename T, bool isSetMask = true>
-void Duplicate(const LocalTensor<T>& dst, const T& value, const uint64_t mask[],
-               emulator::U8 repeatTime, emulator::U16 dstBlkStride, emulator::U8 dstRepStride) {
-  static_assert(emulator::kIs16Or32Bit<T>, "Duplicate: rule dtype.table: 16- and 32-bit types");
-  emulator::Fill({dst.Ref(), emulator::kDTypeOf<T>, dstBlkStride, dstRepStride}, &value,
-                 emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, bool isSetMask = true>
-void Duplicate(const LocalTensor<T>& dst, const T& value, uint64_t mask, emulator::U8 repeatTime,
+template <typename T, bool isSetMask = true, typename Mask>
+void Duplicate(const LocalTensor<T>& dst, const T& value, const Mask& mask, emulator::U8 repeatTime,
                emulator::U16 dstBlkStride, emulator::U8 dstRepStride) {
   static_assert(emulator::kIs16Or32Bit<T>, "Duplicate: rule dtype.table: 16- and 32-bit types");
-  emulator::Fill({dst.Ref(), emulator::kDTypeOf<T>, dstBlkStride, dstRepStride}, &value,
+  emulator::Fill(emulator::Strided(dst, dstBlkStride, dstRepStride), &value,
                  emulator::MaskExtent(isSetMask, mask, repeatTime));
 }
 template <typename T>
@@ -277,7 +220,7 @@ void CreateVecIndex(LocalTensor<T>& dst, const T& first, uint64_t mask, emulator
                     emulator::U16 dstBlkStride, emulator::U8 dstRepStride) {
   static_assert(emulator::kIsArithmetic<T>,
                 "CreateVecIndex: rule dtype.table: int16, half, int32, float");
-  emulator::CreateIndex({dst.Ref(), emulator::kDTypeOf<T>, dstBlkStride, dstRepStride}, &first,
+  emulator::CreateIndex(emulator::Strided(dst, dstBlkStride, dstRepStride), &first,
                         emulator::MaskExtent(true, mask, repeatTime));
 }
 
@@ -286,9 +229,8 @@ template <typename T>
 void Brcb(const LocalTensor<T>& dst, const LocalTensor<T>& src, emulator::U8 repeatTime,
           const BrcbRepeatParams& params) {
   static_assert(emulator::kIs16Or32Bit<T>, "Brcb: rule dtype.table: 16- and 32-bit types");
-  emulator::BroadcastBlocks(
-      {dst.Ref(), emulator::kDTypeOf<T>, params.dstBlkStride, params.dstRepStride},
-      {src.Ref(), emulator::kDTypeOf<T>, 1, 1}, repeatTime);
+  emulator::BroadcastBlocks(emulator::Destination(dst, params), emulator::Strided(src, 1, 1),
+                            repeatTime);
 }
 
 }  // namespace AscendC

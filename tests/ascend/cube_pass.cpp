@@ -1,11 +1,8 @@
 // Correct kernels for a cube core and its vector cores, in the documented style: static tensors and
 // explicit flags; tests/test_emulator.py compares each with NumPy.
-#include "kernel_operator.h"
-#include "kernels.h"
+#include "common.h"
 
 namespace moge_tests {
-
-using namespace AscendC;
 
 namespace {
 
@@ -17,32 +14,6 @@ constexpr uint32_t CeilDiv(uint32_t value, uint32_t divisor) {
 }
 constexpr uint32_t CeilTo(uint32_t value, uint32_t multiple) {
   return CeilDiv(value, multiple) * multiple;
-}
-
-template <typename T>
-GlobalTensor<T> Global(GM_ADDR address) {
-  GlobalTensor<T> tensor;
-  tensor.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(address));
-  return tensor;
-}
-
-// Waits for what the source pipe has done so far.
-template <HardEvent event>
-__aicore__ inline void Sync() {
-  SetFlag<event>(0);
-  WaitFlag<event>(0);
-}
-
-// One product of these sizes; `init` false adds to what is there.
-__aicore__ inline MmadParams Product(uint32_t m, uint32_t n, uint32_t k, bool init = true,
-                                     uint8_t unit = 0) {
-  MmadParams params;
-  params.m = m;
-  params.n = n;
-  params.k = k;
-  params.cmatrixInitVal = init;
-  params.unitFlag = unit;
-  return params;
 }
 
 // rows x columns of a row-major matrix to NZ at `dst`
@@ -286,8 +257,7 @@ __global__ __cube__ void gemv(GM_ADDR x, GM_ADDR y, GM_ADDR) {
   PipeBarrier<PIPE_ALL>();
 }
 
-// --- ways out
-// -------------------------------------------------------------------------------------
+// --- ways out --------------------------------------------------------------------------------
 
 // float results to half in NZ, negative ones to 0
 __global__ __cube__ void fixpipe_nz(GM_ADDR x, GM_ADDR y, GM_ADDR) {
@@ -340,8 +310,7 @@ __global__ __cube__ void fixpipe_matrices(GM_ADDR x, GM_ADDR y, GM_ADDR) {
   PipeBarrier<PIPE_ALL>();
 }
 
-// --- many products
-// --------------------------------------------------------------------------------
+// --- many products ---------------------------------------------------------------------------
 
 // y [64, 96] = A [64, 128] B [96, 128]^T: L1 and L0 in two halves each, results given to Fixpipe by
 // unit flags; the tiles of 32 x 48 go round the cores. With `slices` the cores share k instead and
@@ -471,8 +440,7 @@ __global__ __cube__ void nz_weights(GM_ADDR x, GM_ADDR y, GM_ADDR) {
   PipeBarrier<PIPE_ALL>();
 }
 
-// --- a cube core with its vector cores
-// ------------------------------------------------------------
+// --- a cube core with its vector cores -------------------------------------------------------
 
 // y = 2 A B, tile by tile: the cube core writes products of 32 x 64 into a ring of two slots in z,
 // each vector core doubles its half of the rows and gives the slot back.
@@ -632,13 +600,8 @@ __global__ __mix__(1, 2) void sync_all_mix(GM_ADDR x, GM_ADDR y, GM_ADDR z) {
   PipeBarrier<PIPE_ALL>();
 }
 
-emulator::Options Cube(uint32_t blocks = 1,
-                       emulator::KernelType kernel = emulator::KernelType::kCube) {
-  emulator::Options options;
-  options.blocks = blocks;
-  options.kernel = kernel;
-  return options;
-}
+Options Cube(uint32_t blocks = 1) { return Launch(KernelType::kCube, blocks); }
+Options Mix(uint32_t blocks) { return Launch(KernelType::kMix, blocks); }
 
 }  // namespace
 
@@ -667,10 +630,10 @@ const std::vector<Case>& MustPassCube() {
       {"blocked", blocked, Cube(2)},
       {"split_k", split_k, Cube(2)},
       {"nz_weights", nz_weights, Cube()},
-      {"ring", ring, Cube(Ring::kBlocks, emulator::KernelType::kMix)},
-      {"exchange", exchange, Cube(3, emulator::KernelType::kMix)},
-      {"relay", relay, Cube(2, emulator::KernelType::kMix)},
-      {"sync_all_mix", sync_all_mix, Cube(2, emulator::KernelType::kMix)},
+      {"ring", ring, Mix(Ring::kBlocks)},
+      {"exchange", exchange, Mix(3)},
+      {"relay", relay, Mix(2)},
+      {"sync_all_mix", sync_all_mix, Mix(2)},
   };
   return cases;
 }

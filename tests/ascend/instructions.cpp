@@ -1,12 +1,9 @@
 // One instruction on an image of UB, in every form: the tests compare what it leaves with NumPy.
 #include <stdexcept>
 
-#include "kernel_operator.h"
-#include "kernels.h"
+#include "common.h"
 
 namespace moge_tests {
-
-using namespace AscendC;
 
 namespace {
 
@@ -53,7 +50,7 @@ void WithMask(const Instruction& c, F f) {
     return;                                                                        \
   }
 
-// Scores and indices of a sorted list, each together, 8 and 12 KiB behind it.
+// Copies the scores of a sorted list to 8 KiB after it, and the indices to 12 KiB.
 template <typename T>
 void Split(const Place& ub, uint32_t list, uint32_t count) {
   uint64_t taken = 0;

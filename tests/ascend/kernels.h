@@ -18,7 +18,7 @@ struct Case {
   emulator::Options options;  // all but the allocations
 };
 
-// each named after its rule, and a word behind a space
+// each named after its rule; a word follows where a rule has several
 const std::vector<Case>& MustFail();
 const std::vector<Case>& MustFailCube();
 const std::vector<Case>& MustPass();

@@ -46,11 +46,6 @@ std::vector<std::string> Names(const std::vector<moge_tests::Case>& cases) {
   return names;
 }
 
-template <typename T>
-void Take(const py::dict& call, const char* name, T& field) {
-  if (call.contains(name)) field = call[name].cast<T>();
-}
-
 }  // namespace
 
 PYBIND11_MODULE(moge_emulator_tests, m) {
@@ -80,25 +75,14 @@ PYBIND11_MODULE(moge_emulator_tests, m) {
   // (what GatherMask counted, counters)
   m.def("instruction", [](const py::dict& fields, Array image, Array result) {
     moge_tests::Instruction call;
-    Take(fields, "op", call.op);
-    Take(fields, "dtype", call.dtype);
-    Take(fields, "src_dtype", call.src_dtype);
-    Take(fields, "form", call.form);
-    Take(fields, "dst", call.dst);
-    Take(fields, "src0", call.src0);
-    Take(fields, "src1", call.src1);
-    Take(fields, "tmp", call.tmp);
-    Take(fields, "low", call.low);
-    Take(fields, "high", call.high);
-    Take(fields, "repeat", call.repeat);
-    Take(fields, "strides", call.strides);
-    Take(fields, "scalar", call.scalar);
-    Take(fields, "mode", call.mode);
-    Take(fields, "flag", call.flag);
-    Take(fields, "counter", call.counter);
-    Take(fields, "out_begin", call.out_begin);
-    Take(fields, "out_end", call.out_end);
-    emulator::Options options;
+    // clang-format off: a list
+#define TAKE(field) if (fields.contains(#field)) call.field = fields[#field].cast<decltype(call.field)>();
+    TAKE(op) TAKE(dtype) TAKE(src_dtype) TAKE(form) TAKE(dst) TAKE(src0) TAKE(src1) TAKE(tmp)
+    TAKE(low) TAKE(high) TAKE(repeat) TAKE(strides) TAKE(scalar) TAKE(mode) TAKE(flag)
+    TAKE(counter) TAKE(out_begin) TAKE(out_end)
+#undef TAKE
+        // clang-format on
+        emulator::Options options;
     options.name = call.op;
     options.allocations = {Describe(image, "image", emulator::Access::kIn),
                            Describe(result, "result", emulator::Access::kOut)};

@@ -2,8 +2,7 @@
 #ifndef MOGE_TESTS_ASCEND_MUST_FAIL_H_
 #define MOGE_TESTS_ASCEND_MUST_FAIL_H_
 
-#include "kernel_operator.h"
-#include "kernels.h"
+#include "common.h"
 
 namespace moge_tests {
 
@@ -15,30 +14,34 @@ std::vector<Case>& Cases() {
 }
 
 struct Registration {
-  Registration(const char* name, Kernel kernel, const emulator::Options& options) {
+  Registration(Kernel kernel, const char* name, const Options& options = {}) {
     Cases().push_back({name, kernel, options});
   }
 };
 
-template <typename T>
-AscendC::GlobalTensor<T> Global(GM_ADDR address, uint64_t size = 0) {
-  AscendC::GlobalTensor<T> tensor;
-  if (size == 0) {
-    tensor.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(address));
-  } else {
-    tensor.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(address), size);
-  }
-  return tensor;
-}
-
 }  // namespace
 
+// MUST_FAIL(name, options if any) { body over x, y, z }
 // The name is the rule, and a word where a rule has several kernels.
-#define MUST_FAIL(SYMBOL, NAME, OPTIONS)                                                    \
-  void SYMBOL(GM_ADDR x, GM_ADDR y, GM_ADDR z);                                             \
-  const Registration SYMBOL##_registration(NAME, SYMBOL, OPTIONS);                          \
-  __global__ __vector__ void SYMBOL([[maybe_unused]] GM_ADDR x, [[maybe_unused]] GM_ADDR y, \
-                                    [[maybe_unused]] GM_ADDR z)
+#define MUST_FAIL(...) KERNEL(__COUNTER__, __VA_ARGS__)
+#define KERNEL(NUMBER, ...) NUMBERED_KERNEL(NUMBER, __VA_ARGS__)
+#define KERNEL_ARGUMENTS \
+  [[maybe_unused]] GM_ADDR x, [[maybe_unused]] GM_ADDR y, [[maybe_unused]] GM_ADDR z
+#define NUMBERED_KERNEL(NUMBER, ...)                                     \
+  void Kernel##NUMBER(GM_ADDR x, GM_ADDR y, GM_ADDR z);                  \
+  const Registration kRegistration##NUMBER(Kernel##NUMBER, __VA_ARGS__); \
+  __global__ __vector__ void Kernel##NUMBER(KERNEL_ARGUMENTS)
+
+// The same for a body that starts with a variable OWN of its class: what it needs is there.
+#define MUST_FAIL_WITH(CLASS, OWN, ...) KERNEL_WITH(__COUNTER__, CLASS, OWN, __VA_ARGS__)
+#define KERNEL_WITH(NUMBER, CLASS, OWN, ...) NUMBERED_KERNEL_WITH(NUMBER, CLASS, OWN, __VA_ARGS__)
+#define NUMBERED_KERNEL_WITH(NUMBER, CLASS, OWN, ...)             \
+  void Body##NUMBER(CLASS& OWN, GM_ADDR x, GM_ADDR y, GM_ADDR z); \
+  NUMBERED_KERNEL(NUMBER, __VA_ARGS__) {                          \
+    CLASS own;                                                    \
+    Body##NUMBER(own, x, y, z);                                   \
+  }                                                               \
+  void Body##NUMBER([[maybe_unused]] CLASS& OWN, KERNEL_ARGUMENTS)
 
 }  // namespace moge_tests
 

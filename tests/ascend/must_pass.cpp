@@ -1,22 +1,11 @@
 // Correct kernels in the documented styles; tests/test_emulator.py compares each with NumPy.
-#include "kernel_operator.h"
-#include "kernels.h"
+#include "common.h"
 
 namespace moge_tests {
 
-using namespace AscendC;
-
 namespace {
 
-template <typename T>
-GlobalTensor<T> Global(GM_ADDR address) {
-  GlobalTensor<T> tensor;
-  tensor.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(address));
-  return tensor;
-}
-
-// --- element-wise, double-buffered queues, a tail
-// -------------------------------------------------
+// --- element-wise, double-buffered queues, a tail --------------------------------------------
 
 // y = exp(x) + x over 1000 floats, in tiles of 256
 class ElementWise {
@@ -100,8 +89,7 @@ __global__ __vector__ void bf16_double(GM_ADDR x, GM_ADDR y, GM_ADDR) {
   out.FreeTensor(result);
 }
 
-// --- reductions
-// -----------------------------------------------------------------------------------
+// --- reductions ------------------------------------------------------------------------------
 
 // softmax over rows of 64 floats, 40 rows at once
 __global__ __vector__ void softmax_rows(GM_ADDR x, GM_ADDR y, GM_ADDR) {
@@ -176,8 +164,7 @@ __global__ __vector__ void group_argmax(GM_ADDR x, GM_ADDR y, GM_ADDR) {
   out.FreeTensor(result);
 }
 
-// --- gathering
-// ------------------------------------------------------------------------------------
+// --- gathering -------------------------------------------------------------------------------
 
 // rows of 20 floats by index: y[i] = x[z[i]]; a queue that goes in and out
 __global__ __vector__ void gather_rows(GM_ADDR x, GM_ADDR y, GM_ADDR z) {
@@ -281,8 +268,7 @@ __global__ __vector__ void sort_scores(GM_ADDR x, GM_ADDR y, GM_ADDR) {
   out.FreeTensor(merged);
 }
 
-// --- static tensors and flags
-// ---------------------------------------------------------------------
+// --- static tensors and flags ----------------------------------------------------------------
 
 // y = 3x over 8 tiles of 512 floats, two halves of UB taking turns; complete in strict mode
 __global__ __vector__ void static_ping_pong(GM_ADDR x, GM_ADDR y, GM_ADDR) {
@@ -384,8 +370,7 @@ __global__ __vector__ void counter_mode(GM_ADDR x, GM_ADDR y, GM_ADDR) {
   out.FreeTensor(result);
 }
 
-// --- several cores
-// --------------------------------------------------------------------------------
+// --- several cores ---------------------------------------------------------------------------
 
 constexpr uint32_t kPart = 512;  // floats of one block
 
@@ -480,35 +465,26 @@ __global__ __mix__(0, 1) void scalar_exchange(GM_ADDR, GM_ADDR y, GM_ADDR z) {
   DataCacheCleanAndInvalid<int32_t, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(result);
 }
 
-emulator::Options Blocks(uint32_t blocks, emulator::KernelType kernel) {
-  emulator::Options options;
-  options.blocks = blocks;
-  options.kernel = kernel;
-  return options;
-}
-
 }  // namespace
 
 const std::vector<Case>& MustPass() {
-  using emulator::KernelType;
-  const emulator::Options one;
   static const std::vector<Case> cases = {
-      {"elementwise", elementwise, one},
-      {"bf16_double", bf16_double, one},
-      {"softmax_rows", softmax_rows, one},
-      {"group_argmax", group_argmax, one},
-      {"gather_rows", gather_rows, one},
-      {"padded_rows", padded_rows, one},
-      {"partition", partition, one},
-      {"sort_scores", sort_scores, one},
-      {"static_ping_pong", static_ping_pong, one},
-      {"manual_flags", manual_flags, one},
-      {"scalar_orders", scalar_orders, one},
-      {"counter_mode", counter_mode, one},
-      {"sync_all", sync_all, Blocks(6, KernelType::kMixVector)},
-      {"sync_all_soft", sync_all_soft, Blocks(6, KernelType::kVector)},
-      {"atomic_add", atomic_add, Blocks(6, KernelType::kVector)},
-      {"scalar_exchange", scalar_exchange, Blocks(6, KernelType::kMixVector)},
+      {"elementwise", elementwise, {}},
+      {"bf16_double", bf16_double, {}},
+      {"softmax_rows", softmax_rows, {}},
+      {"group_argmax", group_argmax, {}},
+      {"gather_rows", gather_rows, {}},
+      {"padded_rows", padded_rows, {}},
+      {"partition", partition, {}},
+      {"sort_scores", sort_scores, {}},
+      {"static_ping_pong", static_ping_pong, {}},
+      {"manual_flags", manual_flags, {}},
+      {"scalar_orders", scalar_orders, {}},
+      {"counter_mode", counter_mode, {}},
+      {"sync_all", sync_all, Launch(KernelType::kMixVector, 6)},
+      {"sync_all_soft", sync_all_soft, Launch(KernelType::kVector, 6)},
+      {"atomic_add", atomic_add, Launch(KernelType::kVector, 6)},
+      {"scalar_exchange", scalar_exchange, Launch(KernelType::kMixVector, 6)},
   };
   return cases;
 }

@@ -1,20 +1,12 @@
 // Kernels whose times can be worked out by hand; tests/test_ascend_model.py does.
-#include "kernel_operator.h"
-#include "kernels.h"
+#include "common.h"
 
 namespace moge_tests {
-
-using namespace AscendC;
 
 namespace {
 
 constexpr uint32_t kTile = 2048;  // floats, 8 KB
 
-GlobalTensor<float> Global(GM_ADDR address) {
-  GlobalTensor<float> tensor;
-  tensor.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(address));
-  return tensor;
-}
 LocalTensor<float> Tile(uint32_t number) {
   return LocalTensor<float>(TPosition::VECCALC, number * kTile * sizeof(float), kTile);
 }
@@ -27,7 +19,7 @@ __aicore__ void Buffered(GM_ADDR x, GM_ADDR, GM_ADDR) {
   for (uint32_t i = 0; i < 4; ++i) {
     const uint32_t buffer = i % buffers;
     WaitFlag<HardEvent::V_MTE2>(buffer);
-    DataCopy(Tile(buffer), Global(x)[i * kTile], kTile);
+    DataCopy(Tile(buffer), Global<float>(x)[i * kTile], kTile);
     SetFlag<HardEvent::MTE2_V>(buffer);
     WaitFlag<HardEvent::MTE2_V>(buffer);
     Exp(Tile(buffer), Tile(buffer), kTile);
@@ -44,12 +36,33 @@ __aicore__ void Queued(GM_ADDR x, GM_ADDR, GM_ADDR) {
   pipe.InitBuffer(queue, 2, kTile * sizeof(float));
   for (uint32_t i = 0; i < 4; ++i) {
     LocalTensor<float> tile = queue.AllocTensor<float>();
-    DataCopy(tile, Global(x)[i * kTile], kTile);
+    DataCopy(tile, Global<float>(x)[i * kTile], kTile);
     queue.EnQue(tile);
     tile = queue.DeQue<float>();
     Exp(tile, tile, kTile);
     queue.FreeTensor(tile);
   }
+}
+
+// Barriers of one pipe and of all instead of flags.
+__aicore__ void Barriers(GM_ADDR x, GM_ADDR, GM_ADDR) {
+  InitSocState();
+  DataCopy(Tile(0), Global<float>(x), kTile);
+  PipeBarrier<PIPE_MTE2>();
+  DataCopy(Tile(1), Global<float>(x)[kTile], DataCopyParams(4, kTile / 32, 0, 0));
+  PipeBarrier<PIPE_ALL>();
+  Exp(Tile(1), Tile(0), kTile);
+  PipeBarrier<PIPE_ALL>();
+}
+
+// A bias on its way from global memory to the bias table.
+__aicore__ void Bias(GM_ADDR x, GM_ADDR, GM_ADDR) {
+  InitSocState();
+  const LocalTensor<float> in_l1(TPosition::C1, 0, 64);
+  DataCopy(in_l1, Global<float>(x), 64);
+  Sync<HardEvent::MTE2_MTE1>();
+  DataCopy(LocalTensor<float>(TPosition::C2, 0, 64), in_l1, 64);
+  PipeBarrier<PIPE_ALL>();
 }
 
 __aicore__ void Vectors(GM_ADDR, GM_ADDR, GM_ADDR) {
@@ -67,7 +80,7 @@ __aicore__ void Vectors(GM_ADDR, GM_ADDR, GM_ADDR) {
 // Past L2, so that every core reads from memory.
 __aicore__ void Crowd(GM_ADDR x, GM_ADDR, GM_ADDR) {
   InitSocState();
-  GlobalTensor<float> source = Global(x);
+  GlobalTensor<float> source = Global<float>(x);
   source.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
   for (uint32_t i = 0; i < 8; ++i) DataCopy(Tile(i), source[i * kTile], kTile);
   PipeBarrier<PIPE_ALL>();
@@ -77,11 +90,10 @@ __aicore__ void Crowd(GM_ADDR x, GM_ADDR, GM_ADDR) {
 __aicore__ void Meeting(GM_ADDR x, GM_ADDR, GM_ADDR z) {
   InitSocState();
   const uint32_t tiles = GetBlockIdx() == 0 ? 4 : 1;
-  DataCopy(Tile(0), Global(x), kTile);
-  SetFlag<HardEvent::MTE2_MTE3>(0);
-  WaitFlag<HardEvent::MTE2_MTE3>(0);
+  DataCopy(Tile(0), Global<float>(x), kTile);
+  Sync<HardEvent::MTE2_MTE3>();
   for (uint32_t i = 0; i < tiles; ++i) {
-    DataCopy(Global(z)[(GetBlockIdx() * 4 + i) * kTile], Tile(0), kTile);
+    DataCopy(Global<float>(z)[(GetBlockIdx() * 4 + i) * kTile], Tile(0), kTile);
   }
   SyncAll();
   Duplicate(Tile(1), 1.0f, kTile);
@@ -107,36 +119,28 @@ __aicore__ void Handed(GM_ADDR x, GM_ADDR, GM_ADDR z) {
     const LocalTensor<float> b(TPosition::B2, 0, kSide * kSide);
     const LocalTensor<float> c(TPosition::CO1, 0, kSide * kSide);
     SetMMRowMajor();
-    DataCopy(left, Global(x), Nd2NzParams(1, kSide, kSide, 0, kSide, kSide, 1, 0));
-    SetFlag<HardEvent::MTE2_MTE1>(0);
-    WaitFlag<HardEvent::MTE2_MTE1>(0);
+    DataCopy(left, Global<float>(x), Nd2NzParams(1, kSide, kSide, 0, kSide, kSide, 1, 0));
+    Sync<HardEvent::MTE2_MTE1>();
     LoadData(a, left, LoadData2DParams(0, kSide * kSide * 4 / 512, 1, 0, 0, false, 0));
     LoadData(b, left, LoadData2DParams(0, kSide * kSide * 4 / 512, 1, 0, 0, false, 0));
-    SetFlag<HardEvent::MTE1_M>(0);
-    WaitFlag<HardEvent::MTE1_M>(0);
-    MmadParams product;
-    product.m = product.n = product.k = kSide;
-    product.unitFlag = 3;
-    product.cmatrixInitVal = true;
-    Mmad(c, a, b, product);
+    Sync<HardEvent::MTE1_M>();
+    Mmad(c, a, b, Product(kSide, kSide, kSide, true, 3));
     FixpipeParamsV220 params(kSide, kSide, kSide, kSide, false);
     params.unitFlag = 3;
-    Fixpipe<float, float, CFG_ROW_MAJOR>(Global(z), c, params);
+    Fixpipe<float, float, CFG_ROW_MAJOR>(Global<float>(z), c, params);
     CrossCoreSetFlag<2, PIPE_FIX>(0);
   }
   if ASCEND_IS_AIV {
     CrossCoreWaitFlag(0);
-    DataCopy(Tile(0), Global(z)[GetSubBlockIdx() * kTile], kTile);
+    DataCopy(Tile(0), Global<float>(z)[GetSubBlockIdx() * kTile], kTile);
   }
   PipeBarrier<PIPE_ALL>();
 }
 
-emulator::Options Launch(emulator::KernelType kernel, uint32_t blocks) {
-  emulator::Options options;
-  options.kernel = kernel;
-  options.blocks = blocks;
+Options Modelled(KernelType kernel, uint32_t blocks) {
+  Options options = Launch(kernel, blocks);
   options.device = &emulator::Devices()[0];
-  const uint32_t cores = kernel == emulator::KernelType::kMix ? 3 * blocks : blocks;
+  const uint32_t cores = kernel == KernelType::kMix ? 3 * blocks : blocks;
   for (uint32_t core = 0; core < cores; ++core) options.pictured.push_back(core);
   return options;
 }
@@ -144,17 +148,18 @@ emulator::Options Launch(emulator::KernelType kernel, uint32_t blocks) {
 }  // namespace
 
 const std::vector<Case>& Schedules() {
-  using emulator::KernelType;
   static const std::vector<Case> cases = {
-      {"one buffer", &Buffered<1>, Launch(KernelType::kVector, 1)},
-      {"two buffers", &Buffered<2>, Launch(KernelType::kVector, 1)},
-      {"queue", &Queued, Launch(KernelType::kVector, 1)},
-      {"vectors", &Vectors, Launch(KernelType::kVector, 1)},
-      {"one reads", &Crowd, Launch(KernelType::kVector, 1)},
-      {"all read", &Crowd, Launch(KernelType::kVector, 48)},
-      {"meeting", &Meeting, Launch(KernelType::kMixVector, 2)},
-      {"late", &Late, Launch(KernelType::kMixVector, 2)},
-      {"handed", &Handed, Launch(KernelType::kMix, 1)},
+      {"one buffer", &Buffered<1>, Modelled(KernelType::kVector, 1)},
+      {"two buffers", &Buffered<2>, Modelled(KernelType::kVector, 1)},
+      {"queue", &Queued, Modelled(KernelType::kVector, 1)},
+      {"barriers", &Barriers, Modelled(KernelType::kVector, 1)},
+      {"bias", &Bias, Modelled(KernelType::kCube, 1)},
+      {"vectors", &Vectors, Modelled(KernelType::kVector, 1)},
+      {"one reads", &Crowd, Modelled(KernelType::kVector, 1)},
+      {"all read", &Crowd, Modelled(KernelType::kVector, 48)},
+      {"meeting", &Meeting, Modelled(KernelType::kMixVector, 2)},
+      {"late", &Late, Modelled(KernelType::kMixVector, 2)},
+      {"handed", &Handed, Modelled(KernelType::kMix, 1)},
   };
   return cases;
 }

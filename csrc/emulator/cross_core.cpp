@@ -1,0 +1,198 @@
+// Where cores wait for each other: SyncAll and cross-core flags.
+#include <algorithm>
+
+#include "core.h"
+#include "scheduler.h"
+
+namespace emulator {
+
+namespace {
+
+std::string FlagName(uint16_t id) { return "cross-core flag " + std::to_string(id); }
+
+// SyncAll takes these ids for itself.
+constexpr uint16_t kSyncAllIds = 0xf << 11;
+
+[[noreturn]] void FailSyncAllIds() {
+  Fail(Rule::kCrossId, "flag ids 11 to 14 are SyncAll's, which the kernel calls, too");
+}
+
+void CheckCross(Core& core, uint16_t id) {
+  if (id >= kCrossIds) Fail(Rule::kCrossId, "flag id %u, of 0 to 15", id);
+  core.cross.used |= static_cast<uint16_t>(1 << id);
+  if (core.machine.sync_all && (core.cross.used & kSyncAllIds) != 0) FailSyncAllIds();
+}
+
+// Every core sets its flag when what it writes with is done, and every pipe waits.
+void Meet(Core& core, bool vector_only) {
+  const Options& options = core.machine.options;
+  const uint32_t vector_cores = options.blocks * (options.kernel == KernelType::kMix ? 2 : 1);
+  const uint32_t wanted = core.IsCube() ? options.blocks : vector_cores;
+  const uint32_t there = core.IsCube() ? options.cube_cores : options.cores;
+  if (wanted > there) {
+    Fail(Rule::kSyncAllBlocks, "%u blocks on %u cores: the last would never start", wanted, there);
+  }
+  if ((core.cross.used & kSyncAllIds) != 0) FailSyncAllIds();
+  core.machine.WaitForAll(core, vector_only);
+}
+
+}  // namespace
+
+void SyncAllHard(bool vector_only) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kSyncAll, PIPE_S);
+  const KernelType kernel = core.machine.options.kernel;
+  if (kernel == KernelType::kVector || kernel == KernelType::kCube) {
+    Fail(Rule::kSyncAllKernel, "declare the kernel __mix__, or use the form with workspace");
+  }
+  if (vector_only && core.IsCube()) {
+    Fail(Rule::kSyncAllKernel, "a cube core takes part in SyncAll<false>() only");
+  }
+  Meet(core, vector_only);
+}
+
+void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used_cores) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kSyncAll, PIPE_S);
+  const uint32_t blocks = core.machine.options.blocks;
+  if (used_cores != 0 && static_cast<uint32_t>(used_cores) != blocks) {
+    Fail(Rule::kSyncAllBlocks, "usedCores=%d of %u blocks: the emulator waits for all", used_cores,
+         blocks);
+  }
+  const uint64_t bytes = uint64_t{blocks} * kBlockBytes;
+  if (workspace.allocation < 0 || workspace.bytes < bytes || local.end - local.begin < bytes) {
+    Fail(Rule::kSyncAllWorkspace, "%u blocks need %llu bytes in GM and in UB, got %llu and %u",
+         blocks, Number(bytes), Number(workspace.bytes), local.end - local.begin);
+  }
+  const GlobalMemory& memory = core.machine.globals[workspace.allocation];
+  const bool zeroed =
+      core.IsBulk(workspace) || std::all_of(workspace.address, workspace.address + bytes,
+                                            [](uint8_t byte) { return byte == 0; });
+  if (memory.allocation().access == Access::kOut || !zeroed) {
+    Fail(Rule::kSyncAllWorkspace, "the workspace '%s' is not zeroed", memory.name());
+  }
+  core.Check(local, 0, bytes, kBlockBytes);
+  Meet(core, true);
+}
+
+void SetCrossCoreFlag(uint8_t mode, pipe_t pipe, uint16_t id) {
+  Core& core = CurrentCore();
+  core.op = Op::kCrossCoreSetFlag;
+  if (mode > 2 || pipe == PIPE_S || pipe == PIPE_ALL) {
+    Fail(Rule::kCrossMode, "mode %u on pipe %s", mode, PipeName(pipe));
+  }
+  core.Begin(Op::kCrossCoreSetFlag, pipe);
+  const KernelType kernel = core.machine.options.kernel;
+  const bool mix = kernel == KernelType::kMix;
+  const bool one_kind = kernel == KernelType::kMixVector || kernel == KernelType::kMixCube;
+  if (!mix && !(one_kind && mode == 0)) {
+    Fail(Rule::kCrossKernel, "mode %u: declare the kernel %s", mode,
+         mode == 0 ? "__mix__" : "__mix__(1, 2)");
+  }
+  if (mode == 1 && core.IsCube()) Fail(Rule::kCrossMode, "mode 1 is between vector cores");
+  CheckCross(core, id);
+  core.machine.SetCrossFlag(core, mode, id, core.SetCross(pipe));
+}
+
+void WaitCrossCoreFlag(uint16_t id) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kCrossCoreWaitFlag, PIPE_S);
+  const KernelType kernel = core.machine.options.kernel;
+  if (kernel == KernelType::kVector || kernel == KernelType::kCube) {
+    Fail(Rule::kCrossKernel, "declare the kernel __mix__");
+  }
+  CheckCross(core, id);
+  core.machine.WaitCrossFlag(core, id);
+}
+
+// --- messages on their way ------------------------------------------------------------------
+
+void Machine::WaitForAll(Core& core, bool vector_only) {
+  sync_all = true;
+  const auto takes_part = [&](const auto& other) { return !vector_only || !other->IsCube(); };
+  const auto expected = std::count_if(cores.begin(), cores.end(), takes_part);
+  Merge(gathered_, core.MeetAll(static_cast<uint32_t>(expected)));
+  in_sync_all_.push_back(core.index);
+  if (static_cast<int64_t>(in_sync_all_.size()) != expected) {
+    scheduler_->Wait(core.index, "SyncAll");
+    return;
+  }
+  for (const uint32_t member : in_sync_all_) {
+    cores[member]->Learn(gathered_);
+    scheduler_->MakeReady(member);
+  }
+  in_sync_all_.clear();
+  gathered_.clear();
+}
+
+CrossGroup& Machine::FindGroup(const Core& core, uint8_t mode, uint16_t id) {
+  // one group for the whole launch in mode 0, for each block in modes 1 and 2
+  const uint32_t cores_of_block = 3;
+  const uint32_t block = mode == 0 ? 0 : core.index / cores_of_block;
+  const auto [entry, made] =
+      groups_.try_emplace({mode, static_cast<uint32_t>(core.kind), block, id});
+  CrossGroup& group = entry->second;
+  if (!made) return group;
+  for (const std::unique_ptr<Core>& other : cores) {
+    if (mode != 0 && other->index / cores_of_block != block) continue;
+    const bool same = other->kind == core.kind;
+    if (same) group.sources.push_back(other->index);
+    if (same == (mode != 2)) group.targets.push_back(other->index);
+  }
+  group.sets.resize(group.sources.size());
+  return group;
+}
+
+void Machine::SetCrossFlag(Core& core, uint8_t mode, uint16_t id, Message message) {
+  CrossGroup& group = FindGroup(core, mode, id);
+  const auto at = std::find(group.sources.begin(), group.sources.end(), core.index);
+  group.sets[at - group.sources.begin()].push_back(std::move(message));
+  const auto empty = [](const std::deque<Message>& sets) { return sets.empty(); };
+  if (std::any_of(group.sets.begin(), group.sets.end(), empty)) return;
+  Message together{{}, static_cast<uint32_t>(meetings.size())};
+  meetings.emplace_back();
+  for (std::deque<Message>& sets : group.sets) {
+    Merge(together.known, sets.front().known);
+    meetings.back().push_back(sets.front().number);
+    sets.pop_front();
+  }
+  for (const uint32_t target : group.targets) {
+    std::deque<Message>& inbox = cores[target]->cross.inbox[id];
+    inbox.push_back(together);
+    if (inbox.size() > kCrossAhead) {
+      Fail(Rule::kCrossCounter, "flag %u of %s was set %zu times without a wait", id,
+           cores[target]->Who().c_str(), inbox.size());
+    }
+    if (target != core.index && scheduler_->WaitsFor(target, FlagName(id))) {
+      scheduler_->MakeReady(target);
+    }
+  }
+}
+
+void Machine::WaitCrossFlag(Core& core, uint16_t id) {
+  std::deque<Message>& inbox = core.cross.inbox[id];
+  if (inbox.empty()) scheduler_->Wait(core.index, FlagName(id));
+  core.WaitCross(inbox.front());
+  inbox.pop_front();
+}
+
+void Machine::CheckPaired() const {
+  const auto fail = [this](unsigned id, const Core& core, const char* what) {
+    throw Error(Rule::kCrossUnpaired, "CrossCoreSetFlag: rule cross-core.unpaired: flag " +
+                                          std::to_string(id) + " of " + core.Who() + " " + what +
+                                          " (" + options.name + ")");
+  };
+  for (const std::unique_ptr<Core>& core : cores) {
+    for (unsigned id = 0; id < kCrossIds; ++id) {
+      if (!core->cross.inbox[id].empty()) fail(id, *core, "was set and never waited for");
+    }
+  }
+  for (const auto& [key, group] : groups_) {
+    for (size_t i = 0; i < group.sets.size(); ++i) {
+      if (group.sets[i].empty()) continue;
+      fail(key[3], *cores[group.sources[i]], "was set, but not by the cores beside it");
+    }
+  }
+}
+
+}  // namespace emulator

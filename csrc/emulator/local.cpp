@@ -1,0 +1,219 @@
+// Local memory and its shadow: bounds, what was written, which access must follow which.
+#include <algorithm>
+
+#include "core.h"
+
+namespace emulator {
+
+LocalMemory& Core::Local(Memory memory) {
+  std::unique_ptr<LocalMemory>& local = memories_[static_cast<int>(memory)];
+  if (local == nullptr) {
+    const uint32_t bytes = MemoryBytes(memory);
+    local = std::make_unique<LocalMemory>();
+    // what lands in L0 are whole fractals
+    const bool fractals =
+        memory == Memory::kL0A || memory == Memory::kL0B || memory == Memory::kL0C;
+    local->block_bytes = fractals ? kFractalBytes : kBlockBytes;
+    local->bytes.assign(bytes, 0xff);  // NaN in every float type, should it ever be used
+    if (machine.options.checks || machine.options.counting) {
+      local->state.assign(bytes, static_cast<uint8_t>(ByteState::kUninitialised));
+    }
+    if (machine.options.checks) local->blocks.resize(bytes / local->block_bytes);
+  }
+  return *local;
+}
+
+uint32_t Core::Check(const LocalRef& ref, uint64_t offset, uint64_t bytes, uint32_t alignment) {
+  if (ref.position == TPosition::MAX) {
+    Fail(Rule::kLocalNoMemory, "a LocalTensor without memory");
+  }
+  if (ref.buffer != 0) {
+    const Buffer& buffer = buffers.all[ref.buffer];
+    if (buffer.generation != ref.generation) {
+      Fail(Rule::kQueueUseAfterFree, "the tensor at UB %u was freed", ref.begin);
+    }
+    if (buffer.state == BufferState::kEnqueued) {
+      Fail(Rule::kQueueUseEnqueued, "the tensor at UB %u is in its queue", ref.begin);
+    }
+  }
+  const char* const memory = Name(MemoryOf(ref.position));
+  if (offset > ref.end - ref.begin || bytes > ref.end - ref.begin - offset) {
+    Fail(Rule::kLocalBounds, "bytes [%llu, %llu) of a tensor of %u bytes at %s %u", Number(offset),
+         Number(offset + bytes), ref.end - ref.begin, memory, ref.begin);
+  }
+  const auto address = static_cast<uint32_t>(ref.begin + offset);
+  if (address % alignment != 0) {
+    Fail(Rule::kAddressAlignment, "%s address %u is not a multiple of %u", memory, address,
+         alignment);
+  }
+  return address;
+}
+
+// Checks each access to a block by itself, where the horizon does not clear them all.
+void Core::CheckBlock(Memory memory, uint32_t number, bool writes) {
+  const LocalMemory& local = Local(memory);
+  const BlockRecord& record = local.blocks[number];
+  const auto check = [&](int earlier, uint32_t time, Op by, bool wrote) {
+    if (time == 0 || clocks_.Ordered(earlier, time, wrote, writes)) return;
+    Fail(Rule::kSyncMissing, "pipe %s %s %s [%u, %u) that %s on pipe %s %s before: add %s",
+         PipeName(pipe), writes ? "writes" : "reads", Name(memory), number * local.block_bytes,
+         (number + 1) * local.block_bytes, Name(by), PipeName(earlier), wrote ? "wrote" : "read",
+         Remedy(earlier, pipe).c_str());
+  };
+  check(record.writer, record.written, record.written_by, true);
+  for (int other = 0; writes && other < kPipes; ++other) {
+    check(other, record.read[other], record.read_by[other], false);
+  }
+}
+
+void Core::Read(Memory memory, uint32_t begin, uint32_t end) {
+  CheckValid(memory, begin, end);
+  Follow(memory, begin, end);
+}
+
+void Core::CheckValid(Memory memory, uint32_t begin, uint32_t end) {
+  if (machine.options.counting && !lacks_data) {
+    const uint8_t* state = Local(memory).state.data() + begin;
+    constexpr int kVirtual = static_cast<int>(ByteState::kVirtual);
+    lacks_data = std::memchr(state, kVirtual, end - begin) != nullptr;
+  }
+  if (!machine.options.checks || begin == end) return;
+  const uint8_t* state = Local(memory).state.data();
+  constexpr auto kValid = static_cast<uint8_t>(ByteState::kValid);
+  uint8_t other_bits = 0;  // no early exit: the loop is vectorised
+  for (uint32_t i = begin; i < end; ++i) other_bits |= state[i] ^ kValid;
+  if (other_bits == 0) return;
+  uint32_t byte = begin;
+  while (state[byte] == kValid) ++byte;
+  if (state[byte] == static_cast<uint8_t>(ByteState::kPoison)) {
+    Fail(Rule::kLocalPoison, "reads %s byte %u, which the hardware leaves undefined", Name(memory),
+         byte);
+  }
+  Fail(Rule::kLocalUninitialised, "reads %s byte %u, which nothing has written", Name(memory),
+       byte);
+}
+
+void Core::Follow(Memory memory, uint32_t begin, uint32_t end) {
+  if (!machine.options.checks || begin == end) return;
+  LocalMemory& local = Local(memory);
+  const Clock horizon = clocks_.Horizon(true, false);
+  const uint32_t last = (end - 1) / local.block_bytes;
+  for (uint32_t number = begin / local.block_bytes; number <= last; ++number) {
+    BlockRecord& record = local.blocks[number];
+    if (record.written > horizon[record.writer]) CheckBlock(memory, number, false);
+    record.read[pipe] = clocks_.Now();
+    record.read_by[pipe] = op;
+  }
+}
+
+void Core::Write(Memory memory, uint32_t begin, uint32_t end, ByteState state) {
+  if (begin == end) return;
+  if (machine.options.counting) {
+    std::memset(Local(memory).state.data() + begin,
+                static_cast<int>(lacks_data ? ByteState::kVirtual : state), end - begin);
+  }
+  if (!machine.options.checks) return;
+  LocalMemory& local = Local(memory);
+  const Clock after_writes = clocks_.Horizon(true, true);
+  const Clock after_reads = clocks_.Horizon(false, true);
+  const uint32_t last = (end - 1) / local.block_bytes;
+  for (uint32_t number = begin / local.block_bytes; number <= last; ++number) {
+    BlockRecord& record = local.blocks[number];
+    bool cleared = record.written <= after_writes[record.writer];
+    for (int other = 0; other < kPipes; ++other) {
+      cleared &= record.read[other] <= after_reads[other];
+    }
+    if (!cleared) CheckBlock(memory, number, true);
+    record.written = clocks_.Now();
+    record.writer = pipe;
+    record.written_by = op;
+  }
+  std::memset(local.state.data() + begin, static_cast<int>(state), end - begin);
+}
+
+void Core::FailVirtual() const {
+  Fail(Rule::kVirtualData,
+       "needs a value that counting mode has not computed: give the allocations that it comes from "
+       "real memory");
+}
+
+// --- tensors and their room -----------------------------------------------------------------
+
+void Core::CheckPosition(TPosition position) const {
+  if ((MemoryOf(position) == Memory::kUb) != IsCube()) return;
+  Fail(Rule::kPositionMemory, "a tensor in %s, which a %s core does not have",
+       Name(MemoryOf(position)), IsCube() ? "cube" : "vector");
+}
+
+void Core::Take(Memory memory, uint64_t top) {
+  const bool in_ub = memory == Memory::kUb;
+  // beside vector cores the framework keeps the end of L1, as it does that of UB
+  const bool keeps = in_ub || (memory == Memory::kL1 && machine.options.kernel == KernelType::kMix);
+  const uint32_t bytes = MemoryBytes(memory) - (keeps ? kReservedBytes : 0);
+  if (top > bytes) {
+    Fail(in_ub ? Rule::kUbCapacity : Rule::kLocalCapacity,
+         "%llu bytes of %s, of which a kernel has %u", Number(top), Name(memory), bytes);
+  }
+  Occupy(memory, static_cast<uint32_t>(top));
+  if (!in_ub) return;
+  ub_top = std::max(ub_top, static_cast<uint32_t>(top));
+  CheckReserved();
+}
+
+void Core::ReserveForSelect() {
+  select_reserved_ = true;
+  CheckReserved();
+}
+
+void Core::CheckReserved() const {
+  if (!select_reserved_ || ub_top <= kUbUser - kSelectBytes) return;
+  Fail(Rule::kUbReserved, "%u bytes of UB are used; Select in mode 1 or 2 keeps %u and leaves %u",
+       ub_top, kSelectBytes, kUbUser - kSelectBytes);
+}
+
+LocalRef PlaceLocal(TPosition position, uint32_t address, uint64_t bytes) {
+  Core& core = CurrentCore();
+  core.op = Op::kLocalTensor;
+  if (core.style.used_tpipe) {
+    Fail(Rule::kStyleMixed, "a tensor by address in a kernel that uses TPipe");
+  }
+  if (!core.style.init_soc) Fail(Rule::kStaticInit, "call InitSocState() first");
+  core.style.used_static = true;
+  core.CheckPosition(position);
+  core.Take(MemoryOf(position), address + bytes);
+  const LocalRef ref{position, address, static_cast<uint32_t>(address + bytes), 0, 0};
+  core.Check(ref, 0, 0, kBlockBytes);
+  return ref;
+}
+
+LocalRef Offset(const LocalRef& ref, uint64_t bytes) {
+  LocalRef view = ref;
+  // past the end nothing is left: the first access says so
+  view.begin = static_cast<uint32_t>(std::min<uint64_t>(ref.begin + bytes, ref.end));
+  return view;
+}
+
+// --- one element ----------------------------------------------------------------------------
+
+void LoadScalar(const LocalRef& ref, uint64_t offset, DType dtype, void* value) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kGetValue, PIPE_S);
+  core.AccessScalar(ScalarAccess::kUbGet);
+  const uint32_t bytes = SizeOf(dtype);
+  const uint32_t begin = core.Check(ref, offset, bytes, bytes);
+  core.Read(MemoryOf(ref.position), begin, begin + bytes);
+  if (core.lacks_data) core.FailVirtual();
+  std::memcpy(value, core.Bytes(ref) + offset, bytes);
+}
+
+void StoreScalar(const LocalRef& ref, uint64_t offset, DType dtype, const void* value) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kSetValue, PIPE_S);
+  core.AccessScalar(ScalarAccess::kUbSet);
+  const uint32_t bytes = SizeOf(dtype);
+  const uint32_t begin = core.Check(ref, offset, bytes, bytes);
+  core.Write(MemoryOf(ref.position), begin, begin + bytes);
+  std::memcpy(core.Bytes(ref) + offset, value, bytes);
+}
+
+}  // namespace emulator

@@ -1,0 +1,72 @@
+// Sizes of the machine and names for messages, for the emulator's own .cpp files only.
+#ifndef MOGE_EMULATOR_NAMES_H_
+#define MOGE_EMULATOR_NAMES_H_
+
+#include <string>
+
+#include "machine.h"
+
+namespace emulator {
+
+inline constexpr int kPipes = PIPE_ALL;
+inline constexpr uint32_t kBlockBytes = 32;
+inline constexpr uint32_t kRepeatBytes = 256;
+inline constexpr uint32_t kUbBytes = 196608;
+inline constexpr uint32_t kReservedBytes =
+    256;  // the framework keeps them of UB, and of L1 in kMix
+inline constexpr uint32_t kUbUser = kUbBytes - kReservedBytes;
+inline constexpr uint32_t kSelectBytes = 8192;
+inline constexpr uint32_t kCacheLineBytes = 64;
+inline constexpr uint32_t kFractalBytes = 512;   // 16 x 32 bytes; one unit flag in L0C
+inline constexpr uint32_t kProductBytes = 1024;  // 16 x 16 results in L0C
+inline constexpr uint32_t kSide = 16;            // rows and columns of a fractal of results
+inline constexpr uint32_t kRowBytes = 64;        // 16 results
+inline constexpr int kEvents = static_cast<int>(HardEvent::MAX);
+inline constexpr int kEventIds = 8;
+inline constexpr int kCrossIds = 16;
+inline constexpr size_t kCrossAhead = 15;
+
+enum class Memory : uint8_t { kUb, kL1, kL0A, kL0B, kL0C, kBias, kFixpipe };
+inline constexpr int kMemories = 7;
+
+// clang-format off: a list, which it lays out anew every time
+#define MOGE_EMULATOR_PATHS(X)                                                        \
+  X(kGmToUb, "gm->ub") X(kUbToGm, "ub->gm") X(kUbToUb, "ub->ub") X(kGmToL1, "gm->l1") \
+  X(kL1ToGm, "l1->gm") X(kGmToL0A, "gm->l0a") X(kGmToL0B, "gm->l0b")                  \
+  X(kL1ToL0A, "l1->l0a") X(kL1ToL0B, "l1->l0b") X(kL1ToBias, "l1->bt") X(kL0CToGm, "l0c->gm")
+// clang-format on
+enum class Path : uint8_t {
+#define MOGE_PATH(name, text) name,
+  MOGE_EMULATOR_PATHS(MOGE_PATH)
+#undef MOGE_PATH
+};
+inline constexpr int kPaths = static_cast<int>(Path::kL0CToGm) + 1;
+
+// Accesses of the scalar unit to UB and to global memory.
+enum class ScalarAccess : uint8_t { kUbGet, kUbSet, kGmGet, kGmSet };
+inline constexpr int kScalarAccesses = 4;
+
+inline uint32_t CeilDivide(uint32_t value, uint32_t divisor) {
+  return (value + divisor - 1) / divisor;
+}
+
+const char* Name(Op op);
+const char* Name(DType dtype);
+const char* Name(Memory memory);
+const char* Name(Path path);
+const char* Name(ScalarAccess access);
+const char* Name(HardEvent event);
+const char* PipeName(int pipe);
+// How two accesses are made to follow each other, for the end of a message.
+std::string Remedy(int earlier, int later);
+pipe_t EventSource(HardEvent event);
+pipe_t EventDestination(HardEvent event);
+Memory MemoryOf(TPosition position);
+// the pipe that fills a position, and the one that empties it
+pipe_t Producer(TPosition position);
+pipe_t Consumer(TPosition position);
+uint32_t MemoryBytes(Memory memory);
+
+}  // namespace emulator
+
+#endif  // MOGE_EMULATOR_NAMES_H_

@@ -1,0 +1,186 @@
+// Mmad: its limits, what it reads and writes, and which products of it are defined.
+#include <algorithm>
+
+#include "core.h"
+#include "mmad.h"
+#include "params.h"
+
+namespace emulator {
+
+namespace {
+
+// `rows` by `row_bytes` of each fractal, 32 bytes a row: what the product takes must be valid.
+void CheckFractals(Core& core, Memory memory, uint32_t begin, uint32_t fractals, uint32_t rows,
+                   uint32_t row_bytes) {
+  if (row_bytes == kBlockBytes && (rows == kSide || fractals == 1)) {
+    core.CheckValid(memory, begin, begin + (fractals - 1) * kFractalBytes + rows * kBlockBytes);
+    return;
+  }
+  for (uint32_t fractal = 0; fractal < fractals; ++fractal) {
+    for (uint32_t row = 0; row < rows; ++row) {
+      const uint32_t at = begin + fractal * kFractalBytes + row * kBlockBytes;
+      core.CheckValid(memory, at, at + row_bytes);
+    }
+  }
+}
+
+void ReadLeft(Core& core, uint32_t begin, const ProductShape& shape) {
+  const uint32_t bytes = SizeOf(shape.dtype);
+  if (shape.m == 1) {  // one row, as it lies
+    core.Read(Memory::kL0A, begin, begin + shape.k * bytes);
+    return;
+  }
+  const uint32_t last = (shape.k - (shape.k_fractals - 1) * shape.k_side) * bytes;
+  for (uint32_t row = 0; row < shape.m; row += kSide) {
+    const uint32_t at = begin + row / kSide * shape.a_pitch * kFractalBytes;
+    const uint32_t rows = std::min(kSide, shape.m - row);
+    const uint32_t tail = at + (shape.k_fractals - 1) * kFractalBytes;
+    core.Follow(Memory::kL0A, at, tail + kFractalBytes);
+    if (shape.k_fractals > 1) {
+      CheckFractals(core, Memory::kL0A, at, shape.k_fractals - 1, rows, kBlockBytes);
+    }
+    CheckFractals(core, Memory::kL0A, tail, 1, rows, last);
+  }
+}
+
+void ReadRight(Core& core, uint32_t begin, const ProductShape& shape) {
+  const uint32_t bytes = SizeOf(shape.dtype);
+  const uint32_t columns = CeilDivide(shape.n, kSide);
+  const uint32_t last = shape.n - (columns - 1) * kSide;
+  for (uint32_t k = 0; k < shape.k; k += shape.k_side) {
+    const uint32_t at = begin + k / shape.k_side * columns * kFractalBytes;
+    const uint32_t row_bytes = std::min(shape.k_side, shape.k - k) * bytes;
+    const uint32_t tail = at + (columns - 1) * kFractalBytes;
+    core.Follow(Memory::kL0B, at, tail + kFractalBytes);
+    if (columns > 1) CheckFractals(core, Memory::kL0B, at, columns - 1, kSide, row_bytes);
+    CheckFractals(core, Memory::kL0B, tail, 1, last, row_bytes);
+  }
+}
+
+// Rows and columns of C that hold results, fractal by fractal: f(begin, end) of each run of bytes.
+template <typename F>
+void ForEachResult(uint32_t begin, const ProductShape& shape, F f) {
+  const uint32_t height = CeilDivide(shape.m, kSide) * kProductBytes;
+  for (uint32_t column = 0; column < shape.n; column += kSide) {
+    const uint32_t at = begin + column / kSide * height;
+    const uint32_t width = std::min(kSide, shape.n - column) * 4;
+    if (width == kRowBytes) {
+      f(at, at + shape.m * kRowBytes);
+      continue;
+    }
+    for (uint32_t row = 0; row < shape.m; ++row)
+      f(at + row * kRowBytes, at + row * kRowBytes + width);
+  }
+}
+
+void CheckBarrier(Core& core, uint32_t begin, uint32_t end, const ProductShape& shape) {
+  if ((shape.m / kSide) * (shape.n / kSide) >= 10) return;
+  const LocalMemory& local = core.Local(Memory::kL0C);
+  for (uint32_t unit = begin / kFractalBytes; unit * kFractalBytes < end; ++unit) {
+    const BlockRecord& record = local.blocks[unit];
+    if (record.written == 0 || record.writer != PIPE_M) continue;
+    if (core.clocks().PassedBarrier(PIPE_M, record.written)) continue;
+    Fail(Rule::kMmadBarrier,
+         "adds %u x %u to L0C [%u, %u) that a Mmad wrote before: (m / 16) * (n / 16) is below 10, "
+         "add PipeBarrier<PIPE_M>",
+         shape.m, shape.n, unit * kFractalBytes, (unit + 1) * kFractalBytes);
+  }
+}
+
+void ReadSums(Core& core, uint32_t begin, uint32_t end, const ProductShape& shape) {
+  CheckBarrier(core, begin, end, shape);
+  core.Follow(Memory::kL0C, begin, end);
+  ForEachResult(begin, shape,
+                [&](uint32_t from, uint32_t until) { core.CheckValid(Memory::kL0C, from, until); });
+}
+
+// Beyond m and n the fractals of the result are undefined.
+void WriteSums(Core& core, uint32_t begin, uint32_t end, const ProductShape& shape) {
+  core.Write(Memory::kL0C, begin, end, ByteState::kPoison);
+  uint8_t* state = core.Local(Memory::kL0C).state.data();
+  ForEachResult(begin, shape, [&](uint32_t from, uint32_t until) {
+    std::memset(state + from, static_cast<int>(ByteState::kValid), until - from);
+  });
+}
+
+void CheckPosition(const LocalRef& ref, Memory memory) {
+  if (MemoryOf(ref.position) == memory) return;
+  Fail(Rule::kMmadPosition, "an operand in %s, where %s is needed", Name(MemoryOf(ref.position)),
+       Name(memory));
+}
+
+ProductShape ShapeOf(DType dtype, const Product& product) {
+  ProductShape shape{};
+  shape.dtype = dtype;
+  shape.m = product.m;
+  shape.n = product.n;
+  shape.k = product.k;
+  shape.k_side = kBlockBytes / SizeOf(dtype);
+  shape.k_fractals = CeilDivide(product.k, shape.k_side);
+  // transposed loads leave the fractals of A, 8 floats wide, in pairs
+  shape.a_pitch = product.align_k && dtype == DType::kFloat ? CeilDivide(product.k, kSide) * 2
+                                                            : shape.k_fractals;
+  shape.init = product.init || product.bias != nullptr;
+  return shape;
+}
+
+}  // namespace
+
+void CheckBias(const AscendC::MmadParams& params, bool has_bias) {
+  CurrentCore().op = Op::kMmad;
+  if (!has_bias && params.cmatrixSource) {
+    Fail(Rule::kMmadBias, "cmatrixSource: pass the bias as a tensor");
+  }
+  if (has_bias && params.cmatrixInitVal) {
+    Fail(Rule::kMmadBias, "cmatrixInitVal is true: the product would start from 0");
+  }
+}
+
+void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
+              const Product& product) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kMmad, PIPE_M);
+  CheckPosition(dst, Memory::kL0C);
+  CheckPosition(a, Memory::kL0A);
+  CheckPosition(b, Memory::kL0B);
+  if (product.bias != nullptr) CheckPosition(*product.bias, Memory::kBias);
+  CheckRange("m", product.m, 0, 4095);
+  CheckRange("n", product.n, 0, 4095);
+  CheckRange("k", product.k, 0, 4095);
+  CheckUnitFlag(product.unit_flag);
+  const ProductShape shape = ShapeOf(dtype, product);
+  const uint32_t m_fractals = CeilDivide(shape.m, kSide);
+  const uint32_t n_fractals = CeilDivide(shape.n, kSide);
+  ProductCounters work;
+  work.calls = 1;
+  work.fractals = uint64_t{m_fractals} * n_fractals * shape.k_fractals;
+  // a fractal of floats takes two cycles, any other one
+  work.cycles = work.fractals * (dtype == DType::kFloat ? 2 : 1);
+  work.products = uint64_t{shape.m} * shape.n * shape.k;
+  core.Multiply(dtype, work);
+  if (work.products == 0) return;
+  const uint32_t left_bytes =
+      shape.m == 1 ? shape.k * SizeOf(dtype)
+                   : ((m_fractals - 1) * shape.a_pitch + shape.k_fractals) * kFractalBytes;
+  const uint32_t left = core.Check(a, 0, left_bytes, kFractalBytes);
+  const uint32_t right =
+      core.Check(b, 0, shape.k_fractals * n_fractals * kFractalBytes, kFractalBytes);
+  const uint32_t result_bytes = m_fractals * n_fractals * kProductBytes;
+  const uint32_t result = core.Check(dst, 0, result_bytes, kProductBytes);
+  if (product.bias != nullptr) core.Check(*product.bias, 0, shape.n * 4, 64);
+  TakeUnits(core, result, result + result_bytes, product.unit_flag);
+  if (core.machine.options.counting) return;
+  if (core.machine.options.checks) {
+    ReadLeft(core, left, shape);
+    ReadRight(core, right, shape);
+    if (product.bias != nullptr) {
+      core.Read(Memory::kBias, product.bias->begin, product.bias->begin + shape.n * 4);
+    }
+    if (!shape.init) ReadSums(core, result, result + result_bytes, shape);
+    WriteSums(core, result, result + result_bytes, shape);
+  }
+  MultiplyFractals(shape, core.Bytes(a), core.Bytes(b),
+                   product.bias != nullptr ? core.Bytes(*product.bias) : nullptr, core.Bytes(dst));
+}
+
+}  // namespace emulator

@@ -1,0 +1,68 @@
+// Registers: masks, atomics, the scale of a Cast.
+#include <algorithm>
+
+#include "operand.h"
+
+namespace emulator {
+
+namespace {
+
+Registers& Set(Op op) {
+  Core& core = CurrentCore();
+  core.Begin(op, PIPE_S);
+  return core.registers;
+}
+
+}  // namespace
+
+void SetMaskMode(bool counter) {
+  Registers& registers = Set(Op::kSetMask);
+  registers.counter_mode = counter;
+  registers.mask_touched = true;
+}
+
+void SetMask(uint64_t high, uint64_t low) {
+  Registers& registers = Set(Op::kSetMask);
+  registers.mask = {low, high};
+  registers.mask_touched = true;
+}
+
+void SetMaskLength(int64_t length, DType dtype, bool counter) {
+  if (counter) return SetMask(0, static_cast<uint64_t>(length));
+  CurrentCore().op = Op::kSetMask;
+  const uint32_t lanes = kRepeatBytes / std::max(SizeOf(dtype), 2u);
+  if (length < 0 || length > lanes) {
+    Fail(Rule::kMaskRange, "a length of %lld, of %u lanes of %s", static_cast<long long>(length),
+         lanes, Name(dtype));
+  }
+  const LaneMask mask = PrefixMask(static_cast<uint32_t>(length));
+  SetMask(mask[1], mask[0]);
+}
+
+void ResetVectorMask() {
+  Registers& registers = Set(Op::kSetMask);
+  registers.counter_mode = false;
+  registers.mask = Registers().mask;
+  registers.mask_touched = false;
+}
+
+void SetAtomic(DType dtype) { Set(Op::kSetAtomicAdd).atomic = dtype; }
+void ClearAtomic() { Set(Op::kSetAtomicNone).atomic.reset(); }
+void SetDequantScale(half scale) {
+  Set(Op::kSetDeqScale).dequant_scale = static_cast<float>(scale);
+}
+
+void InitSoc() {
+  Core& core = CurrentCore();
+  core.Begin(Op::kInitSocState, PIPE_S);
+  core.style.init_soc = true;
+}
+
+void SetProductOrder(bool row_major) {
+  Core& core = CurrentCore();
+  core.Begin(row_major ? Op::kSetMMRowMajor : Op::kSetMMColumnMajor, PIPE_S);
+  if (!core.IsCube()) Fail(Rule::kCorePipe, "a vector core has no Mmad");
+  core.registers.product_order = row_major ? ProductOrder::kRowMajor : ProductOrder::kColumnMajor;
+}
+
+}  // namespace emulator

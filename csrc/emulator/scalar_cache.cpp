@@ -1,0 +1,133 @@
+// The scalar unit's data cache, 64 bytes a line: GetValue, SetValue and what is written back.
+#include <algorithm>
+
+#include "core.h"
+
+namespace emulator {
+
+namespace {
+
+uint64_t ByteMask(uint32_t at, uint32_t bytes) { return ((uint64_t{1} << bytes) - 1) << at; }
+
+CacheLineState& Fetch(Core& core, const GlobalRef& ref, uintptr_t address) {
+  const auto [entry, fetched] = core.cache.try_emplace(address / kCacheLineBytes);
+  if (fetched) {
+    entry->second.allocation = ref.allocation;
+    entry->second.stamp = core.machine.stamp;
+  }
+  return entry->second;
+}
+
+// What a core writes back is the whole line: bytes that others have changed since are lost.
+void CheckSharing(Core& core, const CacheLineState& line, uint64_t begin, uint64_t bytes,
+                  uint64_t dirty) {
+  GlobalMemory& memory = core.machine.globals[line.allocation];
+  for (uint64_t i = 0; i < bytes; ++i) {
+    if ((dirty >> i & 1) != 0) continue;
+    uint64_t count = 0;
+    const GlobalCell& cell = *memory.Cells(begin + i, begin + i + 1, &count);
+    const bool by_another = cell.written.time != 0 && cell.written.core != core.index &&
+                            !core.clocks().Knows(cell.written, true, true);
+    if (cell.stamp > line.stamp || by_another) {
+      Fail(Rule::kDcacheSharing,
+           "the line written back also holds byte %llu of '%s', which %s changed",
+           Number(begin + i), memory.name(), core.machine.cores[cell.written.core]->Who().c_str());
+    }
+  }
+}
+
+void WriteBack(Core& core, uintptr_t key, const CacheLineState& line) {
+  const GlobalMemory& memory = core.machine.globals[line.allocation];
+  const auto base = reinterpret_cast<uintptr_t>(memory.begin());
+  const uintptr_t first = std::max(key * kCacheLineBytes, base);
+  const uintptr_t last = std::min((key + 1) * kCacheLineBytes, base + memory.allocation().bytes);
+  const uint32_t skipped = static_cast<uint32_t>(first - key * kCacheLineBytes);
+  const uint64_t dirty = line.dirty >> skipped;
+  const GlobalRef ref{memory.begin() + (first - base), last - first, line.allocation};
+  if (core.machine.options.checks) CheckSharing(core, line, first - base, ref.bytes, dirty);
+  for (uint32_t i = 0; i < ref.bytes; ++i) {
+    if ((dirty >> i & 1) == 0) continue;
+    core.WriteGlobal(ref, i, 1, false);
+    if (core.IsBulk(ref)) continue;
+    ref.address[i] = line.bytes[skipped + i];
+  }
+}
+
+}  // namespace
+
+void CheckDirty(const Core& core, const GlobalRef& ref, uint64_t offset, uint64_t bytes) {
+  const auto begin = reinterpret_cast<uintptr_t>(ref.address) + offset;
+  for (const auto& [line, state] : core.cache) {
+    for (uint32_t i = 0; state.dirty != 0 && i < kCacheLineBytes; ++i) {
+      const uintptr_t address = line * kCacheLineBytes + i;
+      if ((state.dirty >> i & 1) == 0 || address < begin || address >= begin + bytes) continue;
+      Fail(Rule::kDcacheDirty,
+           "touches global memory that SetValue has changed in the cache only: add "
+           "DataCacheCleanAndInvalid");
+    }
+  }
+}
+
+void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kGetValue, PIPE_S);
+  const uint32_t bytes = SizeOf(dtype);
+  const uint64_t begin = core.CheckGlobal(ref, offset, bytes, bytes);
+  const auto address = reinterpret_cast<uintptr_t>(ref.address) + offset;
+  core.AccessScalar(ScalarAccess::kGmGet, core.cache.count(address / kCacheLineBytes) == 0);
+  const CacheLineState& line = Fetch(core, ref, address);
+  const uint32_t at = address % kCacheLineBytes;
+  const uint64_t wanted = ByteMask(at, bytes);
+  if ((line.dirty & wanted) == wanted) {
+    std::memcpy(value, line.bytes.data() + at, bytes);
+    return;
+  }
+  if (core.IsBulk(ref)) core.FailVirtual();
+  core.ReadGlobal(ref, offset, bytes);
+  GlobalMemory& memory = core.machine.globals[ref.allocation];
+  if (core.machine.options.checks && memory.allocation().access != Access::kIn) {
+    uint64_t count = 0;
+    const GlobalCell* cells = memory.Cells(begin, begin + bytes, &count);
+    for (uint64_t i = 0; i < count; ++i) {
+      if (cells[i].stamp > line.stamp) {
+        Fail(Rule::kDcacheStale,
+             "byte %llu of '%s' is in a cache line fetched before %s of %s changed it: add "
+             "DataCacheCleanAndInvalid",
+             Number(begin), memory.name(), Name(cells[i].written.op),
+             core.machine.cores[cells[i].written.core]->Who().c_str());
+      }
+    }
+  }
+  std::memcpy(value, ref.address + offset, bytes);
+}
+
+void StoreScalar(const GlobalRef& ref, uint64_t offset, DType dtype, const void* value) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kSetValue, PIPE_S);
+  const uint32_t bytes = SizeOf(dtype);
+  core.AccessScalar(ScalarAccess::kGmSet);
+  core.CheckGlobal(ref, offset, bytes, bytes);
+  core.WriteGlobal(ref, offset, 0, false);  // refuses an input at once
+  const auto address = reinterpret_cast<uintptr_t>(ref.address) + offset;
+  CacheLineState& line = Fetch(core, ref, address);
+  const uint32_t at = address % kCacheLineBytes;
+  std::memcpy(line.bytes.data() + at, value, bytes);
+  line.dirty |= ByteMask(at, bytes);
+}
+
+void CleanCache(const GlobalRef& ref, bool entire) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kDataCacheCleanAndInvalid, PIPE_S);
+  core.CheckGlobal(ref, 0, 1, 1);
+  const uintptr_t own = reinterpret_cast<uintptr_t>(ref.address) / kCacheLineBytes;
+  for (auto entry = core.cache.begin(); entry != core.cache.end();) {
+    if (!entire && entry->first != own) {
+      ++entry;
+      continue;
+    }
+    if (entry->second.dirty != 0) WriteBack(core, entry->first, entry->second);
+    entry = core.cache.erase(entry);
+  }
+}
+
+}  // namespace emulator
