@@ -118,6 +118,16 @@ layer(torch.randn(3, 16)).sum().backward()
 """
 
 
+@pytest.mark.parametrize(("built", "serves"), [("emulate", "torch_kernels"), ("cann", "ascend")])
+def test_tensors_of_an_npu_take_ascend_c_only_if_it_was_built_for_one(
+    monkeypatch: pytest.MonkeyPatch, built: str, serves: str
+) -> None:
+    pytest.importorskip("moge_ops._C", reason="built without the extension")
+    monkeypatch.setattr(_backend, "ascend_build", lambda: built)
+    row = next(row for row in _backend.BACKENDS.values() if row.device == "privateuseone")
+    assert _backend._load_for(row, "swiglu").__name__ == f"moge_ops.{serves}.swiglu"
+
+
 def in_a_new_process(
     backend: str, tmp_path: Path, code: str = USES
 ) -> subprocess.CompletedProcess[str]:
