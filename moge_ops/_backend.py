@@ -18,10 +18,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-Declaration = TypeVar("Declaration", bound=Callable[..., Any])
+from moge_ops._checks import FLOATS
 
-HALVES_AND_FLOAT = (torch.float16, torch.bfloat16, torch.float32)
-EVERY_FLOAT = (*HALVES_AND_FLOAT, torch.float64)
+Declaration = TypeVar("Declaration", bound=Callable[..., Any])
 
 
 @functools.cache
@@ -32,10 +31,10 @@ def ascend_build() -> str:
 
 
 def _interpret() -> None:
-    """Asks for Triton's interpreter, which Triton decides on while it is imported, and only then.
+    """Asks for Triton's interpreter, which Triton chooses or not once, at its import.
 
     Raises:
-        RuntimeError: It is too late: Triton's own functions, or ours, are made for a GPU already.
+        RuntimeError: It is too late: Triton's own functions, or ours, are compiled for a GPU.
     """
     if "triton" not in sys.modules:
         os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -57,7 +56,7 @@ def _emulate() -> None:
 
 
 class Backend(NamedTuple):
-    """One implementation of every operator."""
+    """One implementation of every operator; for a new one, a folder of modules and a row below."""
 
     name: str
     package: str
@@ -78,12 +77,12 @@ class Backend(NamedTuple):
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("torch", "torch_kernels", EVERY_FLOAT),
-        Backend("reference", "reference", EVERY_FLOAT, runs_on=lambda: "any device"),
+        Backend("torch", "torch_kernels", FLOATS),
+        Backend("reference", "reference", FLOATS, runs_on=lambda: "any device"),
         Backend(
             "triton",
             "triton_kernels",
-            EVERY_FLOAT,
+            FLOATS,
             device="cuda",
             runs_on=lambda: "cuda" if torch.cuda.is_available() else "interpreter",
             on_cpu=_interpret,
@@ -92,7 +91,7 @@ BACKENDS = {
         Backend(
             "ascend",
             "ascend",
-            HALVES_AND_FLOAT,
+            FLOATS[:3],  # an NPU has no float64
             # PyTorch refuses the name "npu" until torch_npu has given it to this type
             device="privateuseone",
             built=lambda: ascend_build() == "cann",
@@ -110,7 +109,12 @@ def _checked(name: str) -> str:
     return name
 
 
-_cpu_backend = _checked(os.environ.get("MOGE_OPS_BACKEND", "torch"))
+def _serving(device: str) -> str:
+    """The backend that serves the tensors of one type of device unasked."""
+    return next((b.name for b in BACKENDS.values() if b.device == device and b.built()), "torch")
+
+
+_cpu_backend = _checked(os.environ.get("MOGE_OPS_BACKEND", _serving("cpu")))
 if _cpu_backend == "triton":  # before torch imports Triton
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -138,9 +142,9 @@ def _load_for_cpu(op: str) -> ModuleType:
     return load(_cpu_backend, op)
 
 
-def _load_for(row: Backend, op: str) -> ModuleType:
-    """The module of ``op`` that serves the tensors of the row's own devices."""
-    return load(row.name if row.built() else "torch", op)
+def _load_for(device: str, op: str) -> ModuleType:
+    """The module of ``op`` that serves the tensors of one type of device."""
+    return load(_serving(device), op)
 
 
 @functools.cache  # not import_module on every call: it costs as much as a small kernel
@@ -183,42 +187,38 @@ def define(
 
         def kernel(module: Callable[[], ModuleType]) -> Callable[..., Any]:
             def call(*args: Any) -> Any:
-                by_name = dict(zip(names, args, strict=True))
+                named = dict(zip(names, args, strict=True))
                 if not args[0].is_cuda:
-                    return getattr(module(), launcher)(**by_name)
+                    return getattr(module(), launcher)(**named)
                 with torch.cuda.device(args[0].device):  # Triton launches on the current one
-                    return getattr(module(), launcher)(**by_name)
+                    return getattr(module(), launcher)(**named)
 
             return call
 
-        schema = torch.library.infer_schema(declaration, mutates_args=())
         # the torch kernels also serve every device that has none of its own
         definition = torch.library.custom_op(
             f"moge_ops::{launcher.removesuffix('_fwd')}",
             kernel(lambda: load("torch", op)),
             mutates_args=(),
-            schema=schema.replace("SymInt", "int"),  # a size of ours is never traced as a symbol
+            schema=torch.library.infer_schema(declaration, mutates_args=()),
         )
         definition.register_kernel("cpu")(kernel(lambda: _load_for_cpu(op)))
-        for row in BACKENDS.values():
-            if row.device is not None:
-                definition.register_kernel(row.device)(
-                    kernel(functools.partial(_load_for, row, op))
-                )
+        for device in {b.device for b in BACKENDS.values() if b.device} - {"cpu"}:
+            definition.register_kernel(device)(kernel(functools.partial(_load_for, device, op)))
         definition.register_fake(declaration)
 
-        if backward is not None:
+        if save is not None and backward is not None:
             arguments = namedtuple("arguments", names)  # type: ignore[misc]
 
             def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
                 ctx.needs = arguments(*ctx.needs_input_grad[: len(names)])
-                save(ctx, arguments(*inputs), output)  # type: ignore[misc]
+                save(ctx, arguments(*inputs), output)
 
-            def by_name(ctx: Any, *d_outputs: Any) -> tuple[Any, ...]:
+            def in_order(ctx: Any, *d_outputs: Any) -> tuple[Any, ...]:
                 gradients = backward(ctx, *d_outputs)
                 return tuple(gradients.get(name) for name in names)
 
-            definition.register_autograd(by_name, setup_context=setup_context)
+            definition.register_autograd(in_order, setup_context=setup_context)
         return definition  # type: ignore[return-value]
 
     return registered

@@ -11,7 +11,7 @@ IDS = (torch.int32, torch.int64)
 
 
 SAME: tuple[torch.dtype, ...] = ()
-"""In a row of :func:`tensors`: the dtype of the first row."""
+"""In a spec of :func:`tensors`: the dtype of the first tensor."""
 
 
 def _names(dtypes: tuple[torch.dtype, ...]) -> str:
@@ -29,13 +29,13 @@ def _dimensions(layout: str) -> tuple[tuple[int, str, int], ...]:
     return tuple(found)
 
 
-def tensors(*rows: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, int]:
+def tensors(*specs: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, int]:
     """Checks the tensors of a call by themselves and against each other.
 
     Args:
-        rows: ``(name, tensor, layout, dtypes)`` for each; the caller leaves out what
+        specs: ``(name, tensor, layout, dtypes)`` for each; the caller leaves out what
             is absent. The letters of a layout, ``"[E, 2F, H]"`` or ``"[E + 1]"``, take their
-            sizes from the first row that has them, and every later row must agree; N is T·K. All
+            sizes from the first spec that has them, and every later one must agree; N is T·K. All
             tensors are on the device of the first, and ``dtypes`` may be :data:`SAME`: its dtype.
 
     Returns:
@@ -45,9 +45,9 @@ def tensors(*rows: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, i
         TypeError: Not a tensor, or of another dtype.
         ValueError: Another rank or size than its layout says, or another device.
     """
-    first_name, first, *_ = rows[0]
+    first_name, first, *_ = specs[0]
     sizes: dict[str, int] = {}
-    for name, x, layout, dtypes in rows:
+    for name, x, layout, dtypes in specs:
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a Tensor {layout}, got {type(x).__name__}")
         if dtypes == SAME and x.dtype != first.dtype:
@@ -75,7 +75,7 @@ def tensors(*rows: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, i
             raise ValueError(
                 f"{name} must be on the device of {first_name}, {first.device}, got {x.device}"
             )
-    if "N" in sizes and "T" in sizes and sizes["N"] != sizes["T"] * sizes["K"]:
+    if {"N", "T", "K"} <= sizes.keys() and sizes["N"] != sizes["T"] * sizes["K"]:
         N = sizes["T"] * sizes["K"]
         raise ValueError(f"{rows_of} must have N = T * K = {N} rows, got {sizes['N']}")
     return sizes

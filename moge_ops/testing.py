@@ -31,7 +31,7 @@ def backend(name: str) -> AbstractContextManager[None]:
     Raises:
         ValueError: Unknown name.
         ImportError: The backend is not installed.
-        RuntimeError: Triton's kernels were already loaded for a GPU in this process.
+        RuntimeError: Triton was already loaded for a GPU, which torch may have done.
     """
     return _backend.override(name)
 

@@ -512,7 +512,7 @@ def check_compiled(world: World) -> None:
         world.matches(q.grad, p.grad.full_tensor().double(), f"d_{name}")
 
 
-def check_readme(world: World) -> None:
+def check_page(world: World) -> None:
     """The page's lines run on two ranks and give the gradients of one process."""
     text = (Path(__file__).resolve().parents[1] / "docs" / "distributed.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -48,6 +48,7 @@ def test_triton_reroutes_forward_and_backward(loaded: list[tuple[str, str]]) -> 
 def test_reference_goes_past_the_dispatcher(loaded: list[tuple[str, str]]) -> None:
     x = torch.randn(2, 6, requires_grad=True)
     with testing.backend("reference"):
+        assert loaded == [("reference", "swiglu")]  # the first look, whether it can be loaded
         loaded.clear()
         out = moge_ops.swiglu(x)
     assert torch.equal(out, oracle.swiglu(x))
@@ -110,6 +111,13 @@ import triton
 with moge_ops.testing.backend("triton"):
     moge_ops.swiglu(x)
 """
+# the knob alone is not enough: Triton's own functions are compiled by then
+KNOB = """
+import os, torch, moge_ops, triton
+os.environ["TRITON_INTERPRET"] = "1"
+with moge_ops.testing.backend("triton"):
+    moge_ops.swiglu(torch.ones(1, 4))
+"""
 # all of it before anybody has asked for the interpreter, as README's example
 LAYER = """
 import torch, moge_ops
@@ -124,8 +132,7 @@ def test_tensors_of_an_npu_take_ascend_c_only_if_it_was_built_for_one(
 ) -> None:
     pytest.importorskip("moge_ops._C", reason="built without the extension")
     monkeypatch.setattr(_backend, "ascend_build", lambda: built)
-    row = next(row for row in _backend.BACKENDS.values() if row.device == "privateuseone")
-    assert _backend._load_for(row, "swiglu").__name__ == f"moge_ops.{serves}.swiglu"
+    assert _backend._load_for("privateuseone", "swiglu").__name__ == f"moge_ops.{serves}.swiglu"
 
 
 def in_a_new_process(
@@ -158,8 +165,9 @@ def test_the_environment_asks_for_the_interpreter_before_torch_imports_triton(
     assert done.returncode == 0, done.stderr
 
 
-def test_triton_that_torch_has_imported_is_not_interpreted(tmp_path: Path) -> None:
-    done = in_a_new_process("torch", tmp_path, LATE)
+@pytest.mark.parametrize("code", [LATE, KNOB], ids=["late", "knob"])
+def test_triton_that_torch_has_imported_is_not_interpreted(tmp_path: Path, code: str) -> None:
+    done = in_a_new_process("torch", tmp_path, code)
     assert "RuntimeError: the triton backend on CPU tensors needs Triton's interp" in done.stderr
     assert "set TRITON_INTERPRET=1, or MOGE_OPS_BACKEND=triton, before it starts" in done.stderr
 

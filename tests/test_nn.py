@@ -169,7 +169,7 @@ def test_rejects_options_and_inputs() -> None:
 def test_null_experts(groups: int, renormalize: bool, device: str) -> None:
     """Gate, route and experts, forward and every gradient, against a sum over real experts."""
     T, k, nulls = 9, 6 // groups, 6
-    P = (E + nulls) // groups
+    n = (E + nulls) // groups  # outputs of the router for each group
     x = torch.randn(T, H)
     router = torch.randn(E + nulls, H) / H**0.5
     w_gate_up, w_down = torch.randn(E, 2 * F, H) / H**0.5, torch.randn(E, H, F) / F**0.5
@@ -179,7 +179,7 @@ def test_null_experts(groups: int, renormalize: bool, device: str) -> None:
     gating = moge_ops.grouped_gate(leaves[0] @ leaves[1].T, groups, k, renormalize=renormalize)
     ids = gating.experts
     if groups > 1:
-        ids = torch.where(ids % P < E // groups, ids // P * (E // groups) + ids % P, E)
+        ids = torch.where(ids % n < E // groups, ids // n * (E // groups) + ids % n, E)
     y = moge_ops.grouped_mlp(
         leaves[0], leaves[2], leaves[3], gating.weights, moge_ops.route(ids, E)
     )
@@ -189,7 +189,7 @@ def test_null_experts(groups: int, renormalize: bool, device: str) -> None:
     for t in range(T):
         row = torch.zeros(H, dtype=torch.float64)
         for weight, chosen in zip(weights[t], experts[t].tolist(), strict=True):
-            group, place = divmod(chosen, P)
+            group, place = divmod(chosen, n)
             if place >= E // groups:  # each group ends with its null experts
                 null_slots += 1
                 continue
@@ -207,5 +207,5 @@ def test_null_experts(groups: int, renormalize: bool, device: str) -> None:
     scale = wants[0].square().mean().sqrt().item()  # terms cancel in the router's gradient
     for name, got, expected in zip(("x", "router", "gate_up", "down"), grads, wants, strict=True):
         assert_matches(got, expected, f"d_{name}", scale=scale if name == "router" else None)
-    null_rows = grads[1].view(groups, P, H)[:, E // groups :]
+    null_rows = grads[1].view(groups, n, H)[:, E // groups :]
     assert null_rows.abs().sum() > 0, "the null experts' router rows learn"

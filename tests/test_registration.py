@@ -15,12 +15,12 @@ import moge_ops
 from moge_ops._backend import BACKENDS, load
 from moge_ops.testing import group_ids
 
-T, H, E, G, K_PER_GROUP, WIDTH = 6, 24, 8, 4, 1, 16
-K = G * K_PER_GROUP
+T, H, E, G, k, WIDTH = 6, 24, 8, 4, 1, 16
+K = G * k
 
 
 def ids(device: str) -> Tensor:
-    return group_ids(T, E, G, K_PER_GROUP).to(device)
+    return group_ids(T, E, G, k).to(device)
 
 
 def routing(device: str) -> moge_ops.Routing:
@@ -51,7 +51,7 @@ def raw_calls(device: str) -> dict[str, tuple[Any, ...]]:
     pre = torch.randn(T * K, 2 * WIDTH, device=device)
     plain = [t.detach() for t in (x, w_gate_up, w_down, weights)]
     return {
-        "grouped_gate": (logits, G, K_PER_GROUP, "softmax", None, scale, True, 2.0),
+        "grouped_gate": (logits, G, k, "softmax", None, scale, True, 2.0),
         "grouped_gate_bwd": (
             torch.randn(T, K, device=device),
             logits.detach(),

@@ -97,17 +97,24 @@ def _voted(
 ) -> Tensor:
     """``[E]`` bool: the ``num_voted`` experts of each group that most rows prefer."""
     _, best, counts = grouped_gate_fwd(
-        logits.detach(), num_groups, 1, score, bias, None, False, 1.0
+        logits.detach(),
+        num_groups,
+        k=1,
+        score=score,
+        bias=bias,
+        router_scale=None,
+        renormalize=False,
+        scaling=1.0,
     )
     P = logits.shape[1] // num_groups
     places = torch.arange(P, device=logits.device)
     votes = counts.view(num_groups, P)
     if row_mask is not None:
-        hits = (best % P).unsqueeze(-1) == places  # [T, G, E/G]
+        hits = (best % P).unsqueeze(-1) == places  # [T, G, P]
         votes = (hits & row_mask.view(-1, 1, 1)).sum(0)
     # as an index breaks the ties, no two are equal, and the n-th of a group bounds the first n
     order = votes.long() * P - places
-    if expert_mask is not None:  # behind those that are on and have no vote
+    if expert_mask is not None:  # after those that are on, even without a vote
         order = order.masked_fill(~expert_mask.view_as(order), -P)
     kept: Tensor = order >= order.topk(num_voted).values[:, -1:]
     return kept.flatten()
@@ -151,11 +158,11 @@ def grouped_gate(
             gradient. It plays no part in the choice.
         renormalize: Divides a row's chosen scores by their sum.
         scaling: Factor of all weights.
-        expert_mask: ``[E]`` bool, false for an expert that is off: it counts as one whose bias is
-            -inf, and the softmax still runs over all E. A NaN stands behind those that are off:
-            a row of NaN chooses as if all were on. The host does not read the mask, so a group
-            with fewer than k experts on is no error: those that are off fill its other columns,
-            by id.
+        expert_mask: ``[E]`` bool, false for an expert that is off. Such an expert is treated as
+            if its bias were -inf, and the softmax still runs over all E. A NaN ranks below the
+            experts that are off, so a row of NaN chooses as if all were on. The host does not
+            read the mask. A group with fewer than k experts on is therefore no error: experts
+            that are off fill its other columns, in the order of their ids.
         num_voted: n, k <= n <= E/G, for a choice that touches few experts: every row votes for its
             best expert in each group; the n experts of a group with the most votes stay, ties to
             the lowest id; every row then chooses among those that stay. So a row's experts depend
@@ -184,14 +191,14 @@ def grouped_gate(
         renormalises. The bias of the choice: DeepSeek-V3, eq. 16 (arXiv:2412.19437). The vote:
         ``MERRouter`` of vLLM-Ascend 0.9, which counts all rows and leaves the ties open.
     """
-    rows: list[Any] = [("logits", logits, "[T, E]", _checks.FLOATS)]
+    specs: list[Any] = [("logits", logits, "[T, E]", _checks.FLOATS)]
     for name, x in (("bias", bias), ("router_scale", router_scale)):
         if x is not None:
-            rows.append((name, x, "[E]", _checks.FLOATS))
+            specs.append((name, x, "[E]", _checks.FLOATS))
     for name, mask, layout in (("expert_mask", expert_mask, "[E]"), ("row_mask", row_mask, "[T]")):
         if mask is not None:
-            rows.append((name, mask, layout, (torch.bool,)))
-    E = _checks.tensors(*rows)["E"]
+            specs.append((name, mask, layout, (torch.bool,)))
+    E = _checks.tensors(*specs)["E"]
     _checks.groups(E, num_groups, k)
     _checks.choice("score", score, SCORES)
     if not isinstance(renormalize, bool):
@@ -227,6 +234,13 @@ def grouped_gate(
         bias = _without(logits, bias, voted)
     return Gating(
         *grouped_gate_fwd(
-            logits, num_groups, k, score, bias, router_scale, renormalize, float(scaling)
+            logits,
+            num_groups,
+            k,
+            score=score,
+            bias=bias,
+            router_scale=router_scale,
+            renormalize=renormalize,
+            scaling=float(scaling),
         )
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moge_ops import _backend, _checks
-from moge_ops.ops.route import Routing, routing_rows
+from moge_ops.ops.route import Routing, routing_specs
 from moge_ops.reference.grouped_mlp import grouped_mlp as _reference
 
 WEIGHT_ON = ("output", "activation")
@@ -39,17 +39,36 @@ def _save(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
     _, pre = output
     ctx.mark_non_differentiable(pre)
     ctx.set_materialize_grads(False)
-    tensors = (value for value in inputs if isinstance(value, Tensor))
-    ctx.save_for_backward(*tensors, pre)  # in the order of grouped_mlp_bwd
+    ctx.save_for_backward(
+        inputs.x,
+        inputs.w_gate_up,
+        inputs.w_down,
+        inputs.weights,
+        inputs.row_to_slot,
+        inputs.slot_to_row,
+        inputs.offsets,
+        pre,
+    )
 
 
 def _backward(ctx: Any, d_y: Tensor | None, d_pre: None) -> dict[str, Tensor]:
     if d_y is None:
         return {}
     needs = ctx.needs
-    saved = ctx.saved_tensors  # once: activation checkpointing recomputes at the first look
-    need_d_w = needs.w_gate_up or needs.w_down
-    found = grouped_mlp_bwd(*(d_y, *saved, needs.x, need_d_w))
+    x, w_gate_up, w_down, weights, row_to_slot, slot_to_row, offsets, pre = ctx.saved_tensors
+    found = grouped_mlp_bwd(
+        d_y=d_y,
+        x=x,
+        w_gate_up=w_gate_up,
+        w_down=w_down,
+        weights=weights,
+        row_to_slot=row_to_slot,
+        slot_to_row=slot_to_row,
+        offsets=offsets,
+        pre=pre,
+        need_d_x=needs.x,
+        need_d_w=needs.w_gate_up or needs.w_down,
+    )
     gradients = dict(zip(("x", "w_gate_up", "w_down", "weights"), found, strict=True))
     return {name: d for name, d in gradients.items() if getattr(needs, name)}
 
@@ -120,7 +139,7 @@ def grouped_mlp(
         ("x", x, "[T, H]", _checks.FLOATS),
         ("w_down", w_down, "[E, H, F]", _checks.SAME),
         ("w_gate_up", w_gate_up, "[E, 2F, H]", _checks.SAME),
-        *routing_rows(routing),
+        *routing_specs(routing),
         ("weights", weights, "[T, K]", _checks.FLOATS),
     )
     _checks.choice("weight_on", weight_on, WEIGHT_ON)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moge_ops import _backend, _checks
-from moge_ops.ops.route import Routing, routing_rows
+from moge_ops.ops.route import Routing, routing_specs
 from moge_ops.reference.permute import permute as _reference
 
 
@@ -42,7 +42,7 @@ def permute(x: Tensor, routing: Routing) -> Tensor:
         TypeError: ``x`` is not a floating-point tensor, or ``routing`` no Routing of int32 tensors.
         ValueError: ``x`` is not 2-D, has another T than ``routing``, or is on another device.
     """
-    _checks.tensors(("x", x, "[T, H]", _checks.FLOATS), *routing_rows(routing))
+    _checks.tensors(("x", x, "[T, H]", _checks.FLOATS), *routing_specs(routing))
     row_to_slot, slot_to_row, _ = routing
     if _backend.use_reference(x):
         return _reference(x, row_to_slot, slot_to_row)

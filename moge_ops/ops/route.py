@@ -37,8 +37,8 @@ def route_fwd(
     return row_to_slot, slot_to_row, experts.new_empty(num_experts + 1, dtype=torch.int32)
 
 
-def routing_rows(routing: Any) -> list[tuple[str, Any, str, tuple[torch.dtype, ...]]]:
-    """The rows of a routing for :func:`moge_ops._checks.tensors`; TypeError for another type."""
+def routing_specs(routing: Any) -> list[tuple[str, Any, str, tuple[torch.dtype, ...]]]:
+    """What :func:`moge_ops._checks.tensors` checks of a routing; TypeError for another type."""
     if not isinstance(routing, Routing):
         raise TypeError(f"routing must be what route returned, got {type(routing).__name__}")
     return [
@@ -54,8 +54,8 @@ def route(experts: Tensor, num_experts: int, *, num_groups: int | None = None) -
     Null experts (AdaMoE), which let a token use fewer than K: give the router E + n logits, let
     :func:`moge_ops.grouped_gate` choose among them in one group, and call this with E. Ids from E
     on are dropped slots: no row is computed for them, and the softmax still takes the gradient to
-    their logits. With several groups, each of P experts with its null ones last, renumber first:
-    ``torch.where(ids % P < E // G, ids // P * (E // G) + ids % P, E)``.
+    their logits. With several groups, each of n outputs with its null ones last, renumber first:
+    ``torch.where(ids % n < E // G, ids // n * (E // G) + ids % n, E)``.
 
     Args:
         experts: ``[T, K]``, int32 | int64, the experts of every token; any strides. An id may come

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moge_ops import _backend, _checks
-from moge_ops.ops.route import Routing, routing_rows
+from moge_ops.ops.route import Routing, routing_specs
 from moge_ops.reference.unpermute import unpermute as _reference
 
 
@@ -66,7 +66,7 @@ def unpermute(rows: Tensor, routing: Routing, weights: Tensor | None = None) -> 
         ValueError: Shape or device does not fit ``routing``.
     """
     optional = [] if weights is None else [("weights", weights, "[T, K]", _checks.FLOATS)]
-    _checks.tensors(("rows", rows, "[N, H]", _checks.FLOATS), *routing_rows(routing), *optional)
+    _checks.tensors(("rows", rows, "[N, H]", _checks.FLOATS), *routing_specs(routing), *optional)
     row_to_slot, slot_to_row, _ = routing
     if _backend.use_reference(rows):
         return _reference(rows, slot_to_row, weights)

@@ -52,8 +52,8 @@ def grouped_gate(
         )
 
     keys = scores.detach() if bias is None else scores.detach() + bias.to(scores.dtype)
-    keys = keys.view(T, num_groups, E // num_groups)  # [T, G, E/G]
-    # best first, equal ones by id; then, keeping that order, every NaN behind every number
+    keys = keys.view(T, num_groups, E // num_groups)  # [T, G, P]
+    # best first, equal ones by id; then, in that order, every NaN after every number
     order = keys.nan_to_num(0.0, float("inf"), float("-inf"))
     order = order.argsort(stable=True, dim=-1, descending=True)
     nan_last = keys.isnan().gather(-1, order).int().argsort(stable=True, dim=-1)
