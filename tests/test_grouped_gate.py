@@ -115,7 +115,7 @@ def test_every_kind_of_gate(gate: dict[str, Any], device: str) -> None:
 @given(
     T=st.integers(0, 13),
     G=st.integers(1, 5),
-    per_group=st.integers(1, 6),
+    P=st.integers(1, 6),
     data=st.data(),
     score=st.sampled_from(["softmax", "sigmoid"]),
     renormalize=st.booleans(),
@@ -125,7 +125,7 @@ def test_every_kind_of_gate(gate: dict[str, Any], device: str) -> None:
 def test_any_shape_and_stride(
     T: int,
     G: int,
-    per_group: int,
+    P: int,
     data: st.DataObject,
     score: str,
     renormalize: bool,
@@ -134,7 +134,7 @@ def test_any_shape_and_stride(
     float_dtypes: list[torch.dtype],
     device: str,
 ) -> None:
-    E = G * per_group
+    E = G * P
     dtype = data.draw(st.sampled_from(float_dtypes))
     if layout == "transposed":
         logits = spaced_logits(E, T, dtype).to(device).t()
@@ -151,7 +151,7 @@ def test_any_shape_and_stride(
     check(
         logits,
         G,
-        data.draw(st.integers(1, per_group)),
+        data.draw(st.integers(1, P)),
         bias=per_expert(),
         router_scale=per_expert(),
         score=score,
@@ -221,16 +221,16 @@ def test_bias_has_no_gradient(device: str) -> None:
         assert torch.autograd.grad(gating.weights.sum(), bias, allow_unused=True) == (None,)
 
 
-def some_on(G: int, per_group: int, fewest: int) -> Tensor:
+def some_on(G: int, P: int, fewest: int) -> Tensor:
     """A random mask ``[E]`` that leaves at least ``fewest`` experts on in each group."""
-    rank = torch.rand(G, per_group).argsort(-1).argsort(-1)
-    return (rank < torch.randint(fewest, per_group + 1, (G, 1))).flatten()
+    rank = torch.rand(G, P).argsort(-1).argsort(-1)
+    return (rank < torch.randint(fewest, P + 1, (G, 1))).flatten()
 
 
 @given(
     T=st.integers(0, 13),
     G=st.integers(1, 4),
-    per_group=st.integers(1, 6),
+    P=st.integers(1, 6),
     data=st.data(),
     score=st.sampled_from(["softmax", "sigmoid"]),
     renormalize=st.booleans(),
@@ -238,17 +238,17 @@ def some_on(G: int, per_group: int, fewest: int) -> Tensor:
 def test_experts_off_and_votes(
     T: int,
     G: int,
-    per_group: int,
+    P: int,
     data: st.DataObject,
     score: str,
     renormalize: bool,
     float_dtypes: list[torch.dtype],
     device: str,
 ) -> None:
-    E, k = G * per_group, data.draw(st.integers(1, per_group), label="k")
-    num_voted = data.draw(st.none() | st.integers(k, per_group), label="num_voted")
+    E, k = G * P, data.draw(st.integers(1, P), label="k")
+    num_voted = data.draw(st.none() | st.integers(k, P), label="num_voted")
     draw = lambda label: data.draw(st.booleans(), label=label)  # noqa: E731
-    mask = some_on(G, per_group, k).to(device) if draw("mask") else None
+    mask = some_on(G, P, k).to(device) if draw("mask") else None
     bias = torch.randn(2 * E, device=device)[::2] if draw("bias") else None
     voters = (
         torch.rand(2 * T, device=device)[::2] < data.draw(st.sampled_from([0.0, 0.5]))
@@ -271,7 +271,7 @@ def test_experts_off_and_votes(
     )
     used = gating.counts.cpu() > 0
     assert mask is None or not used[~mask.cpu()].any(), "an expert that is off was chosen"
-    assert used.view(G, per_group).sum(1).max() <= (num_voted or per_group), "too many stayed"
+    assert used.view(G, P).sum(1).max() <= (num_voted or P), "too many stayed"
 
 
 def test_the_vote_by_hand(device: str) -> None:

@@ -176,11 +176,11 @@ def test_autocast_casts_both_operands(device: str) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"rows": torch.zeros(4)}, ValueError, r"rows must be \[N, in\], got \[4\]"),
+        ({"rows": torch.zeros(4)}, ValueError, r"rows must be \[N, I\], got \[4\]"),
         ({"rows": torch.zeros(4, 3)}, ValueError, r"= \[2, 5, 3\], got \[2, 5, 8\]"),
         ({"rows": torch.zeros(4, 8).half()}, TypeError, "dtype of rows, float16, got float32"),
         ({"rows": torch.zeros(4, 8).int()}, TypeError, r"rows must be float16 \| .*, got int32"),
-        ({"weight": torch.zeros(5, 8)}, ValueError, r"weight must be \[E, out, in\], got \[5, 8\]"),
+        ({"weight": torch.zeros(5, 8)}, ValueError, r"weight must be \[E, O, I\], got \[5, 8\]"),
         ({"weight": None}, TypeError, r"weight must be a Tensor .*, got NoneType"),
         ({"offsets": torch.zeros(3)}, TypeError, "offsets must be int32, got float32"),
         ({"offsets": torch.zeros(4).int()}, ValueError, r"offsets must be .* = \[3\], got \[4\]"),

@@ -54,15 +54,15 @@ def test_matches_the_oracle(
 @given(
     T=st.integers(0, 40),
     G=st.integers(1, 5),
-    per_group=st.integers(1, 9),
+    P=st.integers(1, 9),
     k=st.integers(0, 4),
     step=st.integers(1, 2),
     grouped=st.booleans(),
 )
 def test_any_shape_stride_and_id(
-    T: int, G: int, per_group: int, k: int, step: int, grouped: bool, device: str
+    T: int, G: int, P: int, k: int, step: int, grouped: bool, device: str
 ) -> None:
-    E = G * per_group
+    E = G * P
     # duplicates, ids of other groups and ids of nobody
     experts = torch.randint(-2, E + 2, (G * k, T * step), device=device).t()[::step]
     check(experts, E, G if grouped else None)
@@ -72,15 +72,15 @@ def test_any_shape_stride_and_id(
 @given(
     T=st.integers(1, 20),
     G=st.integers(1, 3),
-    per_group=st.sampled_from([1, 3, 8]),
+    P=st.sampled_from([1, 3, 8]),
     k=st.integers(1, 3),
     tile=st.sampled_from([8, 64]),
     max_blocks=st.integers(1, 5),
 )
 def test_several_blocks_of_several_tiles(
-    T: int, G: int, per_group: int, k: int, tile: int, max_blocks: int, device: str
+    T: int, G: int, P: int, k: int, tile: int, max_blocks: int, device: str
 ) -> None:
-    E = G * per_group
+    E = G * P
     experts = torch.randint(-1, E + 1, (T, G * k), device=device)
     kernels = _backend.load("triton", "route")
     with mock.patch.multiple(kernels, TILE=tile, MAX_BLOCKS=max_blocks):

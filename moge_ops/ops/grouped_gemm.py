@@ -11,13 +11,13 @@ from moge_ops.reference.grouped_gemm import grouped_gemm as _reference
 
 @_backend.define()
 def grouped_gemm_dx(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    """``[N, out], [E, out, in], [E + 1] -> [N, in]``."""
+    """``[N, O], [E, O, I], [E + 1] -> [N, I]``."""
     return d_out.new_empty(d_out.shape[0], weight.shape[2])
 
 
 @_backend.define()
 def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
-    """``[N, out], [N, in], [E + 1] -> [E, out, in]``."""
+    """``[N, O], [N, I], [E + 1] -> [E, O, I]``."""
     return rows.new_empty(offsets.shape[0] - 1, d_out.shape[1], rows.shape[1])
 
 
@@ -39,7 +39,7 @@ def _backward(ctx: Any, d_out: Tensor) -> dict[str, Tensor | None]:
 
 @_backend.define(save=_save, backward=_backward)
 def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    """``[N, in], [E, out, in], [E + 1] -> [N, out]``."""
+    """``[N, I], [E, O, I], [E + 1] -> [N, O]``."""
     return rows.new_empty(rows.shape[0], weight.shape[1])
 
 
@@ -49,16 +49,16 @@ def grouped_gemm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     .. math:: y_n = W_{e(n)}\, r_n, \qquad e(n) = e \iff o_e \le n < o_{e+1}
 
     Args:
-        rows: ``[N, in]``, float16 | bfloat16 | float32 | float64, sorted by expert. Any strides
+        rows: ``[N, I]``, float16 | bfloat16 | float32 | float64, sorted by expert. Any strides
             and any size; rows whose bytes are a multiple of 16 load fastest.
-        weight: ``[E, out, in]``, dtype of ``rows``: the layout of ``nn.Linear``, stacked. Any
+        weight: ``[E, O, I]``, dtype of ``rows``: the layout of ``nn.Linear``, stacked. Any
             strides; tensor descriptors (TMA) are used where the last dimension is contiguous and
             the other strides are multiples of 16 bytes.
         offsets: ``[E + 1]`` int32, rising from 0 to at most N: expert e has rows
             ``[offsets[e], offsets[e + 1])``, as from :func:`moge_ops.route`.
 
     Returns:
-        ``[N, out]``, dtype of ``rows``, accumulated in float32 (float64 for float64). Rows past
+        ``[N, O]``, dtype of ``rows``, accumulated in float32 (float64 for float64). Rows past
         ``offsets[E]`` are neither read nor multiplied: their result is zero. Deterministic; the
         host does not wait for the device. float32 products follow
         ``torch.get_float32_matmul_precision()`` on CUDA: IEEE unless it is lowered. Under
@@ -75,8 +75,8 @@ def grouped_gemm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """
     rows, weight = _checks.autocast(rows, weight)
     _checks.tensors(
-        ("rows", rows, "[N, in]", _checks.FLOATS),
-        ("weight", weight, "[E, out, in]", _checks.SAME),
+        ("rows", rows, "[N, I]", _checks.FLOATS),
+        ("weight", weight, "[E, O, I]", _checks.SAME),
         ("offsets", offsets, "[E + 1]", (torch.int32,)),
     )
     if _backend.use_reference(rows):

@@ -39,7 +39,7 @@ def _rows(x: Tensor, width: int, found: list[tuple[int, int, int]]) -> Tensor:
 
 
 def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    """``[N, in], [E, out, in], [E + 1] -> [N, out]``."""
+    """``[N, I], [E, O, I], [E + 1] -> [N, O]``."""
     found = spans(offsets, rows.shape[0])
     out = _rows(rows, weight.shape[1], found)
     for e, a, b in found:
@@ -48,7 +48,7 @@ def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 
 
 def grouped_gemm_dx(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    """``[N, out], [E, out, in], [E + 1] -> [N, in]``."""
+    """``[N, O], [E, O, I], [E + 1] -> [N, I]``."""
     found = spans(offsets, d_out.shape[0])
     d_rows = _rows(d_out, weight.shape[2], found)
     for e, a, b in found:
@@ -57,7 +57,7 @@ def grouped_gemm_dx(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 
 
 def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
-    """``[N, out], [N, in], [E + 1] -> [E, out, in]``."""
+    """``[N, O], [N, I], [E + 1] -> [E, O, I]``."""
     found = spans(offsets, rows.shape[0])
     d_weight = rows.new_empty(len(offsets) - 1, d_out.shape[1], rows.shape[1])
     zero_others(d_weight, found)
