@@ -34,7 +34,8 @@ OPERATORS = {
 
 def run(script: Path, *args: object) -> int | str | None:
     """Runs a script in this process, as the command line would, and returns its exit code."""
-    argv, path = [str(script), *map(str, args)], [str(script.parent), *sys.path]
+    # OPS: the demo adds it only when its own imports run for the first time in this process
+    argv, path = [str(script), *map(str, args)], [str(script.parent), str(OPS), *sys.path]
     with mock.patch.object(sys, "argv", argv), mock.patch.object(sys, "path", path):
         try:
             runpy.run_path(str(script), run_name="__main__")
