@@ -547,9 +547,7 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="few samples: does it run?")
     out, trained = harness.RESULTS, harness.RESULTS / "train_experts.npz"
     parser.add_argument("--out", type=Path, default=out, help="folder of what it writes")
-    parser.add_argument(
-        "--trained", type=Path, default=trained, help="choices that train_demo.py wrote"
-    )
+    parser.add_argument("--trained", type=Path, default=trained, help="train_demo.py wrote it")
     args = parser.parse_args()
     started = time.perf_counter()
     scale = 0.02 if args.smoke else 1.0

@@ -319,9 +319,7 @@ OPTIONS = {
 def parse() -> argparse.Namespace:
     text = "One MoGE layer: every operator checked against the oracle, and timed."
     parser = harness.sized(text, OPTIONS)
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="bfloat16", help="dtype of weights and input"
-    )
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="weights' and input's")
     parser.add_argument("--no-backward", action="store_true", help="forward only")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of balance.png")
     args = harness.parsed(parser, OPTIONS)

@@ -60,9 +60,7 @@ OTHERS = [
     *(ROOT / "bench").rglob("*.py"),
     *(ROOT / "examples").rglob("*.py"),
 ]
-BENCH = {
-    path.stem for path in (ROOT / "bench").rglob("*.py")
-}  # its files import each other by name
+BENCH = {path.stem for path in (ROOT / "bench").rglob("*.py")}  # they import each other
 DOOR = ROOT / "examples" / "bench_ops.py"  # the one file through which examples use them
 
 

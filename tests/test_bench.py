@@ -201,7 +201,7 @@ def test_demo_fails_where_an_operator_is_wrong(
 ) -> None:
     kernels = importlib.import_module(f"moge_ops.torch_kernels.{op}")
     whole = getattr(kernels, launcher)
-    monkeypatch.setattr(kernels, launcher, lambda *args: wrong(whole(*args)))
+    monkeypatch.setattr(kernels, launcher, lambda **inputs: wrong(whole(**inputs)))
     assert demo(out=tmp_path) == 1
     output = capsys.readouterr().out
     assert "FAILED" in output
@@ -214,8 +214,8 @@ def test_demo_finds_one_wrong_element_among_many(
     kernels = importlib.import_module("moge_ops.torch_kernels.grouped_gemm")
     whole = kernels.grouped_gemm_dw
 
-    def one_wrong(*args: Any) -> torch.Tensor:
-        d: torch.Tensor = whole(*args)
+    def one_wrong(**inputs: Any) -> torch.Tensor:
+        d: torch.Tensor = whole(**inputs)
         d[-1, 3, 5] += 1.5 * d[-1].square().mean().sqrt()
         return d
 
