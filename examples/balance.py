@@ -15,26 +15,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# the benchmarks' plumbing: CSV, looks of a picture
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench" / "ops"))
-
-import harness
 import numpy as np
 import torch
+from bench_ops import finish, harness
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from plots import finish
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
 import moge_ops
-from moge_ops.testing import Sizes
+from moge_ops.testing import PANGU, Sizes, router_logits
 
 MOGE, TOP_K = "MoGE", "plain top-k"
 LOOKS = {MOGE: ("#D55E00", ""), TOP_K: ("#56B4E9", "///")}  # Okabe and Ito's
-PANGU = Sizes(1, H=5120, E=64, G=8, k=1, F=1344)  # T is the study's
 LAYERS = 48
 DEVICES = 8
 TOKENS = (1, 8, 16, 64, 256, 1024, 4096, 16384)
@@ -93,18 +88,6 @@ class Balance:
 
     def __str__(self) -> str:
         return f"IS {self.imbalance:.2f}, max/mean {self.peak:.2f}"
-
-
-def router_logits(samples: int, tokens: int, E: int, exponent: float) -> Tensor:
-    """``[samples, tokens, E]``, whose best K are drawn without replacement, p ~ 1/rank^exponent.
-
-    Every sample has its own order of the experts, which all of its tokens share.
-    """
-    noise = -torch.empty(samples, tokens, E).exponential_().log()  # Gumbel's
-    if exponent:
-        rank = torch.rand(samples, 1, E).argsort(-1) + 1.0
-        noise -= exponent * rank.log()
-    return noise
 
 
 def choices(logits: Tensor, s: Sizes) -> dict[str, Tensor]:
@@ -564,7 +547,7 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="few samples: does it run?")
     out, trained = harness.RESULTS, harness.RESULTS / "train_experts.npz"
     parser.add_argument("--out", type=Path, default=out, help="folder of what it writes")
-    parser.add_argument("--trained", type=Path, default=trained, help="of train_demo.py")
+    parser.add_argument("--trained", type=Path, default=trained, help="train_demo.py wrote it")
     args = parser.parse_args()
     started = time.perf_counter()
     scale = 0.02 if args.smoke else 1.0

@@ -16,27 +16,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# inputs, work and oracle of each operator
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench" / "ops"))
-
 import balance
-import harness
 import torch
 import torch.nn.functional as F
-from problem import BACKWARD, FORWARD, Operator, Problem, Work
+from bench_ops import BACKWARD, FORWARD, Operator, Problem, Work, harness
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor
 
-from moge_ops._memory import available
 from moge_ops.nn import MoGE
 from moge_ops.reference.grouped_gate import grouped_gate as reference_gate
 from moge_ops.reference.grouped_gemm import grouped_gemm as reference_gemm
 from moge_ops.reference.grouped_mlp import grouped_mlp as reference_mlp
 from moge_ops.reference.route import route as reference_route
 from moge_ops.reference.swiglu import swiglu as reference_swiglu
-from moge_ops.testing import TOLERANCES, Sizes, assert_matches
+from moge_ops.testing import PANGU, TOLERANCES, Sizes, assert_matches, available
 
 GIB = 2**30
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -146,7 +141,7 @@ class Demo:
         """An operator whose oracle takes one expert at a time, so that its weights fit in float64.
 
         Args:
-            name: Of the operator.
+            name: The operator's.
             p: Its inputs.
             oracle: Takes, by name, the rows of one expert and its weights [1, ...].
             rows: Name -> (input as lines, index [N]): the line that each row reads. The other
@@ -311,20 +306,20 @@ def needed(s: Sizes, shared_size: int, dtype: torch.dtype, *, backward: bool) ->
 
 OPTIONS = {
     "tokens": (256, 1, "T, rows of the input"),
-    "hidden": (5120, 1, "H, size of a token"),
-    "experts": (64, 1, "E, routed experts"),
-    "groups": (8, 1, "G, groups of neighbouring experts"),
-    "k": (1, 1, "experts per group and token"),
-    "expert-size": (1344, 1, "F, width of a routed expert"),
-    "shared-size": (5376, 0, "width of the shared expert, 0 for none"),
-    "seed": (0, -sys.maxsize, "of the random weights and inputs"),
+    "hidden": (PANGU.H, 1, "H, size of a token"),
+    "experts": (PANGU.E, 1, "E, routed experts"),
+    "groups": (PANGU.G, 1, "G, groups of neighbouring experts"),
+    "k": (PANGU.k, 1, "experts per group and token"),
+    "expert-size": (PANGU.F, 1, "F, width of a routed expert"),
+    "shared-size": (4 * PANGU.F, 0, "width of the shared expert, 0 for none"),
+    "seed": (0, -sys.maxsize, "seed of the random weights and inputs"),
 }
 
 
 def parse() -> argparse.Namespace:
     text = "One MoGE layer: every operator checked against the oracle, and timed."
     parser = harness.sized(text, OPTIONS)
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of weights and input")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="weights' and input's")
     parser.add_argument("--no-backward", action="store_true", help="forward only")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of balance.png")
     args = harness.parsed(parser, OPTIONS)

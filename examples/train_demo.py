@@ -18,15 +18,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-# the benchmarks' plumbing: machine and versions, CSV, options, looks of a picture
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench" / "ops"))
-
-import harness
 import numpy as np
 import torch
 from balance import DEVICES, MOGE, TOP_K, device_loads, imbalance, peak
+from bench_ops import finish, harness
 from matplotlib.figure import Figure
-from plots import finish
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
@@ -217,7 +213,7 @@ OPTIONS = {
     "batch": (8, 1, "pieces of text in a batch"),
     "length": (256, 2, "bytes of a piece"),  # a byte to predict, and one before it
     "every": (10, 1, "steps from one record to the next"),
-    "seed": (0, -sys.maxsize, "of the weights and the batches"),
+    "seed": (0, -sys.maxsize, "seed of the weights and the batches"),
 }
 
 
@@ -294,7 +290,7 @@ def main() -> int:
     if args.save:
         save_pretrained(moge, args.save)
         write_byte_tokenizer(args.save)
-        console.print(f"Model: python -m moge_ops generate {args.save} --raw '{PROMPT}'")
+        console.print(f"Model: moge-ops generate {args.save} --raw '{PROMPT}'")
     console.print(f"{time.perf_counter() - started:.0f} s in all")
     return 0
 

@@ -7,15 +7,19 @@ import torch
 from torch import Tensor
 
 from moge_ops import _backend
+from moge_ops._memory import available
 
 __all__ = [
+    "PANGU",
     "TOLERANCES",
     "Sizes",
     "Tolerance",
     "assert_matches",
+    "available",
     "backend",
     "group_ids",
     "rms_error",
+    "router_logits",
     "spaced_logits",
 ]
 
@@ -60,6 +64,9 @@ class Sizes(NamedTuple):
     def P(self) -> int:  # noqa: N802
         """Experts that a group holds."""
         return self.E // self.G
+
+
+PANGU = Sizes(1, H=5120, E=64, G=8, k=1, F=1344)  # Pangu Pro MoE's layer; T is the user's
 
 
 class Tolerance(NamedTuple):
@@ -108,10 +115,10 @@ def assert_matches(
         lines: Judges each line, the last dimension, by its norm instead of each element. For large
             tensors whose lines differ in size: an element may then be off by what its line
             allows. The errors of n elements average out, so that the limit of a line falls from
-            that of an element to the RMS limit as n grows; one wrong element among thousands
-            still exceeds it.
+            that of an element, five times the RMS limit at most, to the RMS limit as n grows; one
+            wrong element among thousands still exceeds it.
         slack: Factor on all limits, for a chain of operators. An error within a chain can reach
-            all elements of a line alike: its limit is then that of an element for every n.
+            all elements of a line alike: its limit is then that of a line of one for every n.
 
     Returns:
         The root mean square of the error, in units of ``scale``.
@@ -138,7 +145,10 @@ def assert_matches(
     # the norm of an average line
     unit = norm.square().mean().sqrt().item() if scale is None else scale * width**0.5
     share = width**-0.5 if slack == 1.0 else 1.0
-    rtol, atol = (limit.rms + (tol - limit.rms) * share for tol in (limit.rtol, limit.atol))
+    most = 5.0 * limit.rms if lines else torch.inf
+    rtol, atol = (
+        limit.rms + (min(tol, most) - limit.rms) * share for tol in (limit.rtol, limit.atol)
+    )
     excess = error / (slack * (rtol * norm + atol * unit)).clamp_min(1e-300)
     rms = error.square().mean().sqrt().item() / max(unit, 1e-300)
     if rms <= slack * limit.rms and not (excess > 1.0).any():
@@ -164,6 +174,18 @@ def spaced_logits(T: int, E: int, dtype: torch.dtype, *, steps: int = 64) -> Ten
     changes their order: chosen ids can be compared exactly.
     """
     return (torch.randint(0, steps, (T, E)).double() * (8.0 / steps) - 4.0).to(dtype)
+
+
+def router_logits(samples: int, T: int, E: int, exponent: float) -> Tensor:
+    """``[samples, T, E]``, whose best K are drawn without replacement, p ~ 1/rank^exponent.
+
+    Every sample has its own order of the experts, which all of its tokens share.
+    """
+    noise = -torch.empty(samples, T, E).exponential_().log()  # Gumbel's
+    if exponent:
+        rank = torch.rand(samples, 1, E).argsort(-1) + 1.0
+        noise -= exponent * rank.log()
+    return noise
 
 
 def group_ids(T: int, E: int, num_groups: int, k: int) -> Tensor:

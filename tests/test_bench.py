@@ -34,7 +34,8 @@ OPERATORS = {
 
 def run(script: Path, *args: object) -> int | str | None:
     """Runs a script in this process, as the command line would, and returns its exit code."""
-    argv, path = [str(script), *map(str, args)], [str(script.parent), *sys.path]
+    # OPS: the demo adds it only when its own imports run for the first time in this process
+    argv, path = [str(script), *map(str, args)], [str(script.parent), str(OPS), *sys.path]
     with mock.patch.object(sys, "argv", argv), mock.patch.object(sys, "path", path):
         try:
             runpy.run_path(str(script), run_name="__main__")
@@ -200,7 +201,7 @@ def test_demo_fails_where_an_operator_is_wrong(
 ) -> None:
     kernels = importlib.import_module(f"moge_ops.torch_kernels.{op}")
     whole = getattr(kernels, launcher)
-    monkeypatch.setattr(kernels, launcher, lambda *args: wrong(whole(*args)))
+    monkeypatch.setattr(kernels, launcher, lambda **inputs: wrong(whole(**inputs)))
     assert demo(out=tmp_path) == 1
     output = capsys.readouterr().out
     assert "FAILED" in output
@@ -213,8 +214,8 @@ def test_demo_finds_one_wrong_element_among_many(
     kernels = importlib.import_module("moge_ops.torch_kernels.grouped_gemm")
     whole = kernels.grouped_gemm_dw
 
-    def one_wrong(*args: Any) -> torch.Tensor:
-        d: torch.Tensor = whole(*args)
+    def one_wrong(**inputs: Any) -> torch.Tensor:
+        d: torch.Tensor = whole(**inputs)
         d[-1, 3, 5] += 1.5 * d[-1].square().mean().sqrt()
         return d
 

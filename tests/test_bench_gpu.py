@@ -169,13 +169,13 @@ def test_our_wrong_result_is_a_failure_and_is_not_timed(
     kernels = importlib.import_module("moge_ops.torch_kernels.grouped_mlp")
     if broken == "output":
         whole = kernels.unpermute_fwd
-        monkeypatch.setattr(kernels, "unpermute_fwd", lambda *args: whole(*args) * 1.1)
+        monkeypatch.setattr(kernels, "unpermute_fwd", lambda **inputs: whole(**inputs) * 1.1)
         said = "y: RMS error"
     else:
         backward = kernels.grouped_mlp_bwd
 
-        def wrong(*args: Any) -> Any:
-            d_x, d_w_gate_up, *rest = backward(*args)
+        def wrong(**inputs: Any) -> Any:
+            d_x, d_w_gate_up, *rest = backward(**inputs)
             d_w_gate_up[0, 3] += 1.0  # one line of one expert
             return (d_x, d_w_gate_up, *rest)
 
@@ -252,8 +252,8 @@ def test_checks_find_what_they_look_for(
     kernels = importlib.import_module("moge_ops.torch_kernels.grouped_mlp")
     forward, calls = kernels.grouped_mlp_fwd, iter(range(10**6))
 
-    def broken(*args: Any) -> Any:
-        y, pre = forward(*args)
+    def broken(**inputs: Any) -> Any:
+        y, pre = forward(**inputs)
         if wrong == "second":
             return y * (1 + 1e-6 * next(calls)), pre
         return y, pre.roll(1, 0)

@@ -18,7 +18,7 @@ import moge_ops
 from moge_ops import _C, testing
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-H, E, G, F = 5120, 64, 8, 1344  # Pangu Pro MoE; k = 1, so K = G
+_, H, E, G, _, F = testing.PANGU  # k = 1, so K = G
 CORES = 48
 SMALL = 2048  # bytes; a transfer below it does not reach the memory's rate
 

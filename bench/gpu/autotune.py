@@ -18,9 +18,11 @@ from moge_ops.triton_kernels._configs import Config
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
+from moge_ops.testing import PANGU
+
 # most rows per expert of a class -> those that are timed for it
 SHAPE_CLASSES = {16.0: 8, 64.0: 48, float("inf"): 1024}
-H, F, E, K = 5120, 1344, 64, 8
+H, F, E, K = PANGU.H, PANGU.F, PANGU.E, PANGU.K
 Call = Callable[[], object]
 Timer = Callable[[Call], float]
 

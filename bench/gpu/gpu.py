@@ -1,4 +1,4 @@
-"""Checks and measures everything on one GPU, in at most nine minutes: ``make gpu``.
+"""Checks and measures everything on one GPU, in at most nine minutes.
 
 Needs torch >= 2.11, Triton >= 3.6 and pytest, no network and no installation: the package runs from
 this checkout, peers from what is installed and from the wheels in ``.whl/`` (``make gpu-wheels``).
@@ -43,7 +43,7 @@ class Part(NamedTuple):
     stall: float = 0.0  # seconds without a new note after which it counts as hung; 0: never
     correctness: bool = False  # it fails if it does not end
     command: tuple[str, ...] = ()  # if it is no function of gpu_parts.py
-    prefix: tuple[str, ...] = ()  # of the command line, before python
+    prefix: tuple[str, ...] = ()  # comes before python in the command line
     environment: tuple[tuple[str, str], ...] = ()
 
 
@@ -228,7 +228,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "gpu", help="default: out/gpu")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU: does it run?")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="of those in the log")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PART",
+        help="parts to run, by their names in the log",
+    )
     parser.add_argument("--without", nargs="+", default=[], metavar="PEER", help="peers left out")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="in all")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The parts of ``make gpu`` that measure; gpu.py starts each in a process of its own.
+"""The parts that measure; gpu.py starts each in a process of its own.
 
 Every finding is a row that is in the CSV before the next one is made. A part that was started again
 after a crash goes on with the points that it has not finished, without the peer that crashed.
@@ -317,7 +317,9 @@ def measure_gate(
         return session.graph(lambda: [run(logits) for logits in inputs])[0]
 
     place = {"op": "grouped_gate", "router": "uniform", "direction": FORWARD, **s._asdict()}
-    work = Work(0, GATE_CALLS * (inputs[0].nbytes + 8 * s.N + 4 * s.E))
+    none = inputs[0].new_empty(0)
+    one = Problem(s, none, none, none, inputs[0]).operator("grouped_gate").work
+    work = Work(0, GATE_CALLS * one.bytes)
     calls: dict[str, tuple[Callable[[], object], Work]] = {}
     missing = []
     with torch.no_grad():

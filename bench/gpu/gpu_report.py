@@ -13,11 +13,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from problem import BACKWARD, BOTH, FORWARD, OURS
+
+from moge_ops.testing import PANGU
+
 Row = dict[str, str]
-OURS = "moge_ops"
 LONGEST = 11_500  # characters of the summary: what prints it may keep no more
-FORWARD, BOTH, BACKWARD = "forward", "forward+backward", "backward"
-PANGU = {"H": "5120", "E": "64", "F": "1344"}
 
 
 class Target(NamedTuple):
@@ -78,7 +79,8 @@ def targets(table: Table) -> list[Target]:
     def add(name: str, value: float | None, limit: float, *, most: bool = False) -> None:
         found.append(Target(name, value, limit, most))
 
-    layer = {"part": "layer", "router": "uniform", **PANGU}
+    layer = {"part": "layer", "router": "uniform"}
+    layer |= {name: str(getattr(PANGU, name)) for name in "HEF"}
     for T, direction in product(("8192", "32768"), (FORWARD, BOTH)):
         point = {**layer, "op": "moe", "T": T, "direction": direction}
         name = f"Pangu layer, T {T}, {direction}"

@@ -14,7 +14,7 @@ import torch
 from harness import Calls, Plan
 from torch import Tensor
 
-from moge_ops.testing import Sizes
+from moge_ops.testing import PANGU, Sizes
 
 COLUMNS = [
     *("date", "device", "capability", "driver", "python", "torch", "triton", "peers", "revision"),
@@ -33,8 +33,8 @@ class Scale(NamedTuple):
     dtype: torch.dtype
     plan: Plan
     layer: Sizes  # T is replaced by those of `tokens`
-    tokens: tuple[int, ...]  # in order of importance; peers choose configurations anew for few
-    few: int  # up to here
+    tokens: tuple[int, ...]  # in order of importance
+    few: int  # tokens up to this number are few: peers choose configurations anew for them
     check_tokens: int
     repeats: int
     sonic: tuple[Sizes, ...]
@@ -45,7 +45,6 @@ class Scale(NamedTuple):
     tests: tuple[str, str]  # where, and pytest's -k
 
 
-PANGU = Sizes(1, H=5120, E=64, G=8, k=1, F=1344)
 FULL = Scale(
     device="cuda",
     dtype=torch.bfloat16,

@@ -13,7 +13,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    sizes = SMOKE if metafunc.config.getoption("smoke") else PER_OP
+    # the RMS of four numbers scatters: no single token
+    smoke = [SMOKE[0]._replace(T=T) for T in (4, 9)]
+    sizes = smoke if metafunc.config.getoption("smoke") else PER_OP
     metafunc.parametrize("s", sizes, ids=[f"T{s.T}" for s in sizes])
     metafunc.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
     if "direction" in metafunc.fixturenames:

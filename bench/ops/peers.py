@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from bench_grouped_mlp import works
-from problem import Operator, Problem
+from problem import OURS, Operator, Problem
 from torch import Tensor
 
 import moge_ops
@@ -186,7 +186,6 @@ def sonic_moe(p: Problem) -> Run:
     return run
 
 
-OURS = "moge_ops"
 HUGGING_FACE = {f"hf {name}": name for name in ("eager", "batched_mm", "grouped_mm")}
 VARIANTS: dict[str, Callable[[Problem], Run]] = {
     OURS: ours,

@@ -17,9 +17,10 @@ from torch.nn import Parameter
 
 import moge_ops
 from moge_ops.reference.grouped_gate import grouped_gate as reference_gate
-from moge_ops.testing import Sizes, spaced_logits
+from moge_ops.testing import Sizes, router_logits, spaced_logits
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
+OURS = "moge_ops"  # among the variants
 OPERATORS = [module.name for module in pkgutil.iter_modules(moge_ops.ops.__path__)]
 
 
@@ -39,7 +40,7 @@ class Operator:
 
     run: Callable[..., Any]  # takes the tensors of `inputs` in their order
     inputs: Mapping[str, Tensor]  # name -> what gets a gradient
-    work: Work  # of the forward pass
+    work: Work  # the forward's
     backward_work: Work = NOTHING  # without the forward
     oracle: Callable[..., Any] | None = None  # as `run`, in float64
     exact: Callable[[], Iterable[tuple[str, Tensor, Tensor]]] = tuple  # integers: name, got, want
@@ -86,12 +87,10 @@ class Operator:
 def zipf_logits(T: int, E: int, dtype: torch.dtype) -> Tensor:
     """``[T, E]`` logits under which the expert of rank r is chosen first with probability ~ 1/r.
 
-    The largest of log-probability plus Gumbel noise is a draw from these probabilities. Rounded
-    to multiples of 1/8, as those of :func:`moge_ops.testing.spaced_logits`.
+    Rounded to multiples of 1/8, as those of :func:`moge_ops.testing.spaced_logits`.
     """
-    popularity = -(torch.randperm(E) + 1.0).log()
-    noise = -torch.empty(T, E).exponential_().log()
-    return ((popularity + noise).clamp(-16.0, 16.0) * 8.0).round().div(8.0).to(dtype)
+    logits = router_logits(1, T, E, 1.0)[0].clamp(-16.0, 16.0)
+    return (logits * 8.0).round().div(8.0).to(dtype)
 
 
 ROUTERS = {"uniform": spaced_logits, "zipf": zipf_logits}

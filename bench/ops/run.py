@@ -1,4 +1,4 @@
-"""Times `grouped_mlp` with its routing against its peers, all in one run, and appends to a CSV.
+"""Times grouped_mlp with its routing against its peers, all in one run, and appends to a CSV.
 
 Every variant is compared with the float64 oracle before it is timed. The rows of one point come
 from one interleaved run, the ceilings of the machine among them.

@@ -32,6 +32,8 @@ from moge_ops.triton_kernels import (
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from moge_ops.testing import PANGU
+
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -68,7 +70,10 @@ class Layer(NamedTuple):
 
 LAYERS = {
     # every tile of the tables
-    "pangu": Layer(5120, 1344, 64, 8, 1, (16, 256, 4096), "softmax", False, True, False),
+    "pangu": Layer(
+        *(PANGU.H, PANGU.F, PANGU.E, PANGU.G, PANGU.k),
+        *((16, 256, 4096), "softmax", False, True, False),
+    ),
     # the same tiles, more experts: the largest ones, which have the fewest registers to spare
     "intern": Layer(4096, 1536, 512, 8, 1, (8192,), "softmax", False, False, True),
     # no size is a multiple of 16, and of the routing's only G is a power of two

@@ -34,6 +34,8 @@ from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
+from moge_ops.testing import PANGU, Sizes
+
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 # per multiprocessor (CUDA programming guide, technical specifications per compute capability); the
 # system takes 1 KiB of shared memory more for each block
@@ -43,21 +45,12 @@ SYSTEM_SHARED = 1 << 10
 PROCESSORS = 132  # an H100 SXM has
 
 
-class Sizes(NamedTuple):
-    """One layer, and the numbers of tokens to compile for."""
-
-    H: int
-    F: int
-    E: int
-    K: int
-    tokens: tuple[int, ...]
-
-
+# 0.125, 2, 16, 57, 256, 1024 and 4096 rows per expert of Pangu's layer
+TOKENS = (1, 16, 128, 456, 2048, 8192, 32768)
 LAYERS = {
-    # 0.125, 2, 16, 57, 256, 1024 and 4096 rows per expert
-    "pangu": Sizes(5120, 1344, 64, 8, (1, 16, 128, 456, 2048, 8192, 32768)),
-    "sonic d4096 n1024": Sizes(4096, 1024, 128, 8, (32768,)),  # SonicMoE, figure 14
-    "sonic d1536 n256": Sizes(1536, 256, 128, 8, (24576,)),
+    "pangu": PANGU._replace(T=TOKENS[-1]),
+    "sonic d4096 n1024": Sizes(32768, H=4096, E=128, G=1, k=8, F=1024),  # SonicMoE, figure 14
+    "sonic d1536 n256": Sizes(24576, H=1536, E=128, G=1, k=8, F=256),
 }
 
 
@@ -374,7 +367,7 @@ def rows_for(target: str, layers: list[str], names: list[str]) -> list[dict[str,
             if library not in names:
                 continue
             # only the tiles of our tables depend on the number of tokens
-            for T in s.tokens if library == OURS else s.tokens[-1:]:
+            for T in TOKENS if library == OURS and layer == "pangu" else (s.T,):
                 place = {"triton": triton.__version__, "target": target, "layer": layer}
                 place |= {"T": T if library == OURS else "any", "library": library}
                 try:
