@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import pkgutil
 import re
 import runpy
 import subprocess
@@ -14,22 +15,15 @@ from unittest import mock
 import pytest
 import torch
 
+from moge_ops import ops
+
 for package in ("matplotlib", "pytest_benchmark", "rich", "transformers"):
     pytest.importorskip(package, reason="needs the extra 'bench'")
 
 ROOT = Path(__file__).resolve().parents[1]
 OPS = ROOT / "bench" / "ops"
 LAYER = "--tokens 24 --hidden 48 --experts 12 --groups 3 --k 2 --expert-size 20 --shared-size 40"
-OPERATORS = {
-    "grouped_gate",
-    "route",
-    "permute",
-    "unpermute",
-    "grouped_gemm",
-    "swiglu",
-    "grouped_mlp",
-    "load_balance_loss",
-}
+OPERATORS = {module.name for module in pkgutil.iter_modules(ops.__path__)}
 
 
 def run(script: Path, *args: object) -> int | str | None:
@@ -200,7 +194,7 @@ def test_demo_fails_where_an_operator_is_wrong(
 ) -> None:
     kernels = importlib.import_module(f"moge_ops.torch_kernels.{op}")
     whole = getattr(kernels, launcher)
-    monkeypatch.setattr(kernels, launcher, lambda *args: wrong(whole(*args)))
+    monkeypatch.setattr(kernels, launcher, lambda **args: wrong(whole(**args)))
     assert demo(out=tmp_path) == 1
     output = capsys.readouterr().out
     assert "FAILED" in output
@@ -213,8 +207,8 @@ def test_demo_finds_one_wrong_element_among_many(
     kernels = importlib.import_module("moge_ops.torch_kernels.grouped_gemm")
     whole = kernels.grouped_gemm_dw
 
-    def one_wrong(*args: Any) -> torch.Tensor:
-        d: torch.Tensor = whole(*args)
+    def one_wrong(**args: Any) -> torch.Tensor:
+        d: torch.Tensor = whole(**args)
         d[-1, 3, 5] += 1.5 * d[-1].square().mean().sqrt()
         return d
 
