@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import pkgutil
 import re
 import runpy
 import subprocess
@@ -14,22 +15,15 @@ from unittest import mock
 import pytest
 import torch
 
+from moge_ops import ops
+
 for package in ("matplotlib", "pytest_benchmark", "rich", "transformers"):
     pytest.importorskip(package, reason="needs the extra 'bench'")
 
 ROOT = Path(__file__).resolve().parents[1]
 OPS = ROOT / "bench" / "ops"
 LAYER = "--tokens 24 --hidden 48 --experts 12 --groups 3 --k 2 --expert-size 20 --shared-size 40"
-OPERATORS = {
-    "grouped_gate",
-    "route",
-    "permute",
-    "unpermute",
-    "grouped_gemm",
-    "swiglu",
-    "grouped_mlp",
-    "load_balance_loss",
-}
+OPERATORS = {module.name for module in pkgutil.iter_modules(ops.__path__)}
 
 
 def run(script: Path, *args: object) -> int | str | None:

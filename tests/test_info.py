@@ -2,6 +2,7 @@
 
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,12 @@ OPS = [module.name for module in pkgutil.iter_modules(ops.__path__)]
 def cells(text: str) -> dict[str, list[str]]:
     """First word of each line -> the other words."""
     return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
+
+
+def usable(text: str, op: str) -> dict[str, str]:
+    """Backend -> what it runs ``op`` on, from the columns of the table."""
+    lines = {line.split()[0]: re.split(r"  +", line)[1:] for line in text.splitlines() if line}
+    return dict(zip(lines["operator"], lines[op], strict=True))
 
 
 def in_a_new_process(setup: str, tmp_path: Path) -> str:
@@ -45,7 +52,10 @@ def test_every_operator_has_its_row(capsys: pytest.CaptureFixture[str]) -> None:
     emulated = _backend.ascend_build() == "emulate"
     ascend = "emulated" if emulated else "no"
     for op in OPS:
-        assert found[op] == ["cpu", "any", "device", on, ascend]
+        row = usable(text, op)
+        assert list(row) == list(_backend.BACKENDS)
+        expected = {"torch": "cpu", "reference": "any device", "triton": on, "ascend": ascend}
+        assert row == row | expected
     assert found["torch"] == [torch.__version__]
     assert f"ascend c  {_backend.ascend_build()}" in text
 
@@ -75,7 +85,7 @@ def test_says_why_one_module_does_not_load(
     monkeypatch.setattr(_backend, "load", broken)
     main(["info"])
     text = capsys.readouterr().out
-    assert cells(text)["swiglu"][0] == "no"
+    assert usable(text, "swiglu")["torch"] == "no"
     assert "swiglu: torch: AttributeError: no such intrinsic" in text
 
 
@@ -86,7 +96,8 @@ WITHOUT_EXTRAS = f"sys.modules.update(dict.fromkeys({EXTRAS}))"
 def test_works_with_torch_alone(tmp_path: Path) -> None:
     text = in_a_new_process(WITHOUT_EXTRAS, tmp_path)
     for op in OPS:
-        assert cells(text)[op][:4] == ["cpu", "any", "device", "no"]
+        row = usable(text, op)
+        assert (row["torch"], row["reference"], row["triton"]) == ("cpu", "any device", "no")
     assert "all: triton: ImportError: backend 'triton' cannot be loaded: import of triton" in text
 
 
@@ -107,12 +118,12 @@ def test_the_other_commands_say_what_to_install(command: list[str], tmp_path: Pa
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_chooses_the_interpreter_without_a_gpu(tmp_path: Path) -> None:
     text = in_a_new_process("", tmp_path)
-    assert cells(text)["swiglu"][3] == "interpreter"
+    assert usable(text, "swiglu")["triton"] == "interpreter"
 
 
 def test_leaves_the_interpreter_off_where_there_is_a_gpu(tmp_path: Path) -> None:
     text = in_a_new_process("torch.cuda.is_available = lambda: True", tmp_path)
-    assert cells(text)["swiglu"][3] == "cuda"
+    assert usable(text, "swiglu")["triton"] == "cuda"
     assert cells(text)["TRITON_INTERPRET"] == ["None"]
 
 

@@ -35,12 +35,12 @@ constexpr uint64_t GateRowsBytes(uint64_t E, uint64_t G, uint64_t K, uint32_t si
 template <typename T>
 class GateRow {
  public:
-  __aicore__ inline void Init(GM_ADDR logits, const GroupedGateTiling& tiling, TPipe* pipe) {
+  __aicore__ inline void Init(GM_ADDR logits, uint32_t E, uint32_t G, bool softmax, TPipe* pipe) {
     logits_ = Global<T>(logits);
-    softmax_ = tiling.softmax != 0;
-    E_ = tiling.E;
-    G_ = tiling.G;
-    P = E_ / G_;
+    softmax_ = softmax;
+    E_ = E;
+    G_ = G;
+    P = E / G;
     pitch = RoundUp(P, kPerBlock<T>);
     width = G_ * pitch;
     const uint32_t whole = GateWidth(E_, G_, sizeof(T));
@@ -120,7 +120,7 @@ class GateRowsFwd {
   __aicore__ inline void Init(GM_ADDR logits, GM_ADDR bias, GM_ADDR router_scale, GM_ADDR weights,
                               GM_ADDR experts, GM_ADDR counts, GM_ADDR workspace,
                               const GroupedGateTiling& tiling, TPipe* pipe) {
-    row_.Init(logits, tiling, pipe);
+    row_.Init(logits, tiling.E, tiling.G, tiling.softmax != 0, pipe);
     weights_ = Global<float>(weights);
     experts_ = Global<int32_t>(experts);
     pipe->InitBuffer(bits_, RoundUp(row_.width, kRepeatBytes) / 8);
@@ -231,7 +231,7 @@ class GateRowsBwd {
   __aicore__ inline void Init(GM_ADDR d_weights, GM_ADDR logits, GM_ADDR experts,
                               GM_ADDR router_scale, GM_ADDR d_logits, GM_ADDR d_router_scale,
                               GM_ADDR workspace, const GroupedGateTiling& tiling, TPipe* pipe) {
-    row_.Init(logits, tiling, pipe);
+    row_.Init(logits, tiling.E, tiling.G, tiling.softmax != 0, pipe);
     d_weights_ = Global<float>(d_weights);
     experts_ = Global<int32_t>(experts);
     d_logits_ = Global<T>(d_logits);

@@ -22,12 +22,8 @@ template <typename T>
 class LossRow {
  public:
   __aicore__ inline void Init(GM_ADDR logits, const LoadBalanceLossTiling& tiling, TPipe* pipe) {
-    GroupedGateTiling one_group{};
-    one_group.E = tiling.E;
-    one_group.G = 1;
-    one_group.softmax = tiling.softmax;
-    row_.Init(logits, one_group, pipe);
     softmax_ = tiling.softmax != 0;
+    row_.Init(logits, tiling.E, 1, softmax_, pipe);
     E = tiling.E;
     width = row_.width;
     q = softmax_ ? row_.scores : row_.spare;
