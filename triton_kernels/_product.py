@@ -2,7 +2,8 @@
 
 Every kernel takes a descriptor as an argument of its own and builds the named tuples itself,
 because Triton 3.6 cannot launch a descriptor within a tuple. Compile-time constants are keywords,
-since a tuple that is assigned to a name keeps run-time values only.
+or a tuple of their own: one that is assigned to a name without the annotation tl.constexpr keeps
+run-time values only.
 """
 
 from typing import Any, NamedTuple
@@ -25,8 +26,8 @@ class Weight(NamedTuple):
 
     A quantised weight enters here. Its stored integers are the source; scale, zero point (each with
     its strides) become further fields, the scheme and the group size constants of
-    :func:`tile_product`. A scheme with 16-bit activations is decoded in :func:`_load_box` and
-    :func:`_load_strided`, between the load and the product, so that the loop below stays as it is.
+    :func:`tile_product`. A scheme with 16-bit activations is decoded in :func:`load_box` and
+    :func:`_load_strided`, between the load and the product, so that no loop changes.
     For int8_w8a8 the product takes the integers as they are stored, and the epilogue in the kernel,
     after :func:`tile_product`, multiplies the result by the scales of its rows and columns.
     """
@@ -68,7 +69,7 @@ def _load_rows(row_source, first_row, r, R, EVEN_R: tl.constexpr, BLOCK_R: tl.co
 
 
 @triton.jit
-def _load_box(
+def load_box(
     weight,
     box,  # expert * HALVES, or of two boxes for each expert, one of them
     first_c,
@@ -149,14 +150,14 @@ def tile_product(
         x = _load_rows(row_source, tile.first_row, r, weight.R, EVEN_R=EVEN_R, BLOCK_R=BLOCK_R)
         if SPLIT:
             box = tile.expert * 2
-            w = _load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=BLOCK_C, BLOCK_R=BLOCK_R)
-            w_2 = _load_box(
+            w = load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=BLOCK_C, BLOCK_R=BLOCK_R)
+            w_2 = load_box(
                 weight, box + 1, first_c, r, R_LAST=R_LAST, COLUMNS=BLOCK_C, BLOCK_R=BLOCK_R
             )
             acc_2 = multiply(w_2.T, x.T, acc_2, DOT=DOT)
         elif DESCRIBED:
             box = tile.expert * HALVES
-            w = _load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=COLUMNS, BLOCK_R=BLOCK_R)
+            w = load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=COLUMNS, BLOCK_R=BLOCK_R)
         else:
             w = _load_strided(
                 weight, tile.expert, first_c, r, HALVES=HALVES, BLOCK_C=BLOCK_C, BLOCK_R=BLOCK_R

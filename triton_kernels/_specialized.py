@@ -16,7 +16,16 @@ from torch import Tensor
 
 from ._common import narrow
 from ._configs import Config
-from ._product import dot, grid, multiply, tile_mask, tile_ptrs, zero_unused_rows
+from ._product import (
+    Weight,
+    dot,
+    grid,
+    load_box,
+    multiply,
+    tile_mask,
+    tile_ptrs,
+    zero_unused_rows,
+)
 from ._tiles import Tile, count_tiles, locate_tile, swizzle
 
 
@@ -85,6 +94,7 @@ def _grouped_gemm_specialized_kernel(
         w = tl.make_tensor_descriptor(
             w_ptr, [E, R, C], [stride_w_e, stride_w_row, 1], [1, BLOCK_R, BLOCK_C]
         )
+    weight = Weight(source=w, stride_e=None, stride_c=None, stride_r=None, C=C, R=R)
     tiles_c = tl.cdiv(C, BLOCK_C)
     tiles_m = tl.load(row_tiles_ptr)
     for tile_id in range(tl.program_id(0), tiles_m * tiles_c, tl.num_programs(0)):
@@ -93,10 +103,9 @@ def _grouped_gemm_specialized_kernel(
         acc = tl.zeros((BLOCK_M, BLOCK_C), dtype=DOT.acc)
         for r in tl.range(0, R, BLOCK_R, warp_specialize=True):
             x = rows.load([tile.first_row, r])
-            if R_LAST:
-                b = w.load([tile.expert, first_c, r]).reshape(BLOCK_C, BLOCK_R).T
-            else:
-                b = w.load([tile.expert, r, first_c]).reshape(BLOCK_R, BLOCK_C)
+            b = load_box(
+                weight, tile.expert, first_c, r, R_LAST=R_LAST, COLUMNS=BLOCK_C, BLOCK_R=BLOCK_R
+            )
             acc = multiply(x, b, acc, DOT=DOT)
         ptrs = tile_ptrs(out_ptr, C, tile.first_row, first_c, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
         mask = tile_mask(tile, first_c, C, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)

@@ -13,7 +13,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ._common import narrow
 from ._configs import find_config
-from ._product import aligned, contiguous_rows, describable, dot, multiply
+from ._product import Dot, aligned, contiguous_rows, describable, dot, multiply
 from ._tiles import expert_rows
 
 
@@ -72,49 +72,47 @@ def _load_operand(
     return block
 
 
+class Step(NamedTuple):
+    """The constants of every step of the sum."""
+
+    K: int
+    ROW_STEP: int
+    EVEN_O: bool
+    EVEN_I: bool
+    DOT: Dot
+    BLOCK_O: int
+    BLOCK_I: int
+    BLOCK_N: int
+
+
 @triton.jit
-def _dw_step(
-    acc,
-    d_out,
-    rows,
-    n,
-    end_row,
-    WHOLE: tl.constexpr,
-    K: tl.constexpr,
-    ROW_STEP: tl.constexpr,
-    EVEN_O: tl.constexpr,
-    EVEN_I: tl.constexpr,
-    DOT: tl.constexpr,
-    BLOCK_O: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
+def _dw_step(acc, d_out, rows, n, end_row, WHOLE: tl.constexpr, STEP: tl.constexpr):
     """Adds what BLOCK_N rows contribute to the tile of dW."""
     a = _load_operand(
         d_out,
         n,
         end_row,
-        K=K,
-        ROW_STEP=ROW_STEP,
-        EVEN_C=EVEN_O,
+        K=STEP.K,
+        ROW_STEP=STEP.ROW_STEP,
+        EVEN_C=STEP.EVEN_O,
         TRANS=True,
         WHOLE=WHOLE,
-        BLOCK_N=BLOCK_N,
-        BLOCK_C=BLOCK_O,
+        BLOCK_N=STEP.BLOCK_N,
+        BLOCK_C=STEP.BLOCK_O,
     )
     b = _load_operand(
         rows,
         n,
         end_row,
-        K=K,
-        ROW_STEP=ROW_STEP,
-        EVEN_C=EVEN_I,
+        K=STEP.K,
+        ROW_STEP=STEP.ROW_STEP,
+        EVEN_C=STEP.EVEN_I,
         TRANS=False,
         WHOLE=WHOLE,
-        BLOCK_N=BLOCK_N,
-        BLOCK_C=BLOCK_I,
+        BLOCK_N=STEP.BLOCK_N,
+        BLOCK_C=STEP.BLOCK_I,
     )
-    return multiply(a, b, acc, DOT=DOT)
+    return multiply(a, b, acc, DOT=STEP.DOT)
 
 
 @triton.jit
@@ -162,43 +160,24 @@ def _grouped_gemm_dw_kernel(
         C=I,
     )
 
+    STEP: tl.constexpr = Step(
+        K=K,
+        ROW_STEP=ROW_STEP,
+        EVEN_O=EVEN_O,
+        EVEN_I=EVEN_I,
+        DOT=DOT,
+        BLOCK_O=BLOCK_O,
+        BLOCK_I=BLOCK_I,
+        BLOCK_N=BLOCK_N,
+    )
+
     # whole steps need no masks; one more takes the rest of the expert's rows
     acc = tl.zeros((BLOCK_O, BLOCK_I), dtype=DOT.acc)
     whole = first_row + tl.maximum(end_row - first_row, 0) // BLOCK_N * BLOCK_N
     for n in range(first_row, whole, BLOCK_N):
-        acc = _dw_step(
-            acc,
-            left,
-            right,
-            n,
-            end_row,
-            WHOLE=True,
-            K=K,
-            ROW_STEP=ROW_STEP,
-            EVEN_O=EVEN_O,
-            EVEN_I=EVEN_I,
-            DOT=DOT,
-            BLOCK_O=BLOCK_O,
-            BLOCK_I=BLOCK_I,
-            BLOCK_N=BLOCK_N,
-        )
+        acc = _dw_step(acc, left, right, n, end_row, WHOLE=True, STEP=STEP)
     if whole < end_row:
-        acc = _dw_step(
-            acc,
-            left,
-            right,
-            whole,
-            end_row,
-            WHOLE=False,
-            K=K,
-            ROW_STEP=ROW_STEP,
-            EVEN_O=EVEN_O,
-            EVEN_I=EVEN_I,
-            DOT=DOT,
-            BLOCK_O=BLOCK_O,
-            BLOCK_I=BLOCK_I,
-            BLOCK_N=BLOCK_N,
-        )
+        acc = _dw_step(acc, left, right, whole, end_row, WHOLE=False, STEP=STEP)
 
     offs_o = first_o + tl.arange(0, BLOCK_O)
     offs_i = first_i + tl.arange(0, BLOCK_I)
