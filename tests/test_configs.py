@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tile(configs: ModuleType, kernel: str, rows: int, *, aligned: bool = True) -> Any:
-    return configs.config(kernel, torch.bfloat16, rows, 1, None, aligned=aligned)
+    return configs.find_config(kernel, torch.bfloat16, rows, 1, None, aligned=aligned)
 
 
 def test_every_kernel_and_device_has_a_tile(configs: ModuleType) -> None:
@@ -64,7 +64,7 @@ def test_only_nvidia_has_tiles_for_what_is_not_aligned(
 def test_a_tile_that_would_be_empty_to_a_fifth_is_halved(
     configs: ModuleType, columns: int, width: int
 ) -> None:
-    tile = configs.config("down_bwd", torch.bfloat16, 999, 1, columns, aligned=True)
+    tile = configs.find_config("down_bwd", torch.bfloat16, 999, 1, columns, aligned=True)
     assert tile.block_c == width
 
 

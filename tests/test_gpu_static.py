@@ -162,7 +162,7 @@ def _walk(offsets_ptr, out_ptr, tiles, tiles_c, N, E, BLOCK_M: tl.constexpr, E_P
     for tile in range(0, tiles):
         found = LOCATE(tile, tiles_c, offsets_ptr, N, E, BLOCK_M, E_P2)
         tl.store(out_ptr + 3 * tile, found.expert)
-        tl.store(out_ptr + 3 * tile + 1, found.first)
+        tl.store(out_ptr + 3 * tile + 1, found.first_row)
         tl.store(out_ptr + 3 * tile + 2, found.column)
 
 
@@ -173,12 +173,12 @@ def test_the_kernel_walks_in_that_order() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     BLOCK_M, tiles_c, counts = 16, 3, [5, 0, 16 * 37 + 1, 16]
     offsets = torch.tensor([0, *counts]).cumsum(0).int()
-    band = load("triton", "_tiles").SWIZZLE.value
+    swizzle = load("triton", "_tiles").SWIZZLE.value
     want = []
     for expert, count in enumerate(counts):
         tiles_m = -(-count // BLOCK_M)
-        for top in range(0, tiles_m, band):
-            rows = range(top, min(top + band, tiles_m))
+        for top in range(0, tiles_m, swizzle):
+            rows = range(top, min(top + swizzle, tiles_m))
             want += [
                 (expert, int(offsets[expert]) + m * BLOCK_M, c)
                 for c in range(tiles_c)

@@ -75,15 +75,15 @@ def test_any_shape_stride_and_id(
     P=st.sampled_from([1, 3, 8]),
     k=st.integers(1, 3),
     tile=st.sampled_from([8, 64]),
-    max_blocks=st.integers(1, 5),
+    max_programs=st.integers(1, 5),
 )
 def test_several_blocks_of_several_tiles(
-    T: int, G: int, P: int, k: int, tile: int, max_blocks: int, device: str
+    T: int, G: int, P: int, k: int, tile: int, max_programs: int, device: str
 ) -> None:
     E = G * P
     experts = torch.randint(-1, E + 1, (T, G * k), device=device)
     kernels = _backend.load("triton", "route")
-    with mock.patch.multiple(kernels, TILE=tile, MAX_BLOCKS=max_blocks):
+    with mock.patch.multiple(kernels, TILE=tile, MAX_PROGRAMS=max_programs):
         check(experts, E, None)
         check(experts, E, G)
 

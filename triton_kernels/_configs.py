@@ -9,9 +9,9 @@ columns:
                      chips cannot load 16 bytes at a time: masks and pointers take registers
     rows_per_expert  the row serves up to this number, on average
     the rest         the fields of `Config`
-`MOGE_OPS_CONFIG_DIR` names a folder of such files, which bench/autotune.py can write. Their rows
-replace all rows given here for the same kernel and device class. They are read once, and no call
-ever times anything.
+`MOGE_OPS_CONFIG_DIR` names a folder of such files, which bench/gpu/autotune.py can write. Their
+rows replace all rows given here for the same kernel and device class. They are read once, and no
+call ever times anything.
 """
 
 import csv
@@ -32,7 +32,7 @@ DEVICES = ("hopper", "ampere", "unaligned", "cdna")
 class Config(NamedTuple):
     """The tile of a grouped product ``[BLOCK_M, R] x [R, BLOCK_C]``, and how it is compiled.
 
-    For ``dw`` block_m and block_c tile a weight ``[out, in]``, and block_r counts rows.
+    For ``dw`` block_m and block_c tile a weight ``[O, I]``, and block_r counts rows.
     """
 
     block_m: int  # rows
@@ -124,7 +124,7 @@ def _table() -> Table:
     return table
 
 
-def config(
+def find_config(
     kernel: str,
     dtype: torch.dtype,
     rows: int,
@@ -146,13 +146,13 @@ def config(
         return _SINGLE
     if device != "cdna" and not aligned:
         device = "unaligned"
-    tiling = next(c for limit, c in _table()[kernel, device] if per_expert <= limit)
+    config = next(c for limit, c in _table()[kernel, device] if per_expert <= limit)
     # a tile of half the width moves a third more bytes per FLOP, which is worth it if it saves a
     # fifth of the columns that the tiles cover
-    half = tiling.block_c // 2
-    if columns and half >= 16 and _cover(columns, half) * 5 <= _cover(columns, tiling.block_c) * 4:
-        tiling = tiling._replace(block_c=half)
-    return tiling
+    half = config.block_c // 2
+    if columns and half >= 16 and _cover(columns, half) * 5 <= _cover(columns, config.block_c) * 4:
+        config = config._replace(block_c=half)
+    return config
 
 
 def _cover(columns: int, block: int) -> int:

@@ -1,8 +1,9 @@
 """The product of one tile, what it multiplies, and the host's side of both.
 
-A tensor descriptor stays an argument of its own in every kernel, which makes the named tuples
-below itself: Triton 3.6 cannot launch a descriptor within a tuple. Compile-time constants are
-keywords, since a tuple that is assigned to a name keeps run-time values only.
+Every kernel takes a descriptor as an argument of its own and builds the named tuples itself,
+because Triton 3.6 cannot launch a descriptor within a tuple. Compile-time constants are keywords,
+or a tuple of their own: one that is assigned to a name without the annotation tl.constexpr keeps
+run-time values only.
 """
 
 from typing import Any, NamedTuple
@@ -25,10 +26,10 @@ class Weight(NamedTuple):
 
     A quantised weight enters here. Its stored integers are the source; scale, zero point (each with
     its strides) become further fields, the scheme and the group size constants of
-    :func:`tile_product`. A scheme with 16-bit activations is decoded in :func:`_load_box` and
-    :func:`_load_strided`, between the load and the product, so that the loop below stays as it is.
-    For int8_w8a8 the product takes the integers as they are stored, and the epilogue multiplies
-    the accumulator by the scale of its row and the scale of its column.
+    :func:`tile_product`. A scheme with 16-bit activations is decoded in :func:`load_box` and
+    :func:`_load_strided`, between the load and the product, so that no loop changes.
+    For int8_w8a8 the product takes the integers as they are stored, and the epilogue in the kernel,
+    after :func:`tile_product`, multiplies the result by the scales of its rows and columns.
     """
 
     source: Any
@@ -43,7 +44,7 @@ class Dot(NamedTuple):
     """How a product computes; passed as one compile-time constant."""
 
     operand: tl.dtype  # what both operands are converted to
-    precision: str  # of float32 operands
+    precision: str  # in which float32 operands are multiplied
     acc: tl.dtype  # what sums are kept in
 
 
@@ -55,20 +56,20 @@ def multiply(left, right, acc, DOT: tl.constexpr):
 
 
 @triton.jit
-def _load_rows(rows, first, r, R, EVEN_R: tl.constexpr, BLOCK_R: tl.constexpr):
+def _load_rows(row_source, first_row, r, R, EVEN_R: tl.constexpr, BLOCK_R: tl.constexpr):
     """``[BLOCK_M, BLOCK_R]``: the left operand of one step."""
     offs_r = r + tl.arange(0, BLOCK_R)
-    if isinstance(rows, tl.tensor_descriptor):
-        x = rows.load([first, r])
+    if isinstance(row_source, tl.tensor_descriptor):
+        x = row_source.load([first_row, r])
     elif EVEN_R:
-        x = tl.load(rows[:, None] + offs_r[None, :])
+        x = tl.load(row_source[:, None] + offs_r[None, :])
     else:
-        x = tl.load(rows[:, None] + offs_r[None, :], mask=(offs_r < R)[None, :], other=0.0)
+        x = tl.load(row_source[:, None] + offs_r[None, :], mask=(offs_r < R)[None, :], other=0.0)
     return x
 
 
 @triton.jit
-def _load_box(
+def load_box(
     weight,
     box,  # expert * HALVES, or of two boxes for each expert, one of them
     first_c,
@@ -117,7 +118,7 @@ def _load_strided(
 
 @triton.jit
 def tile_product(
-    rows,  # [BLOCK_M] pointers to rows, each contiguous, or a descriptor of [N, R]
+    row_source,  # [BLOCK_M] pointers to rows, each contiguous, or a descriptor of [N, R]
     weight,
     tile,
     HALVES: tl.constexpr,
@@ -146,17 +147,17 @@ def tile_product(
     else:
         acc = tl.zeros((COLUMNS, BLOCK_M) if SWAP else (BLOCK_M, COLUMNS), dtype=DOT.acc)
     for r in range(0, weight.R, BLOCK_R):
-        x = _load_rows(rows, tile.first, r, weight.R, EVEN_R=EVEN_R, BLOCK_R=BLOCK_R)
+        x = _load_rows(row_source, tile.first_row, r, weight.R, EVEN_R=EVEN_R, BLOCK_R=BLOCK_R)
         if SPLIT:
             box = tile.expert * 2
-            w = _load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=BLOCK_C, BLOCK_R=BLOCK_R)
-            w_2 = _load_box(
+            w = load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=BLOCK_C, BLOCK_R=BLOCK_R)
+            w_2 = load_box(
                 weight, box + 1, first_c, r, R_LAST=R_LAST, COLUMNS=BLOCK_C, BLOCK_R=BLOCK_R
             )
             acc_2 = multiply(w_2.T, x.T, acc_2, DOT=DOT)
         elif DESCRIBED:
             box = tile.expert * HALVES
-            w = _load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=COLUMNS, BLOCK_R=BLOCK_R)
+            w = load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=COLUMNS, BLOCK_R=BLOCK_R)
         else:
             w = _load_strided(
                 weight, tile.expert, first_c, r, HALVES=HALVES, BLOCK_C=BLOCK_C, BLOCK_R=BLOCK_R
@@ -168,17 +169,17 @@ def tile_product(
 
 
 @triton.jit
-def tile_ptrs(ptr, stride, first, first_c, BLOCK_M: tl.constexpr, COLUMNS: tl.constexpr):
-    """``[BLOCK_M, COLUMNS]`` pointers from row ``first`` and column ``first_c`` on."""
+def tile_ptrs(ptr, stride, first_row, first_c, BLOCK_M: tl.constexpr, COLUMNS: tl.constexpr):
+    """``[BLOCK_M, COLUMNS]`` pointers from row ``first_row`` and column ``first_c`` on."""
     # one 64-bit base for the tile: registers could not hold 64-bit offsets of every element
-    base = ptr + first.to(tl.int64) * stride + first_c
+    base = ptr + first_row.to(tl.int64) * stride + first_c
     return base + (tl.arange(0, BLOCK_M)[:, None] * stride + tl.arange(0, COLUMNS)[None, :])
 
 
 @triton.jit
 def tile_mask(tile, first_c, C, BLOCK_M: tl.constexpr, COLUMNS: tl.constexpr):
     """``[BLOCK_M, COLUMNS]``: what is a row of the expert and a column of the result."""
-    mask_m = tl.arange(0, BLOCK_M)[:, None] < tile.last - tile.first
+    mask_m = tl.arange(0, BLOCK_M)[:, None] < tile.end_row - tile.first_row
     return mask_m & (tl.arange(0, COLUMNS)[None, :] < C - first_c)
 
 
@@ -226,22 +227,22 @@ def dot(dtype: torch.dtype) -> Dot:
     )
 
 
-def grid(tiling: Config, N: int, E: int, C: int, device: torch.device) -> tuple[int]:
+def grid(config: Config, N: int, E: int, C: int, device: torch.device) -> tuple[int]:
     """Size of a persistent grid, from a bound on the tiles: each expert adds at most one."""
-    bound = (N // tiling.block_m + min(E, N)) * triton.cdiv(C, tiling.block_c)
-    return (num_programs(device, bound, tiling.blocks),)
+    bound = (N // config.block_m + min(E, N)) * triton.cdiv(C, config.block_c)
+    return (num_programs(device, bound, config.blocks),)
 
 
-def constants(tiling: Config, dtype: torch.dtype, E: int, R: int) -> dict[str, Any]:
+def constants(config: Config, dtype: torch.dtype, E: int, R: int) -> dict[str, Any]:
     """What the kernels with :func:`tile_product` have in common."""
     return {
-        "EVEN_R": R % tiling.block_r == 0,
-        "SWAP": bool(tiling.swap),
+        "EVEN_R": R % config.block_r == 0,
+        "SWAP": bool(config.swap),
         "DOT": dot(dtype),
-        "BLOCK_M": tiling.block_m,
-        "BLOCK_C": tiling.block_c,
-        "BLOCK_R": tiling.block_r,
+        "BLOCK_M": config.block_m,
+        "BLOCK_C": config.block_c,
+        "BLOCK_R": config.block_r,
         "E_P2": triton.next_power_of_2(E + 1),
-        "num_warps": tiling.num_warps,
-        "num_stages": tiling.num_stages,
+        "num_warps": config.num_warps,
+        "num_stages": config.num_stages,
     }

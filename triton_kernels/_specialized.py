@@ -1,6 +1,6 @@
 """The grouped product with producer and consumer warps, on Hopper.
 
-No row of configs.csv chooses it, since nobody has timed it: bench/autotune.py tries it, and
+No row of configs.csv chooses it, since nobody has timed it: bench/gpu/autotune.py tries it, and
 bench/results/gpu_static.csv has its figures. ``warp_specialize`` makes the compiler split the loop
 of the product into warps that load and warps that multiply. It halves the boxes between two groups
 of consumers only if the kernel makes the descriptors, and it accepts no reduction around the loop:
@@ -16,14 +16,23 @@ from torch import Tensor
 
 from ._common import narrow
 from ._configs import Config
-from ._product import dot, grid, multiply, tile_mask, tile_ptrs, zero_unused_rows
+from ._product import (
+    Weight,
+    dot,
+    grid,
+    load_box,
+    multiply,
+    tile_mask,
+    tile_ptrs,
+    zero_unused_rows,
+)
 from ._tiles import Tile, count_tiles, locate_tile, swizzle
 
 
 @triton.jit
 def _row_tiles_kernel(
     offsets_ptr,  # [E + 1]
-    row_tiles_ptr,  # [1 + 3 * bound]: their number, then of each its expert, first row and last
+    row_tiles_ptr,  # [1 + 3 * bound]: their number, then expert, first and end row of each
     N,
     E,
     BLOCK_M: tl.constexpr,
@@ -37,19 +46,19 @@ def _row_tiles_kernel(
         tile = locate_tile(row_tile, 1, offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2)
         entry_ptr = row_tiles_ptr + 1 + 3 * row_tile.to(tl.int64)
         tl.store(entry_ptr, tile.expert)
-        tl.store(entry_ptr + 1, tile.first)
-        tl.store(entry_ptr + 2, tile.last)
+        tl.store(entry_ptr + 1, tile.first_row)
+        tl.store(entry_ptr + 2, tile.end_row)
 
 
 @triton.jit
 def _listed_tile(tile_id, tiles_m, tiles_c, row_tiles_ptr):
-    """The :class:`Tile` at place ``tile_id``; the swizzle takes no notice of where experts end."""
+    """The :class:`Tile` at place ``tile_id``; the swizzle ignores the boundaries of experts."""
     row_tile, column = swizzle(tile_id, tiles_m, tiles_c)
     entry_ptr = row_tiles_ptr + 1 + 3 * row_tile.to(tl.int64)
     return Tile(
         expert=tl.load(entry_ptr),
-        first=tl.load(entry_ptr + 1),
-        last=tl.load(entry_ptr + 2),
+        first_row=tl.load(entry_ptr + 1),
+        end_row=tl.load(entry_ptr + 2),
         column=column,
     )
 
@@ -63,7 +72,7 @@ def _grouped_gemm_specialized_kernel(
     out_ptr,  # [N, C]
     stride_rows_n,
     stride_w_e,
-    stride_w_row,  # of the last but one dimension
+    stride_w_row,  # step of the last dimension but one
     N,
     C,
     R,
@@ -85,6 +94,7 @@ def _grouped_gemm_specialized_kernel(
         w = tl.make_tensor_descriptor(
             w_ptr, [E, R, C], [stride_w_e, stride_w_row, 1], [1, BLOCK_R, BLOCK_C]
         )
+    weight = Weight(source=w, stride_e=None, stride_c=None, stride_r=None, C=C, R=R)
     tiles_c = tl.cdiv(C, BLOCK_C)
     tiles_m = tl.load(row_tiles_ptr)
     for tile_id in range(tl.program_id(0), tiles_m * tiles_c, tl.num_programs(0)):
@@ -92,13 +102,12 @@ def _grouped_gemm_specialized_kernel(
         first_c = tile.column * BLOCK_C
         acc = tl.zeros((BLOCK_M, BLOCK_C), dtype=DOT.acc)
         for r in tl.range(0, R, BLOCK_R, warp_specialize=True):
-            x = rows.load([tile.first, r])
-            if R_LAST:
-                b = w.load([tile.expert, first_c, r]).reshape(BLOCK_C, BLOCK_R).T
-            else:
-                b = w.load([tile.expert, r, first_c]).reshape(BLOCK_R, BLOCK_C)
+            x = rows.load([tile.first_row, r])
+            b = load_box(
+                weight, tile.expert, first_c, r, R_LAST=R_LAST, COLUMNS=BLOCK_C, BLOCK_R=BLOCK_R
+            )
             acc = multiply(x, b, acc, DOT=DOT)
-        ptrs = tile_ptrs(out_ptr, C, tile.first, first_c, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
+        ptrs = tile_ptrs(out_ptr, C, tile.first_row, first_c, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
         mask = tile_mask(tile, first_c, C, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
         tl.store(ptrs, narrow(acc, out_ptr.dtype.element_ty), mask=mask)
     zero_unused_rows(out_ptr, offsets_ptr, N, C, E, BLOCK_M=BLOCK_M, BLOCK_C=BLOCK_C)
@@ -110,19 +119,26 @@ def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
 
 
 def launch(
-    rows: Tensor, weight: Tensor, offsets: Tensor, out: Tensor, tiling: Config, *, r_last: bool
+    rows: Tensor, weight: Tensor, offsets: Tensor, out: Tensor, config: Config, *, r_last: bool
 ) -> None:
     """``[N, R], [E, C, R] or [E, R, C], [E + 1] -> out [N, C]``, both operands describable."""
     (N, R), C, E = rows.shape, out.shape[1], weight.shape[0]
     E_P2 = triton.next_power_of_2(E + 1)
-    bound = N // tiling.block_m + min(E, N)
+    bound = N // config.block_m + min(E, N)
     row_tiles = offsets.new_empty(1 + 3 * bound)
-    _row_tiles_kernel[(bound,)](offsets, row_tiles, N, E, BLOCK_M=tiling.block_m, E_P2=E_P2)
+    _row_tiles_kernel[(bound,)](
+        offsets_ptr=offsets,
+        row_tiles_ptr=row_tiles,
+        N=N,
+        E=E,
+        BLOCK_M=config.block_m,
+        E_P2=E_P2,
+    )
     # in a context of its own, so that the caller's allocator stays in place
     context = contextvars.copy_context()
     context.run(triton.set_allocator, _scratch)
     context.run(
-        _grouped_gemm_specialized_kernel[grid(tiling, N, E, C, rows.device)],
+        _grouped_gemm_specialized_kernel[grid(config, N, E, C, rows.device)],
         rows_ptr=rows,
         w_ptr=weight,
         offsets_ptr=offsets,
@@ -137,9 +153,9 @@ def launch(
         E=E,
         R_LAST=r_last,
         DOT=dot(rows.dtype),
-        BLOCK_M=tiling.block_m,
-        BLOCK_C=tiling.block_c,
-        BLOCK_R=tiling.block_r,
-        num_warps=tiling.num_warps,
-        num_stages=tiling.num_stages,
+        BLOCK_M=config.block_m,
+        BLOCK_C=config.block_c,
+        BLOCK_R=config.block_r,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
     )

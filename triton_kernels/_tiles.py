@@ -29,8 +29,8 @@ class Tile(NamedTuple):
     """One tile of the result."""
 
     expert: Any
-    first: Any  # its first row
-    last: Any  # the end of the expert's rows, which may come before the end of the tile
+    first_row: Any
+    end_row: Any  # the end of the expert's rows, which may come before the end of the tile
     column: Any  # column tile
 
 
@@ -72,5 +72,6 @@ def locate_tile(tile_id, tiles_c, offsets_ptr, N, E, BLOCK_M: tl.constexpr, E_P2
     tiles_m = tl.sum(tl.where(own, tiles_e, 0), 0)
     before = tl.sum(tl.where(own, ends, 0), 0) - tiles_m * tiles_c
     row_tile, column = swizzle(tile_id - before, tiles_m, tiles_c)
-    first = tl.sum(tl.where(own, lo, 0), 0) + row_tile * BLOCK_M
-    return Tile(expert=expert, first=first, last=tl.sum(tl.where(own, hi, 0), 0), column=column)
+    first_row = tl.sum(tl.where(own, lo, 0), 0) + row_tile * BLOCK_M
+    end_row = tl.sum(tl.where(own, hi, 0), 0)
+    return Tile(expert=expert, first_row=first_row, end_row=end_row, column=column)

@@ -18,9 +18,11 @@ from ._common import (
     ticket,
 )
 
+# chosen, not measured
 TILE = 1024  # logits of one step
 PARTIALS = 4096  # partial sums of one step of the last program
-# programs per multiprocessor: all that its registers hold, since each one waits for its loads
+# programs per multiprocessor: all that its registers hold, since each one waits for its loads.
+# Chosen by the static figures (bench/results/resources.csv, 2026-11-22), not measured
 BLOCKS = 4
 
 

@@ -12,7 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import _specialized
 from ._common import narrow
-from ._configs import config
+from ._configs import find_config
 from ._product import (
     Weight,
     aligned,
@@ -62,12 +62,12 @@ def _grouped_gemm_kernel(
         # a tile may overrun its expert: there it multiplies the next expert's rows, or copies of
         # the last row, so that the loop needs no mask, and stores nothing
         if isinstance(rows, tl.tensor_descriptor):
-            a = rows
+            row_source = rows
         else:
-            offs_n = tl.minimum(tile.first + tl.arange(0, BLOCK_M), tile.last - 1)
-            a = rows + offs_n.to(tl.int64) * stride_rows_n
+            offs_n = tl.minimum(tile.first_row + tl.arange(0, BLOCK_M), tile.end_row - 1)
+            row_source = rows + offs_n.to(tl.int64) * stride_rows_n
         acc = tile_product(
-            rows=a,
+            row_source=row_source,
             weight=weight,
             tile=tile,
             HALVES=1,
@@ -80,7 +80,7 @@ def _grouped_gemm_kernel(
             BLOCK_R=BLOCK_R,
         )
         first_c = tile.column * BLOCK_C
-        ptrs = tile_ptrs(out_ptr, C, tile.first, first_c, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
+        ptrs = tile_ptrs(out_ptr, C, tile.first_row, first_c, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
         mask = tile_mask(tile, first_c, C, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
         tl.store(ptrs, narrow(acc, out_ptr.dtype.element_ty), mask=mask)
 
@@ -98,15 +98,15 @@ def _product(rows: Tensor, weight: Tensor, offsets: Tensor, *, r_last: bool) -> 
     if not R or not E:
         return out.zero_()
     rows = contiguous_rows(rows)
-    tiling = config("gemm", rows.dtype, N, E, C, aligned=aligned(weight))
+    config = find_config("gemm", rows.dtype, N, E, C, aligned=aligned(weight))
     w_desc = describable(weight)
     rows_desc = w_desc and describable(rows)
-    if tiling.specialize and rows_desc:
-        _specialized.launch(rows, weight, offsets, out, tiling, r_last=r_last)
+    if config.specialize and rows_desc:
+        _specialized.launch(rows, weight, offsets, out, config, r_last=r_last)
         return out
-    box_rows = [tiling.block_m, tiling.block_r]
-    box_w = [tiling.block_c, tiling.block_r] if r_last else [tiling.block_r, tiling.block_c]
-    _grouped_gemm_kernel[grid(tiling, N, E, C, rows.device)](
+    box_rows = [config.block_m, config.block_r]
+    box_w = [config.block_c, config.block_r] if r_last else [config.block_r, config.block_c]
+    _grouped_gemm_kernel[grid(config, N, E, C, rows.device)](
         rows=TensorDescriptor.from_tensor(rows, box_rows) if rows_desc else rows,
         w=TensorDescriptor.from_tensor(weight, [1, *box_w]) if w_desc else w,
         offsets_ptr=offsets,
@@ -120,21 +120,21 @@ def _product(rows: Tensor, weight: Tensor, offsets: Tensor, *, r_last: bool) -> 
         R=R,
         E=E,
         R_LAST=r_last,
-        **constants(tiling, rows.dtype, E, R),
+        **constants(config, rows.dtype, E, R),
     )
     return out
 
 
 def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    """``[N, in], [E, out, in], [E + 1] -> [N, out]``."""
+    """``[N, I], [E, O, I], [E + 1] -> [N, O]``."""
     return _product(rows, weight, offsets, r_last=True)
 
 
 def grouped_gemm_dx(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
-    """``[N, out], [E, out, in], [E + 1] -> [N, in]``."""
+    """``[N, O], [E, O, I], [E + 1] -> [N, I]``."""
     return _product(d_out, weight, offsets, r_last=False)
 
 
 def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
-    """``[N, out], [N, in], [E + 1] -> [E, out, in]``."""
+    """``[N, O], [N, I], [E + 1] -> [E, O, I]``."""
     return weight_gradient(d_out, rows, offsets)

@@ -15,7 +15,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ._common import INTERPRETED, narrow
-from ._configs import config
+from ._configs import find_config
 from ._product import (
     Weight,
     aligned,
@@ -32,7 +32,7 @@ from ._weight_gradient import weight_gradient
 from .grouped_gemm import grouped_gemm_dx, grouped_gemm_fwd
 from .unpermute import unpermute_fwd
 
-BLOCK_SLOTS = 128
+BLOCK_SLOTS = 128  # slots of one program that sums d_weights; chosen, not measured
 
 
 @triton.jit
@@ -42,7 +42,7 @@ def _load_slots(row_to_slot_ptr, tile, BLOCK_M: tl.constexpr):
     A tile may overrun its expert: there it repeats the expert's last row, so that the loop of the
     product needs no mask, and stores nothing.
     """
-    offs_n = tl.minimum(tile.first + tl.arange(0, BLOCK_M), tile.last - 1)
+    offs_n = tl.minimum(tile.first_row + tl.arange(0, BLOCK_M), tile.end_row - 1)
     return tl.load(row_to_slot_ptr + offs_n)
 
 
@@ -83,7 +83,7 @@ def _grouped_mlp_up_kernel(
         tile = locate_tile(tile_id, tiles_f, offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2)
         slot = _load_slots(row_to_slot_ptr, tile, BLOCK_M=BLOCK_M)
         acc = tile_product(
-            rows=x_ptr + (slot // K).to(tl.int64) * stride_x_t,
+            row_source=x_ptr + (slot // K).to(tl.int64) * stride_x_t,
             weight=w_gate_up,
             tile=tile,
             HALVES=2,
@@ -102,7 +102,7 @@ def _grouped_mlp_up_kernel(
         mask = tile_mask(tile, first_f, F, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
         if SAVE:
             pre_ptrs = tile_ptrs(
-                pre_ptr, 2 * F, tile.first, first_f, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C
+                pre_ptr, 2 * F, tile.first_row, first_f, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C
             )
             tl.store(pre_ptrs, gate, mask=mask)
             tl.store(pre_ptrs + F, up, mask=mask)
@@ -112,11 +112,11 @@ def _grouped_mlp_up_kernel(
             # reading the slots again is cheaper than holding them in registers meanwhile
             slot = _load_slots(row_to_slot_ptr, tile, BLOCK_M=BLOCK_M)
             act *= tl.load(weights_ptr + slot).to(DOT.acc)[:, None]
-        act_ptrs = tile_ptrs(act_ptr, F, tile.first, first_f, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
+        act_ptrs = tile_ptrs(act_ptr, F, tile.first_row, first_f, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
         tl.store(act_ptrs, narrow(act, act_ptr.dtype.element_ty), mask=mask)
 
 
-class Layer(NamedTuple):
+class Epilogue(NamedTuple):
     """What the epilogue of the down projection's gradient reads and writes."""
 
     pre_ptr: Any  # [N, 2F]
@@ -128,8 +128,8 @@ class Layer(NamedTuple):
 @triton.jit
 def _down_bwd_epilogue(
     g,  # [BLOCK_M, COLUMNS], d_y W
-    weight,  # [BLOCK_M]
-    layer,
+    row_weight,  # [BLOCK_M], routing weights
+    epilogue,
     tile,
     first_f,
     PART_F: tl.constexpr,
@@ -143,32 +143,32 @@ def _down_bwd_epilogue(
         d_weight = tl.zeros((BLOCK_M,), dtype=g.dtype)
         for i in tl.static_range(2):
             d_weight += _down_bwd_epilogue(
-                right if i else left, weight, layer, tile, first_f + i * HALF, PART_F=PART_F
+                right if i else left, row_weight, epilogue, tile, first_f + i * HALF, PART_F=PART_F
             )
     else:
-        F = layer.F
+        F = epilogue.F
         mask = tile_mask(tile, first_f, F, BLOCK_M=BLOCK_M, COLUMNS=COLUMNS)
         # one 64-bit base: 64-bit offsets of every element would spill
-        wide = tile.first.to(tl.int64) * (2 * F) + first_f
+        tile_offset = tile.first_row.to(tl.int64) * (2 * F) + first_f
         offs = tl.arange(0, BLOCK_M)[:, None] * (2 * F) + tl.arange(0, COLUMNS)[None, :]
-        gate = tl.load(layer.pre_ptr + wide + offs, mask=mask, other=0.0).to(g.dtype)
-        up = tl.load(layer.pre_ptr + wide + F + offs, mask=mask, other=0.0).to(g.dtype)
+        gate = tl.load(epilogue.pre_ptr + tile_offset + offs, mask=mask, other=0.0).to(g.dtype)
+        up = tl.load(epilogue.pre_ptr + tile_offset + F + offs, mask=mask, other=0.0).to(g.dtype)
 
         sig = 1.0 / (1.0 + tl.exp(-gate))
         silu = gate * sig
         act = silu * up
         d_weight = tl.sum(tl.where(mask, g * act, 0.0), 1)  # [BLOCK_M]
-        dtype = layer.act_ptr.dtype.element_ty
+        dtype = epilogue.act_ptr.dtype.element_ty
         act_ptrs = tile_ptrs(
-            layer.act_ptr, F, tile.first, first_f, BLOCK_M=BLOCK_M, COLUMNS=COLUMNS
+            epilogue.act_ptr, F, tile.first_row, first_f, BLOCK_M=BLOCK_M, COLUMNS=COLUMNS
         )
-        tl.store(act_ptrs, narrow(act * weight[:, None], dtype), mask=mask)
+        tl.store(act_ptrs, narrow(act * row_weight[:, None], dtype), mask=mask)
 
-        d_act = g * weight[:, None]
+        d_act = g * row_weight[:, None]
         d_gate = d_act * up * (sig + silu * (1.0 - sig))
-        tl.store(layer.d_pre_ptr + wide + offs, narrow(d_gate, dtype), mask=mask)
+        tl.store(epilogue.d_pre_ptr + tile_offset + offs, narrow(d_gate, dtype), mask=mask)
         d_up = d_act * silu
-        tl.store(layer.d_pre_ptr + wide + F + offs, narrow(d_up, dtype), mask=mask)
+        tl.store(epilogue.d_pre_ptr + tile_offset + F + offs, narrow(d_up, dtype), mask=mask)
     return d_weight
 
 
@@ -204,7 +204,7 @@ def _grouped_mlp_down_bwd_kernel(
     w_down = Weight(
         source=w, stride_e=stride_w_e, stride_c=stride_w_f, stride_r=stride_w_h, C=F, R=H
     )
-    layer = Layer(pre_ptr=pre_ptr, d_pre_ptr=d_pre_ptr, act_ptr=act_ptr, F=F)
+    epilogue = Epilogue(pre_ptr=pre_ptr, d_pre_ptr=d_pre_ptr, act_ptr=act_ptr, F=F)
     tiles_f = tl.cdiv(F, BLOCK_C)
     tiles = count_tiles(offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2) * tiles_f
     for tile_id in range(tl.program_id(0), tiles, tl.num_programs(0)):
@@ -213,7 +213,7 @@ def _grouped_mlp_down_bwd_kernel(
         # y = w (act W'), so with g = d_y W: d_w = g . act, d_act = w g, and dW = d_y' (w act).
         # None of them needs the output of the down projection
         g = tile_product(
-            rows=d_y_ptr + (slot // K).to(tl.int64) * stride_d_y_t,
+            row_source=d_y_ptr + (slot // K).to(tl.int64) * stride_d_y_t,
             weight=w_down,
             tile=tile,
             HALVES=1,
@@ -225,11 +225,13 @@ def _grouped_mlp_down_bwd_kernel(
             BLOCK_C=BLOCK_C,
             BLOCK_R=BLOCK_R,
         )
-        weight = tl.load(weights_ptr + slot).to(DOT.acc)
-        d_weight = _down_bwd_epilogue(g, weight, layer, tile, tile.column * BLOCK_C, PART_F=PART_F)
-        offs_n = tile.first + tl.arange(0, BLOCK_M)
+        row_weight = tl.load(weights_ptr + slot).to(DOT.acc)
+        d_weight = _down_bwd_epilogue(
+            g, row_weight, epilogue, tile, tile.column * BLOCK_C, PART_F=PART_F
+        )
+        offs_n = tile.first_row + tl.arange(0, BLOCK_M)
         partial_ptrs = partial_ptr + tile.column.to(tl.int64) * N + offs_n
-        tl.store(partial_ptrs, d_weight, mask=offs_n < tile.last)
+        tl.store(partial_ptrs, d_weight, mask=offs_n < tile.end_row)
 
 
 @triton.jit
@@ -273,14 +275,14 @@ def grouped_mlp_fwd(
         x = contiguous_rows(x)
         # whether the step from half to half is the same within and between experts
         even_halves = w_gate_up.stride(0) == 2 * F * w_gate_up.stride(1)
-        tiling = config("up", x.dtype, N, E, F, aligned=aligned(w_gate_up) and even_halves)
+        config = find_config("up", x.dtype, N, E, F, aligned=aligned(w_gate_up) and even_halves)
         w: object = w_gate_up
         if describable(w_gate_up) and even_halves:
             # one box holds the same columns of both halves, for one wide product; swapped
             # operands need a box for each half
-            box = [1 if tiling.swap else 2, tiling.block_c, tiling.block_r]
+            box = [1 if config.swap else 2, config.block_c, config.block_r]
             w = TensorDescriptor.from_tensor(w_gate_up.view(2 * E, F, H), box)
-        _grouped_mlp_up_kernel[grid(tiling, N, E, F, x.device)](
+        _grouped_mlp_up_kernel[grid(config, N, E, F, x.device)](
             x_ptr=x,
             w=w,
             weights_ptr=weights.contiguous(),
@@ -299,7 +301,7 @@ def grouped_mlp_fwd(
             K=slot_to_row.shape[1],
             SAVE=save,
             WEIGHTED=not on_output,
-            **constants(tiling, x.dtype, E, H),
+            **constants(config, x.dtype, E, H),
         )
     rows = grouped_gemm_fwd(act, w_down, offsets)  # [N, H]
     return unpermute_fwd(rows, row_to_slot, slot_to_row, weights if on_output else None), pre
@@ -328,12 +330,12 @@ def grouped_mlp_bwd(
     d_y = contiguous_rows(d_y)
     if act.numel() and H:
         w_desc = describable(w_down)
-        tiling = config("down_bwd", x.dtype, N, E, F, aligned=aligned(w_down))
-        box = [1, tiling.block_r, tiling.block_c]
-        tiles_f = triton.cdiv(F, tiling.block_c)
+        config = find_config("down_bwd", x.dtype, N, E, F, aligned=aligned(w_down))
+        box = [1, config.block_r, config.block_c]
+        tiles_f = triton.cdiv(F, config.block_c)
         acc = torch.promote_types(x.dtype, torch.float32)
         partial = torch.empty(tiles_f, N, dtype=acc, device=x.device)
-        _grouped_mlp_down_bwd_kernel[grid(tiling, N, E, F, x.device)](
+        _grouped_mlp_down_bwd_kernel[grid(config, N, E, F, x.device)](
             d_y_ptr=d_y,
             w=TensorDescriptor.from_tensor(w_down, box) if w_desc else w_down,
             weights_ptr=weights.contiguous(),
@@ -353,12 +355,18 @@ def grouped_mlp_bwd(
             E=E,
             K=K,
             # gate, up and their gradients do not fit in registers for all columns at once, and
-            # pointers to the weight leave room for fewer
+            # pointers to the weight leave room for fewer. Chosen by the static figures
+            # (bench/results/gpu_static.csv, 2026-11-22), not measured
             PART_F=8 if INTERPRETED else 32 if w_desc else 16,
-            **constants(tiling, x.dtype, E, H),
+            **constants(config, x.dtype, E, H),
         )
         _grouped_mlp_d_weights_kernel[(triton.cdiv(N, BLOCK_SLOTS),)](
-            partial, slot_to_row, d_weights, N, tiles_f, BLOCK_SLOTS=BLOCK_SLOTS
+            partial_ptr=partial,
+            slot_to_row_ptr=slot_to_row,
+            d_weights_ptr=d_weights,
+            N=N,
+            tiles_f=tiles_f,
+            BLOCK_SLOTS=BLOCK_SLOTS,
         )
     else:
         d_weights.zero_()

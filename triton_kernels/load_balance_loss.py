@@ -16,6 +16,7 @@ from ._common import (
     ticket,
 )
 
+# chosen, not measured
 TILE = 1024  # logits of one step
 PARTIALS = 4096  # partial sums of one step of the last program
 

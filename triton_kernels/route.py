@@ -10,9 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# elements of a program's largest tile: 32 for each thread of 8 warps
+# chosen, not measured: elements of a program's largest tile, 32 for each thread of 8 warps
 TILE = 8192
-# programs of a group at most: they fill a GPU, and the scan takes their counts in one step
+# chosen, not measured: the most programs of a group. They fill a GPU, and the scan takes their
+# counts in one step
 MAX_PROGRAMS = 256
 
 
@@ -199,13 +200,14 @@ def route_fwd(
     if not one_block:
         counts, before, totals = new(programs, E), new(programs, E), new(E)
         _route_count_kernel[(programs, G)](
-            experts,
-            counts,
-            *experts.stride(),
-            n,
-            P,
-            E,
-            tiles,
+            experts_ptr=experts,
+            counts_ptr=counts,
+            stride_experts_t=experts.stride(0),
+            stride_experts_k=experts.stride(1),
+            n=n,
+            P=P,
+            E=E,
+            tiles=tiles,
             K=K,
             k=k,
             P_P2=P_P2,
@@ -215,20 +217,28 @@ def route_fwd(
         BLOCK_ROWS = triton.next_power_of_2(programs)
         BLOCK_E = max(1, TILE // BLOCK_ROWS)
         _route_scan_kernel[(triton.cdiv(E, BLOCK_E),)](
-            counts, before, totals, programs, E, BLOCK_ROWS=BLOCK_ROWS, BLOCK_E=BLOCK_E, num_warps=8
+            counts_ptr=counts,
+            before_ptr=before,
+            totals_ptr=totals,
+            programs=programs,
+            E=E,
+            BLOCK_ROWS=BLOCK_ROWS,
+            BLOCK_E=BLOCK_E,
+            num_warps=8,
         )
     _route_fwd_kernel[(programs, G)](
-        experts,
-        before,
-        totals,
-        row_to_slot,
-        slot_to_row,
-        offsets,
-        *experts.stride(),
-        n,
-        P,
-        E,
-        tiles,
+        experts_ptr=experts,
+        before_ptr=before,
+        totals_ptr=totals,
+        row_to_slot_ptr=row_to_slot,
+        slot_to_row_ptr=slot_to_row,
+        offsets_ptr=offsets,
+        stride_experts_t=experts.stride(0),
+        stride_experts_k=experts.stride(1),
+        n=n,
+        P=P,
+        E=E,
+        tiles=tiles,
         ONE_BLOCK=one_block,
         K=K,
         k=k,

@@ -15,6 +15,7 @@ import torch
 import triton
 from moge_ops.triton_kernels import _configs, grouped_gemm, grouped_mlp
 from moge_ops.triton_kernels._configs import Config
+from moge_ops.triton_kernels._weight_gradient import weight_gradient
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
@@ -53,7 +54,7 @@ def products(rows: int, device: str) -> dict[str, Call]:
         "up": lambda: grouped_mlp.grouped_mlp_fwd(*layer, "output", True),
         "down_bwd": lambda: grouped_mlp.grouped_mlp_bwd(x, *layer, pre, False, False),
         "dw": lambda: grouped_gemm.grouped_gemm_dw(act, permuted, offsets),
-        "dw_gathered": lambda: grouped_gemm.weight_gradient(pre, x, offsets, **gathered),
+        "dw_gathered": lambda: weight_gradient(pre, x, offsets, **gathered),
     }
 
 

@@ -20,6 +20,7 @@ import torch
 import triton
 from moge_ops.triton_kernels import (
     _configs,
+    _specialized,
     grouped_gate,
     grouped_gemm,
     grouped_mlp,
@@ -134,9 +135,18 @@ def launch_all(layer: Layer, T: int, dtype: torch.dtype, variants: list[tuple[st
     grouped_gemm.grouped_gemm_fwd(rows, w_gate_up, offsets)
     grouped_gemm.grouped_gemm_dx(pre, w_gate_up, offsets)
     grouped_gemm.grouped_gemm_dw(pre, rows, offsets)
+    # launched here, since the variant that needs it is for sm_90 alone
+    _specialized._row_tiles_kernel[(1,)](
+        offsets_ptr=offsets,
+        row_tiles_ptr=ids(4),
+        N=N,
+        E=E,
+        BLOCK_M=SPECIALIZED.block_m,
+        E_P2=triton.next_power_of_2(E + 1),
+    )
     hopper = triton.runtime.driver.active.get_current_target() == TARGETS["sm_90"]
     if hopper and dtype.itemsize == 2 and grouped_gemm.describable(rows):
-        with mock.patch.object(grouped_gemm, "config", return_value=SPECIALIZED):
+        with mock.patch.object(grouped_gemm, "find_config", return_value=SPECIALIZED):
             grouped_gemm.grouped_gemm_fwd(rows, w_gate_up, offsets)
             grouped_gemm.grouped_gemm_dx(pre, w_gate_up, offsets)
     tensors = (x, w_gate_up, w_down, weights, *routing, offsets)

@@ -30,6 +30,7 @@ import torch
 import triton
 from cross_compile import SPECIALIZED, TARGETS, Collector, Driver, cuobjdump, figures
 from moge_ops.triton_kernels import _configs, _tiles, grouped_gemm, grouped_mlp
+from moge_ops.triton_kernels._weight_gradient import weight_gradient
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
@@ -78,7 +79,7 @@ def ours(s: Sizes, T: int, target: str) -> list[Product]:
     layer = (x, w_gate_up, w_down, weights, slots, ids(T, s.K), offsets)
     mlp, up, down_bwd = grouped_mlp, "_grouped_mlp_up_kernel", "_grouped_mlp_down_bwd_kernel"
     gemm, product, dw = grouped_gemm, "_grouped_gemm_kernel", "_grouped_gemm_dw_kernel"
-    gathered = functools.partial(gemm.weight_gradient, row_to_slot=slots, K=s.K)
+    gathered = functools.partial(weight_gradient, row_to_slot=slots, K=s.K)
     return [
         Product("up", up, lambda: mlp.grouped_mlp_fwd(*layer, "output", True)),
         Product("down", product, lambda: gemm.grouped_gemm_fwd(act, w_down, offsets)),
@@ -96,7 +97,7 @@ def specialized(s: Sizes, T: int, target: str) -> list[Product]:
         return []
 
     def run(call: Callable[[], object]) -> object:
-        with mock.patch.object(grouped_gemm, "config", return_value=SPECIALIZED):
+        with mock.patch.object(grouped_gemm, "find_config", return_value=SPECIALIZED):
             return call()
 
     return [
@@ -395,10 +396,10 @@ COLUMNS = [
 ]
 
 
-def tile_order(tiles_m: int, tiles_c: int, band: int) -> list[tuple[int, int]]:
-    """Row and column of each tile of an expert, in order: rows run fastest within a band."""
-    bands = [range(m, min(m + band, tiles_m)) for m in range(0, tiles_m, band)]
-    return [(m, c) for rows in bands for c in range(tiles_c) for m in rows]
+def tile_order(tiles_m: int, tiles_c: int, swizzle: int) -> list[tuple[int, int]]:
+    """Row and column of each tile of an expert, in order: see triton_kernels/_tiles.py."""
+    swizzles = [range(m, min(m + swizzle, tiles_m)) for m in range(0, tiles_m, swizzle)]
+    return [(m, c) for rows in swizzles for c in range(tiles_c) for m in rows]
 
 
 def order_rows() -> Iterator[dict[str, Any]]:
@@ -417,11 +418,11 @@ def order_rows() -> Iterator[dict[str, Any]]:
             ("down_bwd", "down_bwd", s.F, s.H, 1),
             ("dX", "gemm", s.H, 2 * s.F, 1),
         ):
-            tile = _configs.config(kernel, torch.bfloat16, T * s.K, s.E, C, aligned=True)
+            tile = _configs.find_config(kernel, torch.bfloat16, T * s.K, s.E, C, aligned=True)
             tiles_m, tiles_c = -(-rows // tile.block_m), -(-C // tile.block_c)
-            band = _tiles.SWIZZLE.value
-            for name, height in {"rows first": tiles_m, "columns first": 1, "ours": band}.items():
-                order = tile_order(tiles_m, tiles_c, height)
+            swizzles = {"rows first": tiles_m, "columns first": 1, "ours": _tiles.SWIZZLE.value}
+            for name, swizzle in swizzles.items():
+                order = tile_order(tiles_m, tiles_c, swizzle)
                 tiles = [(e, m, c) for e in range(s.E) for m, c in order]
                 read = {"rows": 0, "weights": 0}
                 for first in range(0, len(tiles), PROCESSORS):
