@@ -134,7 +134,7 @@ class PanguGateTile : Pangu {
     Gather(dst, values, bytes.ReinterpretCast<uint32_t>(), 0, tokens * kG);
   }
 
-  uint32_t tokens = 0;  // of the tile, rounded up
+  uint32_t tokens = 0;  // the tile's, rounded up
   LocalTensor<float> scores, spare, spare_slots, in_group, group;
   LocalTensor<uint8_t> bits;
 

@@ -13,21 +13,24 @@
 namespace moge {
 
 constexpr uint32_t kGateRepeat = kRepeatBytes / sizeof(float);  // rows are whole repeats
-// One repeat for a reduction's result, seven for its temporary, which has two floats for each
-// repeat of the row and a few more: enough for 200 repeats, and UB has no room for as long a row.
-constexpr uint32_t kGateTmp = 8 * kGateRepeat;
 
 // Elements of a row in UB, rounded up to whole repeats of float.
 constexpr uint64_t GateWidth(uint64_t E, uint64_t G, uint32_t size) {
   const uint64_t per_block = kBlockBytes / size;
   return CeilDiv(G * CeilDiv(E / G, per_block) * per_block, kGateRepeat) * kGateRepeat;
 }
+// Elements for a reduction of such a row: a repeat for its result, then its temporary, which takes
+// two for each repeat of the row and a few more.
+constexpr uint64_t GateTmp(uint64_t width) {
+  const uint64_t tmp = 3 * (width / kGateRepeat), least = 3 * kGateRepeat;
+  return kGateRepeat + RoundUp(tmp < least ? least : tmp, kPerBlock<float>);
+}
 // The most bytes of UB that either pass takes; the host refuses what has no room. Vectors of E or K
 // are rounded up to whole blocks, by less than 8 elements.
 constexpr uint64_t GateRowsBytes(uint64_t E, uint64_t G, uint64_t K, uint32_t size) {
   const uint64_t width = GateWidth(E, G, size);
   const uint64_t logits = 2 * width * size, scores = width * 4, spare = width * 4;
-  const uint64_t row = logits + scores + spare + kGateTmp * 4;
+  const uint64_t row = logits + scores + spare + GateTmp(width) * 4;
   const uint64_t router_scale = (E + 8) * 4, core_sums = 3 * (E + 8) * 4;
   const uint64_t bias = width * 4, bias_in = width * 4, bits = width / 8 + kBlockBytes;
   const uint64_t d_scores = width * 4, d_logits = 2 * width * size;
@@ -54,7 +57,7 @@ class GateRow {
     const uint32_t whole = GateWidth(E_, G_, sizeof(T));
     pipe->InitBuffer(in_, 2, whole * sizeof(T));
     pipe->InitBuffer(row_, 2 * whole * sizeof(float));
-    pipe->InitBuffer(tmp_, kGateTmp * sizeof(float));
+    pipe->InitBuffer(tmp_, GateTmp(whole) * sizeof(float));
     scores = row_.Get<float>();
     spare = scores[whole];
     // instructions on whole repeats also read what follows the row

@@ -47,7 +47,7 @@ class LossRow {
   __aicore__ inline const LocalTensor<float>& Sigmoids() const { return row_.scores; }
 
   uint32_t E = 0;
-  uint32_t width = 0;  // of a row in UB
+  uint32_t width = 0;  // a row's in UB
   LocalTensor<float> q;
 
  private:
