@@ -31,7 +31,7 @@ struct Pangu {
   static constexpr uint32_t kE = 64, kG = 8, kP = kE / kG;
 };
 
-// The part of `total` units that falls to this core: parts differ by one unit at most.
+// The share of `total` units that falls to this core: shares differ by one unit at most.
 struct Share {
   uint64_t begin;
   uint64_t end;

@@ -1,4 +1,4 @@
-// Rows in the order of experts: what permute and unpermute share.
+// Rows in the order of experts: what route, permute and unpermute share.
 #ifndef MOGE_ASCEND_ROWS_H_
 #define MOGE_ASCEND_ROWS_H_
 
@@ -23,6 +23,22 @@ __aicore__ inline uint64_t RowsInUse(const GlobalTensor<int32_t>& row_to_slot, u
     }
   }
   return low;
+}
+
+// Writes -1 to this core's share of the rows [used, N), which no slot has.
+__aicore__ inline void MarkUnusedRows(const GlobalTensor<int32_t>& row_to_slot, uint64_t used,
+                                      uint64_t N, TQue<TPosition::VECOUT, 1>& queue,
+                                      uint32_t count) {
+  const Share share = MyShare(N - used);
+  if (share.begin == share.end) return;
+  LocalTensor<int32_t> none = queue.AllocTensor<int32_t>();
+  Duplicate(none, -1, count);
+  queue.EnQue(none);
+  none = queue.DeQue<int32_t>();
+  for (uint64_t i = share.begin; i < share.end; i += count) {
+    Store(row_to_slot[used + i], none, Min(count, share.end - i));
+  }
+  queue.FreeTensor(none);
 }
 
 // Sets this core's share of the rows [first, N) to zero.

@@ -42,7 +42,7 @@ void BindOperators(py::module_& m) {
   py::class_<GroupedGateTiling>(m, "GroupedGateTiling")
       .def(py::init(&GateTiling), py::kw_only(), py::arg("T"), py::arg("E"), py::arg("G"),
            py::arg("k"), py::arg("softmax"), py::arg("renormalize"), py::arg("scaling"));
-  Def(m, "grouped_gate_blocks", &GroupedGateBlocks, "T");
+  Def(m, "token_cores", &TokenCores, "T");
   Def(m, "grouped_gate_fwd", &LaunchGroupedGateFwd, "logits", "bias", "router_scale", "weights",
       "experts", "counts", "workspace", "tiling", "dtype", "stream");
   Def(m, "grouped_gate_bwd", &LaunchGroupedGateBwd, "d_weights", "logits", "experts",
@@ -72,7 +72,7 @@ void BindOperators(py::module_& m) {
   Def(m, "grouped_mlp_act_bwd", &LaunchGroupedMlpActBwd, "g", "pre", "row_weights", "d_pre", "act",
       "d_row_weights", "N", "F", "dtype", "stream");
 
-  Def(m, "route_blocks", &RouteBlocks, "T");
+  Def(m, "route_cores", &RouteCores, "T");
   Def(m, "route_fwd", &LaunchRouteFwd, "experts", "row_to_slot", "slot_to_row", "offsets",
       "workspace", "T", "K", "E", "G", "stream");
 

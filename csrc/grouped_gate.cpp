@@ -23,7 +23,7 @@ void CheckGate(const char* op, const GroupedGateTiling& tiling, DType dtype) {
 
 }  // namespace
 
-int64_t GroupedGateBlocks(int64_t T) { return Blocks((T + kTokensOfCore - 1) / kTokensOfCore); }
+int64_t TokenCores(int64_t T) { return Blocks((T + kTokensOfCore - 1) / kTokensOfCore); }
 
 void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Pointer weights,
                           Pointer experts, Pointer counts, Pointer workspace,
@@ -33,9 +33,9 @@ void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Po
   tiling.has_bias = bias != 0 ? 1 : 0;
   tiling.has_router_scale = router_scale != 0 ? 1 : 0;
   const int64_t T = tiling.T, E = tiling.E, K = int64_t{tiling.G} * tiling.k;
-  const int64_t blocks = GroupedGateBlocks(T);
+  const int64_t cores = TokenCores(T);
   const Launch launch{op,
-                      blocks,
+                      cores,
                       stream,
                       {{"logits", logits, T * E, SizeOf(dtype), Access::kIn},
                        {"bias", bias, bias != 0 ? E : 0, 4, Access::kIn},
@@ -43,7 +43,7 @@ void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Po
                        {"weights", weights, T * K, 4, Access::kOut},
                        {"experts", experts, T * K, 4, Access::kOut},
                        {"counts", counts, E, 4, Access::kOut},
-                       {"workspace", workspace, blocks * E, 4, Access::kOut}},
+                       {"workspace", workspace, cores * E, 4, Access::kOut}},
                       Cores::kMixVector};
   MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gate_fwd, Gm(logits), Gm(bias), Gm(router_scale),
                     Gm(weights), Gm(experts), Gm(counts), Gm(workspace), tiling);
@@ -56,10 +56,10 @@ void LaunchGroupedGateBwd(Pointer d_weights, Pointer logits, Pointer experts, Po
   CheckGate(op, tiling, dtype);
   tiling.has_router_scale = router_scale != 0 ? 1 : 0;
   const int64_t T = tiling.T, E = tiling.E, K = int64_t{tiling.G} * tiling.k;
-  const int64_t blocks = GroupedGateBlocks(T);
+  const int64_t cores = TokenCores(T);
   const int64_t scales = router_scale != 0 ? E : 0;
   const Launch launch{op,
-                      blocks,
+                      cores,
                       stream,
                       {{"d_weights", d_weights, T * K, 4, Access::kIn},
                        {"logits", logits, T * E, SizeOf(dtype), Access::kIn},
@@ -67,7 +67,7 @@ void LaunchGroupedGateBwd(Pointer d_weights, Pointer logits, Pointer experts, Po
                        {"router_scale", router_scale, scales, 4, Access::kIn},
                        {"d_logits", d_logits, T * E, SizeOf(dtype), Access::kOut},
                        {"d_router_scale", d_router_scale, scales, 4, Access::kOut},
-                       {"workspace", workspace, blocks * scales, 4, Access::kOut}},
+                       {"workspace", workspace, cores * scales, 4, Access::kOut}},
                       Cores::kMixVector};
   MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gate_bwd, Gm(d_weights), Gm(logits), Gm(experts),
                     Gm(router_scale), Gm(d_logits), Gm(d_router_scale), Gm(workspace), tiling);

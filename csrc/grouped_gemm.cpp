@@ -75,11 +75,10 @@ void LaunchGroupedGemmPacked(Pointer rows, Pointer weight, Pointer offsets, Poin
   CheckGemm(op, shape);
   if (shape.N == 0 || shape.O == 0) return;
   const GroupedGemmTiling tiling = GemmTiling(shape, 0, shape.O, shape.I);
-  const int64_t per_block = kBlockBytes / SizeOf(dtype);
-  const int64_t blocks =
-      (shape.I + per_block - 1) / per_block;  // 32 bytes each, of one weight's row
-  const Launch launch = FwdLaunch(op, rows, weight, shape.E * PitchOf(shape.O) * blocks * per_block,
-                                  offsets, out, shape, dtype, stream);
+  const int64_t c = kBlockBytes / SizeOf(dtype);
+  const int64_t packed_I = CeilDiv(shape.I, c) * c;
+  const Launch launch = FwdLaunch(op, rows, weight, shape.E * PitchOf(shape.O) * packed_I, offsets,
+                                  out, shape, dtype, stream);
   MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gemm_packed, Gm(rows), Gm(weight), Gm(offsets), Gm(out),
                     tiling);
 }

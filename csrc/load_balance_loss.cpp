@@ -37,16 +37,16 @@ void LaunchLoadBalanceLossFwd(Pointer logits, Pointer experts, Pointer loss, Poi
                               bool softmax, DType dtype, Pointer stream) {
   const char* op = "load_balance_loss_fwd";
   const LoadBalanceLossTiling tiling = LossTiling(op, T, K, E, softmax, dtype);
-  const int64_t blocks = GroupedGateBlocks(T);
+  const int64_t cores = TokenCores(T);
   const Launch launch{op,
-                      blocks,
+                      cores,
                       stream,
                       {{"logits", logits, T * E, SizeOf(dtype), Access::kIn},
                        {"experts", experts, T * K, 4, Access::kIn},
                        {"loss", loss, 1, 4, Access::kOut},
                        {"f", f, E, 4, Access::kOut},
-                       {"scores", scores, blocks * E, 4, Access::kOut},
-                       {"counts", counts, blocks * E, 4, Access::kOut}},
+                       {"scores", scores, cores * E, 4, Access::kOut},
+                       {"counts", counts, cores * E, 4, Access::kOut}},
                       Cores::kMixVector};
   MOGE_LAUNCH_DTYPE(launch, dtype, load_balance_loss_fwd, Gm(logits), Gm(experts), Gm(loss), Gm(f),
                     Gm(scores), Gm(counts), tiling);
@@ -58,7 +58,7 @@ void LaunchLoadBalanceLossBwd(Pointer d_loss, Pointer logits, Pointer f, Pointer
   const char* op = "load_balance_loss_bwd";
   const LoadBalanceLossTiling tiling = LossTiling(op, T, 0, E, softmax, dtype);
   const Launch launch{op,
-                      GroupedGateBlocks(T),
+                      TokenCores(T),
                       stream,
                       {{"d_loss", d_loss, 1, 4, Access::kIn},
                        {"logits", logits, T * E, SizeOf(dtype), Access::kIn},

@@ -1,5 +1,6 @@
 // What bindings.cpp exposes: functions that check their arguments, choose the tiling and launch.
-// Pointers are addresses of contiguous tensors.
+// Pointers are addresses of contiguous tensors. Four or more sizes that several functions take are
+// a struct; other sizes come one by one.
 //
 // One rule of names: the extension's function swiglu_fwd is LaunchSwigluFwd here, and launches the
 // entry swiglu_fwd_<dtype>. Nothing on the device is called Launch.
@@ -11,8 +12,8 @@
 
 namespace moge {
 
-// cores of a gate's launch; each has a row of E values in the workspace
-int64_t GroupedGateBlocks(int64_t T);
+// cores for T tokens, of the gate and of the balance loss; each has E values in a workspace
+int64_t TokenCores(int64_t T);
 // The tiling brings sizes and options; the launch adds which tensors there are.
 // [T, E], [E] float or none, [E] float or none -> [T, K] float, [T, K] int32, [E] int32
 void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Pointer weights,
@@ -23,7 +24,7 @@ void LaunchGroupedGateBwd(Pointer d_weights, Pointer logits, Pointer experts, Po
                           Pointer d_logits, Pointer d_router_scale, Pointer workspace,
                           GroupedGateTiling tiling, DType dtype, Pointer stream);
 
-// [T, E], [T, K] -> scalar, [E] float; workspaces [GroupedGateBlocks(T), E] of float and of int32
+// [T, E], [T, K] -> scalar, [E] float; workspaces [TokenCores(T), E] of float and of int32
 void LaunchLoadBalanceLossFwd(Pointer logits, Pointer experts, Pointer loss, Pointer f,
                               Pointer scores, Pointer counts, int64_t T, int64_t K, int64_t E,
                               bool softmax, DType dtype, Pointer stream);
@@ -65,7 +66,7 @@ void LaunchGroupedMlpActBwd(Pointer g, Pointer pre, Pointer row_weights, Pointer
                             Pointer stream);
 
 // cores of a route's launch; each has a row of E counts in the workspace
-int64_t RouteBlocks(int64_t T);
+int64_t RouteCores(int64_t T);
 // [T, K] int32 -> [N], [T, K], [E + 1]; G is 1 where the ids are not promised to be group-wise
 void LaunchRouteFwd(Pointer experts, Pointer row_to_slot, Pointer slot_to_row, Pointer offsets,
                     Pointer workspace, int64_t T, int64_t K, int64_t E, int64_t G, Pointer stream);

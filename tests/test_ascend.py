@@ -279,6 +279,30 @@ def test_products_do_not_depend_on_the_cores(counts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("P", [1, 8, 9, None], ids=["padded", "whole", "ragged", "one-group"])
+def test_the_largest_gate_that_the_host_accepts_fits_into_ub(
+    P: int | None, dtype: torch.dtype
+) -> None:
+    def gate(units: int) -> None:
+        E, G = (units, 1) if P is None else (units * P, units)
+        logits = torch.randn(1, E).to(dtype).requires_grad_()
+        scale, bias = torch.ones(E, requires_grad=True), torch.zeros(E)
+        grouped_gate(logits, G, bias=bias, router_scale=scale).weights.sum().backward()
+
+    least, most = 1, 16384  # the first is accepted, the second is not
+    while most - least > 1:
+        middle = (least + most) // 2
+        try:
+            gate(middle)
+            least = middle
+        except ValueError as error:
+            if "fits into 188160 bytes of UB" not in str(error):
+                raise
+            most = middle
+    assert least > 200
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("counts", [[150, 0, 9], [40, 0, 9]], ids=["wide", "resident"])
 @pytest.mark.parametrize(("I", "O"), [(300, 290), (256, 64), (7, 5)])
 def test_packed_weights_give_the_same(
@@ -309,7 +333,7 @@ def test_packed_products_need_no_choice_of_a_backend() -> None:
     with testing.backend("torch"):
         got = ascend.grouped_gemm_packed(rows, ascend.pack_weight(weight), offsets)
     assert torch.equal(got, grouped_gemm(rows, weight, offsets))
-    with torch.no_grad():  # then rows that have a gradient elsewhere are welcome, too
+    with torch.no_grad():  # then rows that have a gradient elsewhere are accepted
         again = ascend.grouped_gemm_packed(
             rows.requires_grad_(), ascend.pack_weight(weight), offsets
         )
@@ -332,7 +356,12 @@ META = torch.device("meta")
         (
             {"weight": torch.zeros(1, 65536, 0)},
             ValueError,
-            r"columns must be in \[0, 65535\], got 65536",
+            "O and I must be at most 65535, got O=65536 and I=0",
+        ),
+        (
+            {"weight": torch.zeros(1, 0, 65536)},
+            ValueError,
+            "O and I must be at most 65535, got O=0 and I=65536",
         ),
         ({"packed": randn(2, 5, 7)}, TypeError, "packed must be what pack_weight returned, got"),
         (

@@ -1,4 +1,4 @@
-// What the two kernels of the gate share: that on blocks, and that on rows.
+// What the two kernels of the gate share: that for Pangu's sizes, and that on rows.
 #ifndef MOGE_ASCEND_GROUPED_GATE_COMMON_H_
 #define MOGE_ASCEND_GROUPED_GATE_COMMON_H_
 

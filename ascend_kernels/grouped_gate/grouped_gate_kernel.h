@@ -2,25 +2,25 @@
 #ifndef MOGE_ASCEND_GROUPED_GATE_KERNEL_H_
 #define MOGE_ASCEND_GROUPED_GATE_KERNEL_H_
 
-#include "grouped_gate_blocks_kernel.h"
+#include "grouped_gate_pangu_kernel.h"
 #include "grouped_gate_rows_kernel.h"
 
 namespace moge {
 
-__aicore__ inline bool GateTakesBlocks(const GroupedGateTiling& tiling) {
+__aicore__ inline bool IsPanguGate(const GroupedGateTiling& tiling) {
   return tiling.E == Pangu::kE && tiling.G == Pangu::kG && tiling.k == 1;
 }
 
-template <template <typename> class Blocks, template <typename> class Rows, typename T,
+template <template <typename> class PanguGate, template <typename> class GateRows, typename T,
           typename... Addresses>
 __aicore__ inline void RunGate(const GroupedGateTiling& tiling, Addresses... addresses) {
   TPipe pipe;
-  if (GateTakesBlocks(tiling)) {
-    Blocks<T> kernel;
+  if (IsPanguGate(tiling)) {
+    PanguGate<T> kernel;
     kernel.Init(addresses..., tiling, &pipe);
     kernel.Process(tiling);
   } else {
-    Rows<T> kernel;
+    GateRows<T> kernel;
     kernel.Init(addresses..., tiling, &pipe);
     kernel.Process(tiling);
   }

@@ -12,20 +12,31 @@
 
 namespace moge {
 
-constexpr uint32_t kGatePart = kRepeatBytes / sizeof(float);  // rows are whole repeats
+constexpr uint32_t kGateRepeat = kRepeatBytes / sizeof(float);  // rows are whole repeats
 
 // Elements of a row in UB, rounded up to whole repeats of float.
 constexpr uint64_t GateWidth(uint64_t E, uint64_t G, uint32_t size) {
   const uint64_t per_block = kBlockBytes / size;
-  return CeilDiv(G * CeilDiv(E / G, per_block) * per_block, kGatePart) * kGatePart;
+  return CeilDiv(G * CeilDiv(E / G, per_block) * per_block, kGateRepeat) * kGateRepeat;
 }
-// What the buffers of either pass take of UB at most.
+// Elements for a reduction of such a row: a repeat for its result, then its temporary, which takes
+// two for each repeat of the row and a few more.
+constexpr uint64_t GateTmp(uint64_t width) {
+  const uint64_t tmp = 3 * (width / kGateRepeat), least = 3 * kGateRepeat;
+  return kGateRepeat + RoundUp(tmp < least ? least : tmp, kPerBlock<float>);
+}
+// The most bytes of UB that either pass takes; the host refuses what has no room. Vectors of E or K
+// are rounded up to whole blocks, by less than 8 elements.
 constexpr uint64_t GateRowsBytes(uint64_t E, uint64_t G, uint64_t K, uint32_t size) {
   const uint64_t width = GateWidth(E, G, size);
-  return 2 * width * size + 2 * width * 4 + kGatePart * 16    // logits, scores, spare, temporaries
-         + width * 4 + (width + E) * 4 + width / 8            // bias twice, bits
-         + 4 * (E + 8) * 4                                    // router_scale, sums over cores
-         + 6 * (K + 8) * 4 + (size == 4 ? 0 : width * size);  // slots; d_logits in place of bias
+  const uint64_t logits = 2 * width * size, scores = width * 4, spare = width * 4;
+  const uint64_t row = logits + scores + spare + GateTmp(width) * 4;
+  const uint64_t router_scale = (E + 8) * 4, core_sums = 3 * (E + 8) * 4;
+  const uint64_t bias = width * 4, bias_in = width * 4, bits = width / 8 + kBlockBytes;
+  const uint64_t d_scores = width * 4, d_logits = 2 * width * size;
+  const uint64_t forward = bias + bias_in + bits, backward = d_scores + d_logits;
+  const uint64_t slots = 6 * (K + 8) * 4;  // weights and experts twice, two more in the backward
+  return row + router_scale + core_sums + slots + (forward < backward ? backward : forward);
 }
 
 //    buffer         holds                            filled by, read by, guard
@@ -46,7 +57,7 @@ class GateRow {
     const uint32_t whole = GateWidth(E_, G_, sizeof(T));
     pipe->InitBuffer(in_, 2, whole * sizeof(T));
     pipe->InitBuffer(row_, 2 * whole * sizeof(float));
-    pipe->InitBuffer(tmp_, kGatePart * 4 * sizeof(float));
+    pipe->InitBuffer(tmp_, GateTmp(whole) * sizeof(float));
     scores = row_.Get<float>();
     spare = scores[whole];
     // instructions on whole repeats also read what follows the row
@@ -70,7 +81,7 @@ class GateRow {
       Adds(scores, scores, -Best(scores, width).value, width);
       Exp(scores, scores, width);
       LocalTensor<float> tmp = tmp_.Get<float>();
-      ReduceSum(tmp, scores, tmp[kGatePart], width);
+      ReduceSum(tmp, scores, tmp[kGateRepeat], width);
       Muls(scores, scores, 1.0f / tmp.GetValue(0), width);
     } else {
       Muls(scores, scores, -1.0f, width);
@@ -86,7 +97,7 @@ class GateRow {
   };
   __aicore__ inline Largest Best(const LocalTensor<float>& values, uint32_t count) {
     LocalTensor<float> tmp = tmp_.Get<float>();
-    ReduceMax(tmp, values, tmp[kGatePart], count, true);
+    ReduceMax(tmp, values, tmp[kGateRepeat], count, true);
     return {tmp.GetValue(0), tmp.ReinterpretCast<uint32_t>().GetValue(1)};
   }
   // Where the expert's score is in a row.
@@ -202,7 +213,7 @@ class GateRowsFwd {
     } else {
       Adds(keys, row_.scores, 0.0f, row_.width);
     }
-    const uint32_t whole = RoundUp(row_.width, kGatePart);
+    const uint32_t whole = RoundUp(row_.width, kGateRepeat);
     LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
     Compare(bits, keys, keys, CMPMODE::EQ, whole);
     Maxs(keys, keys, kMinusInfinity, row_.width);

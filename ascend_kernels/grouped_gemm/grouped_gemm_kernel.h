@@ -25,15 +25,15 @@ __aicore__ inline void CopyOut(const GlobalTensor<T>& dst, const LocalTensor<flo
 }
 
 // Each tile to its place in the result: [N, C], or [E, rows, C] where the depth is ragged.
-template <typename T, bool kRaggedDepth>
-class ResultInMemory {
+template <typename T, typename Products>
+class StoreToMemory {
  public:
-  __aicore__ inline ResultInMemory(GM_ADDR result, const GroupedGemmTiling& tiling)
+  __aicore__ inline StoreToMemory(GM_ADDR result, const GroupedGemmTiling& tiling)
       : result_(Global<T>(result)), tiling_(tiling) {}
   __aicore__ inline void operator()(const Tile& tile, uint32_t part, uint32_t c,
                                     const LocalTensor<float>& part_l0c) const {
-    const uint64_t first = kRaggedDepth ? uint64_t{tile.expert} * tiling_.rows : tile.row;
-    const uint32_t c0 = tile.c0 + part * (kTileC / 2);
+    const uint64_t first = Products::kRaggedDepth ? uint64_t{tile.expert} * tiling_.rows : tile.row;
+    const uint32_t c0 = tile.c0 + part * Products::kPartC;
     CopyOut(result_[(first + tile.m0) * tiling_.pitch + c0], part_l0c, tile.m, c, tiling_.pitch);
   }
 
@@ -45,9 +45,10 @@ class ResultInMemory {
 template <typename T, Layout kLeft, Layout kRight>
 __aicore__ inline void GroupedGemm(GM_ADDR left, GM_ADDR right, GM_ADDR offsets, GM_ADDR result,
                                    const GroupedGemmTiling& tiling) {
-  TileProducts<T, kLeft, kRight> products;
+  using Products = TileProducts<T, kLeft, kRight>;
+  Products products;
   products.Init(left, right, offsets, tiling);
-  ResultInMemory<T, kLeft == Layout::kDepthOuter> epilogue(result, tiling);
+  StoreToMemory<T, Products> epilogue(result, tiling);
   products.Process(epilogue);
   PipeBarrier<PIPE_ALL>();
 }

@@ -5,8 +5,9 @@
 // three stages. For the left one there are two plans, of which the kernel takes the second where
 // all of a tile's left factor fits.
 //
-// Streaming. The left factor has two stages. Tiles of a strip sum forwards and backwards in turn,
-// so each finds there the two chunks that the one before used last. With a depth of four chunks:
+// Streaming. The left factor has two stages. Tiles of a strip sum forwards and backwards
+// alternately, so each finds there the two chunks that the one before used last. With a depth of
+// four chunks:
 //
 //    tile          |  0, forwards        |  1, backwards       |  2, forwards        |
 //    left chunk    |  0    1    2    3   |  3    2    1    0   |  0    1    2    3   |
@@ -38,26 +39,30 @@
 namespace moge {
 
 constexpr uint32_t kL1Bytes = 512 * 1024;
-constexpr uint32_t kL1MixBytes = kL1Bytes - 256;  // of a mix kernel; the rest is the framework's
+constexpr uint32_t kL1MixBytes = kL1Bytes - 256;  // in a mix kernel the framework has the rest
 constexpr uint32_t kL0Bytes = 64 * 1024;
 constexpr uint32_t kL0cBytes = 128 * 1024;
-constexpr uint32_t kLineBytes = 512;  // of L2
-constexpr uint8_t kUnitFlagMore = 2;  // of Mmad: more products will be added
-constexpr uint8_t kUnitFlagLast = 3;  // of the last Mmad, and of Fixpipe
-// Bytes of a row of a streaming chunk: MTE2 moves 1 KB in 8 cycles, and needs 2.4 for each row.
+constexpr uint32_t kEventIds = 6;     // a kernel may use the flags 0 to 5 between two pipes
+constexpr uint32_t kLineBytes = 512;  // a line of L2
+constexpr uint8_t kUnitFlagMore = 2;  // Mmad: more products will be added
+constexpr uint8_t kUnitFlagLast = 3;  // the last Mmad, and Fixpipe
+// A streaming chunk has rows of this many bytes: MTE2 moves 1 KB in 8 cycles, and needs 2.4 for
+// each row. Modelled on 910B1, November 2026: with 512, MTE2 was the bound.
 constexpr uint32_t kRowBytes = 1024;
-constexpr uint32_t kMixPartC = 112;  // columns of a part of the fused kernel, whose L1 has no 128
+// The fused kernel has this many columns in a part: its L1 has no room for 128.
+constexpr uint32_t kMixPartC = 112;
 
 // Both plans of L1: the left factor's stages, then those of the right one.
-template <bool kDepthOuter, uint32_t kPartC>
+template <bool kRightDepthOuter, uint32_t kPartC>
 struct StreamingLeft {
   static constexpr uint32_t kLeftStages = 2, kRightStages = 2;
   static constexpr uint32_t kLeftBytes = kTileM * kRowBytes;
-  static constexpr uint32_t kRightBytes = kDepthOuter ? kLeftBytes : kPartC * kRowBytes;
+  static constexpr uint32_t kRightBytes = kRightDepthOuter ? kLeftBytes : kPartC * kRowBytes;
   static constexpr uint32_t kBytes = kLeftStages * kLeftBytes + kRightStages * kRightBytes;
 };
-// In 2 bytes, 128 rows fit of F = 1344, 32 rows of H = 5120, and in dW an expert's 1272 rows. There
-// the right factor has three stages, so that the next small chunk arrives in time.
+// At 2 bytes an element the left stages hold 128 rows of F = 1344, 32 rows of H = 5120, and in dW
+// an expert's 1272 rows. There the right factor has three stages, so that the next small chunk
+// arrives in time.
 template <bool kRaggedDepth>
 struct ResidentLeft {
   static constexpr uint32_t kLeftStages = kRaggedDepth ? 3 : 4;

@@ -60,7 +60,7 @@ __aicore__ inline void LoadFractals(const LocalTensor<T>& dst, const LocalTensor
                                     uint32_t x, uint32_t r, uint32_t r0, uint32_t depth) {
   const uint32_t across = CeilDiv(x, kFractal);
   if constexpr (kIsFloat<T> && kLayout == Layout::kDepthOuter) {
-    const uint32_t squares = CeilDiv(depth, kFractal);  // of 16 by 16, two fractals
+    const uint32_t squares = CeilDiv(depth, kFractal);  // 16 by 16 each, two fractals
     for (uint32_t i = 0; i < squares; ++i) {
       LoadDataWithTranspose(
           dst[2 * i * (kLeft ? 1 : across) * kFractalElements<T>], src,

@@ -6,7 +6,8 @@
 
 namespace moge {
 
-// Products that add up need a barrier between them where they are of fewer fractals than this.
+// Products that add up need a barrier between them where they have fewer fractals than this:
+// documented for Mmad, not tuned.
 constexpr uint32_t kFewFractals = 10;
 
 // result[m, c] = left[m, r] right[r, c], tile after tile:
@@ -17,44 +18,47 @@ constexpr uint32_t kFewFractals = 10;
 //   dW       d_out [N, O]        kDepthOuter      rows [N, I]       kDepthOuter
 //
 // A step multiplies a chunk of the left factor with one of the right one, and there are three
-// phases: Load (to L1), Multiply (through L0 into L0C) and Store (the epilogue: from L0C). Load is
-// one step ahead of Multiply:
+// phases: LoadStep (to L1), MultiplyStep (through L0 into L0C) and StoreStep (the epilogue: from
+// L0C). Load is one step ahead of multiply:
 //
 //    MTE2       Load 0 | Load 1     | Load 2     | Load 3     |
 //    MTE1, M           | Multiply 0 | Multiply 1 | Multiply 2 | Multiply 3
 //    FIX                                         | Store: step 1 ended a sum
 //
 // A cube core synchronises nothing by itself, so every buffer has a flag that says free and one
-// that says filled. s is right_stages_; the ids 0 to 5 are all that a kernel may use.
+// that says filled. s is right_stages_.
 //
 //    buffer        where  KB: streaming, resident  filled by  read by  free          filled
 //    left_l1_[i]   L1     2 x 128   4 x 84         MTE2       MTE1     MTE1_MTE2,    MTE2_MTE1,
 //                         dW        3 x 106                            id s + i      id s + i
 //    right_l1_[i]  L1     2 x 128   2 x 84         MTE2       MTE1     MTE1_MTE2,    MTE2_MTE1,
 //                         fused 112; dW 3 x 64                         id i          id i
-//    left_l0_[i]   L0A    2 x 32                   MTE1       M        M_MTE1,       MTE1_M,
-//    right_l0_[i]  L0B    2 x 32                   MTE1       M        id i: both    id i: both
+//    left_l0_[i]   L0A    2 x 32; dX, dW 2 x 16    MTE1       M        M_MTE1,       MTE1_M,
+//    right_l0_[i]  L0B    2 x 32; fused 2 x 28     MTE1       M        id i: both    id i: both
 //    tile_l0c_     L0C    128                      M          FIX      unit flags    unit flags
 //
 // Where rows of the right factor run along the depth, a tile has two parts, the halves of its
 // columns: with fewer rows in a chunk, each can be long. Where they run along the columns, a row of
 // a chunk has all of the tile's columns, and the tile is one part.
-// With kWeights = 2, the right factor is [E, 2 * C, R], and the parts are the same columns of its
+// With kHalves = 2, the right factor is [E, 2 * C, R], and the parts are the same columns of its
 // two halves.
-template <typename T, Layout kLeft, Layout kRight, uint32_t kWeights = 1>
+template <typename T, Layout kLeft, Layout kRight, uint32_t kHalves = 1>
 class TileProducts {
  public:
   static constexpr bool kRaggedDepth = kLeft == Layout::kDepthOuter;
-  static constexpr bool kOuter = kRight == Layout::kDepthOuter;
-  static constexpr uint32_t kParts = kOuter ? 1 : 2;
-  static constexpr uint32_t kPartC = kWeights == 1 ? kTileC / kParts : kMixPartC;
-  static constexpr uint32_t kMaxC = kWeights == 1 ? kTileC : kPartC;  // of the result, in a tile
+  static constexpr bool kRightDepthOuter = kRight == Layout::kDepthOuter;
+  static constexpr uint32_t kParts = kRightDepthOuter ? 1 : 2;
+  static constexpr uint32_t kPartC = kHalves == 1 ? kTileC / kParts : kMixPartC;
+  // the most columns of the result that a tile may have
+  static constexpr uint32_t kMaxC = kHalves == 1 ? kTileC : kPartC;
   static constexpr uint32_t kL0Depth = kL0Bytes / 2 / (kTileC / kParts) / sizeof(T);
-  using Streaming = StreamingLeft<kOuter, kPartC>;
+  using Streaming = StreamingLeft<kRightDepthOuter, kPartC>;
   using Resident = ResidentLeft<kRaggedDepth>;
-  static_assert(kWeights == 1 || !kOuter, "parts are rows of the weight");
-  static_assert(Streaming::kBytes <= (kWeights == 1 ? kL1Bytes : kL1MixBytes), "L1, streaming");
+  static_assert(kHalves == 1 || !kRightDepthOuter, "parts are rows of the weight");
+  static_assert(Streaming::kBytes <= (kHalves == 1 ? kL1Bytes : kL1MixBytes), "L1, streaming");
   static_assert(Resident::kBytes <= (kRaggedDepth ? kL1Bytes : kL1MixBytes), "L1, resident");
+  static_assert(Streaming::kLeftStages + Streaming::kRightStages <= kEventIds, "flags, streaming");
+  static_assert(Resident::kLeftStages + Resident::kRightStages <= kEventIds, "flags, resident");
   static_assert(2 * kTileM * kL0Depth * sizeof(T) <= kL0Bytes, "L0A");
   static_assert(2 * kPartC * kL0Depth * sizeof(T) <= kL0Bytes, "L0B");
   static_assert(kParts * kTileM * kPartC * sizeof(float) <= kL0cBytes, "L0C");
@@ -93,20 +97,20 @@ class TileProducts {
     while (NextTile(step.tile)) {
       const Tile& tile = step.tile;
       const uint32_t lefts = LeftChunks(tile), parts = Parts(tile);
-      if (tile.first) TakeStages(tile, lefts);
+      if (tile.starts_strip) TakeStages(tile, lefts);
       for (uint32_t i = 0; i < lefts; ++i) {
-        const Chunk left = LeftChunk(tile, lefts, i);
-        const uint32_t rights = Max(1, CeilDiv(left.r, right_depth_));
+        step.left = LeftChunk(tile, lefts, i);
+        const bool load = LoadsLeft(tile, i), free = FreesLeft(tile, lefts, i);
+        const uint32_t rights = Max(1, CeilDiv(step.left.r, right_depth_));
         for (step.part = 0; step.part < parts; ++step.part) {
           for (uint32_t j = 0; j < rights; ++j) {
             const bool first = j == 0, last = j + 1 == rights;
-            step.left = left;
-            step.left.load = left.load && step.part == 0 && first;
-            step.left.free = left.free && step.part + 1 == parts && last;
-            step.right = RightChunk(left, j);
+            step.loads_left = load && step.part == 0 && first;
+            step.frees_left = free && step.part + 1 == parts && last;
+            step.right = RightChunk(step.left, j);
             step.starts_sum = i == 0 && first;
             step.ends_sum = i + 1 == lefts && last;
-            Load(step);
+            LoadStep(step);
             if (any) MultiplyAndStore(loaded, epilogue);
             loaded = step;
             any = true;
@@ -119,48 +123,54 @@ class TileProducts {
   }
 
  private:
-  // r of a factor's depth, from r0 on, in a stage of L1.
+  // A stage of L1, which holds r of a factor's depth, from r0 on.
   struct Chunk {
     uint32_t stage, r0, r;
-    bool load, free;  // the step is the first, the last one that needs what is in the stage
   };
   struct Step {
     Tile tile;
     uint32_t part;
     Chunk left, right;
-    bool starts_sum, ends_sum;  // of the part
+    bool loads_left, frees_left;  // the first, the last step that needs what is in left's stage
+    bool starts_sum, ends_sum;    // the first, the last step of the part's sum
   };
 
   // --- the order of steps ---
 
   __aicore__ inline bool NextTile(Tile& tile) {
     if (!scheduler_.Next(tile)) return false;
-    // A core's contiguous part begins with any column. Its tiles all sum forwards, or else the
+    // A core's contiguous share begins with any column. Its tiles all sum forwards, or else the
     // order of a sum would depend on the number of cores. So a tile finds nothing of the last
     // one's streaming left factor in L1.
-    if (scheduler_.Contiguous() && !resident_) tile.first = tile.last = true;
+    if (scheduler_.Contiguous() && !resident_) tile.starts_strip = tile.ends_strip = true;
     return true;
   }
   // The first chunk of a strip takes the stage after the one used last, which is not free yet.
   __aicore__ inline void TakeStages(const Tile& tile, uint32_t lefts) {
-    const uint32_t at = tile.backward ? lefts - 1 : 0;
-    stage_of_depth_0_ = (left_stage_ + 1 + at * (left_stages_ - 1)) % left_stages_;
+    const uint32_t stage = left_stage_ + 1, at = tile.backward ? lefts - 1 : 0;
+    // the chunk with depth 0 is `at` stages before it, counted around the stages
+    stage_of_depth_0_ = (stage + left_stages_ - at % left_stages_) % left_stages_;
   }
-  // The i-th chunk that a tile takes. In the tiles of a strip after the first, as many chunks as
-  // there are stages are still there, and as many stay for the next tile.
+  // The i-th chunk that a tile takes.
   __aicore__ inline Chunk LeftChunk(const Tile& tile, uint32_t lefts, uint32_t i) {
     const uint32_t at = tile.backward ? lefts - 1 - i : i;
     const uint32_t depth = LeftDepth(tile);
     left_stage_ = (stage_of_depth_0_ + at) % left_stages_;
-    return {left_stage_, at * depth, static_cast<uint32_t>(Min(depth, tile.r - at * depth)),
-            tile.first || i >= left_stages_, tile.last || i + left_stages_ < lefts};
+    return {left_stage_, at * depth, static_cast<uint32_t>(Min(depth, tile.r - at * depth))};
+  }
+  // In the tiles of a strip after the first, as many chunks as there are stages are still in L1,
+  // and as many stay for the next tile.
+  __aicore__ inline bool LoadsLeft(const Tile& tile, uint32_t i) const {
+    return tile.starts_strip || i >= left_stages_;
+  }
+  __aicore__ inline bool FreesLeft(const Tile& tile, uint32_t lefts, uint32_t i) const {
+    return tile.ends_strip || i + left_stages_ < lefts;
   }
   // The j-th chunk of the right factor for a chunk of the left one.
   __aicore__ inline Chunk RightChunk(const Chunk& left, uint32_t j) {
     const uint32_t r = j * right_depth_;
     right_stage_ = (right_stage_ + 1) % right_stages_;
-    return {right_stage_, left.r0 + r, static_cast<uint32_t>(Min(right_depth_, left.r - r)), true,
-            true};
+    return {right_stage_, left.r0 + r, static_cast<uint32_t>(Min(right_depth_, left.r - r))};
   }
   __aicore__ inline uint32_t LeftDepth(const Tile& tile) const {
     return resident_ ? Resident::ChunkDepth(tile.r, sizeof(T)) : kRowBytes / sizeof(T);
@@ -169,19 +179,19 @@ class TileProducts {
     return Max(1, CeilDiv(tile.r, LeftDepth(tile)));  // a tile without a depth takes one step
   }
   __aicore__ inline uint32_t Parts(const Tile& tile) const {
-    return kWeights == 1 ? CeilDiv(tile.c, kPartC) : kWeights;
+    return kHalves == 1 ? CeilDiv(tile.c, kPartC) : kHalves;
   }
   __aicore__ inline uint32_t Columns(const Step& step) const {
-    return kWeights == 1 ? Min(kPartC, step.tile.c - step.part * kPartC) : step.tile.c;
+    return kHalves == 1 ? Min(kPartC, step.tile.c - step.part * kPartC) : step.tile.c;
   }
 
   // --- phase 1: to L1 ---
 
-  __aicore__ inline void Load(const Step& step) {
+  __aicore__ inline void LoadStep(const Step& step) {
     if (step.tile.r == 0) return;
     const Tile& tile = step.tile;
     const Chunk &left = step.left, &right = step.right;
-    if (left.load) {
+    if (step.loads_left) {
       WaitFlag<HardEvent::MTE1_MTE2>(LeftFlag(left));
       CopyInFactor<T, kLeft>(left_l1_[left.stage], Left(tile, left.r0), LeftPitch(), tile.m,
                              left.r);
@@ -201,11 +211,11 @@ class TileProducts {
     const uint64_t pitch = RightPitch(), expert = tile.expert;
     if constexpr (kRaggedDepth) {
       return right_[(tile.row + r0) * pitch + tile.c0];
-    } else if constexpr (kOuter) {
+    } else if constexpr (kRightDepthOuter) {
       return right_[(expert * tiling_.R + r0) * pitch + tile.c0];
     } else if constexpr (kRight == Layout::kDepthInner) {
-      const uint32_t c0 = tile.c0 + part * (kWeights == 1 ? kPartC : tiling_.C);
-      return right_[(expert * kWeights * tiling_.C + c0) * pitch + r0];
+      const uint32_t c0 = tile.c0 + part * (kHalves == 1 ? kPartC : tiling_.C);
+      return right_[(expert * kHalves * tiling_.C + c0) * pitch + r0];
     } else {
       const uint64_t blocks = expert * CeilDiv(tiling_.R, kC0<T>) + r0 / kC0<T>;
       return right_[(blocks * pitch + tile.c0 + part * kPartC) * kC0<T>];
@@ -219,13 +229,13 @@ class TileProducts {
 
   // --- phase 2: through L0 into L0C ---
 
-  __aicore__ inline void Multiply(const Step& step) {
+  __aicore__ inline void MultiplyStep(const Step& step) {
     if (step.tile.r == 0) {
       MultiplyZeros(step);
       return;
     }
     const Chunk &left = step.left, &right = step.right;
-    if (left.load) WaitFlag<HardEvent::MTE2_MTE1>(LeftFlag(left));
+    if (step.loads_left) WaitFlag<HardEvent::MTE2_MTE1>(LeftFlag(left));
     WaitFlag<HardEvent::MTE2_MTE1>(right.stage);
     for (uint32_t r0 = 0; r0 < right.r; r0 += kL0Depth) {
       const uint32_t r = Min(kL0Depth, right.r - r0);
@@ -238,7 +248,7 @@ class TileProducts {
       MultiplyL0(step, r, step.starts_sum && r0 == 0, step.ends_sum && r0 + r == right.r);
     }
     SetFlag<HardEvent::MTE1_MTE2>(right.stage);
-    if (left.free) SetFlag<HardEvent::MTE1_MTE2>(LeftFlag(left));
+    if (step.frees_left) SetFlag<HardEvent::MTE1_MTE2>(LeftFlag(left));
   }
   // A tile without a depth: the product of zeros.
   __aicore__ inline void MultiplyZeros(const Step& step) {
@@ -270,13 +280,13 @@ class TileProducts {
   // --- phase 3: to global memory ---
 
   template <typename Epilogue>
-  __aicore__ inline void Store(const Step& step, Epilogue& epilogue) {
+  __aicore__ inline void StoreStep(const Step& step, Epilogue& epilogue) {
     if (step.ends_sum) epilogue(step.tile, step.part, Columns(step), PartL0c(step));
   }
   template <typename Epilogue>
   __aicore__ inline void MultiplyAndStore(const Step& step, Epilogue& epilogue) {
-    Multiply(step);
-    Store(step, epilogue);
+    MultiplyStep(step);
+    StoreStep(step, epilogue);
   }
 
   // --- buffers ---
@@ -297,9 +307,9 @@ class TileProducts {
     // A chunk of the right factor is as deep as its stage allows. Where its rows run along the
     // columns, it is cut into whole pieces of L0; where they run along the depth, into whole lines.
     // If rows do not begin on lines, all that fits is taken: more of a line costs less than a cut.
-    constexpr uint32_t kFits = Plan::kRightBytes / (kOuter ? kTileC : kPartC) / sizeof(T);
+    constexpr uint32_t kFits = Plan::kRightBytes / (kRightDepthOuter ? kTileC : kPartC) / sizeof(T);
     const uint32_t row = tiling_.R * sizeof(T) % kLineBytes == 0 ? kLineBytes : kBlockBytes;
-    const uint32_t unit = kOuter ? kL0Depth : row / sizeof(T);
+    const uint32_t unit = kRightDepthOuter ? kL0Depth : row / sizeof(T);
     right_depth_ = kFits / unit * unit;
   }
   __aicore__ inline int32_t LeftFlag(const Chunk& left) const { return right_stages_ + left.stage; }
@@ -321,7 +331,7 @@ class TileProducts {
   LocalTensor<T> left_l1_[Resident::kLeftStages], right_l1_[Resident::kRightStages];
   LocalTensor<T> left_l0_[2], right_l0_[2];
   LocalTensor<float> tile_l0c_;
-  uint32_t left_stage_ = 0, right_stage_ = 0;  // of the chunks that were taken last
+  uint32_t left_stage_ = 0, right_stage_ = 0;  // where the last chunks taken are
   uint32_t stage_of_depth_0_ = 0;  // the strip's; its other chunks follow around the stages
   int32_t l0_ = 0;                 // half of L0 that is filled next
 };

@@ -1,27 +1,28 @@
 // The tile scheduler of the grouped products: which tiles a core computes, and in what order. It
 // reads the experts' offsets on the device, since the host does not know them.
 //
-// An expert's result is a grid of tiles. A core takes it strip by strip: a strip is up to 20 tiles
-// side by side, whose rows of the left factor it can keep in L1. There are two orders.
+// An expert's result is a grid of tiles. A core takes it strip by strip: a strip is up to
+// kMaxStripTiles side by side, whose rows of the left factor it can keep in L1. There are two
+// orders. Rates below are those of a 910B1: 24 cube cores at 1.85 GHz; documented, not measured.
 //
 // Swizzled, where an expert has more rows than a tile. The cube is the bound, and L2 has to feed
 // it: it gives each of 24 cores about 115 bytes a cycle, three times what memory does. So tiles
 // that are computed at the same time must share their factors. The strips of all experts are
-// numbered in one line, and core i takes strips i, i + cores, i + 2 * cores, ...
+// numbered one after the other, and core i takes strips i, i + cores, i + 2 * cores, ...
 //
 //               columns of the result
-//             +----------+----------+----------+--          Turns go down 8 rows of tiles, then
-//    rows of  | strip  0 | strip  8 | strip 16 |            right. The first wave of 24 cores is
-//    one      | strip  1 | strip  9 | strip 17 |            8 x 3 strips: it reads 8 tiles' rows
-//    expert   |    :     |    :     |    :     |            of the left factor and 3 strips'
-//             | strip  7 | strip 15 | strip 23 |            columns of the right one.
+//             +----------+----------+----------+--          Numbers go down 8 rows of tiles,
+//    rows of  | strip  0 | strip  8 | strip 16 |            then right. The first wave of 24
+//    one      | strip  1 | strip  9 | strip 17 |            cores is 8 x 3 strips: it reads 8
+//    expert   |    :     |    :     |    :     |            tiles' rows of the left factor and 3
+//             | strip  7 | strip 15 | strip 23 |            strips' columns of the right one.
 //             +----------+----------+----------+--
 //             | strip 24 | strip 32 |   ...                 (here with 3 strips in a row)
 //
 // Contiguous, where every expert's rows fit into one tile. Memory is the bound: each weight is read
 // once, at 1.6 TB/s or 36 bytes a cycle for each core, of which the cube could take 64 or more. The
-// columns of all experts form one line, in units of 16. Each core takes an even, contiguous part of
-// the line, and a strip is what lies in one expert.
+// columns of all experts follow each other, in units of 16. Each core takes an even, contiguous
+// share of them, and a strip is what lies in one expert.
 //
 //    columns  | expert 0          | expert 1          | expert 2          |  ...
 //    cores    |   core 0    |   core 1    |   core 2    |   core 3    |
@@ -35,34 +36,37 @@
 
 namespace moge {
 
-// A tile is the part of the result that L0C holds in float. In 2 bytes, 64 of its depth take the
-// cube 8 * 16 * 4 = 512 cycles, and MTE2, which feeds L1 with 48 KB for them, 384.
+// A tile is what L0C holds of the result, in float. In 2 bytes, 64 of its depth take the cube
+// 8 * 16 * 4 = 512 cycles, and MTE2, which feeds L1 with 48 KB for them, 384: modelled on 910B1,
+// November 2026.
 constexpr uint32_t kTileM = 128;
 constexpr uint32_t kTileC = 256;
-constexpr uint32_t kSwizzleRows = 8;  // turns go down this many rows of tiles
-constexpr uint32_t kMaxStripTiles = 20;
+// Consecutive strips go down this many rows of tiles: 24 cores then have 8 x 3 strips. This
+// constant and the next two are chosen, not measured.
+constexpr uint32_t kSwizzleRows = 8;
+constexpr uint32_t kMaxStripTiles = 20;  // as wide as Pangu's H = 5120
 // A strip is shorter where a core would otherwise get fewer strips than this. With many of them,
 // all cores end at about the same time.
 constexpr uint32_t kStripsPerCore = 16;
 
 struct Tile {
   uint32_t expert;
-  uint64_t row;      // the expert's first row in the ragged matrices
-  uint32_t m0, m;    // rows [m0, m0 + m) of the expert's result
-  uint32_t c0, c;    // columns [c0, c0 + c)
-  uint32_t r;        // depth; 0: the result is zero
-  bool first, last;  // of a strip
-  bool backward;     // the depth is summed from its end: tiles of a strip take turns
+  uint64_t row;    // the expert's first row in the ragged matrices
+  uint32_t m0, m;  // rows [m0, m0 + m) of the expert's result
+  uint32_t c0, c;  // columns [c0, c0 + c)
+  uint32_t r;      // depth; 0: the result is zero
+  bool starts_strip, ends_strip;
+  bool backward;  // the depth is summed from its end, by every second tile of a strip
 };
 
 struct Span {
   uint32_t begin, size;
 };
-// Part i of `total`, which is cut into `parts` of whole fractals, as evenly as can be.
-__aicore__ inline Span CutEvenly(uint32_t total, uint32_t parts, uint32_t i) {
+// Piece i of `total`, which is cut into `pieces` of whole fractals, as evenly as can be.
+__aicore__ inline Span CutEvenly(uint32_t total, uint32_t pieces, uint32_t i) {
   const uint64_t fractals = CeilDiv(total, kFractal);
-  const uint32_t begin = fractals * i / parts * kFractal;
-  const uint32_t end = Min(fractals * (i + 1) / parts * kFractal, total);
+  const uint32_t begin = fractals * i / pieces * kFractal;
+  const uint32_t end = Min(fractals * (i + 1) / pieces * kFractal, total);
   return {begin, end - begin};
 }
 
@@ -85,13 +89,13 @@ class TileScheduler {
   }
   // In the contiguous order each element of the right factor is in one tile only.
   __aicore__ inline bool Contiguous() const { return contiguous_; }
-  // Rows of the expert that has most.
+  // The most rows that any expert has.
   __aicore__ inline uint64_t MostRows() const { return most_rows_; }
 
   // The core's next tile; false after its last.
   __aicore__ inline bool Next(Tile& tile) {
-    tile.first = at_ == strip_end_;
-    if (tile.first && !NextStrip()) return false;
+    tile.starts_strip = at_ == strip_end_;
+    if (tile.starts_strip && !NextStrip()) return false;
     tile.expert = expert_;
     tile.row = row_;
     tile.r = r_;
@@ -110,7 +114,7 @@ class TileScheduler {
       tile.backward = at_ % 2 != 0;
       at_ += 1;
     }
-    tile.last = at_ == strip_end_;
+    tile.ends_strip = at_ == strip_end_;
     return true;
   }
 
@@ -125,7 +129,7 @@ class TileScheduler {
   // Experts, and where rows are the result's, one more for the rows that no expert has.
   __aicore__ inline uint32_t Experts() const { return tiling_.E + (kRaggedDepth ? 0 : 1); }
   __aicore__ inline uint32_t TileColumns() const { return CeilDiv(tiling_.C, kMaxC); }
-  // Units of the line that lie in the expert: strips, or 16 columns of one row of tiles.
+  // The expert's units in the order: strips, or 16 columns of one row of tiles.
   __aicore__ inline uint64_t Units() const { return uint64_t{tile_rows_} * row_units_; }
 
   __aicore__ inline void GoTo(uint32_t e) {
@@ -149,8 +153,7 @@ class TileScheduler {
     contiguous_ = !kRaggedDepth && most_rows_ <= kTileM;
     strip_tiles_ = Max(1, Min(kMaxStripTiles, tiles / (GetBlockNum() * kStripsPerCore)));
   }
-  // Contiguous: the line is now that of the experts [first, last), and this core has its part of
-  // it.
+  // Contiguous: this core gets its share of the experts [first, last).
   __aicore__ inline void TakeShare(uint32_t first, uint32_t last) {
     uint64_t units = 0;
     for (uint32_t e = first; e < last; ++e) {
@@ -168,7 +171,7 @@ class TileScheduler {
 
   __aicore__ inline bool NextStrip() {
     if (!FindExpert()) return false;
-    const uint32_t tile_row = contiguous_ ? TakeColumns() : TakeTurn();
+    const uint32_t tile_row = contiguous_ ? NextContiguous() : NextSwizzled();
     strip_rows_ = CutEvenly(m_, tile_rows_, tile_row);
     return true;
   }
@@ -188,7 +191,7 @@ class TileScheduler {
     return true;
   }
   // Both set the strip's columns and return its row of tiles.
-  __aicore__ inline uint32_t TakeColumns() {
+  __aicore__ inline uint32_t NextContiguous() {
     const uint64_t unit = next_ - before_;
     at_ = unit % row_units_;
     const uint64_t units = Min(row_units_ - at_, share_end_ - next_);
@@ -196,7 +199,7 @@ class TileScheduler {
     next_ += units;
     return unit / row_units_;
   }
-  __aicore__ inline uint32_t TakeTurn() {
+  __aicore__ inline uint32_t NextSwizzled() {
     const uint64_t unit = next_ - before_;
     const uint64_t per_swizzle = uint64_t{kSwizzleRows} * row_units_;
     const uint32_t top = unit / per_swizzle * kSwizzleRows;
@@ -215,10 +218,10 @@ class TileScheduler {
   bool contiguous_ = false;
   uint64_t most_rows_ = 0;
   uint32_t strip_tiles_ = 1;
-  // the core's place in the line
-  uint64_t next_ = 0, share_end_ = 0;  // its next unit; contiguous: the end of its part
+  // the core's place in the order
+  uint64_t next_ = 0, share_end_ = 0;  // its next unit; contiguous: the end of its share
   uint64_t before_ = 0;                // units of the experts before this one
-  bool no_experts_ = false;            // contiguous: the line is that of the rows without an expert
+  bool no_experts_ = false;  // contiguous: the units are those of the rows without an expert
   // the expert
   uint32_t expert_ = 0;
   uint64_t row_ = 0;        // its first row

@@ -17,35 +17,35 @@ namespace moge {
 // A slot of the ring is one tile: its rows of gate columns, then its rows of the same columns of
 // up, rounded to the result's type, as the backward pass will read them.
 constexpr uint32_t kRingSlots = 2;
-constexpr uint32_t kHalves = 2;  // of the weight [E, 2F, H]: gate and up
-constexpr uint32_t kHalfN = kMixPartC;
-constexpr uint32_t kHalfElements = kTileM * kHalfN;
+constexpr uint32_t kHalves = 2;  // the weight [E, 2F, H] has two: gate and up
+constexpr uint32_t kHalfC = kMixPartC;
+constexpr uint32_t kHalfElements = kTileM * kHalfC;
 constexpr uint32_t kSlotElements = kHalves * kHalfElements;
 constexpr uint16_t kSlotFilled = 0, kSlotFree = 1;  // flags between the cores
 
 // The producer, on the cube core: each tile goes to the next slot.
 template <typename T>
-class ResultInRing {
+class StoreToRing {
  public:
-  __aicore__ inline explicit ResultInRing(GM_ADDR ring)
+  __aicore__ inline explicit StoreToRing(GM_ADDR ring)
       : ring_(Global<T>(ring)[GetBlockIdx() * kRingSlots * kSlotElements]) {}
-  __aicore__ inline void operator()(const Tile& tile, uint32_t half, uint32_t n,
-                                    const LocalTensor<float>& half_l0) {
-    if (half == 0 && tiles_ >= kRingSlots) CrossCoreWaitFlag(kSlotFree);
-    const uint64_t slot = tiles_ % kRingSlots * kSlotElements;
-    CopyOut(ring_[slot + half * kHalfElements], half_l0, tile.m, n, kHalfN);
-    if (half + 1 < kHalves) return;
+  __aicore__ inline void operator()(const Tile& tile, uint32_t part, uint32_t c,
+                                    const LocalTensor<float>& part_l0c) {
+    if (part == 0 && filled_ >= kRingSlots) CrossCoreWaitFlag(kSlotFree);
+    const uint64_t slot = filled_ % kRingSlots * kSlotElements;
+    CopyOut(ring_[slot + part * kHalfElements], part_l0c, tile.m, c, kHalfC);
+    if (part + 1 < kHalves) return;
     CrossCoreSetFlag<2, PIPE_FIX>(kSlotFilled);
-    ++tiles_;
+    ++filled_;
   }
   // Waits for the last slots to be free, so that no flag stays set for the next launch.
   __aicore__ inline void Finish() {
-    for (uint64_t i = 0; i < Min(tiles_, kRingSlots); ++i) CrossCoreWaitFlag(kSlotFree);
+    for (uint64_t i = 0; i < Min(filled_, kRingSlots); ++i) CrossCoreWaitFlag(kSlotFree);
   }
 
  private:
   GlobalTensor<T> ring_;
-  uint64_t tiles_ = 0;
+  uint64_t filled_ = 0;  // slots, one for each tile
 };
 
 // A consumer, on a vector core: it takes half of each tile's rows.
@@ -56,7 +56,7 @@ class RingActivation {
                               GM_ADDR act, const GroupedMlpTiling& tiling) {
     InitSocState();
     const uint64_t core = GetBlockIdx() / GetSubBlockNum();
-    tiles_.Init(offsets, tiling.product, core);
+    scheduler_.Init(offsets, tiling.product, core);
     ring_ = Global<T>(ring)[core * kRingSlots * kSlotElements];
     row_weights_ = Global<float>(row_weights);
     pre_ = Global<T>(pre);
@@ -75,20 +75,20 @@ class RingActivation {
   __aicore__ inline void Process() {
     for (int32_t i = 0; i < 2; ++i) SetFlag<HardEvent::MTE3_MTE2>(i);
     Tile tile;
-    for (uint64_t slot = 0; tiles_.Next(tile); slot = (slot + 1) % kRingSlots) {
-      const uint32_t n16 = RoundUp(tile.c, kFractal);
+    for (uint64_t slot = 0; scheduler_.Next(tile); slot = (slot + 1) % kRingSlots) {
+      const uint32_t c16 = RoundUp(tile.c, kFractal);
       const uint32_t middle = tile.m / 2;
       const uint32_t begin = GetSubBlockIdx() == 0 ? 0 : middle;
       const uint32_t end = GetSubBlockIdx() == 0 ? middle : tile.m;
-      const uint32_t most = Min(kChunk / n16, kChunkRows);
+      const uint32_t most = Min(kChunk / c16, kChunkRows);
       CrossCoreWaitFlag(kSlotFilled);
       for (uint32_t m = begin; m < end; m += most) {
         const Chunk chunk{tile.row + tile.m0 + m, tile.c0,
-                          static_cast<uint32_t>(Min(most, end - m)), tile.c, n16};
-        CopyIn(chunk, slot * kSlotElements + m * kHalfN);
+                          static_cast<uint32_t>(Min(most, end - m)), tile.c, c16};
+        CopyIn(chunk, slot * kSlotElements + m * kHalfC);
         Compute(chunk);
         CopyOut(chunk);
-        half_ ^= 1;
+        buffer_ ^= 1;
       }
       CrossCoreSetFlag<2, PIPE_MTE2>(kSlotFree);
     }
@@ -111,69 +111,69 @@ class RingActivation {
     uint32_t column, rows, columns, pitch;  // the pitch is that of a row in UB
   };
 
-  // Each of the two halves of UB goes round in three stages; a flag guards each step to the next:
+  // Each of the two buffers goes round in three stages; a flag guards each step to the next:
   //
   //   MTE2 CopyIn --MTE2_V--> V Compute --V_MTE3--> MTE3 CopyOut --MTE3_MTE2--> CopyIn
   __aicore__ inline void CopyIn(const Chunk& chunk, uint64_t at) {
-    const LocalTensor<T>& in = in_[half_];
+    const LocalTensor<T>& in = in_[buffer_];
     const DataCopyParams rows(chunk.rows, chunk.pitch / kPerBlock<T>,
-                              (kHalfN - chunk.pitch) / kPerBlock<T>, 0);
-    WaitFlag<HardEvent::MTE3_MTE2>(half_);
+                              (kHalfC - chunk.pitch) / kPerBlock<T>, 0);
+    WaitFlag<HardEvent::MTE3_MTE2>(buffer_);
     DataCopy(in, ring_[at], rows);
     DataCopy(in[kChunk], ring_[at + kHalfElements], rows);
-    if (weighted_) Load(weight_[half_], row_weights_[chunk.row], chunk.rows);
-    SetFlag<HardEvent::MTE2_V>(half_);
+    if (weighted_) Load(weight_[buffer_], row_weights_[chunk.row], chunk.rows);
+    SetFlag<HardEvent::MTE2_V>(buffer_);
   }
   __aicore__ inline void Compute(const Chunk& chunk) {
-    const LocalTensor<T>& in = in_[half_];
+    const LocalTensor<T>& in = in_[buffer_];
     const uint32_t count = chunk.rows * chunk.pitch;
-    WaitFlag<HardEvent::MTE2_V>(half_);
+    WaitFlag<HardEvent::MTE2_V>(buffer_);
     if constexpr (kIsFloat<T>) {
-      Activate(out_[half_], in, in[kChunk], floats_, count);
-      Weigh(out_[half_], chunk);
+      Activate(out_[buffer_], in, in[kChunk], floats_, count);
+      Weigh(out_[buffer_], chunk);
     } else {
       LocalTensor<float> gate = floats_[kChunk], up = floats_[2 * kChunk];
       Widen(gate, in, count);
       Widen(up, in[kChunk], count);
       Activate(gate, gate, up, floats_, count);
       Weigh(gate, chunk);
-      Narrow(out_[half_], gate, count);
+      Narrow(out_[buffer_], gate, count);
     }
-    SetFlag<HardEvent::V_MTE3>(half_);
+    SetFlag<HardEvent::V_MTE3>(buffer_);
   }
   __aicore__ inline void Weigh(const LocalTensor<float>& act, const Chunk& chunk) {
     if (!weighted_) return;
     for (uint32_t i = 0; i < chunk.rows; ++i) {
       const LocalTensor<float> row = act[i * chunk.pitch];
-      Muls(row, row, weight_[half_].GetValue(i), chunk.pitch);
+      Muls(row, row, weight_[buffer_].GetValue(i), chunk.pitch);
     }
   }
   __aicore__ inline void CopyOut(const Chunk& chunk) {
-    WaitFlag<HardEvent::V_MTE3>(half_);
-    Store(act_[chunk.row * F_ + chunk.column], out_[half_], chunk, F_);
+    WaitFlag<HardEvent::V_MTE3>(buffer_);
+    StoreChunk(act_[chunk.row * F_ + chunk.column], out_[buffer_], chunk, F_);
     if (save_) {
       const GlobalTensor<T> pre = pre_[chunk.row * kHalves * F_ + chunk.column];
-      Store(pre, in_[half_], chunk, kHalves * F_);
-      Store(pre[F_], in_[half_][kChunk], chunk, kHalves * F_);
+      StoreChunk(pre, in_[buffer_], chunk, kHalves * F_);
+      StoreChunk(pre[F_], in_[buffer_][kChunk], chunk, kHalves * F_);
     }
-    SetFlag<HardEvent::MTE3_MTE2>(half_);
+    SetFlag<HardEvent::MTE3_MTE2>(buffer_);
   }
-  __aicore__ inline void Store(const GlobalTensor<T>& dst, const LocalTensor<T>& src,
-                               const Chunk& chunk, uint64_t width) const {
+  __aicore__ inline void StoreChunk(const GlobalTensor<T>& dst, const LocalTensor<T>& src,
+                                    const Chunk& chunk, uint64_t width) const {
     const uint32_t filler = chunk.pitch / kPerBlock<T> - CeilDiv(chunk.columns, kPerBlock<T>);
     DataCopyPad(dst, src,
                 DataCopyExtParams(chunk.rows, chunk.columns * sizeof(T), filler,
                                   (width - chunk.columns) * sizeof(T), 0));
   }
 
-  TileScheduler<false, kHalfN> tiles_;
+  TileScheduler<false, kHalfC> scheduler_;
   GlobalTensor<T> ring_, pre_, act_;
   GlobalTensor<float> row_weights_;
   uint64_t F_ = 0;
   bool weighted_ = false, save_ = false;
   LocalTensor<T> in_[2], out_[2];
   LocalTensor<float> weight_[2], floats_;
-  int32_t half_ = 0;
+  int32_t buffer_ = 0;
 };
 
 template <typename T>
@@ -183,9 +183,9 @@ __aicore__ inline void GroupedMlpUp(GM_ADDR rows, GM_ADDR weight, GM_ADDR offset
   if ASCEND_IS_AIC {
     TileProducts<T, Layout::kDepthInner, Layout::kDepthInner, kHalves> products;
     products.Init(rows, weight, offsets, tiling.product);
-    ResultInRing<T> output(ring);
-    products.Process(output);
-    output.Finish();
+    StoreToRing<T> epilogue(ring);
+    products.Process(epilogue);
+    epilogue.Finish();
   }
   if ASCEND_IS_AIV {
     RingActivation<T> activation;

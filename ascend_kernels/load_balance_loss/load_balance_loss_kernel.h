@@ -27,7 +27,7 @@ class LossRow {
     E = tiling.E;
     width = row_.width;
     q = softmax_ ? row_.scores : row_.spare;
-    pipe->InitBuffer(tmp_, kGatePart * 2 * sizeof(float));
+    pipe->InitBuffer(tmp_, kGateRepeat * 2 * sizeof(float));
   }
   __aicore__ inline void Score(uint64_t token) {
     row_.Score(token);
@@ -36,14 +36,14 @@ class LossRow {
   // The sum of a row's E values.
   __aicore__ inline float Sum(const LocalTensor<float>& values) {
     LocalTensor<float> tmp = tmp_.Get<float>();
-    ReduceSum(tmp, values, tmp[kGatePart], E);
+    ReduceSum(tmp, values, tmp[kGateRepeat], E);
     return tmp.GetValue(0);
   }
   // The sigmoids before they are divided by their sum: the derivative needs them.
   __aicore__ inline const LocalTensor<float>& Sigmoids() const { return row_.scores; }
 
   uint32_t E = 0;
-  uint32_t width = 0;  // of a row in UB
+  uint32_t width = 0;  // a row's in UB
   LocalTensor<float> q;
 
  private:

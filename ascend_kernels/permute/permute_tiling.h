@@ -9,8 +9,8 @@ struct PermuteTiling {
   uint32_t H;
   uint32_t K;
   uint32_t tokens;   // whose slots are loaded together
-  uint32_t rows;     // of a tile; 1 where a tile is only part of a row
-  uint32_t columns;  // of a tile
+  uint32_t rows;     // a tile's; 1 where it is only part of a row
+  uint32_t columns;  // a tile's
 };
 
 #endif  // MOGE_ASCEND_PERMUTE_TILING_H_

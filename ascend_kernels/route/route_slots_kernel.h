@@ -6,7 +6,7 @@
 #ifndef MOGE_ASCEND_ROUTE_SLOTS_KERNEL_H_
 #define MOGE_ASCEND_ROUTE_SLOTS_KERNEL_H_
 
-#include "../common.h"
+#include "../rows.h"
 #include "route_tiling.h"
 
 namespace moge {
@@ -17,21 +17,6 @@ constexpr uint32_t kRouteMaxExperts = 16384;
 static_assert(kRouteMaxExperts * 4 + kRouteSlots * (2 + 1 + 8) * 4 + kRouteExperts * 5 * 4 <=
                   kUbBytes,
               "UB");
-
-// Writes -1 to this core's share of the rows [used, N), which no slot has.
-__aicore__ inline void EndRows(const GlobalTensor<int32_t>& row_to_slot, uint64_t used, uint64_t N,
-                               TQue<TPosition::VECOUT, 1>& queue, uint32_t count) {
-  const Share share = MyShare(N - used);
-  if (share.begin == share.end) return;
-  LocalTensor<int32_t> none = queue.AllocTensor<int32_t>();
-  Duplicate(none, -1, count);
-  queue.EnQue(none);
-  none = queue.DeQue<int32_t>();
-  for (uint64_t i = share.begin; i < share.end; i += count) {
-    Store(row_to_slot[used + i], none, Min(count, share.end - i));
-  }
-  queue.FreeTensor(none);
-}
 
 //    buffer    bytes      holds                                      filled by, read by, guard
 //    ids_      2 x 4 KB   experts of slots                           MTE2, S; queue
@@ -74,7 +59,7 @@ class RouteSlots {
       Place(next, slot, Min(kRouteSlots, share_.end - slot));
     }
     next_.FreeTensor(next);
-    EndRows(row_to_slot_, used, N_, rows_, kRouteSlots);
+    MarkUnusedRows(row_to_slot_, used, N_, rows_, kRouteSlots);
   }
 
  private:

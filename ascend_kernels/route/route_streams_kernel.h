@@ -23,7 +23,8 @@
 #ifndef MOGE_ASCEND_ROUTE_STREAMS_KERNEL_H_
 #define MOGE_ASCEND_ROUTE_STREAMS_KERNEL_H_
 
-#include "route_slots_kernel.h"
+#include "../rows.h"
+#include "route_tiling.h"
 
 namespace moge {
 
@@ -97,7 +98,7 @@ class RouteStreams : Pangu {
     ExpertRows();
     SlotRows();
     RowSlots();
-    EndRows(row_to_slot_, used_, N_, rows_out_, tokens_ * kG);
+    MarkUnusedRows(row_to_slot_, used_, N_, rows_out_, tokens_ * kG);
   }
 
  private:
@@ -140,6 +141,9 @@ class RouteStreams : Pangu {
     LocalTensor<half> by_group = by_group_.Get<half>();
     Cast(by_token, ids, RoundMode::CAST_NONE, slots);
     ids_in_.FreeTensor(ids);
+    // GatherMask's patterns 3 to 6 take the first to the fourth of every four elements, its
+    // patterns 1 and 2 the first and the second of every two. A token has 8 ids: one for each
+    // group.
     uint64_t taken = 0;
     for (uint32_t q = 0; q < 4; ++q) {  // groups q and q + 4 together, then each by itself
       GatherMask(pairs, by_token, static_cast<uint8_t>(3 + q), true, slots,
@@ -297,8 +301,8 @@ class RouteStreams : Pangu {
     LocalTensor<float> shift = group_[kG];
     Adds(shift, group_, -(kRowBias + 1.0f), kG);
     for (uint32_t from = 0; from < slots; from += kMaxRepeats / 8 * 8 * 64) {
-      const uint32_t part = Min(kMaxRepeats / 8 * 8 * 64, slots - from);
-      Add(wide[from], wide[from], shift, 64, part / 64, BinaryRepeatParams(1, 1, 0, 8, 8, 0));
+      const uint32_t count = Min(kMaxRepeats / 8 * 8 * 64, slots - from);
+      Add(wide[from], wide[from], shift, 64, count / 64, BinaryRepeatParams(1, 1, 0, 8, 8, 0));
     }
     if (dropped) {
       Select(wide, Bits(kP), wide, -1.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, slots);
@@ -349,7 +353,8 @@ class RouteStreams : Pangu {
 
   GlobalTensor<int32_t> experts_, row_to_slot_, slot_to_row_, offsets_;
   GlobalTensor<float> workspace_;
-  uint32_t L_ = 0, tokens_ = 0;  // of a stream, of the tile
+  uint32_t L_ = 0;       // a stream's tokens,
+  uint32_t tokens_ = 0;  // and the tile's
   uint64_t N_ = 0, used_ = 0;
   Share share_{};
   LocalTensor<float> before_, total_, start_, group_;

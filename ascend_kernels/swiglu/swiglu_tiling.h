@@ -7,8 +7,8 @@
 struct SwigluTiling {
   uint64_t N;
   uint32_t F;
-  uint32_t rows;     // of a tile
-  uint32_t columns;  // of a tile
+  uint32_t rows;     // a tile's
+  uint32_t columns;  // a tile's
 };
 
 #endif  // MOGE_ASCEND_SWIGLU_TILING_H_

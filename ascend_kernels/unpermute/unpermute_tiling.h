@@ -9,7 +9,7 @@ struct UnpermuteTiling {
   uint32_t H;
   uint32_t K;
   uint32_t tokens;    // whose slots are loaded together
-  uint32_t columns;   // of the part of a row that is summed at a time
+  uint32_t columns;   // the part of a row that is summed at a time
   uint32_t weighted;  // 0: there are no weights, each counts as 1
 };
 

@@ -2,8 +2,8 @@
 
 The operators of :mod:`moge_ops` find their launchers here by themselves. To import from here: the
 grouped product with a weight that is packed once, :func:`pack_weight` and
-:func:`grouped_gemm_packed`. It needs the extension; ``python -m moge_ops info`` says whether and
-how that was built.
+:func:`grouped_gemm_packed`. It needs the extension; ``moge-ops info`` says whether and how that was
+built.
 """
 
 from .packed import PackedWeight, grouped_gemm_packed, pack_weight

@@ -31,7 +31,7 @@ def grouped_gate_fwd(
     weights = logits.new_empty(T, K, dtype=torch.float32)
     experts = logits.new_empty(T, K, dtype=torch.int32)
     counts = logits.new_empty(E, dtype=torch.int32)
-    workspace = logits.new_empty(_C.grouped_gate_blocks(T=T), E, dtype=torch.int32)
+    workspace = logits.new_empty(_C.token_cores(T=T), E, dtype=torch.int32)
     tiling = _C.GroupedGateTiling(
         T=T,
         E=E,
@@ -74,7 +74,7 @@ def grouped_gate_bwd(
     d_logits = torch.empty_like(logits)
     scales = 0 if scale is None else E
     d_scale = logits.new_empty(scales, dtype=torch.float32)
-    workspace = logits.new_empty(_C.grouped_gate_blocks(T=T), scales, dtype=torch.float32)
+    workspace = logits.new_empty(_C.token_cores(T=T), scales, dtype=torch.float32)
     tiling = _C.GroupedGateTiling(
         T=T,
         E=E,

@@ -16,11 +16,11 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
     if experts.dtype is torch.int64:  # a cast alone could bring an id into range
         experts = experts.where((experts >= 0) & (experts < E), -1)
     experts = experts.int().contiguous()
-    blocks = _C.grouped_gate_blocks(T=T)
+    cores = _C.token_cores(T=T)
     loss = logits.new_empty((), dtype=torch.float32)
     f = logits.new_empty(E, dtype=torch.float32)
-    scores = logits.new_empty(blocks, E, dtype=torch.float32)
-    counts = logits.new_empty(blocks, E, dtype=torch.int32)
+    scores = logits.new_empty(cores, E, dtype=torch.float32)
+    counts = logits.new_empty(cores, E, dtype=torch.int32)
     _C.load_balance_loss_fwd(
         logits=pointer(logits),
         experts=pointer(experts),

@@ -22,8 +22,13 @@ class PackedWeight(NamedTuple):
     """In features."""
 
 
-def _layout(E: int, O: int, I: int, itemsize: int) -> tuple[int, int, int, int]:
-    """Shape of :attr:`PackedWeight.data`."""
+_LAYOUT = "[E, packed I, packed O, c]"
+
+
+def _shape(E: int, O: int, I: int, itemsize: int) -> tuple[int, int, int, int]:
+    """Shape of :attr:`PackedWeight.data`. Raises ValueError for sizes that no product takes."""
+    if max(O, I) > 65535:
+        raise ValueError(f"O and I must be at most 65535, got O={O} and I={I}")
     c = 32 // itemsize
     return E, -(-I // c), _C.grouped_gemm_pitch(columns=O), c
 
@@ -40,14 +45,14 @@ def pack_weight(weight: Tensor) -> PackedWeight:
 
     Raises:
         TypeError: ``weight`` is not a tensor of one of these dtypes.
-        ValueError: ``weight`` is not ``[E, O, I]``, or O is above 65535.
+        ValueError: ``weight`` is not ``[E, O, I]``, or O or I is above 65535.
 
     Source:
         The layout NZ (``FRACTAL_NZ``) of CANN's documentation, "Data layout formats".
     """
     _checks.tensors(("weight", weight, "[E, O, I]", DTYPES))
     E, O, I = weight.shape
-    _, blocks, pitch, c = _layout(E, O, I, weight.itemsize)
+    _, blocks, pitch, c = _shape(E, O, I, weight.itemsize)
     rows = weight.new_zeros(E, pitch, blocks * c)
     rows[:, :O, :I] = weight.detach()
     return PackedWeight(rows.view(E, pitch, blocks, c).transpose(1, 2).contiguous(), O, I)
@@ -86,11 +91,11 @@ def grouped_gemm_packed(rows: Tensor, packed: PackedWeight, offsets: Tensor) -> 
     data, O, I = packed
     _checks.tensors(
         ("rows", rows, "[N, I]", DTYPES),
-        ("packed.data", data, "[E, I / c, O, c]", _checks.SAME),
+        ("packed.data", data, _LAYOUT, _checks.SAME),
         ("offsets", offsets, "[E + 1]", (torch.int32,)),
     )
     N, E = rows.shape[0], data.shape[0]
-    _checks.shape("packed.data", data, "[E, I / c, O, c]", _layout(E, O, I, data.itemsize))
+    _checks.shape("packed.data", data, _LAYOUT, _shape(E, O, I, data.itemsize))
     _checks.shape("rows", rows, "[N, I]", (N, I))
     device = "npu" if _C.BACKEND == "cann" else "cpu"
     if rows.device.type != device:

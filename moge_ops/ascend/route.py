@@ -23,7 +23,7 @@ def route_fwd(
     row_to_slot, slot_to_row = new(T * K), new(T, K)
     if not T * K:
         return row_to_slot, slot_to_row, row_to_slot.new_zeros(num_experts + 1)
-    offsets, workspace = new(num_experts + 1), new(_C.route_blocks(T=T), num_experts)
+    offsets, workspace = new(num_experts + 1), new(_C.route_cores(T=T), num_experts)
     _C.route_fwd(
         experts=pointer(experts),
         row_to_slot=pointer(row_to_slot),

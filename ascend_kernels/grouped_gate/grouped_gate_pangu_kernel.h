@@ -1,8 +1,8 @@
 // The gate for Pangu's E = 64, G = 8 and k = 1, on tiles of up to 64 tokens.
-#ifndef MOGE_ASCEND_GROUPED_GATE_BLOCKS_KERNEL_H_
-#define MOGE_ASCEND_GROUPED_GATE_BLOCKS_KERNEL_H_
+#ifndef MOGE_ASCEND_GROUPED_GATE_PANGU_KERNEL_H_
+#define MOGE_ASCEND_GROUPED_GATE_PANGU_KERNEL_H_
 
-#include "grouped_gate_blocks_tile.h"
+#include "grouped_gate_pangu_tile.h"
 
 namespace moge {
 
@@ -29,7 +29,7 @@ constexpr uint32_t kFlushTiles = 2048 / (kGateTokens / kTokenStep);
 //    out_           2 x 4 KB  weights and experts [t, G]                V, MTE3; queue
 //    bias_, router_scale_, sums_: see Constant and CoreSums
 template <typename T>
-class GateBlocksFwd : Pangu {
+class PanguGateFwd : Pangu {
  public:
   __aicore__ inline void Init(GM_ADDR logits, GM_ADDR bias, GM_ADDR router_scale, GM_ADDR weights,
                               GM_ADDR experts, GM_ADDR counts, GM_ADDR workspace,
@@ -72,7 +72,7 @@ class GateBlocksFwd : Pangu {
   }
 
  private:
-  static_assert(GateTile<T>::kBytes + 5 * kE * sizeof(float) + kTileScores * sizeof(float) +
+  static_assert(PanguGateTile<T>::kBytes + 5 * kE * sizeof(float) + kTileScores * sizeof(float) +
                         2 * kTileSlots * (sizeof(float) + sizeof(half)) +
                         kCounts * (sizeof(half) + sizeof(float)) +
                         2 * 2 * kTileSlots * sizeof(float) <=
@@ -88,7 +88,7 @@ class GateBlocksFwd : Pangu {
     tile_.template ReduceGroups<ReduceType::MAX>(tile_.spare_slots, keys);
     tile_.Broadcast(tile_.spare, tile_.spare_slots);
     Compare(tile_.bits, keys, tile_.spare, CMPMODE::EQ, count);
-    Select(tile_.spare, tile_.bits, tile_.lane, static_cast<float>(kP),
+    Select(tile_.spare, tile_.bits, tile_.in_group, static_cast<float>(kP),
            SELMODE::VSEL_TENSOR_SCALAR_MODE, kE, tile_.tokens,
            BinaryRepeatParams(1, 0, 0, 8, 0, 0));
     tile_.template ReduceGroups<ReduceType::MIN>(local_, tile_.spare);
@@ -102,7 +102,7 @@ class GateBlocksFwd : Pangu {
   __aicore__ inline LocalTensor<float> OrderedKeys(const GroupedGateTiling& tiling) {
     const uint32_t count = tile_.tokens * kE;
     if (tiling.has_bias) {
-      Add(keys_, tile_.scores, bias_.Values(), kE, tile_.tokens, tile_.ByLane());
+      Add(keys_, tile_.scores, bias_.Values(), kE, tile_.tokens, tile_.ByExpert());
     } else {
       Adds(keys_, tile_.scores, 0.0f, count);
     }
@@ -172,7 +172,7 @@ class GateBlocksFwd : Pangu {
     sums_.Reduce(own);
   }
 
-  GateTile<T> tile_;
+  PanguGateTile<T> tile_;
   GlobalTensor<float> weights_;
   GlobalTensor<int32_t> experts_;
   Constant bias_, router_scale_;
@@ -198,7 +198,7 @@ class GateBlocksFwd : Pangu {
 //    acc_           256       [E] d_router_scale of this core           V, in order
 //    out_           2 x 16 KB d_logits [t, E]                           V, MTE3; queue
 template <typename T>
-class GateBlocksBwd : Pangu {
+class PanguGateBwd : Pangu {
  public:
   __aicore__ inline void Init(GM_ADDR d_weights, GM_ADDR logits, GM_ADDR experts,
                               GM_ADDR router_scale, GM_ADDR d_logits, GM_ADDR d_router_scale,
@@ -244,9 +244,9 @@ class GateBlocksBwd : Pangu {
   }
 
  private:
-  static_assert(GateTile<T>::kBytes + 5 * kE * sizeof(float) + 2 * 2 * kTileSlots * sizeof(float) +
-                        kTileScores * sizeof(float) + 5 * kTileSlots * sizeof(float) +
-                        2 * kTileScores * sizeof(T) <=
+  static_assert(PanguGateTile<T>::kBytes + 5 * kE * sizeof(float) +
+                        2 * 2 * kTileSlots * sizeof(float) + kTileScores * sizeof(float) +
+                        5 * kTileSlots * sizeof(float) + 2 * kTileScores * sizeof(T) <=
                     kUbBytes,
                 "UB");
 
@@ -328,7 +328,7 @@ class GateBlocksBwd : Pangu {
     out_.FreeTensor(out);
   }
 
-  GateTile<T> tile_;
+  PanguGateTile<T> tile_;
   GlobalTensor<float> d_weights_;
   GlobalTensor<int32_t> experts_;
   GlobalTensor<T> d_logits_;
@@ -342,4 +342,4 @@ class GateBlocksBwd : Pangu {
 
 }  // namespace moge
 
-#endif  // MOGE_ASCEND_GROUPED_GATE_BLOCKS_KERNEL_H_
+#endif  // MOGE_ASCEND_GROUPED_GATE_PANGU_KERNEL_H_

@@ -9,14 +9,14 @@
 //    [t, E]  -- ReduceGroups ->  [t, G]  -- ReduceTokens ->  [t], repeated as [t, G]
 //    [t, E]  <- Broadcast -----  [t, G]
 //    [t, E]  -- GatherScores ->  [t, G]   the scores of the experts whose ids are given
-#ifndef MOGE_ASCEND_GROUPED_GATE_BLOCKS_TILE_H_
-#define MOGE_ASCEND_GROUPED_GATE_BLOCKS_TILE_H_
+#ifndef MOGE_ASCEND_GROUPED_GATE_PANGU_TILE_H_
+#define MOGE_ASCEND_GROUPED_GATE_PANGU_TILE_H_
 
 #include "grouped_gate_common.h"
 
 namespace moge {
 
-constexpr uint32_t kGateTokens = 64;  // of a tile
+constexpr uint32_t kGateTokens = 64;  // a tile has at most this many
 constexpr uint32_t kTileScores = kGateTokens * Pangu::kE;
 constexpr uint32_t kTileSlots = kGateTokens * Pangu::kG;
 constexpr uint32_t kTokenStep = 16;  // a tile is rounded up to whole repeats of float16 [t, G]
@@ -33,9 +33,10 @@ constexpr uint32_t kTokenStep = 16;  // a tile is rounded up to whole repeats of
 //    addresses_    2 KB             [t, G], the same in bytes
 //    tokens_       2 KB             [t]
 //    bits          512              a bit for each score
-//    lane, group   32 each          0 to 7: experts of a group; 0, 8, ... 56: groups' first experts
+//    in_group      32               0 to 7: an expert's number in its group
+//    group         32               0, 8, ... 56: each group's first expert
 template <typename T>
-class GateTile : Pangu {
+class PanguGateTile : Pangu {
  public:
   static constexpr uint32_t kBytes = 2 * kTileScores * sizeof(T) + 2 * kTileScores * sizeof(float) +
                                      5 * kTileSlots * sizeof(float) + kTileScores / 8 +
@@ -57,10 +58,10 @@ class GateTile : Pangu {
     addresses_ = places_[kTileSlots];
     tokens_ = addresses_[kTileSlots];
     bits = all_bits_.Get<uint8_t>();
-    lane = constants_.Get<float>();
-    group = lane[kP];
-    CreateVecIndex(lane, 0.0f, kP);
-    Muls(group, lane, static_cast<float>(kP), kG);
+    in_group = constants_.Get<float>();
+    group = in_group[kP];
+    CreateVecIndex(in_group, 0.0f, kP);
+    Muls(group, in_group, static_cast<float>(kP), kG);
     CreateVecIndex(tokens_, 0.0f, kGateTokens);
     Muls(tokens_, tokens_, static_cast<float>(kE), kGateTokens);
     Brcb(token_start_, tokens_, kGateTokens / 8, BrcbRepeatParams(1, 8));
@@ -109,14 +110,14 @@ class GateTile : Pangu {
   // a block [t, G] that holds the token's value G times,
   static __aicore__ inline BinaryRepeatParams ByToken() { return {1, 1, 0, 8, 8, 1}; }
   // one [E] for every token,
-  static __aicore__ inline BinaryRepeatParams ByLane() { return {1, 1, 1, 8, 8, 0}; }
+  static __aicore__ inline BinaryRepeatParams ByExpert() { return {1, 1, 1, 8, 8, 0}; }
   // one block for every block.
   static __aicore__ inline BinaryRepeatParams ByBlock() { return {1, 1, 0, 8, 8, 0}; }
 
   // Sets `bits` of the experts with these numbers in their groups, [t, G].
   __aicore__ inline void Mark(const LocalTensor<float>& local) {
     Broadcast(spare, local);
-    Compare(bits, spare, lane, CMPMODE::EQ, kE, tokens, ByBlock());
+    Compare(bits, spare, in_group, CMPMODE::EQ, kE, tokens, ByBlock());
   }
   // dst = scores of the experts in `ids`, [t, G]
   __aicore__ inline void GatherScores(const LocalTensor<float>& dst,
@@ -133,8 +134,8 @@ class GateTile : Pangu {
     Gather(dst, values, bytes.ReinterpretCast<uint32_t>(), 0, tokens * kG);
   }
 
-  uint32_t tokens = 0;  // of the tile, rounded up
-  LocalTensor<float> scores, spare, spare_slots, lane, group;
+  uint32_t tokens = 0;  // the tile's, rounded up
+  LocalTensor<float> scores, spare, spare_slots, in_group, group;
   LocalTensor<uint8_t> bits;
 
  private:
@@ -167,4 +168,4 @@ class GateTile : Pangu {
 
 }  // namespace moge
 
-#endif  // MOGE_ASCEND_GROUPED_GATE_BLOCKS_TILE_H_
+#endif  // MOGE_ASCEND_GROUPED_GATE_PANGU_TILE_H_
