@@ -228,13 +228,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "gpu", help="default: out/gpu")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU: does it run?")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        default=[],
-        metavar="PART",
-        help="parts to run, by their names in the log",
-    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="parts that run")
     parser.add_argument("--without", nargs="+", default=[], metavar="PEER", help="peers left out")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="in all")
     args = parser.parse_args()
