@@ -71,6 +71,6 @@ def locate_tile(tile_id, tiles_c, offsets_ptr, N, E, BLOCK_M: tl.constexpr, E_P2
     own = offs_e == expert
     tiles_m = tl.sum(tl.where(own, tiles_e, 0), 0)
     before = tl.sum(tl.where(own, ends, 0), 0) - tiles_m * tiles_c
+    first, last = tl.sum(tl.where(own, lo, 0), 0), tl.sum(tl.where(own, hi, 0), 0)
     row_tile, column = swizzle(tile_id - before, tiles_m, tiles_c)
-    first = tl.sum(tl.where(own, lo, 0), 0) + row_tile * BLOCK_M
-    return Tile(expert=expert, first=first, last=tl.sum(tl.where(own, hi, 0), 0), column=column)
+    return Tile(expert=expert, first=first + row_tile * BLOCK_M, last=last, column=column)
