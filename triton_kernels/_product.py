@@ -91,29 +91,16 @@ def load_box(
 
 
 @triton.jit
-def _load_strided(
-    weight,
-    expert,
-    first_c,
-    r,
-    HALVES: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-):
-    """``[BLOCK_R, HALVES * BLOCK_C]`` through the pointer: the same columns of each half."""
+def _load_strided(weight, expert, r, offs_c, mask_c, BLOCK_R: tl.constexpr):
+    """``[BLOCK_R, COLUMNS]`` through the pointer."""
     offs_r = r + tl.arange(0, BLOCK_R)
-    column = tl.arange(0, HALVES * BLOCK_C)
-    offs_c = first_c + column % BLOCK_C
-    row_c = (offs_c + column // BLOCK_C * weight.C).to(tl.int64)
     ptrs = (
         weight.source
         + expert.to(tl.int64) * weight.stride_e
         + offs_r.to(tl.int64)[:, None] * weight.stride_r
-        + row_c[None, :] * weight.stride_c
+        + offs_c[None, :] * weight.stride_c
     )
-    return tl.load(
-        ptrs, mask=(offs_r < weight.R)[:, None] & (offs_c < weight.C)[None, :], other=0.0
-    )
+    return tl.load(ptrs, mask=(offs_r < weight.R)[:, None] & mask_c[None, :], other=0.0)
 
 
 @triton.jit
@@ -141,6 +128,10 @@ def tile_product(
     # gets a box, an accumulator and a product of its own
     SPLIT: tl.constexpr = SWAP and DESCRIBED and HALVES == 2
     first_c = tile.column * BLOCK_C
+    column = tl.arange(0, COLUMNS)
+    offs_c = first_c + column % BLOCK_C
+    mask_c = offs_c < weight.C
+    offs_c = (offs_c + column // BLOCK_C * weight.C).to(tl.int64)  # the same columns of each half
     if SPLIT:
         acc = tl.zeros((BLOCK_C, BLOCK_M), dtype=DOT.acc)
         acc_2 = tl.zeros((BLOCK_C, BLOCK_M), dtype=DOT.acc)
@@ -159,9 +150,7 @@ def tile_product(
             box = tile.expert * HALVES
             w = load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=COLUMNS, BLOCK_R=BLOCK_R)
         else:
-            w = _load_strided(
-                weight, tile.expert, first_c, r, HALVES=HALVES, BLOCK_C=BLOCK_C, BLOCK_R=BLOCK_R
-            )
+            w = _load_strided(weight, tile.expert, r, offs_c, mask_c, BLOCK_R=BLOCK_R)
         acc = multiply(w.T, x.T, acc, DOT=DOT) if SWAP else multiply(x, w, acc, DOT=DOT)
     if SPLIT:
         acc = tl.join(acc, acc_2).permute(2, 0, 1).reshape(COLUMNS, BLOCK_M)
@@ -189,10 +178,10 @@ def zero_unused_rows(out_ptr, offsets_ptr, N, C, E, BLOCK_M: tl.constexpr, BLOCK
     tiles_c = tl.cdiv(C, BLOCK_C)
     _, used = expert_rows(offsets_ptr, E - 1, N, E)
     tiles = tl.cdiv(N - used, BLOCK_M) * tiles_c
-    zeros = tl.zeros((BLOCK_M, BLOCK_C), dtype=out_ptr.dtype.element_ty)
     for tile_id in range(tl.program_id(0), tiles, tl.num_programs(0)):
         offs_n = used + tile_id // tiles_c * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
         offs_c = tile_id % tiles_c * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
+        zeros = tl.zeros((BLOCK_M, BLOCK_C), dtype=out_ptr.dtype.element_ty)
         mask = (offs_n < N) & (offs_c < C)
         tl.store(out_ptr + offs_n.to(tl.int64) * C + offs_c, zeros, mask=mask)
 

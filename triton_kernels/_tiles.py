@@ -71,7 +71,7 @@ def locate_tile(tile_id, tiles_c, offsets_ptr, N, E, BLOCK_M: tl.constexpr, E_P2
     own = offs_e == expert
     tiles_m = tl.sum(tl.where(own, tiles_e, 0), 0)
     before = tl.sum(tl.where(own, ends, 0), 0) - tiles_m * tiles_c
+    # before the swizzle: read after it, ptxas spills 8 bytes in one product
+    first, end_row = tl.sum(tl.where(own, lo, 0), 0), tl.sum(tl.where(own, hi, 0), 0)
     row_tile, column = swizzle(tile_id - before, tiles_m, tiles_c)
-    first_row = tl.sum(tl.where(own, lo, 0), 0) + row_tile * BLOCK_M
-    end_row = tl.sum(tl.where(own, hi, 0), 0)
-    return Tile(expert=expert, first_row=first_row, end_row=end_row, column=column)
+    return Tile(expert=expert, first_row=first + row_tile * BLOCK_M, end_row=end_row, column=column)
