@@ -18,7 +18,6 @@ def _names(dtypes: tuple[torch.dtype, ...]) -> str:
     return " | ".join(str(d).removeprefix("torch.") for d in dtypes)
 
 
-@functools.cache
 def _dimensions(layout: str) -> tuple[tuple[int, str, int], ...]:
     """``"[T, 2F, E + 1]" -> (1, "T", 0), (2, "F", 0), (1, "E", 1)``: factor, letters, summand."""
     found = []
@@ -27,6 +26,9 @@ def _dimensions(layout: str) -> tuple[tuple[int, str, int], ...]:
         name = letters.lstrip("0123456789")
         found.append((int(letters.removesuffix(name) or 1), name, int(summand or 0)))
     return tuple(found)
+
+
+_cached_dimensions = functools.cache(_dimensions)
 
 
 def tensors(*specs: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, int]:
@@ -45,6 +47,8 @@ def tensors(*specs: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, 
         TypeError: Not a tensor, or of another dtype.
         ValueError: Another rank or size than its layout says, or another device.
     """
+    # Dynamo ignores a cache in what it traces, and warns the user of it
+    parse = _dimensions if torch.compiler.is_compiling() else _cached_dimensions
     first_name, first, *_ = specs[0]
     sizes: dict[str, int] = {}
     for name, x, layout, dtypes in specs:
@@ -57,7 +61,7 @@ def tensors(*specs: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, 
             )
         if dtypes != SAME and x.dtype not in dtypes:
             raise TypeError(f"{name} must be {_names(dtypes)}, got {_names((x.dtype,))}")
-        dimensions = _dimensions(layout)
+        dimensions = parse(layout)
         if x.ndim != len(dimensions):
             raise ValueError(f"{name} must be {layout}, got {list(x.shape)}")
         expected = []
