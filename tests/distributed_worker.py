@@ -769,7 +769,8 @@ def checks(size: int) -> dict[str, Callable[[World], Any]]:
         for name, function in globals().items()
         if name.startswith("check_")
     }
-    sizes = {"a_rank_that_hangs": (3,), "compiled": (2,), "optimizer_state": (4,), "readme": (2,)}
+    sizes = {"a_rank_that_hangs": (3,), "compiled": (2,), "optimizer_state": (4,), "page": (2,)}
+    assert sizes.keys() <= found.keys()
     return {name: f for name, f in found.items() if size in sizes.get(name, (2, 4, 8))}
 
 

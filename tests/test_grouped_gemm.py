@@ -60,23 +60,23 @@ def test_matches_the_oracle(
 
 
 @pytest.mark.parametrize(("counts", "unused", "I", "O"), SHAPES)
-def test_specialized_warps_give_the_same(
+def test_triton_with_specialized_warps_gives_the_same(
     counts: list[int], unused: int, I: int, O: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The variant that no built-in row of the tables chooses."""
     with backend("triton"):
         module = load("triton", "grouped_gemm")
-        config, on_gpu = module.config, torch.cuda.is_available()
+        find_config, on_gpu = module.find_config, torch.cuda.is_available()
         if on_gpu and torch.cuda.get_device_capability()[0] != 9:
             pytest.skip("of Hopper only")
         tile = {"block_m": 128, "block_c": 256, "block_r": 64, "num_warps": 4, "num_stages": 4}
 
         def specialized(*args: Any, **kwargs: Any) -> Any:
-            return config(*args, **kwargs)._replace(
+            return find_config(*args, **kwargs)._replace(
                 swap=0, specialize=1, **(tile if on_gpu else {})
             )
 
-        monkeypatch.setattr(module, "config", specialized)
+        monkeypatch.setattr(module, "find_config", specialized)
         rows = torch.randn(sum(counts) + unused, I).half()
         weight = torch.randn(len(counts), O, I).half()
         check(rows, weight, offsets_of(counts), "cuda" if on_gpu else "cpu")
