@@ -47,8 +47,8 @@ test-wheel: .venv/made ## build sdist and wheel, test the installed wheel
 	@$(call pip,.venv-wheel) "$(TORCH)" -c requirements/dev.txt "$$(echo dist/*.whl)[test]"
 	@$(call newest_triton,.venv-wheel)
 	$(say) 'tests of the installed wheel'
-	@cd .venv-wheel && MOGE_OPS_DIST="$(CURDIR)/dist" bin/pytest --quiet -c ../pyproject.toml \
-		../tests/test_{packaging,info,readme,swiglu,ascend}.py
+	@cd .venv-wheel && OMP_NUM_THREADS=1 MOGE_OPS_DIST="$(CURDIR)/dist" bin/pytest --quiet \
+		--numprocesses 2 -c ../pyproject.toml ../tests/test_{packaging,info,readme,swiglu,ascend}.py
 
 check: .venv/made ## lint, format, types, architecture
 	$(say) 'ruff, mypy, clang-format, architecture'
