@@ -48,8 +48,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     stem = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
     needs = {torch.float64} if any(metafunc.definition.iter_markers("float64")) else set()
+    slow = {name for mark in metafunc.definition.iter_markers("slow_on") for name in mark.args}
     names = [
-        TRITON if name == "triton" else name
+        pytest.param(
+            TRITON if name == "triton" else name, marks=[pytest.mark.slow] * (name in slow)
+        )
         for name, backend in BACKENDS.items()
         if name != "reference"  # the oracle itself
         and (name != "ascend" or stem in EMULATED)

@@ -82,6 +82,7 @@ def test_triton_with_specialized_warps_gives_the_same(
         check(rows, weight, offsets_of(counts), "cuda" if on_gpu else "cpu")
 
 
+@pytest.mark.slow_on("triton")
 @given(
     counts=st.lists(st.integers(0, 35), min_size=1, max_size=5),
     unused=st.integers(0, 20),
@@ -100,6 +101,7 @@ def test_any_shape_and_stride(
     check(rows, weight, offsets_of(counts), device)
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.float64
 def test_gradcheck(device: str) -> None:
     rows = torch.randn(7, 3, dtype=torch.float64, device=device, requires_grad=True)

@@ -71,6 +71,7 @@ def test_matches_the_oracle(
     check(make(T, H, E, G * k, F, torch.float32), group_ids(T, E, G, k), weight_on, device)
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("weight_on", ["output", "activation"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_matches_the_oracle_in_half_precision(
@@ -79,6 +80,7 @@ def test_matches_the_oracle_in_half_precision(
     check(make(5, 40, 12, 6, 24, dtype), group_ids(5, 12, 3, 2), weight_on, device)
 
 
+@pytest.mark.slow_on("triton")
 @given(
     T=st.integers(0, 20),
     H=st.integers(1, 40),
@@ -105,6 +107,7 @@ def test_lopsided_routing(ids: Tensor, device: str) -> None:
     check(make(ids.shape[0], 16, 3, 2, 8, torch.float32), ids.int(), "output", device)
 
 
+@pytest.mark.slow_on("triton")
 def test_few_experts_far_apart(device: str) -> None:
     # the CPU path copies their weights into a batch instead of reading all between
     ids = torch.tensor([[1, 5, 62], [5, 62, 1], [62, 1, 1]]).int()
@@ -124,6 +127,7 @@ def test_any_strides(device: str) -> None:
     check(offset, group_ids(6, 4, 2, 1), "output", device)
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.float64
 @pytest.mark.parametrize("weight_on", ["output", "activation"])
 def test_gradcheck(weight_on: str, device: str) -> None:
@@ -134,6 +138,7 @@ def test_gradcheck(weight_on: str, device: str) -> None:
     )
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_same_bits_every_run(dtype: torch.dtype, device: str) -> None:
     args = [t.to(device).requires_grad_() for t in make(9, 24, 6, 4, 16, dtype)]
@@ -147,6 +152,7 @@ def test_same_bits_every_run(dtype: torch.dtype, device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
 
 
+@pytest.mark.slow_on("triton")
 def test_rounds_no_worse_than_torch(device: str) -> None:
     dtype = torch.bfloat16
     inputs = make(24, 96, 4, 2, 64, dtype)
@@ -212,6 +218,7 @@ def test_saves_nothing_without_gradients(device: str) -> None:
     assert torch.equal(y, z)
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("only", NAMES)
 def test_gradient_of_one_input_alone(only: str, device: str) -> None:
     inputs = [t.to(device) for t in make(5, 24, 6, 4, 16, torch.float32)]

@@ -50,6 +50,7 @@ def written_out(layer: nn.MoGE, x: Tensor, p: dict[str, Tensor]) -> Tensor:
     return y
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("options", OPTIONS)
 def test_matches_the_layer_written_out(options: dict[str, Any], device: str) -> None:
     layer = nn.MoGE(H, F, E, G, **options, device=device)
@@ -87,6 +88,7 @@ def test_returns_its_routing(device: str) -> None:
     assert torch.equal(groups, torch.arange(G, device=device).view(1, G, 1).expand_as(groups).int())
 
 
+@pytest.mark.slow_on("triton")
 def test_experts_off_and_votes(device: str) -> None:
     layer = nn.MoGE(H, F, E, G, num_voted=1, device=device)
     before = set(layer.state_dict())
@@ -164,6 +166,7 @@ def test_rejects_options_and_inputs() -> None:
         nn.MoGE(H, F, E, G)(torch.zeros(3, 23))
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("renormalize", [False, True])
 def test_null_experts(groups: int, renormalize: bool, device: str) -> None:

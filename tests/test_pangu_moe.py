@@ -194,6 +194,7 @@ def test_agrees_with_the_formulas(changes: dict[str, Any], dtype: torch.dtype) -
     assert error(out.hidden_states[-1], want["hidden_states"][-1]) < EXACT[dtype]
 
 
+@pytest.mark.slow_on("triton")
 def test_every_backend_gives_the_same_logits_and_gradients(device: str) -> None:
     model, ids = random_model(num_hidden_layers=1).to(device), ids_of(2, 3)
     want = reference["forward"](*released(model), ids.numpy())["logits"]
@@ -358,6 +359,7 @@ class TestTraining:
         assert loss.item() != want.item()
         assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in model.parameters())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("recompute", [False, True])
     def test_forward_and_loss_are_one_graph(self, recompute: bool) -> None:
         model, ids = random_model().train(), ids_of(2, 5)

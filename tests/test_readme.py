@@ -14,6 +14,7 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.slow_on("triton")
 def test_example_runs(device: str) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(block.splitlines()) <= 14

@@ -242,6 +242,7 @@ def layer(device: str, **options: Any) -> moge_ops.nn.MoGE:
     return moge_ops.nn.MoGE(H, WIDTH, E, G, shared_size=8, device=device, **options)
 
 
+@pytest.mark.slow_on("triton")
 def test_the_layer_compiles_whole(device: str) -> None:
     moge, x = layer(device), leaf(2, 3, H, device=device)
     torch._dynamo.reset()
@@ -252,6 +253,7 @@ def test_the_layer_compiles_whole(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
+@pytest.mark.slow_on("triton")
 def test_the_layer_compiles_with_a_changing_number_of_tokens(device: str) -> None:
     moge = layer(device)
     torch._dynamo.reset()

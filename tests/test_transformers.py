@@ -289,6 +289,7 @@ def check(flags: dict[str, Any], dtype: torch.dtype, device: str) -> None:
     assert not ours["d_weights"][index == 5].any()
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("flags", [{}, {"has_bias": True}], ids=["fused", "in-steps"])
 def test_ranks_of_expert_parallelism_add_up(flags: dict[str, Any], device: str) -> None:
     module = experts(E=6, **flags).to(device)
