@@ -1,7 +1,8 @@
 """The backends of the operators, one row each, and the one way to register an operator.
 
 PyTorch's dispatcher picks the backend by the device of the tensors. On CPU tensors one more choice
-exists, for tests and debugging: :func:`moge_ops.testing.backend` and ``MOGE_OPS_BACKEND``.
+exists, for tests and debugging: ``MOGE_OPS_BACKEND`` for a process, and within it
+:func:`moge_ops.testing.backend` for a thread.
 """
 
 import functools
@@ -9,16 +10,17 @@ import importlib
 import inspect
 import os
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from moge_ops._checks import FLOATS
+from moge_ops._checks import FLOATS, IDS
 
 Declaration = TypeVar("Declaration", bound=Callable[..., Any])
 
@@ -30,8 +32,16 @@ def ascend_build() -> str:
     return note.read_text().strip() if note.is_file() else "off: the package was not installed"
 
 
-def _interpret() -> None:
+# Triton's interpreter replaces functions of triton.language while it runs: one launch at a time. It
+# is reentrant, because a signal's handler may launch in the thread that it interrupts
+_interpreter = threading.RLock()
+
+
+def _interpret() -> AbstractContextManager[Any]:
     """Asks for Triton's interpreter, which Triton chooses or not once, at its import.
+
+    Returns:
+        What a launch runs under.
 
     Raises:
         RuntimeError: It is too late: Triton's own functions, or ours, are compiled for a GPU.
@@ -44,15 +54,18 @@ def _interpret() -> None:
             "loaded for a GPU in this process, as torch itself does: set TRITON_INTERPRET=1, or "
             "MOGE_OPS_BACKEND=triton, before it starts"
         )
+    return _interpreter
 
 
-def _emulate() -> None:
+def _emulate() -> AbstractContextManager[Any]:
     """Raises RuntimeError where the extension is for an NPU: then nothing emulates one."""
     if ascend_build() == "cann":
         raise RuntimeError(
             "the ascend backend on CPU tensors needs the emulator, but the extension is built for "
             "an NPU: install with MOGE_ASCEND_BACKEND=emulate"
         )
+    # a call of the extension keeps the GIL, so that no other thread's launch runs beside it
+    return nullcontext()
 
 
 class Backend(NamedTuple):
@@ -68,8 +81,8 @@ class Backend(NamedTuple):
     """Whether it can do so here; a fact of the installation, not an attempt."""
     runs_on: Callable[[], str] = lambda: "cpu"
     """What it runs on here, for ``info``."""
-    on_cpu: Callable[[], None] = lambda: None
-    """Raises RuntimeError where it cannot serve CPU tensors that it is asked to serve."""
+    on_cpu: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """What a launch for CPU tensors runs under; RuntimeError where it cannot serve them."""
     remedy: Callable[[], str] = lambda: "the installation is incomplete"
     """What to do where its modules cannot be imported."""
 
@@ -114,32 +127,60 @@ def _serving(device: str) -> str:
     return next((b.name for b in BACKENDS.values() if b.device == device and b.built()), "torch")
 
 
-_cpu_backend = _checked(os.environ.get("MOGE_OPS_BACKEND", _serving("cpu")))
-if _cpu_backend == "triton":  # before torch imports Triton
+_default = _checked(os.environ.get("MOGE_OPS_BACKEND", _serving("cpu")))
+if _default == "triton":  # before torch imports Triton
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+class _Choice(threading.local):
+    """The backend of CPU tensors, each thread's own."""
+
+    def __init__(self) -> None:  # runs in every thread; Dynamo would not guard a class attribute
+        self.backend = _default
+
+
+_choice = _Choice()
 
 
 def use_reference(x: torch.Tensor) -> bool:
     """Whether a public function hands its call to the oracle, past the dispatcher."""
-    return _cpu_backend == "reference" and x.device.type == "cpu"
+    return _choice.backend == "reference" and x.device.type == "cpu"
 
 
 @contextmanager
 def override(name: str) -> Iterator[None]:
-    """Reroutes CPU tensors to backend ``name``; process-wide, so that backward threads see it."""
-    global _cpu_backend
-    before, _cpu_backend = _cpu_backend, _checked(name)
+    """Reroutes this thread's CPU tensors to backend ``name``."""
+    before, _choice.backend = _choice.backend, _checked(name)
     try:
-        _load_for_cpu("swiglu")  # what cannot be loaded raises here, not in the first call
+        with BACKENDS[name].on_cpu():
+            _load_for_cpu("swiglu")  # what cannot be loaded raises here, not in the first call
         yield
     finally:
-        _cpu_backend = before
+        _choice.backend = before
+
+
+def _around(x: torch.Tensor) -> AbstractContextManager[Any]:
+    """What a launch for the device of ``x`` runs under.
+
+    Raises:
+        RuntimeError: The chosen backend cannot serve CPU tensors here, or not through a launcher.
+    """
+    if x.is_cuda:
+        return torch.cuda.device(x.device)  # Triton launches on the current one
+    if x.device.type != "cpu":
+        return nullcontext()
+    if _choice.backend == "reference":
+        raise RuntimeError(
+            "the reference backend has public functions only, whose gradients come from autograd: "
+            "run the backward pass of another backend's result, and operators of torch.ops, "
+            "outside of backend('reference')"
+        )
+    return BACKENDS[_choice.backend].on_cpu()
 
 
 def _load_for_cpu(op: str) -> ModuleType:
-    """The module of ``op`` that serves CPU tensors now."""
-    BACKENDS[_cpu_backend].on_cpu()
-    return load(_cpu_backend, op)
+    """The module of ``op`` that serves this thread's CPU tensors."""
+    return load(_choice.backend, op)
 
 
 def _load_for(device: str, op: str) -> ModuleType:
@@ -163,6 +204,11 @@ def load(backend: str, op: str) -> ModuleType:
         ) from error
 
 
+def _as_launched(x: Any) -> Any:
+    """An argument as the launchers may expect it: tensors of indices are contiguous."""
+    return x.contiguous() if isinstance(x, torch.Tensor) and x.dtype in IDS else x
+
+
 def define(
     *,
     save: Callable[[Any, Any, Any], None] | None = None,
@@ -172,7 +218,8 @@ def define(
 
     The declaration has the name and the signature of the launcher that every backend has in its
     module for this operator, and returns what inference of shapes and dtypes needs: empty results.
-    The operator is ``moge_ops::<name>``, without ``_fwd``; launchers are called by keyword.
+    The operator is ``moge_ops::<name>``, without ``_fwd``; launchers are called by keyword. What
+    they get may have any strides, but integers are contiguous.
 
     Args:
         save: ``(ctx, inputs, output)``, after a forward pass: keeps what ``backward`` needs.
@@ -187,10 +234,8 @@ def define(
 
         def kernel(module: Callable[[], ModuleType]) -> Callable[..., Any]:
             def call(*args: Any) -> Any:
-                named = dict(zip(names, args, strict=True))
-                if not args[0].is_cuda:
-                    return getattr(module(), launcher)(**named)
-                with torch.cuda.device(args[0].device):  # Triton launches on the current one
+                named = dict(zip(names, map(_as_launched, args), strict=True))
+                with _around(args[0]):
                     return getattr(module(), launcher)(**named)
 
             return call

@@ -3,11 +3,16 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import moge_ops
 from moge_ops import _backend, testing
@@ -56,6 +61,111 @@ def test_reference_goes_past_the_dispatcher(loaded: list[tuple[str, str]]) -> No
     assert out.grad_fn is not None
     assert "moge_ops" not in out.grad_fn.name()
     assert not loaded
+
+
+def in_threads(*calls: Callable[[], Any]) -> list[Any]:
+    """The results of calls that start together, each in a thread of its own."""
+    together = threading.Barrier(len(calls))
+
+    def started(call: Callable[[], Any]) -> Any:
+        together.wait(timeout=60)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [done.result(timeout=60) for done in [pool.submit(started, call) for call in calls]]
+
+
+def steps(x: Tensor) -> list[Tensor]:
+    """A result and its gradient, by the backend of this thread."""
+    x = x.clone().requires_grad_()
+    routing = moge_ops.route(torch.tensor([[1], [0]]), 2)
+    y = moge_ops.unpermute(moge_ops.swiglu(moge_ops.permute(x, routing)), routing)
+    return [y, *torch.autograd.grad(y.square().sum(), x)]
+
+
+ON_CPU = [name for name in BACKENDS if name != "triton" or not torch.cuda.is_available()]
+PAIRS = [(first, second) for i, first in enumerate(ON_CPU) for second in ON_CPU[i:]]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_two_threads_get_what_each_gets_alone(first: str, second: str) -> None:
+    if "ascend" in (first, second):
+        extension = pytest.importorskip("moge_ops._C", reason="built without the Ascend emulator")
+        extension.set_emulation(cores=3)
+    x = torch.randn(2, 8)
+
+    def of(name: str) -> Callable[[], list[Tensor]]:
+        def run() -> list[Tensor]:
+            with testing.backend(name):
+                return [t for _ in range(3) for t in steps(x)]
+
+        return run
+
+    alone = [of(first)(), of(second)()]
+    for got, want in zip(in_threads(of(first), of(second)), alone, strict=True):
+        assert all(map(torch.equal, got, want))
+
+
+def test_an_override_is_of_its_thread_alone(loaded: list[tuple[str, str]]) -> None:
+    x = torch.ones(1, 4)
+    entered, left = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with testing.backend("reference"):
+            entered.set()
+            assert left.wait(timeout=60)
+        moge_ops.swiglu(x)
+
+    def second() -> None:  # enters after the first, and leaves before it
+        assert entered.wait(timeout=60)
+        loaded.clear()
+        moge_ops.swiglu(x)
+        assert loaded == [("torch", "swiglu")]
+        with testing.backend("reference"):
+            pass
+        left.set()
+
+    in_threads(first, second)
+    loaded.clear()
+    moge_ops.swiglu(x)
+    assert loaded == [("torch", "swiglu")]
+
+
+def test_a_backward_pass_runs_in_the_thread_that_calls_it() -> None:
+    # so that an override, which is of one thread, covers it
+    seen: list[int] = []
+    x = torch.ones(1, 4, requires_grad=True)
+    y = moge_ops.swiglu(x)
+    y.register_hook(lambda _: seen.append(threading.get_ident()))
+    (caller,) = in_threads(lambda: (y.sum().backward(), threading.get_ident())[1])
+    assert seen == [caller] != [threading.get_ident()]
+
+
+def test_a_compiled_call_sees_the_backend_of_its_thread(loaded: list[tuple[str, str]]) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(moge_ops.swiglu, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 4)
+
+    def kernels() -> list[tuple[str, str]]:
+        loaded.clear()
+        assert torch.equal(compiled(x), moge_ops.swiglu(x))
+        return loaded.copy()
+
+    assert kernels() == [("torch", "swiglu")] * 2
+    with testing.backend("reference"):
+        assert kernels() == []
+        assert in_threads(kernels) == [[("torch", "swiglu")] * 2]
+    assert kernels() == [("torch", "swiglu")] * 2
+
+
+def test_the_reference_has_no_launchers() -> None:
+    x = torch.ones(1, 4, requires_grad=True)
+    y = moge_ops.swiglu(x)
+    with testing.backend("reference"):
+        with pytest.raises(RuntimeError, match=r"the backward pass .* outside of backend\('ref"):
+            y.sum().backward()
+        with pytest.raises(RuntimeError, match=r"operators of torch.ops, outside"):
+            torch.ops.moge_ops.swiglu(x)
 
 
 def test_an_unknown_backend_is_refused() -> None:

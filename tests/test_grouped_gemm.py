@@ -1,5 +1,6 @@
 """moge_ops.grouped_gemm agrees with its oracle, forward and backward, on every backend."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -57,6 +58,12 @@ def test_matches_the_oracle(
 ) -> None:
     rows = torch.randn(sum(counts) + unused, I).to(dtype)
     check(rows, torch.randn(len(counts), O, I).to(dtype), offsets_of(counts), device)
+
+
+def test_sizes_of_zero(device: str) -> None:
+    for N, I, O in product((0, 3), (0, 4), (0, 4)):
+        if not N * I * O:
+            check(torch.randn(N, I), torch.randn(2, O, I), offsets_of([0, N]), device)
 
 
 @pytest.mark.parametrize(("counts", "unused", "I", "O"), SHAPES)

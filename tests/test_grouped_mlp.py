@@ -1,5 +1,7 @@
 """moge_ops.grouped_mlp agrees with its oracle, forward and backward, on every backend."""
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given
@@ -28,8 +30,8 @@ NAMES = ("x", "w_gate_up", "w_down", "weights")
 def make(T: int, H: int, E: int, K: int, F: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return (
         torch.randn(T, H).to(dtype),
-        (torch.randn(E, 2 * F, H) / H**0.5).to(dtype),
-        (torch.randn(E, H, F) / F**0.5).to(dtype),
+        (torch.randn(E, 2 * F, H) / max(H, 1) ** 0.5).to(dtype),
+        (torch.randn(E, H, F) / max(F, 1) ** 0.5).to(dtype),
         torch.rand(T, K) + 0.1,
     )
 
@@ -105,6 +107,49 @@ def test_any_ids(T: int, H: int, E: int, K: int, F: int, weight_on: str, device:
 )
 def test_lopsided_routing(ids: Tensor, device: str) -> None:
     check(make(ids.shape[0], 16, 3, 2, 8, torch.float32), ids.int(), "output", device)
+
+
+@pytest.mark.parametrize("weight_on", ["output", "activation"])
+def test_sizes_of_zero(weight_on: str, device: str) -> None:
+    for T, H, F, K in product((0, 3), (0, 4), (0, 4), (0, 2)):
+        if not T * H * F * K:
+            ids = torch.randint(0, 2, (T, K)).int()
+            check(make(T, H, 2, K, F, torch.float32), ids, weight_on, device)
+
+
+def test_without_experts_all_is_zero(device: str) -> None:
+    args = [t.to(device).requires_grad_() for t in make(3, 4, 0, 2, 4, torch.float32)]
+    dropped = torch.full((6,), -1, dtype=torch.int32, device=device)
+    routing = Routing(dropped, dropped.view(3, 2), torch.zeros(1, dtype=torch.int32, device=device))
+    y = grouped_mlp(*args, routing)  # type: ignore[misc]
+    grads = torch.autograd.grad(y, args, torch.ones_like(y))
+    assert [t.shape for t in (y, *grads)] == [t.shape for t in (args[0], *args)]
+    assert not any(t.any() for t in (y, *grads))
+
+
+def test_gradients_of_dropped_slots_are_zero(device: str) -> None:
+    """Whatever memory lies before the first row: there are several tiles of columns."""
+    ids = torch.tensor([[9, 0], [1, 9], [9, 9], [0, 1]]).int()
+    inputs = [t.to(device).requires_grad_() for t in make(4, 8, 2, 2, 40, torch.float32)]
+    y = grouped_mlp(*inputs, route(ids.to(device), 2))  # type: ignore[misc]
+    d_weights = torch.autograd.grad(y, inputs[3], torch.ones_like(y))[0].cpu()
+    assert (d_weights == 0.0).equal(ids == 9)
+
+
+def test_routing_of_any_stride(device: str) -> None:
+    inputs = make(3, 8, 2, 2, 8, torch.float32)
+    routing = route(torch.tensor([[1, 0], [-1, 1], [1, 1]]).int().to(device), 2)
+    strided = Routing(
+        torch.stack((routing.row_to_slot, routing.row_to_slot + 1), 1)[:, 0],
+        routing.slot_to_row.t().contiguous().t(),
+        torch.stack((routing.offsets, routing.offsets + 1), 1)[:, 0],
+    )
+    results = []
+    for one in (routing, strided):
+        args = [t.to(device).requires_grad_() for t in inputs]
+        y = grouped_mlp(*args, one)  # type: ignore[misc]
+        results.append((y, *torch.autograd.grad(y.square().sum(), args)))
+    assert all(map(torch.equal, *results))
 
 
 @pytest.mark.slow_on("triton")

@@ -1,5 +1,6 @@
 """Every operator as torch.library and autograd see it: opcheck, compile, autocast, and more."""
 
+import functools
 import inspect
 import pkgutil
 import re
@@ -120,6 +121,34 @@ def test_every_operator_is_in_the_table() -> None:
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op: str, device: str) -> None:
     torch.library.opcheck(getattr(torch.ops.moge_ops, op), raw_calls(device)[op])
+
+
+def scattered(x: Tensor) -> Tensor:
+    """``x`` in every second element of a larger memory, its first dimension last there."""
+    if not x.ndim:
+        return x
+    turned = x.movedim(0, -1)
+    memory = x.new_empty(*turned.shape[:-1], 2 * turned.shape[-1])
+    return memory[..., 1::2].copy_(turned).movedim(-1, 0)
+
+
+def repeated(x: Tensor) -> Tensor:
+    """The first of ``x`` in all places, with a stride of zero."""
+    return x[:1].expand_as(x) if x.ndim else x
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # masked elements are computed too
+@pytest.mark.parametrize("op", OPS)
+def test_any_strides(op: str, device: str) -> None:
+    call = getattr(torch.ops.moge_ops, op)
+    args = [a.detach() if isinstance(a, Tensor) else a for a in raw_calls(device)[op]]
+
+    def run(layout: Callable[[Tensor], Tensor]) -> Any:
+        return call(*(layout(a) if isinstance(a, Tensor) else a for a in args))
+
+    close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4, equal_nan=True)
+    close(run(scattered), run(torch.clone))
+    close(run(repeated), run(lambda x: repeated(x).contiguous()))
 
 
 def public_calls(device: str) -> dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]]:

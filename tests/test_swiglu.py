@@ -38,6 +38,16 @@ def test_matches_the_oracle(N: int, F: int, dtype: torch.dtype, device: str) -> 
     check(torch.randn(N, 2 * F, device=device).to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_rounds_once(dtype: torch.dtype, device: str) -> None:
+    x = torch.randn(16, 64).to(dtype)
+    exact = oracle(x.double())
+    for act in (moge_ops.swiglu(x.to(device)).cpu(), oracle(x)):
+        # half a unit in the last place, a hair for the float32 before it, and float16's subnormals
+        allowed = exact.abs() * torch.finfo(dtype).eps * 0.501 + 1e-7
+        assert ((act.double() - exact).abs() <= allowed).all()
+
+
 @given(N=st.integers(0, 9), F=st.integers(0, 70), step=st.integers(1, 3))
 def test_any_shape_and_stride(N: int, F: int, step: int, device: str) -> None:
     check(torch.randn(2 * F, N * step, device=device).t()[::step])

@@ -271,7 +271,7 @@ def grouped_mlp_fwd(
     on_output = weight_on == "output"
     pre = x.new_empty(N if save else 0, 2 * F)
     act = x.new_empty(N, F)
-    if act.numel() and H:
+    if act.numel() and w_down.numel():
         x = contiguous_rows(x)
         # whether the step from half to half is the same within and between experts
         even_halves = w_gate_up.stride(0) == 2 * F * w_gate_up.stride(1)
@@ -327,8 +327,8 @@ def grouped_mlp_bwd(
     d_weights = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
     d_pre = x.new_empty(N, 2 * F)
     act = x.new_empty(N, F)
-    d_y = contiguous_rows(d_y)
-    if act.numel() and H:
+    d_y, pre = contiguous_rows(d_y), pre.contiguous()
+    if act.numel() and w_down.numel():
         w_desc = describable(w_down)
         config = find_config("down_bwd", x.dtype, N, E, F, aligned=aligned(w_down))
         box = [1, config.block_r, config.block_c]

@@ -193,7 +193,7 @@ def load_balance_loss_bwd(d_loss: Tensor, logits: Tensor, f: Tensor, score: str)
         _load_balance_loss_bwd_kernel[(triton.cdiv(T, BLOCK_T),)](
             d_loss,
             logits,
-            f,
+            f.contiguous(),
             d_logits,
             *logits.stride(),
             T,

@@ -67,7 +67,10 @@ def grouped_mlp_act_bwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[N, F], [N, 2F], [N] -> d_pre [N, 2F], weighted act [N, F], d_row_weights [N]``."""
     N, F = g.shape
+    pre = pre.contiguous()
     d_pre, act, d_row_weights = (torch.empty_like(x) for x in (pre, g, row_weights))
+    if not F:  # nothing is launched
+        return d_pre, act, d_row_weights.zero_()
     _C.grouped_mlp_act_bwd(
         g=pointer(g),
         pre=pointer(pre),

@@ -42,7 +42,7 @@ def load_balance_loss_bwd(d_loss: Tensor, logits: Tensor, f: Tensor, score: str)
     """``scalar, [T, E], [E] -> [T, E]``."""
     dtype = dtype_of("logits", logits)
     T, E = logits.shape
-    logits = logits.contiguous()
+    logits, f = logits.contiguous(), f.contiguous()
     d_logits = torch.empty_like(logits)
     _C.load_balance_loss_bwd(
         d_loss=pointer(d_loss),

@@ -125,7 +125,9 @@ def grouped_mlp_fwd(
 ) -> tuple[Tensor, Tensor]:
     """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``."""
     N, width = row_to_slot.shape[0], w_down.shape[2]
-    row_to_token = row_to_slot // max(slot_to_row.shape[1], 1)
+    if not N * w_down.numel():
+        return x.new_zeros(x.shape), x.new_zeros(N if save else 0, 2 * width)
+    row_to_token = row_to_slot // slot_to_row.shape[1]
     pre = x.new_empty(N if save else 0, 2 * width)
     out = x.new_empty(N, x.shape[1])
     for block in _blocks(spans(offsets, N), w_gate_up):
@@ -157,11 +159,14 @@ def grouped_mlp_bwd(
     """``d_y [T, H] -> d_x, d_w_gate_up, d_w_down, d_weights``; empty where not needed."""
     N, width = row_to_slot.shape[0], w_down.shape[2]
     acc = torch.promote_types(x.dtype, torch.float32)
-    row_to_token = row_to_slot // max(slot_to_row.shape[1], 1)
-    d_rows = x.new_empty(N if need_d_x else 0, x.shape[1])
     d_w_gate_up = w_gate_up.new_empty(w_gate_up.shape if need_d_w else 0)
     d_w_down = w_down.new_empty(w_down.shape if need_d_w else 0)
     d_weights = weights.new_zeros(weights.numel())
+    if not N * w_down.numel():
+        d_x = x.new_zeros(x.shape if need_d_x else (0, x.shape[1]))
+        return d_x, d_w_gate_up.zero_(), d_w_down.zero_(), d_weights.view(weights.shape)
+    row_to_token = row_to_slot // slot_to_row.shape[1]
+    d_rows = x.new_empty(N if need_d_x else 0, x.shape[1])
     found = spans(offsets, N)
     if need_d_w:
         zero_others(d_w_gate_up, found)

@@ -7,8 +7,9 @@ from torch import Tensor
 
 def swiglu_fwd(gate_up: Tensor) -> Tensor:
     """``[N, 2F] -> [N, F]``."""
+    acc = torch.promote_types(gate_up.dtype, torch.float32)
     gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)
+    return F.silu(gate.to(acc)).mul_(up).to(gate_up.dtype)
 
 
 def swiglu_bwd(d_act: Tensor, gate_up: Tensor) -> Tensor:
