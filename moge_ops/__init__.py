@@ -1,5 +1,6 @@
 """Fused operators for Mixture of Grouped Experts (MoGE), forward and backward."""
 
+from moge_ops import _interrupt  # noqa: F401  # isort: skip - before torch, whose import takes seconds
 from moge_ops import nn, statistics, surgery, testing
 from moge_ops.ops.grouped_gate import Gating, grouped_gate
 from moge_ops.ops.grouped_gemm import grouped_gemm

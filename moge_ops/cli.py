@@ -4,13 +4,14 @@ Without the extra ``models`` only ``info`` runs; the other commands say what to 
 """
 
 import argparse
+import os
 import pkgutil
 import platform
 import re
-import shutil
 import statistics
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -19,12 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moge_ops import _backend, ops
+from moge_ops import _backend, _files, _interrupt, ops
 from moge_ops._memory import available
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, PanguMoEOutput
 from moge_ops.models.tokenizer import (
     BOS,
     CLOSE,
+    MOST_TOKENIZER,
     Stream,
     Tokenizer,
     load_tokenizer,
@@ -50,14 +52,40 @@ COPIED = (
     "tokenizer_config.json",
 )
 WINDOW = 512  # most tokens in one forward of `inspect`
+MOST_TEXT = 64 * 2**20  # bytes of a text for `inspect`; it may be a pipe, or a device without end
+PIPE_CLOSED = 141  # what a shell reports for a process that its reader left
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parses the command line and runs one command.
 
-    A fault of a folder or of an option becomes one line on standard error and exit code 2.
+    A fault of a folder, of an option or of the machine becomes one line on standard error and exit
+    code 2; ``--debug`` shows where it was found. Ctrl-C is exit code 130, a closed pipe 141.
     """
-    args = _parser().parse_args(argv)
+    quiet = False
+    try:
+        quiet = _interrupt.raise_again()
+        try:
+            args = _parser().parse_args(argv)
+            _run(args)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, so that what it raises is not raised at the very end
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(PIPE_CLOSED)
+    except OSError as error:  # of the flush
+        _drop_output()
+        print(f"moge-ops: standard output: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(_interrupt.INTERRUPTED)
+    finally:
+        if quiet:
+            _interrupt.leave_quietly()
+
+
+def _run(args: argparse.Namespace) -> None:
     if args.command == "info":
         print(info())
         return
@@ -65,12 +93,28 @@ def main(argv: list[str] | None = None) -> None:
         if _missing is not None:
             raise _missing
         args.run(args)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        reason = "; ".join(line.strip() for line in str(error).splitlines())
-        print(f"{args.command}: {reason}", file=sys.stderr)
+    except BrokenPipeError:
+        raise
+    except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+        # torch has no class of its own for memory of the CPU; other RuntimeErrors are defects
+        memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+            isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        )
+        if isinstance(error, RuntimeError) and not memory:
+            raise
+        if args.debug:
+            traceback.print_exc()
+        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        if memory:
+            reason = "not enough memory" + (f": {reason}" if reason else "")
+        print(f"{args.command}: {_shown(reason)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+
+
+def _drop_output() -> None:
+    """Lets Python's last flush of standard output succeed, which would be a traceback."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="moge-ops", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="versions, devices, and which operator runs on which backend")
+    parser.set_defaults(debug=False)
 
     def command(
         name: str,
@@ -87,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=f"{text}.")
         made.add_argument("folder", help=folder)
+        made.add_argument("--debug", action="store_true", help="show where an error was found")
         made.set_defaults(run=run)
         return made
 
@@ -213,7 +259,10 @@ def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]])
         made.add_column(heading, justify="right" if i else "left")
     for row in cells:
         made.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(made)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    with console.capture() as shown:  # rich itself would end the process if the pipe is closed
+        console.print(made)
+    print(shown.get(), end="")
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -221,9 +270,15 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _counts(config: PanguMoEConfig) -> tuple[int, int]:
-    """All parameters and the active ones, without memory for the model."""
-    with torch.device("meta"):
-        return PanguMoEForCausalLM(config).parameter_counts()
+    """All parameters and the active ones, by arithmetic: a config may ask for any sizes."""
+    H, V, E = config.hidden_size, config.vocab_size, config.num_experts
+    A, C, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    qkv, o = (A + 2 * C) * D * (H + 1), H * H + H
+    router, shared = E * H + E, 3 * config.shared_expert_intermediate_size * H
+    layer, expert = 2 * H + qkv + o + router + shared, 3 * config.moe_intermediate_size * H
+    L, outer = config.num_hidden_layers, 2 * V * H + H
+    total, active = (outer + L * (layer + n * expert) for n in (E, config.num_experts_per_tok))
+    return total, active
 
 
 def _cached(config: PanguMoEConfig) -> int:
@@ -373,9 +428,13 @@ def _show_routers(args: argparse.Namespace) -> None:
     text = args.prompt
     if args.text:
         try:
-            text = Path(args.text).read_text(encoding="utf-8")
+            with open(args.text, "rb") as file:
+                data = file.read(MOST_TEXT + 1)
+            text = data.decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{args.text} is not UTF-8: {error}") from None
+        if len(data) > MOST_TEXT:
+            raise ValueError(f"{args.text} must have at most {MOST_TEXT:,} bytes, got more")
     tokenizer = load_tokenizer(args.folder)
     ids = tokenizer.raw(text)[: args.max_tokens]
     model = _load(args)
@@ -438,28 +497,28 @@ def _imbalance(counts: Tensor, devices: int, tokens: int) -> float:
 def make_tiny(args: argparse.Namespace) -> None:
     """Writes a small random model with a byte tokenizer."""
     folder = Path(args.folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} must be empty or new")
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = write_byte_tokenizer(folder)
+    if folder.exists() and (there := sorted(path.name for path in folder.iterdir())):
+        raise FileExistsError(f"{folder} must be empty or new, got {', '.join(there[:5])}")
     torch.manual_seed(args.seed)
-    model = PanguMoEForCausalLM(
-        PanguMoEConfig(
-            vocab_size=tokenizer.size,
-            hidden_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            moe_intermediate_size=16,
-            shared_expert_intermediate_size=64,
-            max_position_embeddings=4096,
-            bos_token_id=tokenizer.id_of(BOS),
-            eos_token_id=tokenizer.id_of(CLOSE),
+    with _files.staged(folder, last="config.json") as stage:
+        tokenizer = write_byte_tokenizer(stage)
+        model = PanguMoEForCausalLM(
+            PanguMoEConfig(
+                vocab_size=tokenizer.size,
+                hidden_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                moe_intermediate_size=16,
+                shared_expert_intermediate_size=64,
+                max_position_embeddings=4096,
+                bos_token_id=tokenizer.id_of(BOS),
+                eos_token_id=tokenizer.id_of(CLOSE),
+            )
         )
-    )
-    # wide, as in a trained model: tokens that are nearly alike would all get the same experts
-    torch.nn.init.normal_(model.embed.weight)
-    checkpoint.save_pretrained(model.to(getattr(torch, args.dtype)), folder)
+        # wide, as in a trained model: tokens that are nearly alike would all get the same experts
+        torch.nn.init.normal_(model.embed.weight)
+        checkpoint.save_pretrained(model.to(getattr(torch, args.dtype)), stage)
     total, active = model.parameter_counts()
     print(f"{folder}: {total:,} random parameters, {active:,} active, {args.dtype}")
 
@@ -467,10 +526,13 @@ def make_tiny(args: argparse.Namespace) -> None:
 def convert(args: argparse.Namespace) -> None:
     """Writes a copy of a folder, in another dtype or with files of another size."""
     folder, out = Path(args.folder), Path(args.out)
+    checkpoint.refuse_weights(out)
     model = _load(args)
-    checkpoint.save_pretrained(model, out, max_shard_size=args.max_shard_size)
-    for name in COPIED:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
+    with _files.staged(out, last="config.json") as stage:
+        checkpoint.save_pretrained(model, stage, max_shard_size=args.max_shard_size)
+        for name in COPIED:
+            if (folder / name).exists():
+                data = _files.read(folder / name, MOST_TOKENIZER)
+                _files.write(stage / name, data)
     files = sorted(path.name for path in out.glob("*.safetensors"))
     print(f"{out}: {len(files)} file{'s' * (len(files) > 1)}, {_name(model.embed.weight.dtype)}")

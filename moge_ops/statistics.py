@@ -1,13 +1,17 @@
 """What the routers of a model give each expert."""
 
+import io
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from moge_ops import _files
 from moge_ops.nn import MoGE, MoGEOutput
 from moge_ops.ops.grouped_gate import Gating
 
@@ -80,15 +84,35 @@ class RouterStatistics:
             yield
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a file with 16 bytes for each expert of each layer and task."""
-        tasks = self.sums.items()
-        torch.save({task: {k: v.cpu() for k, v in layers.items()} for task, layers in tasks}, path)
+        """Writes a file with 16 bytes for each expert of each layer and task.
+
+        A file that was there is replaced when the new one is whole, and stays if writing fails.
+        """
+        tasks, data = self.sums.items(), io.BytesIO()
+        torch.save({task: {k: v.cpu() for k, v in layers.items()} for task, layers in tasks}, data)
+        _files.write(path, data.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "RouterStatistics":
-        """Reads a file that :meth:`save` wrote; nothing in the file is executed."""
-        statistics = cls()
-        statistics.sums = torch.load(path, map_location="cpu", weights_only=True)
+        """Reads a file that :meth:`save` wrote; nothing in the file is executed.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no regular file, or :meth:`save` did not write it.
+        """
+        statistics, wrong = cls(), f"{path} must be a file that RouterStatistics.save wrote"
+        _files.regular(Path(path))
+        try:
+            sums = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, EOFError, LookupError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{wrong}: {error}") from None
+        layers = [*sums.values()] if isinstance(sums, dict) else [sums]
+        if not all(isinstance(each, dict) for each in layers):
+            raise ValueError(f"{wrong}, got {type(sums).__name__}")
+        for layer, x in (item for each in layers for item in each.items()):
+            if not isinstance(x, Tensor) or x.ndim != 3 or len(x) != 2 or x.dtype != torch.float64:
+                raise ValueError(f"{wrong}, got {layer} without [2, G, E/G] float64")
+        statistics.sums = sums
         return statistics
 
     def masks(self, task: str, keep: int) -> dict[str, Tensor]:

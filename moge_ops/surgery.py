@@ -9,6 +9,8 @@ from moge_ops.nn import MoGE
 
 __all__ = ["permute_experts"]
 
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
 
 @torch.no_grad()
 def permute_experts(layer: MoGE, perm: Sequence[int] | Tensor) -> None:
@@ -26,11 +28,17 @@ def permute_experts(layer: MoGE, perm: Sequence[int] | Tensor) -> None:
             may trade places, and so may the experts of a group; no expert may leave its group.
 
     Raises:
+        TypeError: ``perm`` does not hold ints.
         ValueError: ``perm`` is not a permutation of 0 to E - 1, or takes an expert out of its
             group.
     """
     E = len(layer.gate)
     index = torch.as_tensor(perm, device=layer.gate.device)
+    flags = not isinstance(perm, Tensor) and any(isinstance(i, bool) for i in perm)
+    kind = "bool" if flags else str(index.dtype).removeprefix("torch.")
+    if index.numel() and kind not in INTEGERS:  # an empty list becomes float32
+        raise TypeError(f"perm must hold ints, a permutation of 0 to {E - 1}, got {kind}")
+    index = index.long()  # an index of uint8 would be a mask
     if sorted(index.flatten().tolist()) != list(range(E)) or index.ndim != 1:
         raise ValueError(f"perm must be a permutation of 0 to {E - 1}, got {index.tolist()}")
     P = E // layer.num_groups

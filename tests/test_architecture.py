@@ -13,14 +13,14 @@ from moge_ops._backend import BACKENDS
 ROOT = Path(__file__).resolve().parents[1]
 # room -> other rooms that it may import: models -> nn -> ops -> {reference, kernels}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"nn", "ops", "statistics", "surgery", "testing"},
+    "__init__": {"_interrupt", "nn", "ops", "statistics", "surgery", "testing"},
     "__main__": {"cli"},
-    "cli": {"models", "ops", "_backend", "_memory"},
+    "cli": {"models", "ops", "_backend", "_files", "_interrupt", "_memory"},
     "distributed": {"models", "nn", "ops", "_checks"},  # and no room may import it
-    "integrations": {"models", "nn", "ops", "_checks"},
-    "models": {"nn", "ops", "_checks"},
+    "integrations": {"models", "nn", "ops", "_checks", "_files"},
+    "models": {"nn", "ops", "_checks", "_files"},
     "nn": {"ops", "_checks"},
-    "statistics": {"nn", "ops"},
+    "statistics": {"nn", "ops", "_files"},
     "surgery": {"nn"},
     "testing": {"_backend", "_memory"},
     "ops": {"reference", "_backend", "_checks"},
@@ -31,6 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_C": set(),
     "_backend": {"_checks"},  # loads the kernels by name, when they are first used
     "_checks": set(),
+    "_files": set(),
+    "_interrupt": set(),
     "_memory": set(),
 }
 # other projects' packages, besides torch

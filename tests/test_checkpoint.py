@@ -3,9 +3,12 @@
 import json
 import os
 import pickle
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from torch import Tensor
 
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.models.checkpoint import from_pretrained, read_config, released, save_pretrained
+from moge_ops.models.layout import released_count, released_shapes
+from moge_ops.statistics import RouterStatistics
 
 GOLDEN = Path(__file__).parent / "data" / "pangu_tiny"
 INDEX = "model.safetensors.index.json"
@@ -179,8 +184,149 @@ class TestRoundTrip:
         monkeypatch.setattr(checkpoint, "save_file", save_two)
         with pytest.raises(OSError, match="no space"):
             save_pretrained(small_model(), tmp_path, max_shard_size=2000)
-        with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
-            from_pretrained(tmp_path)
+        assert not list(tmp_path.iterdir())
+        monkeypatch.undo()
+        save_pretrained(small_model(), tmp_path, max_shard_size=2000)
+        from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("at", [0, 5, 20])
+    def test_an_interrupt_while_the_files_move_leaves_the_old_config(
+        self, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder, replace, moves = tmp_path / "out", os.replace, []
+        folder.mkdir()
+        (folder / "config.json").write_text("old")
+
+        def interrupted(*args: Any) -> None:
+            moves.append(args)
+            if len(moves) > at:
+                raise KeyboardInterrupt
+            replace(*args)
+
+        monkeypatch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            save_pretrained(small_model(), folder, max_shard_size=500)
+        assert {path.name: path.read_text() for path in folder.iterdir()} == {"config.json": "old"}
+
+    def test_a_folder_that_was_made_is_removed_again(self, tmp_path: Path) -> None:
+        (tmp_path / "here").mkdir()
+        with pytest.raises(OSError, match="too long"):
+            save_pretrained(small_model(), tmp_path / "here" / "a" / ("b" * 300) / "c")
+        assert not list((tmp_path / "here").iterdir())
+
+    def test_a_link_is_replaced_and_what_it_led_to_stays(self, tmp_path: Path) -> None:
+        kept, out = tmp_path / "kept.json", tmp_path / "out"
+        kept.write_text("kept")
+        out.mkdir()
+        for name in ("config.json", INDEX):
+            (out / name).symlink_to(kept if name == "config.json" else tmp_path / "nowhere")
+        # a link to an index that is not there is no weights
+        save_pretrained(small_model(), out, max_shard_size=2000)
+        assert kept.read_text() == "kept"
+        assert not (tmp_path / "nowhere").exists()
+        assert not (out / "config.json").is_symlink()
+        from_pretrained(out)
+
+    def test_a_directory_in_the_place_of_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").mkdir()
+        with pytest.raises(IsADirectoryError, match=r"config\.json must be a file or not exist"):
+            save_pretrained(small_model(), tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+FULL = """
+import resource, sys
+import torch
+from moge_ops.models.checkpoint import from_pretrained, save_pretrained
+from moge_ops.statistics import RouterStatistics
+
+model = from_pretrained(sys.argv[1])
+statistics = RouterStatistics()
+statistics.sums = {"task": {"layer": torch.ones(2, 4, 16, dtype=torch.float64)}}
+statistics.save(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for write in (
+    lambda: save_pretrained(model, sys.argv[2]),
+    lambda: save_pretrained(model, sys.argv[2], max_shard_size=900),
+    lambda: statistics.save(sys.argv[3]),
+):
+    try:
+        write()
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_no_space_leaves_nothing_and_destroys_nothing(single: Path, tmp_path: Path) -> None:
+    out, statistics = tmp_path / "out", tmp_path / "law.pt"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, single, out, statistics],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    said = done.stdout.splitlines()
+    assert len(said) == 3
+    assert re.search(r"out/.*safetensors cannot be written: .*too large", said[0])
+    assert "out/" in said[1]
+    assert not out.exists()
+    assert RouterStatistics.load(statistics).sums["task"]["layer"].eq(1).all()
+    assert {path.name for path in tmp_path.iterdir()} == {"single", "law.pt"}
+
+
+def make_special(path: Path, kind: str) -> None:
+    """Puts something at ``path`` that is no regular file."""
+    path.unlink(missing_ok=True)
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a directory":
+        path.mkdir()
+    elif kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(str(path))
+    else:
+        path.symlink_to("/dev/zero")
+
+
+SPECIAL = ["a pipe", "a directory", "a socket", "a device"]
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+@pytest.mark.parametrize("name", ["config.json", INDEX, "shard", "model.safetensors"])
+def test_only_regular_files_are_read(
+    name: str, kind: str, single: Path, sharded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = single if name == "model.safetensors" else sharded
+    name = shard_of(sharded, FIRST).name if name == "shard" else name
+    monkeypatch.chdir(folder)  # the name of a socket must be short
+    make_special(Path(name), kind)
+    with pytest.raises(ValueError, match=f"{name} must be a regular file, got {kind}$"):
+        from_pretrained(folder)
+
+
+def test_a_loop_of_links(single: Path) -> None:
+    (single / "config.json").unlink()
+    (single / "config.json").symlink_to("config.json")
+    with pytest.raises(OSError, match=r"config\.json"):
+        from_pretrained(single)
+
+
+@pytest.mark.parametrize(("name", "most"), [("config.json", 2**20), (INDEX, 64 * 2**20)])
+def test_a_file_without_end_is_not_read(name: str, most: int, sharded: Path) -> None:
+    with (sharded / name).open("wb") as file:
+        file.truncate(10**13)  # holes, which take no space
+    with pytest.raises(ValueError, match=f"{name} must have at most {most:,} bytes, got 10,000,0"):
+        from_pretrained(sharded)
+
+
+@pytest.mark.parametrize("deep", ["[" * 100_000, '{"a":' * 100_000])
+@pytest.mark.parametrize("name", ["config.json", INDEX, "model.safetensors"])
+def test_deep_nesting_is_a_sentence(name: str, deep: str, single: Path, sharded: Path) -> None:
+    folder = sharded if name == INDEX else single
+    data = deep.encode()
+    if name == "model.safetensors":
+        data = len(data).to_bytes(8, "little") + data
+    (folder / name).write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name} is (not JSON that can|truncated or corrupted)"):
+        from_pretrained(folder)
 
 
 class TestDamage:
@@ -237,7 +383,7 @@ class TestDamage:
     @pytest.mark.parametrize(
         "file",
         ["../other.safetensors", "/etc/other.safetensors", "a/b.safetensors", "..\\x.safetensors",
-         "pytorch_model.bin", "", 3, None],
+         "a.safetensors/../../other.safetensors", "pytorch_model.bin", "", 3, None],
     )  # fmt: skip
     def test_an_index_stays_in_its_folder(self, file: Any, sharded: Path) -> None:
         shutil.copy(shard_of(sharded, FIRST), sharded.parent / "other.safetensors")
@@ -298,6 +444,58 @@ class TestDamage:
             f"wrong dtype: model.embed_tokens.weight {at} must be F32, got I32",
         }
 
+    @pytest.mark.parametrize(
+        "sizes",
+        [
+            {"num_hidden_layers": 10**6},
+            {"num_hidden_layers": 2**31 - 1, "num_experts": 2 * 10**9},
+            {"num_experts": 10**6},
+            {"num_experts": 10**9},
+        ],
+        ids=str,
+    )
+    def test_nothing_is_built_for_tensors_that_the_files_lack(
+        self, sizes: dict[str, int], single: Path
+    ) -> None:
+        edit(single / "config.json", lambda values: values.update(sizes))
+        before = time.perf_counter()
+        with pytest.raises(ValueError, match=r"does not fit its config\.json: num_.* tensors, the"):
+            from_pretrained(single)
+        assert time.perf_counter() - before < 1
+
+    def test_a_config_is_compared_before_a_model_is_built(
+        self, single: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def built(*args: Any) -> None:
+            raise AssertionError("a model was built for a folder that does not fit")
+
+        monkeypatch.setattr(PanguMoEForCausalLM, "__init__", built)
+        edit(single / "config.json", lambda values: values.update(vocab_size=2**31 - 1))
+        with pytest.raises(ValueError, match=r"misshapen: lm_head\.weight .* \[2147483647, 12\]"):
+            from_pretrained(single)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            *((key, value) for key in ("vocab_size", "hidden_size", "num_experts",
+                "num_hidden_layers", "max_position_embeddings", "shared_expert_intermediate_size")
+              for value in (10**18, 10**30, 2**31, -1, 1.0, "3", None, True, [3], {})),
+            *((key, value) for key in ("rope_theta", "rms_norm_eps", "initializer_range",
+                "router_aux_loss_coef", "attention_dropout")
+              for value in (float("nan"), float("inf"), -1, -1e-9, 10**400, "x", None, True, [1])),
+            ("rope_theta", 0), ("rope_theta", 0.0), ("attention_dropout", 1.5),
+            *((key, value) for key in ("bos_token_id", "eos_token_id")
+              for value in (1.5, -1, 20, 10**30, "1", True, [1.5], [True], [3, 20], {"a": 1})),
+            ("bos_token_id", [1]), ("eos_token_id", [[1]]),
+        ],
+    )  # fmt: skip
+    def test_a_value_that_no_model_has_is_named_with_its_file(
+        self, key: str, value: Any, single: Path
+    ) -> None:
+        edit(single / "config.json", lambda values: values.update({key: value}))
+        with pytest.raises(ValueError, match=rf"{single}/config\.json: {key} must be .*, got "):
+            from_pretrained(single)
+
     def test_many_problems_are_counted(self, single: Path) -> None:
         edit(single / "config.json", lambda values: values.update(num_hidden_layers=4))
         with pytest.raises(ValueError, match="does not fit") as e:
@@ -344,6 +542,20 @@ class TestDamage:
         path.write_bytes(data[:at] + byte + data[at + 1 :])
         with pytest.raises(ValueError, match=f"{path.name} is truncated or corrupted"):
             from_pretrained(single)
+
+
+@pytest.mark.parametrize("ids", [None, 0, 19, [], [0, 19]])
+def test_ids_of_the_vocabulary(ids: Any, single: Path) -> None:
+    edit(single / "config.json", lambda values: values.update(eos_token_id=ids))
+    assert read_config(single).eos_token_id == ids
+
+
+@pytest.mark.parametrize("shared", [0, 7])
+def test_names_and_shapes_without_a_model(shared: int) -> None:
+    model = small_model(shared_expert_intermediate_size=shared)
+    want = [(name, list(part.shape)) for name, part in released(model)]
+    assert list(released_shapes(model.config)) == want
+    assert released_count(model.config) == len(want)
 
 
 def bytes_of(names: list[str]) -> int:

@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from moge_ops import cli
 from moge_ops.cli import main
@@ -28,6 +31,14 @@ GREEDY = ("--temperature", "0")
 PSALM = "The LORD is my shepherd; I shall not want."
 # Python code as in a released folder; running it leaves a trace
 TRAP = "import pathlib\npathlib.Path(__file__).with_name('executed').touch()\n"
+
+
+ENCODE = """
+import json, sys
+from moge_ops.models.tokenizer import load_tokenizer
+print(json.dumps([load_tokenizer(folder).encode(sys.argv[1]) for folder in sys.argv[2:]]))
+"""
+REPLACE: dict[str, Any] = {"type": "Replace", "pattern": {"String": "a"}, "content": ""}
 
 
 def run(*args: object, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
@@ -206,6 +217,108 @@ class TestSentencePiece:
         assert not list((tmp_path / "out").rglob("*.py"))
 
 
+def change_tokenizer(folder: Path, **parts: Any) -> None:
+    """Writes a byte tokenizer with other parts."""
+    path = write_byte_tokenizer(folder).path
+    path.write_text(json.dumps({**json.loads(path.read_text()), **parts}))
+
+
+def truncation(most: int, stride: int = 0) -> dict[str, Any]:
+    how = {"direction": "Right", "strategy": "LongestFirst"}
+    return {"truncation": {**how, "max_length": most, "stride": stride}}
+
+
+def padding(strategy: Any, multiple: int | None = None) -> dict[str, Any]:
+    fill = {"direction": "Left", "pad_id": 0, "pad_type_id": 0, "pad_token": "<unk>"}
+    return {"padding": {**fill, "strategy": strategy, "pad_to_multiple_of": multiple}}
+
+
+class TestHostileTokenizer:
+    def test_no_text_is_cut_or_filled_up(self, tokenizer: Tokenizer, tmp_path: Path) -> None:
+        cases = [
+            truncation(8),
+            truncation(0),
+            truncation(4, stride=8),  # a panic
+            padding({"Fixed": 64}),
+            {**truncation(8), **padding({"Fixed": -1})},
+            padding({"Fixed": 10**12}),  # more than the memory, which ended the process
+            padding("BatchLongest", multiple=10**12),
+        ]
+        folders = [tmp_path / str(i) for i in range(len(cases))]
+        for folder, parts in zip(folders, cases, strict=True):
+            folder.mkdir()
+            change_tokenizer(folder, **parts)
+        done = subprocess.run(
+            [sys.executable, "-c", ENCODE, PSALM, *folders],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert json.loads(done.stdout) == [tokenizer.encode(PSALM)] * len(cases)
+
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            {"normalizer": {"type": "Sequence", "normalizers": [REPLACE | {"content": "aa"}] * 40}},
+            {"decoder": {"type": "Sequence", "decoders": [REPLACE | {"content": "a" * 40}] * 2}},
+            {"normalizer": REPLACE | {"pattern": {"Regex": ".*"}, "content": "x" * 1000}},
+        ],
+        ids=["many", "long", "anywhere"],
+    )
+    def test_a_text_does_not_grow_without_end(self, parts: dict[str, Any], tmp_path: Path) -> None:
+        change_tokenizer(tmp_path, **parts)
+        with pytest.raises(
+            ValueError, match=r"tokenizer\.json must not make a text more than 1000"
+        ):
+            load_tokenizer(tmp_path)
+
+    def test_replacements_as_released_models_have(self, tmp_path: Path) -> None:
+        steps = [
+            {"type": "Prepend", "prepend": "_"},
+            REPLACE | {"pattern": {"String": " "}, "content": "_"},
+            REPLACE | {"pattern": {"Regex": " {2,}"}, "content": " "},
+            *[REPLACE | {"pattern": {"String": "``"}, "content": '"'}] * 30,
+        ]
+        change_tokenizer(tmp_path, normalizer={"type": "Sequence", "normalizers": steps})
+        assert load_tokenizer(tmp_path).decode(load_tokenizer(tmp_path).encode("a b")) == "_a_b"
+
+    @pytest.mark.parametrize(
+        ("parts", "what"),
+        [
+            ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="}}, "is not"),
+            ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAAAA"}}, "cannot"),
+            ({"added_tokens": "\ud800"}, "is not a tokenizer"),
+            ({"version": 3}, "is not a tokenizer"),
+        ],
+        ids=["panic-of-loading", "panic-of-encoding", "half-a-surrogate", "version"],
+    )
+    def test_a_panic_is_an_error_with_the_files_name(
+        self, parts: dict[str, Any], what: str, tmp_path: Path
+    ) -> None:
+        change_tokenizer(tmp_path, **parts)
+        with pytest.raises(ValueError, match=rf"{tmp_path}/tokenizer\.json {what}"):
+            load_tokenizer(tmp_path).encode(PSALM)
+
+    @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
+    def test_no_regular_file(self, name: str, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} must be a regular file, got a pipe"):
+            load_tokenizer(tmp_path)
+
+    @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
+    def test_an_empty_or_endless_file(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=f"{name} is not"):
+            load_tokenizer(tmp_path)
+        os.truncate(tmp_path / name, 10**12)
+        with pytest.raises(ValueError, match=f"{name} must have at most 268,435,456 bytes"):
+            load_tokenizer(tmp_path)
+
+    def test_deep_nesting(self, tmp_path: Path) -> None:
+        for depth in (900, 10**5):
+            (tmp_path / "tokenizer.json").write_text('{"normalizer":' * depth + "1" + "}" * depth)
+            with pytest.raises(ValueError, match=r"tokenizer\.json is not"):
+                load_tokenizer(tmp_path)
+
+
 class TestTokenizerErrors:
     def test_a_folder_without_one(self, tmp_path: Path) -> None:
         message = r"has neither tokenizer\.json nor tokenizer\.model"
@@ -215,7 +328,7 @@ class TestTokenizerErrors:
     @pytest.mark.parametrize(
         ("name", "what"),
         [
-            ("tokenizer.json", "is not a tokenizer"),
+            ("tokenizer.json", "is not JSON"),
             ("tokenizer.model", "is not a SentencePiece model"),
         ],
     )
@@ -474,8 +587,116 @@ class TestInspect:
         assert "unknown available" in out
         assert len(columns(out)["bfloat16"]) == 2
 
+    def test_sizes_without_end_are_counted_at_once(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        huge = dict.fromkeys(("num_hidden_layers", "num_experts", "num_groups"), 2**31 - 1)
+        config = {**PanguMoEConfig().to_dict(), **huge, "num_experts_per_tok": 2**31 - 1}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        before = time.perf_counter()
+        out, _ = run("inspect", tmp_path, capsys=capsys)
+        assert columns(out)["experts E"] == ["2147483647"]
+        assert time.perf_counter() - before < 1
+
+    @pytest.mark.parametrize("changes", [{}, {"shared_expert_intermediate_size": 0}])
+    def test_parameters_are_counted_without_a_model(self, changes: dict[str, int]) -> None:
+        model = small_model(**changes)
+        assert cli._counts(model.config) == model.parameter_counts()
+
+    def test_a_text_without_end(
+        self, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cli, "MOST_TEXT", 1000)
+        with pytest.raises(SystemExit, match="2"):
+            main(["inspect", str(tiny), "--text", "/dev/zero"])
+        assert "/dev/zero must have at most 1,000 bytes" in capsys.readouterr().err
+
+
+def limited(size: int, *args: object) -> subprocess.CompletedProcess[str]:
+    """A command in a process that can write no file above ``size`` bytes."""
+    return subprocess.run(
+        [sys.executable, "-c", LIMITED, str(size), *map(str, args)], capture_output=True, text=True
+    )
+
+
+LIMITED = """
+import resource, sys
+from moge_ops.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+main(sys.argv[2:])
+"""
+
+
+class TestFullDisk:
+    def test_convert_leaves_nothing_and_can_be_tried_again(
+        self, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "config.json").write_text("old")
+        options = ("--max-shard-size", "40KB")
+        run("convert", tiny, tmp_path / "good", *options, capsys=capsys)
+        first, *others = [p.stat().st_size for p in sorted((tmp_path / "good").glob("model-*"))]
+        assert first < max(others)  # so that a file is whole before one is not
+        for size, how in ((100_000, ()), (max(others) - 1, options)):
+            done = limited(size, "convert", tiny, out, *how)
+            assert done.returncode == 2
+            (line,) = done.stderr.splitlines()
+            assert re.match(r"convert: .*out/.*safetensors cannot be written: .*too large", line)
+            assert [(p.name, p.read_text()) for p in out.iterdir()] == [("config.json", "old")]
+        run("convert", tiny, out, capsys=capsys)
+        assert (out / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
+
+    @pytest.mark.parametrize("size", [10, 6000, 100_000])
+    def test_make_tiny_leaves_nothing(self, size: int, tmp_path: Path) -> None:
+        done = limited(size, "make-tiny", tmp_path / "a" / "tiny")
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("make-tiny: ")
+        assert "too large" in line
+        assert not list(tmp_path.iterdir())
+
+    def test_standard_output_is_full(self, tiny: Path) -> None:
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "moge_ops", "inspect", tiny],
+                stdout=full, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert "No space left" in line
+
 
 class TestConvert:
+    def test_links_in_the_output_are_replaced_not_followed(
+        self, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        names = ("config.json", "tokenizer.json", "tokenizer_config.json")
+        for name in names:
+            (tmp_path / name).write_text("kept")
+            (out / name).symlink_to(tmp_path / name)
+        run("convert", tiny, out, capsys=capsys)
+        assert all((tmp_path / name).read_text() == "kept" for name in names)
+        assert {p.name: p.read_bytes() for p in out.iterdir() if not p.is_symlink()} == {
+            p.name: p.read_bytes() for p in tiny.iterdir()
+        }
+
+    def test_a_tokenizer_that_is_no_file_stops_it_with_nothing_left(
+        self, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        os.mkfifo(tiny / "special_tokens_map.json")
+        line = refusal("convert", tiny, tmp_path / "out", capsys=capsys)
+        assert "special_tokens_map.json must be a regular file, got a pipe" in line
+        assert not (tmp_path / "out").exists()
+
+    def test_a_full_folder_is_refused_before_the_model_is_loaded(
+        self, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cli, "_load", lambda args: pytest.fail("loaded"))
+        assert "must have no weights yet" in refusal("convert", tiny, tiny, capsys=capsys)
+
     def test_there_and_back(self, tiny: Path, tmp_path: Path, capsys: Any) -> None:
         wide, back = tmp_path / "wide", tmp_path / "back"
         options = ("--dtype", "float32", "--max-shard-size", "500KB")
@@ -516,7 +737,8 @@ def damage(folder: Path, how: str) -> None:
         weights.rename(folder / "pytorch_model.bin")
     elif how == "huge":
         values = json.loads(config.read_text())
-        config.write_text(json.dumps({**values, "vocab_size": 10**12}))
+        huge = {"vocab_size": 2**31 - 1, "moe_intermediate_size": 2**31 - 1}
+        config.write_text(json.dumps({**values, **huge}))
     elif how == "small vocabulary":
         save_into = small_model(vocab_size=100)
         weights.unlink()
@@ -621,3 +843,123 @@ class TestErrors:
         monkeypatch.setattr(PanguMoEForCausalLM, "generate", interrupted)
         with pytest.raises(SystemExit, match="130"):
             main(["generate", str(tiny), PSALM])
+
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (MemoryError(), "generate: not enough memory"),
+            (RuntimeError("x: can't allocate memory: y"), "generate: not enough memory: x: can't"),
+            (OSError("a\n  b\x1b[31m"), "generate: a; b\ufffd[31m"),
+        ],
+        ids=repr,
+    )
+    def test_one_line_and_with_debug_where_it_was(
+        self,
+        error: Exception,
+        said: str,
+        tiny: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def fails(*args: Any, **options: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(PanguMoEForCausalLM, "generate", fails)
+        assert refusal("generate", tiny, PSALM, capsys=capsys).startswith(said)
+        with pytest.raises(SystemExit, match="2"):
+            main(["generate", str(tiny), PSALM, "--debug"])
+        err = capsys.readouterr().err
+        assert "Traceback (most recent call last)" in err
+        assert "in fails" in err
+        assert err.splitlines()[-1].startswith(said)
+
+    def test_other_runtime_errors_are_defects(
+        self, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*args: Any, **options: Any) -> None:
+            raise RuntimeError("shape '[3]' is invalid")
+
+        monkeypatch.setattr(PanguMoEForCausalLM, "generate", fails)
+        with pytest.raises(RuntimeError, match="is invalid"):
+            main(["generate", str(tiny), PSALM])
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("options", [(), GREEDY])
+    def test_weights_that_are_not_finite(
+        self, options: tuple[str, ...], value: float, tiny: Path, capsys: Any
+    ) -> None:
+        tensors = load_file(tiny / "model.safetensors")
+        tensors["model.norm.weight"].fill_(value)
+        save_file(tensors, tiny / "model.safetensors")
+        line = refusal("generate", tiny, PSALM, *options, capsys=capsys)
+        assert line.startswith("generate: new token 0: the logits are not finite, the largest is ")
+
+
+WAITS = """
+import sys, time
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            print("here", flush=True)
+            time.sleep(20)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def interrupted(
+    command: list[str], said: bytes, env: dict[str, str] | None = None
+) -> tuple[int, str]:
+    """Exit code and standard error of a command that gets Ctrl-C after it has printed something."""
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **(env or {})}
+    )
+    assert child.stdout is not None
+    assert child.stdout.read(len(said)) == said
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    return child.returncode, err.decode()
+
+
+SCRIPT = str(Path(sys.executable).with_name("moge-ops"))
+
+
+class TestProcess:
+    """Commands as processes of their own."""
+
+    @pytest.mark.parametrize("module", ["torch", "safetensors"])
+    @pytest.mark.parametrize("command", [[sys.executable, "-m", "moge_ops"], [SCRIPT]], ids=len)
+    def test_ctrl_c_during_the_imports(
+        self, command: list[str], module: str, tmp_path: Path
+    ) -> None:
+        # Python imports this at its start; it makes the import of the module wait
+        (tmp_path / "sitecustomize.py").write_text(WAITS.format(module=module))
+        env = {"PYTHONPATH": str(tmp_path)}
+        assert interrupted([*command, "info"], b"here", env) == (130, "")
+
+    def test_ctrl_c_during_an_import_of_the_library_is_the_programs(self, tmp_path: Path) -> None:
+        (tmp_path / "sitecustomize.py").write_text(WAITS.format(module="torch"))
+        program = "try:\n import moge_ops\nexcept KeyboardInterrupt: raise SystemExit(7)"
+        command = [sys.executable, "-c", program]
+        assert interrupted(command, b"here", {"PYTHONPATH": str(tmp_path)}) == (7, "")
+
+    def test_ctrl_c_during_generate(self, tiny: Path) -> None:
+        tensors = load_file(tiny / "model.safetensors")
+        for name, x in tensors.items():  # every token is the one that has the prompt's last id
+            x.fill_(float(name == "model.norm.weight"))
+        x = torch.zeros(64)
+        x[0] = 1
+        tensors["model.embed_tokens.weight"][:] = x
+        tensors["lm_head.weight"][load_tokenizer(tiny).encode("x")] = x.bfloat16()
+        save_file(tensors, tiny / "model.safetensors")
+        command = [sys.executable, "-m", "moge_ops", "generate", str(tiny), PSALM, *GREEDY]
+        assert interrupted([*command, "--max-new-tokens", "3900"], b"xxx") == (130, "")
+
+    def test_a_closed_pipe(self, tiny: Path) -> None:
+        for command in (["inspect", tiny], ["info"]):
+            read, write = os.pipe()
+            os.close(read)
+            done = subprocess.run(
+                [sys.executable, "-m", "moge_ops", *command], stdout=write, stderr=subprocess.PIPE
+            )
+            os.close(write)
+            assert (done.returncode, done.stderr) == (141, b""), command

@@ -1,5 +1,6 @@
 """Statistics of the routers and the masks made from them, on layers and on a whole model."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,59 @@ def test_half_of_the_experts_of_a_model_are_never_chosen(tmp_path: Path) -> None
         assert used.any(), layer
         assert not used[~mask].any(), layer
     assert not halved.equal(whole), "half of the experts change nothing"
+
+
+def test_a_file_is_replaced_when_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, target = tmp_path / "law.pt", tmp_path / "target.pt"
+    old, new = RouterStatistics(), RouterStatistics()
+    old.sums = {"task": {"layer": torch.ones(2, G, E // G, dtype=torch.float64)}}
+    old.save(target)
+    path.symlink_to(target)
+    path.chmod(0o600)
+    kept = target.read_bytes()
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        new.save(path)
+    monkeypatch.undo()
+    assert {p.name for p in tmp_path.iterdir()} == {"law.pt", "target.pt"}
+    assert target.read_bytes() == kept
+    new.save(path)
+    assert not RouterStatistics.load(path).sums
+    assert target.read_bytes() == kept  # a link is replaced, not followed
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
+def test_no_file_of_statistics(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "law.pt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(os.devnull)
+    for call in (RouterStatistics.load, RouterStatistics().save):
+        with pytest.raises(ValueError, match=f"law.pt must be a regular file, got a {kind}"):
+            call(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["law.pt"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no pickle", [1], {"task": 1}, {"task": {"layer": torch.ones(3)}}], ids=repr
+)
+def test_a_file_that_is_no_statistics(data: object, tmp_path: Path) -> None:
+    path = tmp_path / "law.pt"
+    if isinstance(data, bytes):
+        path.write_bytes(data)
+    else:
+        torch.save(data, path)
+    with pytest.raises(ValueError, match=r"law\.pt must be a file that RouterStatistics\.save wr"):
+        RouterStatistics.load(path)

@@ -75,3 +75,36 @@ def test_refuses_what_breaks_a_group(perm: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         permute_experts(layer, perm)
     assert all(x.equal(before[name]) for name, x in layer.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("perm", "got"),
+    [
+        (torch.tensor([True, False]), "bool"),
+        ([True, False], "bool"),
+        ([0, True], "bool"),
+        (torch.tensor([1.0, 0.0]), "float32"),
+        ([1.0, 0.0], "float32"),
+        (torch.tensor([1, 0], dtype=torch.complex64), "complex64"),
+    ],
+    ids=repr,
+)
+def test_refuses_what_are_no_ints(perm: list[int] | Tensor, got: str) -> None:
+    layer = MoGE(H, F, 2, 1, 1)
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(TypeError, match=f"perm must hold ints, a permutation of 0 to 1, got {got}"):
+        permute_experts(layer, perm)
+    assert all(x.equal(before[name]) for name, x in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_any_ints_are_a_permutation(dtype: torch.dtype) -> None:
+    layer, perm = MoGE(H, F, 3, 1, 1), [2, 0, 1]
+    want = layer.gate[perm]
+    permute_experts(layer, torch.tensor(perm, dtype=dtype))  # of uint8 an index would be a mask
+    assert layer.gate.equal(want)
+
+
+def test_refuses_an_empty_permutation() -> None:
+    with pytest.raises(ValueError, match=r"permutation of 0 to 1, got \[\]"):
+        permute_experts(MoGE(H, F, 2, 1, 1), [])

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
+from moge_ops import _files
 from moge_ops.models import checkpoint
 from moge_ops.models.pangu_moe import (
     KVCache,
@@ -159,7 +160,11 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         with torch.device("meta"):
             model = cls(config)
         model.model = inner
-        if (Path(folder) / "generation_config.json").is_file():
+        settings = Path(folder) / "generation_config.json"
+        if settings.exists():
+            _files.read_object(
+                settings, checkpoint.MOST_CONFIG
+            )  # refused before transformers reads
             model.generation_config = GenerationConfig.from_pretrained(folder)
         model.eval()
         return model
@@ -181,8 +186,10 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         if unknown := sorted(name for name, value in options.items() if value):
             raise ValueError(f"options that are not supported: {', '.join(unknown)}")
         if is_main_process:
-            checkpoint.save_pretrained(self.model, save_directory, max_shard_size=max_shard_size)
-            self.generation_config.save_pretrained(save_directory)
+            checkpoint.refuse_weights(Path(save_directory))
+            with _files.staged(Path(save_directory), last="config.json") as stage:
+                checkpoint.save_pretrained(self.model, stage, max_shard_size=max_shard_size)
+                self.generation_config.save_pretrained(stage)
 
     def get_output_embeddings(self) -> torch.nn.Module:
         """The head, ``[V, H]``."""

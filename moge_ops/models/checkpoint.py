@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moge_ops.models.layout import released_names, state_dict
+from moge_ops import _files
+from moge_ops.models.layout import released_count, released_names, released_shapes, state_dict
 from moge_ops.models.pangu_moe import PanguMoEConfig, PanguMoEForCausalLM
 
 try:
@@ -38,6 +39,10 @@ DTYPES = {
 }
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 MOST_SHOWN = 20  # problems in one message; a folder of another model has thousands
+MOST_NAMED = 100_000  # tensors that are named one by one; the released model has 9,939
+# bytes that are read; the released config has 1 kB, its index 1 MB, and safetensors itself
+# takes no header above 100 MB
+MOST_CONFIG, MOST_INDEX, MOST_HEADER = 2**20, 64 * 2**20, 100_000_000
 
 
 def released(model: PanguMoEForCausalLM) -> Iterator[tuple[str, Tensor]]:
@@ -47,27 +52,15 @@ def released(model: PanguMoEForCausalLM) -> Iterator[tuple[str, Tensor]]:
         yield name, state[whole][index]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path.parent} has no {path.name}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold an object, got {type(values).__name__}")
-    return values
-
-
 def read_config(folder: str | Path) -> PanguMoEConfig:
     """The configuration of a folder.
 
     Raises:
         FileNotFoundError: There is no ``config.json``.
-        ValueError: It is not JSON, or not of a model that can be built.
+        ValueError: It is not JSON, no regular file, or not of a model that can be built.
     """
     path = Path(folder) / "config.json"
-    values = _read_json(path)
+    values = _files.read_object(path, MOST_CONFIG)
     try:
         return PanguMoEConfig.from_dict(values)
     except ValueError as error:
@@ -86,7 +79,7 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
                 "when it is read, so none is read; convert it to safetensors first"
             )
         raise FileNotFoundError(f"{folder} has neither {SINGLE} nor {INDEX}")
-    weight_map = _read_json(folder / INDEX).get("weight_map")
+    weight_map = _files.read_object(folder / INDEX, MOST_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{folder / INDEX} must have a weight_map of names and files")
     shards: dict[Path, set[str]] = {}
@@ -94,9 +87,9 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
         if not isinstance(file, str) or not re.fullmatch(r"[^/\\]+\.safetensors", file):
             raise ValueError(
                 f"{folder / INDEX} must name safetensors files of its own folder, "
-                f"got {file!r} for {name}"
+                f"got {file!r:.200} for {name}"
             )
-        if not (folder / file).is_file():
+        if folder / file not in shards and not (folder / file).exists():
             raise FileNotFoundError(f"{folder / INDEX} names {file} for {name}: no such file")
         shards.setdefault(folder / file, set()).add(name)
     return dict(shards)
@@ -104,10 +97,13 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
 
 def opened(path: Path) -> Any:
     """Opens a shard: parses its header, checks its size, and maps its data without reading it."""
+    _files.regular(path)
     try:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or corrupted: {error}{_first_cut(path)}") from None
+    except OSError as error:  # without the name of the file
+        raise OSError(f"{path} cannot be read: {error}") from None
 
 
 def _first_cut(path: Path) -> str:
@@ -116,19 +112,33 @@ def _first_cut(path: Path) -> str:
         length = int.from_bytes(file.read(8), "little")
         held = path.stat().st_size - 8 - length
         try:
-            header = json.loads(file.read(length) if held >= 0 else b"")
+            header = json.loads(file.read(length) if held >= 0 and length <= MOST_HEADER else b"")
             ends = {k: v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"}
             cut = [(end, name) for name, end in ends.items() if end > held]
-        except (ValueError, TypeError, LookupError, AttributeError):
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return ""
     return f"; the first tensor that is not whole is {min(cut)[1]}" if cut else ""
 
 
 def _check(
-    folder: Path, shards: dict[Path, set[str] | None], shapes: dict[str, list[int]], stored: str
+    folder: Path, shards: dict[Path, set[str] | None], config: PanguMoEConfig, stored: str
 ) -> None:
-    """Compares all headers with the config, before anything is allocated; raises ValueError."""
-    problems, found = [], set()
+    """Compares all headers with the config, before anything is built; raises ValueError.
+
+    A config may ask for any number of tensors, so that nothing is made for each of them unless the
+    files hold about as many.
+    """
+    asked, held = released_count(config), 0
+    for path in shards:
+        with opened(path) as shard:
+            held += len(shard.keys())
+    if asked > max(MOST_NAMED, 2 * held):
+        sizes = f"num_hidden_layers={config.num_hidden_layers}, num_experts={config.num_experts}"
+        raise ValueError(
+            f"{folder} does not fit its config.json: {sizes} are {asked:,} tensors, "
+            f"the files hold {held:,}"
+        )
+    shapes, problems, found = dict(released_shapes(config)), list[str](), set[str]()
     for path, listed in shards.items():
         with opened(path) as shard:
             names = set(shard.keys())
@@ -170,7 +180,8 @@ def _stored(folder: Path, config: PanguMoEConfig, shards: dict[Path, set[str] | 
     else:
         stored = codes.get(str(given), str(given))
     if stored not in DTYPES:
-        raise ValueError(f"{folder} must hold {' | '.join(codes)}, got {stored}")
+        keys = "dtype or torch_dtype of config.json, or else the first tensor"
+        raise ValueError(f"{folder} must hold {' | '.join(codes)} ({keys}), got {stored:.200}")
     return stored
 
 
@@ -200,9 +211,9 @@ def checked(
     config = read_config(folder)
     shards = _shards(folder)
     stored = _stored(folder, config, shards)
+    _check(folder, shards, config, stored)
     with torch.device("meta"):
         model = PanguMoEForCausalLM(config).to(dtype or DTYPES[stored])
-    _check(folder, shards, {name: list(x.shape) for name, x in released(model)}, stored)
     return model, list(shards)
 
 
@@ -253,30 +264,40 @@ def _bytes(size: int | str) -> int:
     return int(match[1]) * UNITS[match[2] or ""]
 
 
+def refuse_weights(folder: Path) -> None:
+    """Raises FileExistsError if a folder has weights already."""
+    there = sorted(path.name for path in (*folder.glob("*.safetensors"), *folder.glob(INDEX)))
+    if there:
+        raise FileExistsError(f"{folder} must have no weights yet, got {', '.join(there)}")
+
+
 def save_pretrained(
     model: PanguMoEForCausalLM, folder: str | Path, *, max_shard_size: int | str = "5GB"
 ) -> None:
     """Writes a model in the released layout; a folder that was loaded comes back bit for bit.
 
-    ``config.json`` is written last, so that :func:`from_pretrained` refuses a folder whose writing
-    was interrupted.
+    The files are written into a new folder inside ``folder`` and move to their places when all are
+    whole, ``config.json`` last. If the writing fails, nothing is left of it.
 
     Args:
         model: The model.
-        folder: Created if it does not exist. Other files in it are left alone.
+        folder: Created if it does not exist. Other files in it are left alone. A link in the place
+            of a file is replaced, and what it leads to is left alone.
         max_shard_size: Most bytes of tensors in one file, as a number or like ``"5GB"`` or
             ``"500MiB"``. A tensor that is larger gets a file of its own.
 
     Raises:
         FileExistsError: The folder has weights already.
+        OSError: A file cannot be written; the message names it.
         ValueError: ``max_shard_size`` is not a size.
     """
     most, folder = _bytes(max_shard_size), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    there = sorted(path.name for path in (*folder.glob("*.safetensors"), *folder.glob(INDEX)))
-    if there:
-        raise FileExistsError(f"{folder} must have no weights yet, got {', '.join(there)}")
+    refuse_weights(folder)
+    with _files.staged(folder, last="config.json") as stage:
+        _write(model, stage, most)
 
+
+def _write(model: PanguMoEForCausalLM, folder: Path, most: int) -> None:
     shards: list[dict[str, Tensor]] = [{}]
     room = most
     for name, part in released(model):
@@ -290,7 +311,10 @@ def save_pretrained(
         file = SINGLE if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
         # parts share memory, which the format does not allow: copied, one shard at a time
         copies = {name: part.to("cpu", copy=True).contiguous() for name, part in shard.items()}
-        save_file(copies, folder / file, metadata={"format": "pt"})
+        try:
+            save_file(copies, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{folder / file} cannot be written: {error}") from None
         weight_map.update(dict.fromkeys(shard, file))
     if len(shards) > 1:
         total = sum(part.nbytes for shard in shards for part in shard.values())

@@ -86,13 +86,23 @@ class Sampler:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """``[B, V] -> [B]`` int64."""
-        if self.temperature == 0.0:
-            return logits.argmax(-1)
+        """``[B, V] -> [B]`` int64.
+
+        Raises:
+            ValueError: The largest logit of a row is NaN or infinite; others may be -inf.
+        """
         V = logits.shape[-1]
         # only the candidates are sorted: by default 50 of 153376 ids
-        values, ids = (logits.float() / self.temperature).topk(min(self.top_k or V, V))
-        probs = values.softmax(-1)  # [B, top_k], largest first
+        n = min(self.top_k or V, V) if self.temperature else 1
+        values, ids = logits.float().topk(n)  # NaN counts as the largest
+        best = values[:, :1]
+        if not best.isfinite().all():
+            raise ValueError(f"the logits are not finite, the largest is {best.max().item()}")
+        if self.temperature == 0.0:
+            return logits.argmax(-1)
+        # differences, in float64, because logits / temperature may be too large for float32
+        scaled = (values - best).double() / self.temperature
+        probs = scaled.float().softmax(-1)  # [B, top_k], largest first
         # a token stays if those before it do not reach top_p, so the first one always stays
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= self.top_p, 0.0)
         return ids.gather(-1, torch.multinomial(probs, 1, generator=self.generator)).squeeze(-1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from moge_ops.models.pangu_moe import Attention, PanguMoEConfig
 from moge_ops.nn import MoGE
 
-__all__ = ["Index", "released_names", "state_dict"]
+__all__ = ["Index", "released_count", "released_names", "released_shapes", "state_dict"]
 
 Index = tuple[int | None, ...]
 
@@ -75,3 +75,43 @@ def released_names(config: PanguMoEConfig) -> Iterator[tuple[str, str, Index]]:
             yield f"{at}.down_proj.weight", f"{here}.moge.{kind}_down", index
     yield "model.norm.weight", "norm.weight", ()
     yield "lm_head.weight", "lm_head.weight", ()
+
+
+def released_count(config: PanguMoEConfig) -> int:
+    """How many tensors :func:`released_names` yields."""
+    experts = config.num_experts + bool(config.shared_expert_intermediate_size)
+    return 3 + config.num_hidden_layers * (12 + 3 * experts)
+
+
+def released_shapes(config: PanguMoEConfig) -> Iterator[tuple[str, list[int]]]:
+    """Name and shape of every tensor of the released layout, without a model."""
+    H, D, V = config.hidden_size, config.head_dim, config.vocab_size
+    F, S, E = (
+        config.moe_intermediate_size,
+        config.shared_expert_intermediate_size,
+        config.num_experts,
+    )
+    q, kv = config.num_attention_heads * D, config.num_key_value_heads * D
+    shapes = {  # the end of a parameter's name -> shape of its part
+        "embed.weight": [V, H],
+        "lm_head.weight": [V, H],
+        "norm.weight": [H],
+        "attention_norm.weight": [H],
+        "moge_norm.weight": [H],
+        "qkv.q_weight": [q, H],
+        "qkv.k_weight": [kv, H],
+        "qkv.v_weight": [kv, H],
+        "qkv.q_bias": [q],
+        "qkv.k_bias": [kv],
+        "qkv.v_bias": [kv],
+        "o.weight": [H, H],
+        "o.bias": [H],
+        "moge.gate": [E, H],
+        "moge.router_scale": [1, E],
+        "moge.w_gate_up": [F, H],
+        "moge.w_down": [H, F],
+        "moge.shared_gate_up": [S, H],
+        "moge.shared_down": [H, S],
+    }
+    for name, whole, _ in released_names(config):
+        yield name, shapes[".".join(whole.split(".")[-2:])]

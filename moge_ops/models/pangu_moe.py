@@ -10,6 +10,7 @@ Source: Tang et al. 2025, "Pangu Pro MoE" (arXiv:2505.21411), and the formulas o
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -32,6 +33,15 @@ MULTIPLES = {  # a size -> the size that it must be a multiple of
     "num_attention_heads": "num_key_value_heads",
     "num_experts_per_tok": "num_groups",
 }
+MOST_SIZE = 2**31 - 1  # far above any real size, and two of them multiply within int64
+MOST_FLOAT = sys.float_info.max
+SETTINGS = {  # a setting that is a number -> the least and the largest value, both allowed
+    "rope_theta": (sys.float_info.min, MOST_FLOAT),
+    "rms_norm_eps": (0.0, MOST_FLOAT),
+    "attention_dropout": (0.0, 1.0),
+    "initializer_range": (0.0, MOST_FLOAT),
+    "router_aux_loss_coef": (0.0, MOST_FLOAT),
+}
 # keys that would make it another model, each with its only value here
 FIXED = {
     "model_type": "PanguProMoE",
@@ -39,6 +49,11 @@ FIXED = {
     "rope_scaling": None,
     "tie_word_embeddings": False,
 }
+
+
+def _is_int(value: Any) -> bool:
+    """A bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass
@@ -50,8 +65,10 @@ class PanguMoEConfig:
     are unknown here are written back.
 
     Raises:
-        ValueError: A size is wrong or does not fit another, or the file asks for something that
-            the released model does not have.
+        ValueError: A value has the wrong type or is out of range, a size does not fit another, an
+            id is outside the vocabulary, or the file asks for something that the released model
+            does not have. Ids that are the defaults may be outside: a smaller vocabulary lacks
+            these tokens.
     """
 
     vocab_size: int = 153376
@@ -77,8 +94,12 @@ class PanguMoEConfig:
     def __post_init__(self) -> None:
         for name in self._sizes():
             least, value = int(name != "shared_expert_intermediate_size"), getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
+            if not _is_int(value) or value < least:
+                raise ValueError(f"{name} must be an int of at least {least}, got {value!r:.200}")
+            if value > MOST_SIZE:
+                raise ValueError(
+                    f"{name} must be an int of at most {MOST_SIZE}, got {value!r:.200}"
+                )
         for name, of in MULTIPLES.items():
             value, unit = getattr(self, name), getattr(self, of)
             if value % unit:
@@ -88,9 +109,29 @@ class PanguMoEConfig:
         )
         if self.head_dim % 2:
             raise ValueError(f"hidden_size / num_attention_heads must be even, got {self.head_dim}")
+        for name, (low, high) in SETTINGS.items():
+            value = getattr(self, name)
+            # NaN fails the comparison, and an int that no float holds does too
+            if not (_is_int(value) or isinstance(value, float)) or not low <= value <= high:
+                raise ValueError(
+                    f"{name} must be a number from {low} to {high}, got {value!r:.200}"
+                )
+        for name in ("bos_token_id", "eos_token_id"):
+            self._check_ids(name, getattr(self, name))
         for name, only in FIXED.items():
             if self.extra.get(name, only) != only:
-                raise ValueError(f"{name} must be {only!r}, got {self.extra[name]!r}")
+                raise ValueError(f"{name} must be {only!r}, got {self.extra[name]!r:.200}")
+
+    def _check_ids(self, name: str, value: Any) -> None:
+        several = isinstance(value, list) and name == "eos_token_id"
+        for i in value if several else [] if value is None else [value]:
+            # type(self) has the defaults as attributes
+            if not _is_int(i) or (i != getattr(type(self), name) and not 0 <= i < self.vocab_size):
+                kind = "an int or a list of ints" if name == "eos_token_id" else "an int"
+                raise ValueError(
+                    f"{name} must be {kind} in [0, vocab_size={self.vocab_size}), or null, "
+                    f"got {value!r:.200}"
+                )
 
     @classmethod
     def _sizes(cls) -> list[str]:
@@ -450,7 +491,8 @@ class PanguMoEForCausalLM(nn.Module):
         Raises:
             TypeError: ``input_ids`` are not integers, or ``top_k`` is not an int.
             ValueError: A prompt is empty, an id or a setting is out of range, padding is not on the
-                left, or there are more tokens than the cache or the model's positions hold.
+                left, there are more tokens than the cache or the model's positions hold, or the
+                logits are not finite, because weights or settings are damaged or too large.
         """
         if max_new_tokens < 0:
             raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
@@ -479,7 +521,10 @@ class PanguMoEForCausalLM(nn.Module):
             for n in range(max_new_tokens):
                 seen = None if mask is None else F.pad(mask, (0, n), value=1)  # [B, L + n]
                 logits = self(step, seen, cache, logits_to_keep=1)[:, -1]  # [B, V]
-                chosen = sampler(logits).masked_fill(done, pad_token_id)  # [B]
+                try:
+                    chosen = sampler(logits).masked_fill(done, pad_token_id)  # [B]
+                except ValueError as error:
+                    raise ValueError(f"new token {n}: {error}") from None
                 step = chosen.unsqueeze(1)
                 out.append(step)
                 if streamer is not None:

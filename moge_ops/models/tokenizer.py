@@ -9,8 +9,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
+
+from moge_ops import _files
 
 __all__ = ["Stream", "Tokenizer", "load_tokenizer", "write_byte_tokenizer"]
+
+R = TypeVar("R")
+MOST_TOKENIZER = 256 * 2**20  # bytes; the largest vocabularies in use take 40 MB
+MOST_GROWTH = 1000  # times as long as the text may a tokenizer.json make it by its replacements
 
 FAST, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
 UNKNOWN, BOS, OPEN, CLOSE = "<unk>", "<s>", "[unused9]", "[unused10]"
@@ -100,11 +107,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     Raises:
         FileNotFoundError: The folder has no tokenizer.
         ImportError: The package that reads its file is not installed.
-        ValueError: The file is damaged.
+        ValueError: The file is damaged, or no regular file.
     """
     folder = Path(folder)
     for name, load in ((FAST, _fast), (SENTENCEPIECE, _sentencepiece)):
-        if (folder / name).is_file():
+        if (folder / name).exists():
             return load(folder / name)
     raise FileNotFoundError(f"{folder} has neither {FAST} nor {SENTENCEPIECE}")
 
@@ -114,20 +121,61 @@ def _fast(path: Path) -> Tokenizer:
         import tokenizers
     except ImportError as error:
         raise ImportError(f"{path} needs tokenizers: pip install 'moge-ops[models]'") from error
+    settings = _files.read_object(path, MOST_TOKENIZER)
+    # meant for batches of a fixed length: a prompt would be cut, or filled up to any length
+    settings.update(truncation=None, padding=None)
+    parts = [settings.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")]
     try:
-        engine = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the package has no error class of its own
-        raise ValueError(f"{path} is not a tokenizer: {error}") from None
+        growth = _growth(parts)
+        text = json.dumps(settings)  # escaped, so that half a surrogate is the parser's error
+    except RecursionError:
+        raise ValueError(f"{path} is not a tokenizer: it is nested too deeply") from None
+    if growth > MOST_GROWTH:
+        raise ValueError(
+            f"{path} must not make a text more than {MOST_GROWTH} times as long, got replacements "
+            "that do"
+        )
+    engine = _guarded(path, "is not a tokenizer", tokenizers.Tokenizer.from_str, text)
 
     def encode(text: str) -> list[int]:
-        ids: list[int] = engine.encode(text, add_special_tokens=False).ids
+        ids: list[int] = _guarded(
+            path, "cannot encode", engine.encode, text, add_special_tokens=False
+        ).ids
         return ids
 
     def decode(ids: Sequence[int]) -> str:
-        text: str = engine.decode(list(ids))
+        text: str = _guarded(path, "cannot decode", engine.decode, list(ids))
         return text
 
     return Tokenizer(path, engine.get_vocab_size(), encode, decode, engine.token_to_id)
+
+
+def _guarded(path: Path, what: str, call: Callable[..., R], *args: Any, **options: Any) -> R:
+    """Calls the package, which has no error class of its own, and panics outside of Exception."""
+    try:
+        return call(*args, **options)
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{path} {what}: {error}") from None
+
+
+def _growth(part: Any) -> float:
+    """How many times as long a text can become by the replacements in parts of a tokenizer.json.
+
+    They are carried out one after another, so that a few lines could fill any memory.
+    """
+    parts = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    growth = 1.0
+    for each in parts:
+        growth = min(growth * _growth(each), 1e9)
+    if isinstance(part, dict) and part.get("type") == "Replace":
+        pattern, content = part.get("pattern"), part.get("content")
+        found = pattern.get("String") if isinstance(pattern, dict) else None
+        added = len(content) if isinstance(content, str) else 0
+        # a regular expression may match between any two characters, as an empty text does
+        growth *= max(1.0, added / len(found)) if isinstance(found, str) and found else 1.0 + added
+    return growth
 
 
 def _sentencepiece(path: Path) -> Tokenizer:
@@ -135,8 +183,9 @@ def _sentencepiece(path: Path) -> Tokenizer:
         import sentencepiece
     except ImportError as error:
         raise ImportError(f"{path} needs sentencepiece: pip install 'moge-ops[models]'") from error
+    data, engine = _files.read(path, MOST_TOKENIZER), sentencepiece.SentencePieceProcessor()
     try:
-        engine = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        engine.LoadFromSerializedProto(data)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path} is not a SentencePiece model: {error}") from None
     size = engine.get_piece_size()
@@ -173,7 +222,7 @@ def write_byte_tokenizer(folder: str | Path) -> Tokenizer:
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     engine.decoder = decoders.ByteLevel()
     engine.add_special_tokens(special)
-    engine.save(str(Path(folder) / FAST))
+    _files.write(Path(folder) / FAST, engine.to_str(pretty=True).encode())
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "unk_token": UNKNOWN,
@@ -183,5 +232,5 @@ def write_byte_tokenizer(folder: str | Path) -> Tokenizer:
         "clean_up_tokenization_spaces": False,
     }
     text = json.dumps(config, ensure_ascii=False, indent=2)
-    (Path(folder) / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+    _files.write(Path(folder) / "tokenizer_config.json", f"{text}\n".encode())
     return load_tokenizer(folder)
