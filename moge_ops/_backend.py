@@ -37,6 +37,15 @@ def ascend_build() -> str:
 _interpreter = threading.RLock()
 
 
+def _renew_lock() -> None:
+    """In a forked child: a thread that held the lock exists in the parent only."""
+    global _interpreter
+    _interpreter = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 def _interpret() -> AbstractContextManager[Any]:
     """Asks for Triton's interpreter, which Triton chooses or not once, at its import.
 
