@@ -216,7 +216,11 @@ def test_kernels_stay_inside_with_bad_offsets(offsets: list[int]) -> None:
     torch.testing.assert_close(given, inside, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("offsets", [[0, 3, 2], [0, 2, 9], [1, 2, 4], [-1, 2, 4]])
-def test_cpu_rejects_bad_offsets(offsets: list[int]) -> None:
-    with pytest.raises(ValueError, match="offsets must rise from 0 to at most N=4, got"):
+@pytest.mark.parametrize("name", ["torch", "reference"])
+@pytest.mark.parametrize("offsets", [[0, 3, 2], [0, 2, 9], [1, 2, 4], [-1, 2, 4], [-1, -1, -1]])
+def test_cpu_rejects_bad_offsets(offsets: list[int], name: str) -> None:
+    with (
+        backend(name),
+        pytest.raises(ValueError, match="offsets must rise from 0 to at most N=4, got"),
+    ):
         grouped_gemm(torch.zeros(4, 8), torch.zeros(2, 5, 8), torch.tensor(offsets).int())
