@@ -107,6 +107,18 @@ def test_any_shape_and_stride(
     check(rows, weight, offsets_of(counts), device)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_products_of_any_number_of_threads(threads: int) -> None:
+    """The CPU path cuts wide float32 products into one part for each thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for O in (256, 384, 257):
+            check(torch.randn(5, 8), torch.randn(2, O, 8), offsets_of([2, 3]), "cpu")
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.float64
 def test_gradcheck(device: str) -> None:
     rows = torch.randn(7, 3, dtype=torch.float64, device=device, requires_grad=True)
