@@ -172,9 +172,13 @@ class MoGE(nn.Module):
             ``[..., H]``, or a :class:`MoGEOutput`.
 
         Raises:
+            TypeError: ``x`` or ``row_mask`` is not a dense tensor, or of another dtype.
             ValueError: The last dimension of ``x`` is not H, or ``row_mask`` does not fit.
         """
         H, E = self.gate.shape[1], self.gate.shape[0]
+        _checks.tensor("x", x, "[..., H]")
+        if row_mask is not None:
+            _checks.tensor("row_mask", row_mask, "[...]")
         if x.ndim < 1 or x.shape[-1] != H:
             raise ValueError(f"x must be [..., H={H}], got {list(x.shape)}")
         tokens = x.reshape(-1, H)  # [T, H]

@@ -128,6 +128,13 @@ def test_gate_by_blocks_keeps_nan_rows_apart(gate: dict[str, Any]) -> None:
     check_gate(logits, None, torch.rand(64), **gate)
 
 
+@pytest.mark.parametrize("T", [15, 31])
+def test_gate_of_a_tile_that_lacks_one_token(T: int) -> None:
+    """What fills the tile, logits of 0, counts for no expert and has no gradient."""
+    _C.set_emulation(cores=1)
+    check_gate(spaced_logits(T, 64, torch.float32), None, torch.randn(64))
+
+
 def test_gate_counts_more_tokens_than_float16_does() -> None:
     _C.set_emulation(cores=1, checks=False)
     T = 40_000  # 2500 a lane; 2048 is the last integer after which float16 skips one

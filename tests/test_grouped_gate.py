@@ -291,6 +291,32 @@ def test_the_vote_by_hand(device: str) -> None:
     assert gating.experts.tolist() == [[3], [3], [3], [1], [1]]
 
 
+def test_an_expert_that_is_off_wins_no_vote(device: str) -> None:
+    # no vote for 1, which is on, and for 0 more than any: experts that are off come last
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]] * 3, device=device)
+    on = torch.tensor([False, True, True, True], device=device)
+    gating = check(logits, 1, 2, expert_mask=on, num_voted=2)
+    assert gating.experts.tolist() == [[1, 2]] * 3
+
+
+def test_a_nan_row_with_a_bias_takes_each_expert_once(device: str) -> None:
+    logits = torch.full((1, 6), NAN, device=device)
+    gating = check(logits, 1, 3, bias=torch.zeros(6, device=device))
+    assert gating.experts.tolist() == [[0, 1, 2]]
+
+
+def test_many_rows_sum_to_an_exact_gradient_of_the_scale() -> None:
+    # an expert's rows are summed one after another: in float32 the error is 8e-6
+    T = 400_000
+    logits, d_weights = torch.randn(T, 2), torch.rand(T, 1)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        scale = torch.ones(2, dtype=dtype, requires_grad=True)
+        weights = grouped_gate(logits.to(dtype), 1, router_scale=scale).weights
+        results += torch.autograd.grad(weights, scale, d_weights.to(dtype))
+    assert testing.rms_error(*results) < 1e-6
+
+
 def test_without_a_voter_the_lowest_ids_stay(device: str) -> None:
     none = torch.zeros(3, dtype=torch.bool, device=device)
     gating = check(spaced_logits(3, 8, torch.float32).to(device), 2, 2, num_voted=2, row_mask=none)

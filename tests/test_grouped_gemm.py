@@ -108,6 +108,18 @@ def test_any_shape_and_stride(
     check(rows, weight, offsets_of(counts), device)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_products_of_any_number_of_threads(threads: int) -> None:
+    """The CPU path cuts wide float32 products into one part for each thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for O in (256, 384, 257):
+            check(torch.randn(5, 8), torch.randn(2, O, 8), offsets_of([2, 3]), "cpu")
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.slow_on("triton")
 @pytest.mark.float64
 def test_gradcheck(device: str) -> None:
@@ -218,7 +230,11 @@ def test_kernels_stay_inside_with_bad_offsets(offsets: list[int]) -> None:
     torch.testing.assert_close(given, inside, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("offsets", [[0, 3, 2], [0, 2, 9], [1, 2, 4], [-1, 2, 4]])
-def test_cpu_rejects_bad_offsets(offsets: list[int]) -> None:
-    with pytest.raises(ValueError, match="offsets must rise from 0 to at most N=4, got"):
+@pytest.mark.parametrize("name", ["torch", "reference"])
+@pytest.mark.parametrize("offsets", [[0, 3, 2], [0, 2, 9], [1, 2, 4], [-1, 2, 4], [-1, -1, -1]])
+def test_cpu_rejects_bad_offsets(offsets: list[int], name: str) -> None:
+    with (
+        backend(name),
+        pytest.raises(ValueError, match="offsets must rise from 0 to at most N=4, got"),
+    ):
         grouped_gemm(torch.zeros(4, 8), torch.zeros(2, 5, 8), torch.tensor(offsets).int())

@@ -1,6 +1,8 @@
 """moge_ops.grouped_mlp agrees with its oracle, forward and backward, on every backend."""
 
+import sys
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -261,6 +263,23 @@ def test_saves_nothing_without_gradients(device: str) -> None:
     assert not y.requires_grad
     assert not z.requires_grad
     assert torch.equal(y, z)
+
+
+def test_keeps_no_pre_activation_under_no_grad(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[grouped_mlp.__module__]
+    kept, forward = [], module.grouped_mlp_fwd  # type: ignore[attr-defined]
+
+    def recorded(*args: Any) -> Any:
+        kept.append(args[-1])
+        return forward(*args)
+
+    monkeypatch.setattr(module, "grouped_mlp_fwd", recorded)
+    args = [t.requires_grad_() for t in make(2, 4, 2, 1, 4, torch.float32)]
+    routing = route(torch.zeros(2, 1).int(), 2)
+    grouped_mlp(*args, routing)  # type: ignore[misc]
+    with torch.no_grad():
+        grouped_mlp(*args, routing)  # type: ignore[misc]
+    assert kept == [True, False]
 
 
 @pytest.mark.slow_on("triton")

@@ -316,3 +316,54 @@ def test_autocast(device: str) -> None:
     half = layer(device, dtype=torch.bfloat16)
     half.load_state_dict(moge.state_dict())
     assert torch.allclose(y, half(x.detach().bfloat16()), rtol=0.05, atol=0.05)
+
+
+SPECIAL = {
+    "sparse_coo": lambda x: x.to_sparse(),
+    "sparse_csr": lambda x: x.to_sparse_csr(),
+    "mkldnn": lambda x: x.to_mkldnn(),
+    "nested": lambda x: torch.nested.nested_tensor([x], layout=torch.strided),
+    "jagged": lambda x: torch.nested.nested_tensor([x], layout=torch.jagged),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of its own prototypes
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_only_dense_tensors_are_taken(kind: str) -> None:
+    x = SPECIAL[kind](torch.randn(3, 2 * H))
+    expected = rf"must be a dense Tensor .*, got a {kind.replace('jagged', 'nested')} one"
+    for call in (moge_ops.swiglu, lambda x: moge_ops.permute(x, routing("cpu")), layer("cpu")):
+        with pytest.raises(TypeError, match=expected):
+            call(x)
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_a_tensor_without_its_memory_is_refused(offset: int) -> None:
+    x = torch.zeros(3 * H + offset)[offset:].view(3, H)
+    x.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"gate_up must have its \[3, 24\] .* got a storage of 0"):
+        moge_ops.swiglu(x)
+    assert moge_ops.swiglu(torch.zeros(0, 4)).shape == (0, 2)
+    assert moge_ops.swiglu(torch.zeros(3, 4, device="meta")).is_meta
+
+
+@pytest.mark.parametrize("x", [[[1.0] * H], None, 3.0])
+def test_the_layer_takes_tensors_only(x: Any) -> None:
+    with pytest.raises(TypeError, match=r"x must be a Tensor \[..., H\], got"):
+        layer("cpu")(x)
+    with pytest.raises(TypeError, match=r"row_mask must be a Tensor \[...\], got list"):
+        layer("cpu", num_voted=1)(torch.zeros(3, H), row_mask=[True] * 3)
+
+
+def test_checks_let_torch_func_through() -> None:
+    x = torch.randn(2, 8)
+    with moge_ops.testing.backend("reference"):
+        d_x = torch.func.grad(lambda x: moge_ops.swiglu(x).sum())(x)
+        want = torch.autograd.grad(moge_ops.swiglu(x.requires_grad_()).sum(), x)[0]
+    torch.testing.assert_close(d_x, want)
+
+
+def test_the_layer_exports() -> None:
+    moge, x = layer("cpu").eval(), torch.randn(3, H)
+    exported = torch.export.export(moge, (x,)).module()
+    assert torch.equal(exported(x), moge(x))

@@ -127,6 +127,7 @@ def grouped_mlp_fwd(
     N, width = row_to_slot.shape[0], w_down.shape[2]
     if not N * w_down.numel():
         return x.new_zeros(x.shape), x.new_zeros(N if save else 0, 2 * width)
+    acc = torch.promote_types(x.dtype, torch.float32)
     row_to_token = row_to_slot // slot_to_row.shape[1]
     pre = x.new_empty(N if save else 0, 2 * width)
     out = x.new_empty(N, x.shape[1])
@@ -135,7 +136,7 @@ def grouped_mlp_fwd(
         rows = x.index_select(0, row_to_token[here])  # [n, H]
         gate_up = pre[here] if save else x.new_empty(len(rows), 2 * width)
         block.product(rows, w_gate_up, gate_up)
-        act = F.silu(gate_up[:, :width]).mul_(gate_up[:, width:])  # [n, F]
+        act = F.silu(gate_up[:, :width].to(acc)).mul_(gate_up[:, width:]).to(x.dtype)  # [n, F]
         if weight_on == "activation":
             act = (act * weights.flatten()[row_to_slot[here]].unsqueeze(-1)).to(x.dtype)
         block.product(act, w_down, out[here])
