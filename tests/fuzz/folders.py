@@ -504,7 +504,8 @@ def check(case: dict[str, Any]) -> None:
         (room / "secret").write_bytes(b"{}")
         damage = Damage(folder)
         for e in case["edits"]:
-            damage.apply(e)
+            with contextlib.suppress(RecursionError):  # of a second edit of a deep file
+                damage.apply(e)
         before = state(room)
         # holes take no space on the disk, but count as size
         sizes = sum(
