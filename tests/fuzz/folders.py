@@ -66,7 +66,7 @@ LITERALS = {
 
 @functools.cache
 def base(sharded: bool) -> dict[str, bytes]:
-    """The files of a valid folder."""
+    """The files of a valid folder; the first call imports much, and takes seconds."""
     config = PanguMoEConfig(
         vocab_size=260, hidden_size=4, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, num_experts=2, num_experts_per_tok=2, num_groups=2,
@@ -504,7 +504,8 @@ def check(case: dict[str, Any]) -> None:
         (room / "secret").write_bytes(b"{}")
         damage = Damage(folder)
         for e in case["edits"]:
-            damage.apply(e)
+            with contextlib.suppress(RecursionError):  # of a second edit of a deep file
+                damage.apply(e)
         before = state(room)
         # holes take no space on the disk, but count as size
         sizes = sum(
