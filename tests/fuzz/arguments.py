@@ -43,12 +43,12 @@ def layer(**attributes: Any) -> moge_ops.nn.MoGE:
     return made
 
 
-def forward(x: Any, row_mask: Any, return_routing: Any, **attributes: Any) -> Any:
+def forward(x: Any, row_mask: Any, **attributes: Any) -> Any:
     try:
         made = layer(**attributes)
     except TypeError as error:  # torch's own, for a buffer that is no tensor
         raise TypeError(f"{error}, got") from error
-    return made(x, row_mask=row_mask, return_routing=return_routing)
+    return made(x, row_mask=row_mask)
 
 
 class Op(NamedTuple):
@@ -147,7 +147,6 @@ OPS = {
         lambda: {
             "x": torch.randn(3, 8),
             "row_mask": ON[:3].clone(),
-            "return_routing": True,
             "expert_mask": ON.clone(),
             "num_voted": 1,
             "scaling": 1.0,
@@ -161,7 +160,7 @@ VALUES: list[Any] = [
     *(None, True, False, 0, 1, 2, 3, -1, 10**12, 2**63, 10**30, -(10**30), 1.0, 0.5, -1e300),
     *("", "softmax", "sigmoid", "output", "x" * 99, [], [1], [[1.0, 2.0], [3.0, 4.0]], {"a": 1}),
     *({"float": "nan"}, {"float": "inf"}, {"array": [1.0, 2.0]}, {"number": 2}, {"tensor": 2}),
-    *({"tensor": 1.5}, {"bytes": "softmax"}, {"class": "Tensor"}, {"complex": 1}),
+    *({"tensor": 1.5}, {"bytes": "softmax"}, {"complex": 1}),
 ]
 
 
@@ -176,7 +175,6 @@ def decode(value: Any) -> Any:
         "number": np.int64,
         "tensor": torch.tensor,
         "bytes": str.encode,
-        "class": lambda name: getattr(torch, name),
         "complex": complex,
     }
     return made[kind](of) if kind in made else value
@@ -246,8 +244,6 @@ def may_be_valid(op: str, name: str, value: Any, how: list[Any], backend: str) -
     """Whether a call with this argument may succeed."""
     good, kind = OPS[op].good(), how[1]
     was = good[name]
-    if name == "return_routing":
-        return True
     if value is None:
         return name in OPS[op].optional
     if how[0] == "is":
@@ -316,7 +312,9 @@ def change(arguments: Arguments, changes: dict[str, Any]) -> bool:
 
 def judge(op: str, message: str, said: str) -> None:
     """Whether a message names an argument and what came."""
-    names = {part for name in OPS[op].good() for part in (name, *name.split("."))}
+    names = {"router_scale"} | {
+        part for name in OPS[op].good() for part in (name, *name.split("."))
+    }
     named = re.search(rf"\b({'|'.join(map(re.escape, names))})\b", message)
     assert named, f"{said}: the message names no argument: {message}"
     assert "got" in message, f"{said}: the message does not say what came: {message}"
