@@ -4,10 +4,11 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest check typecheck-ascend demo train-demo \
-	balance bench gpu gpu-static gpu-wheels ascend-counters ascend-model clean
+	balance bench fuzz gpu gpu-static gpu-wheels ascend-counters ascend-model clean
 
 PYTHON ?= python3
 ARGS ?=
+MINUTES ?= 30
 GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 # `==2.13.0` matches a CPU build, 2.13.0+cpu, too, and pip prefers it wherever an index offers one
 TORCH ?= $(if $(GPU),torch,torch==2.13.0)
@@ -84,6 +85,9 @@ balance: .venv/made ## loads of the devices, MoGE and plain top-k, counted and m
 bench: .venv/made ## benchmarks into bench/results; options: ARGS=...
 	@.venv/bin/python bench/ops/run.py $(ARGS)
 	@.venv/bin/python bench/ops/plots.py
+
+fuzz: .venv/made ## random and hostile calls for MINUTES=30; options: ARGS='--target layouts:triton --seed 7'
+	@.venv/bin/python tests/fuzz/run.py --minutes $(MINUTES) $(ARGS)
 
 gpu: ## checks and benchmarks on a GPU, 9 minutes, nothing is installed; options: ARGS=...
 	@$(PYTHON) bench/gpu/gpu.py $(ARGS)

@@ -1,0 +1,130 @@
+"""A slice of `make fuzz` on every run, the failing cases that it kept, and that it can fail."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+FUZZ = Path(__file__).resolve().parent / "fuzz"
+
+# NumPy's of NaN operands, torch's of tensors in beta, which are among the bad arguments
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"fuzz_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+RUNNER = _load(FUZZ / "run.py")
+KEPT = sorted(RUNNER.KEPT.glob("*.json"))
+EXAMPLES = {"layouts:triton": 8, "layouts:ascend": 20}  # the interpreter takes half a second
+
+
+def target(name: str) -> Any:
+    if name.endswith("triton") and torch.cuda.is_available():
+        pytest.skip("Triton is loaded for the GPU, not for the interpreter")
+    if name.endswith("ascend"):
+        pytest.importorskip("moge_ops._C", reason="built without the Ascend emulator")
+    return RUNNER.load(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in EXAMPLES)) for name in RUNNER.TARGETS],
+)
+def test_slice(name: str) -> None:
+    found = target(name)
+
+    @settings(max_examples=EXAMPLES.get(name, 60), suppress_health_check=list(HealthCheck))
+    @given(found.cases())
+    def run(case: Any) -> None:
+        found.check(case)
+
+    run()
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_kept_case(path: Path) -> None:
+    kept = json.loads(path.read_text())
+    target(kept["target"]).check(kept["case"])
+
+
+FAKE = """
+import ctypes, time
+from hypothesis import strategies as st
+
+def cases():
+    return st.fixed_dictionaries({"n": st.integers(0, 1000)})
+
+def check(case):
+    if case["n"] >= 13:
+        KIND
+"""
+KINDS = {
+    "nothing": "pass",
+    "fault": "raise AssertionError(f'too much: {case}')",
+    "memory": "bytearray(9 * 2**30)",
+    "crash": "ctypes.string_at(0)",
+    "hang": "time.sleep(1000)",
+}
+
+
+def fuzz(folder: Path, kind: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A run of the runner on a target with one fault."""
+    (folder / "fake.py").write_text(FAKE.replace("KIND", KINDS[kind]))
+    return subprocess.run(
+        [
+            *(sys.executable, str(FUZZ / "run.py"), "--target", str(folder / "fake.py")),
+            *("--limit", "1", "--seed", "5", "--keep", str(folder / "kept"), *arguments),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_runner_catches(kind: str, tmp_path: Path) -> None:
+    examples = 3 if kind == "hang" else 6
+    done = fuzz(tmp_path, kind, "--examples", str(examples))
+    row = re.search(r"fake\.py +(\d+) +(\d+) +(\d+) +(\d+) ", done.stdout)
+    assert row is not None, done.stdout + done.stderr
+    cases, faults, crashes, hangs = map(int, row.groups())
+    assert done.returncode == (kind != "nothing"), done.stdout
+    assert cases >= examples, "a child that died was not replaced"
+    counts = {"fault": faults, "memory": faults, "crash": crashes, "hang": hangs}
+    assert {name for name, count in counts.items() if count} == {
+        "fault": {"fault", "memory"},
+        "memory": {"fault", "memory"},
+    }.get(kind, {kind} - {"nothing"})
+    kept = [json.loads(path.read_text())["case"] for path in (tmp_path / "kept").glob("*.json")]
+    if kind in ("fault", "memory"):
+        assert kept == [{"n": 13}], "the case was not made as small as it can be"
+    else:
+        assert len(kept) == crashes + hangs
+        assert all(case["n"] >= 13 for case in kept)
+
+
+def test_the_runner_stops_in_time(tmp_path: Path) -> None:
+    done = fuzz(tmp_path, "nothing", "--minutes", "0.02")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_runner_refuses_an_unknown_target() -> None:
+    command = [sys.executable, str(FUZZ / "run.py"), "--target", "layouts:none"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "--target must be one of layouts:torch" in done.stderr
