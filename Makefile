@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest check typecheck-ascend demo train-demo \
-	balance bench gpu gpu-static gpu-wheels ascend-counters ascend-model clean
+	balance bench gpu gpu-static gpu-wheels ascend-counters ascend-model mutants clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -62,6 +62,9 @@ typecheck-ascend: ## the Ascend kernels against the real headers: ASC_DEVKIT=fol
 	@$(PYTHON) csrc/typecheck/lint.py
 	@$(if $(ASC_DEVKIT),$(PYTHON) csrc/typecheck/typecheck.py --devkit '$(ASC_DEVKIT)' \
 		--tools '$(ASC_TOOLS)' $(if $(ACL),--acl '$(ACL)'),echo 'skipped: no ASC_DEVKIT')
+
+mutants: .venv/made ## seed faults and see a test fail for each, an hour or more; options: ARGS='--only triton'
+	@.venv/bin/python tests/mutants/run.py $(ARGS)
 
 demo: .venv/made ## one full-size layer, checked and timed; options: ARGS='--tokens 64'
 	@.venv/bin/python examples/demo.py $(ARGS)

@@ -1,0 +1,5 @@
+"""..."""
+
+from mutant import Mutant
+
+MUTANTS: list[Mutant] = []
