@@ -238,3 +238,18 @@ def test_float32_is_multiplied_in_the_precision_that_torch_says() -> None:
             assert dot(torch.bfloat16).precision == "ieee"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "strided", "offset", "8-bytes"])
+def test_operands_that_no_descriptor_takes(layout: str, device: str) -> None:
+    rows, weight = torch.randn(9, 24), torch.randn(3, 20, 24)
+    if layout == "transposed":
+        rows = rows.t().contiguous().t()
+    elif layout == "strided":
+        rows, weight = torch.randn(9, 48)[:, ::2], torch.randn(3, 20, 48)[..., ::2]
+    elif layout == "offset":  # by one element
+        rows = torch.randn(1 + 9 * 24)[1:].view(9, 24)
+        weight = torch.randn(1 + 3 * 20 * 24)[1:].view(3, 20, 24)
+    else:  # rows that begin at multiples of 8 bytes
+        rows, weight = torch.randn(9, 26)[:, :24], torch.randn(3, 20, 26)[..., :24]
+    check(rows, weight, offsets_of([4, 0, 5]), device)

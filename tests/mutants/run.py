@@ -277,7 +277,8 @@ def report(results: Iterable[Result]) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 1 if a fault survived or could not be tried."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--only", metavar="TEXT", help=f"{', '.join(ROOMS)}, or a part of a path")
+    only = f"{', '.join(ROOMS)}, or a part of a path; may be given several times"
+    parser.add_argument("--only", metavar="TEXT", action="append", help=only)
     parser.add_argument("--jobs", type=int, default=1, metavar="N")
     parser.add_argument("--csv", metavar="FILE", help="write the results there")
     args = parser.parse_args(arguments)
@@ -285,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (room, mutant)
         for room, mutants in ROOMS.items()
         for mutant in mutants
-        if args.only is None or args.only == room or args.only in mutant.file
+        if not args.only or any(text == room or text in mutant.file for text in args.only)
     ]
     if not chosen:
         parser.error(f"--only must be {', '.join(ROOMS)}, or a part of a path, got {args.only!r}")

@@ -108,7 +108,7 @@ MUTANTS = [
         "+ expert.to(tl.int64) * weight.stride_e",
         "+ expert * weight.stride_e",
         "The address of an expert's weight overflows 32 bits.",
-        "tests/test_grouped_gemm.py -k 'triton and (int64 or far or large or 64)'",
+        "tests/test_grouped_gemm.py -k 'far_apart or int32 or 64_bit'",
     ),
     Mutant(
         "triton_kernels/_product.py",
@@ -136,28 +136,28 @@ MUTANTS = [
         "return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()",
         "return x",
         "The kernels take rows for contiguous that are not.",
-        "tests/test_grouped_gemm.py -k 'any_shape and triton'",
+        "tests/test_grouped_gemm.py -k 'no_descriptor and triton and transposed'",
     ),
     Mutant(
         "triton_kernels/_product.py",
         "return rows and x.stride(-1) == 1 and x.data_ptr() % 16 == 0",
         "return rows and x.data_ptr() % 16 == 0",
         "A tensor whose last dimension is strided goes into a descriptor.",
-        "tests/test_grouped_gemm.py -k 'any_shape and triton'",
+        "tests/test_grouped_gemm.py -k 'no_descriptor and triton and strided'",
     ),
     Mutant(
         "triton_kernels/_product.py",
         "return rows and x.stride(-1) == 1 and x.data_ptr() % 16 == 0",
         "return rows and x.stride(-1) == 1",
         "A tensor that does not begin at 16 bytes goes into a descriptor.",
-        "tests/test_grouped_gemm.py -k 'any_shape and triton'",
+        "tests/test_grouped_gemm.py -k 'no_descriptor and triton and offset'",
     ),
     Mutant(
         "triton_kernels/_product.py",
         "rows = all(stride * size % 16 == 0 for stride in x.stride()[:-1])",
         "rows = all(stride * size % 8 == 0 for stride in x.stride()[:-1])",
         "A tensor whose rows begin at 8 bytes goes into a descriptor.",
-        "tests/test_grouped_gemm.py -k 'any_shape and triton'",
+        "tests/test_grouped_gemm.py -k 'no_descriptor and triton and 8-bytes'",
     ),
     Mutant(
         "triton_kernels/_product.py",
@@ -223,7 +223,7 @@ MUTANTS = [
         "EVEN_O=O % block_o == 0,\n        EVEN_I=I % block_i == 0,",
         "EVEN_O=I % block_i == 0,\n        EVEN_I=O % block_o == 0,",
         "The operands' masks are dropped by the width of the other one.",
-        GEMM,
+        "tests/test_gpu_static.py -k dw_masks",
     ),
     Mutant(
         "triton_kernels/_weight_gradient.py",
@@ -504,7 +504,7 @@ MUTANTS = [
         "offs_n = tl.minimum(tile.first_row + tl.arange(0, BLOCK_M), tile.end_row - 1)",
         "offs_n = tile.first_row + tl.arange(0, BLOCK_M)",
         "A tile that overruns its expert reads slots past N, or of dropped rows.",
-        "tests/test_grouped_mlp.py -k 'triton and overrun'",
+        "tests/test_gpu_static.py -k overruns",
     ),
     Mutant(
         "triton_kernels/grouped_mlp.py",
@@ -553,7 +553,7 @@ MUTANTS = [
         "acc += tl.load(partial_ptrs, mask=row >= 0, other=0.0)",
         "acc += tl.load(partial_ptrs, mask=row >= -1, other=0.0)",
         "A dropped slot's gradient is read from before the partial sums.",
-        "tests/test_grouped_mlp.py -k 'triton and dropped'",
+        "tests/test_grouped_mlp.py -k 'triton and gradients_of_dropped'",
     ),
     # --- tables of tiles ---
     Mutant(
