@@ -28,7 +28,7 @@ MUTANTS = [
         "return {begin, begin + each + (core < more ? 1 : 0)};",
         "return {begin, begin + each};",
         "The units that do not divide evenly among the cores are left out.",
-        SWIGLU,
+        PERMUTE,
     ),
     Mutant(
         "ascend_kernels/common.h",

@@ -3,7 +3,7 @@
 from mutant import Mutant
 
 GATE = "tests/test_grouped_gate.py -k '(oracle or every_kind) and torch-'"
-GATE_OPTIONS = "tests/test_grouped_gate.py -k 'experts_off or vote or off_fill'"
+GATE_OPTIONS = "tests/test_grouped_gate.py -k '(experts_off or vote or off_fill) and torch'"
 GEMM = "tests/test_grouped_gemm.py -k 'oracle[torch and float32'"
 GEMM_REJECTS = "tests/test_grouped_gemm.py -k 'rejects'"
 MLP = "tests/test_grouped_mlp.py -k 'matches_the_oracle[torch or any_ids[torch'"
