@@ -63,7 +63,7 @@ typecheck-ascend: ## the Ascend kernels against the real headers: ASC_DEVKIT=fol
 	@$(if $(ASC_DEVKIT),$(PYTHON) csrc/typecheck/typecheck.py --devkit '$(ASC_DEVKIT)' \
 		--tools '$(ASC_TOOLS)' $(if $(ACL),--acl '$(ACL)'),echo 'skipped: no ASC_DEVKIT')
 
-mutants: .venv/made ## seed faults and see a test fail for each, an hour or more; options: ARGS='--only triton'
+mutants: .venv/made ## seed faults, hours; each must fail a test; options: ARGS='--only triton --jobs 2'
 	@.venv/bin/python tests/mutants/run.py $(ARGS)
 
 demo: .venv/made ## one full-size layer, checked and timed; options: ARGS='--tokens 64'
