@@ -212,6 +212,14 @@ def test_saves_nothing_without_gradients(device: str) -> None:
     assert torch.equal(y, z)
 
 
+def test_the_saved_pre_activation_has_no_gradient(device: str) -> None:
+    args = [t.to(device).requires_grad_() for t in make(4, 24, 6, 4, 16, torch.float32)]
+    routing = route(group_ids(4, 6, 2, 2).to(device), 6)
+    y, pre = torch.ops.moge_ops.grouped_mlp(*args, *routing, "output", True)
+    assert y.requires_grad
+    assert not pre.requires_grad
+
+
 @pytest.mark.parametrize("only", NAMES)
 def test_gradient_of_one_input_alone(only: str, device: str) -> None:
     inputs = [t.to(device) for t in make(5, 24, 6, 4, 16, torch.float32)]

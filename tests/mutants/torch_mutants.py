@@ -220,7 +220,7 @@ MUTANTS = [
         "    ctx.mark_non_differentiable(pre)\n",
         "",
         "The saved pre-activation claims to have a gradient.",
-        "tests/test_registration.py -k 'grouped_mlp and torch'",
+        "tests/test_grouped_mlp.py -k 'pre_activation_has and torch'",
     ),
     # --- balance loss ---
     Mutant(
