@@ -173,6 +173,14 @@ def test_autocast_casts_both_operands(device: str) -> None:
     assert rows.grad.dtype is torch.float32
 
 
+@pytest.mark.float64
+def test_autocast_leaves_float64_alone(device: str) -> None:
+    rows, weight = (torch.randn(n, 8, dtype=torch.float64, device=device) for n in (4, 3))
+    with torch.autocast(device, torch.bfloat16):
+        out = grouped_gemm(rows, weight.unsqueeze(0), offsets_of([4]).to(device))
+    assert out.dtype is torch.float64
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
