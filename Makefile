@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest check typecheck-ascend demo train-demo \
-	balance bench fuzz gpu gpu-static gpu-wheels ascend-counters ascend-model clean
+	balance bench fuzz gpu gpu-static gpu-wheels ascend-counters ascend-model mutants clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -63,6 +63,9 @@ typecheck-ascend: ## the Ascend kernels against the real headers: ASC_DEVKIT=fol
 	@$(PYTHON) csrc/typecheck/lint.py
 	@$(if $(ASC_DEVKIT),$(PYTHON) csrc/typecheck/typecheck.py --devkit '$(ASC_DEVKIT)' \
 		--tools '$(ASC_TOOLS)' $(if $(ACL),--acl '$(ACL)'),echo 'skipped: no ASC_DEVKIT')
+
+mutants: .venv/made ## seed faults, hours; each must fail a test; options: ARGS='--only triton --jobs 2'
+	@.venv/bin/python tests/mutants/run.py $(ARGS)
 
 demo: .venv/made ## one full-size layer, checked and timed; options: ARGS='--tokens 64'
 	@.venv/bin/python examples/demo.py $(ARGS)

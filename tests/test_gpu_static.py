@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -188,3 +189,41 @@ def test_the_kernel_walks_in_that_order() -> None:
     sizes = (int(offsets[-1]), len(counts), BLOCK_M, 4)
     _walk[(1,)](offsets.to(device), out, len(want), tiles_c, *sizes)
     assert [tuple(row) for row in out.tolist()] == want
+
+
+LOAD_SLOTS = load("triton", "grouped_mlp")._load_slots
+TILE = load("triton", "_tiles").Tile
+
+
+@triton.jit
+def _slots_of_a_tile(row_to_slot_ptr, out_ptr, first_row, end_row, BLOCK_M: tl.constexpr):
+    tile = TILE(expert=0, first_row=first_row, end_row=end_row, column=0)
+    tl.store(out_ptr + tl.arange(0, BLOCK_M), LOAD_SLOTS(row_to_slot_ptr, tile, BLOCK_M))
+
+
+def test_a_tile_that_overruns_its_expert_reads_no_other_slots() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    row_to_slot = torch.arange(100, 116, dtype=torch.int32, device=device)
+    out = torch.zeros(8, dtype=torch.int32, device=device)
+    _slots_of_a_tile[(1,)](row_to_slot, out, 5, 8, 8)
+    assert out.tolist() == [105, 106, 107, *[107] * 5]
+
+
+@pytest.mark.parametrize(("O", "I"), [(32, 33), (33, 32), (32, 32), (33, 33)])
+def test_dw_masks_the_columns_of_tiles_that_are_not_whole(
+    O: int, I: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an operand lacks its mask for would be read from outside of its memory."""
+    module, seen = load("triton", "_weight_gradient"), {}
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int]) -> Any:
+            return lambda **arguments: seen.update(arguments)
+
+    monkeypatch.setattr(module, "_grouped_gemm_dw_kernel", Kernel())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    d_out, rows = torch.ones(4, O, device=device), torch.ones(4, I, device=device)
+    module.weight_gradient(d_out, rows, torch.tensor([0, 4]).int().to(device))
+    assert (seen["O"], seen["I"]) == (O, I)
+    assert seen["EVEN_O"] == (O % seen["BLOCK_O"] == 0)
+    assert seen["EVEN_I"] == (I % seen["BLOCK_I"] == 0)

@@ -407,6 +407,7 @@ def test_reference_backend_gives_the_oracle() -> None:
         ((4,), {"router_scale": 2.0}, TypeError, r"router_scale must be a Tensor .* got float"),
         ((4,), {"renormalize": 1}, TypeError, r"renormalize must be a bool, got int"),
         ((4,), {"scaling": "2"}, TypeError, r"scaling must be a float, got str"),
+        ((4,), {"scaling": True}, TypeError, r"scaling must be a float, got bool"),
         ((4,), {"scaling": NAN}, ValueError, r"scaling must be finite, got nan"),
         ((4,), {"expert_mask": torch.ones(8)}, TypeError, r"expert_mask must be bool, got float32"),
         ((4,), {"expert_mask": ON[1:]}, ValueError, r"expert_mask .* \[8\], got \[7\]"),
@@ -422,5 +423,6 @@ def test_reference_backend_gives_the_oracle() -> None:
 def test_rejects(
     args: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
+    arguments = {"logits": torch.zeros(2, 8), **options}
     with pytest.raises(error, match=message):
-        grouped_gate(options.pop("logits", torch.zeros(2, 8)), *args, **options)
+        grouped_gate(arguments.pop("logits"), *args, **arguments)

@@ -194,6 +194,14 @@ def test_autocast_casts_both_operands(device: str) -> None:
     assert rows.grad.dtype is torch.float32
 
 
+@pytest.mark.float64
+def test_autocast_leaves_float64_alone(device: str) -> None:
+    rows, weight = (torch.randn(n, 8, dtype=torch.float64, device=device) for n in (4, 3))
+    with torch.autocast(device, torch.bfloat16):
+        out = grouped_gemm(rows, weight.unsqueeze(0), offsets_of([4]).to(device))
+    assert out.dtype is torch.float64
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -238,3 +246,43 @@ def test_cpu_rejects_bad_offsets(offsets: list[int], name: str) -> None:
         pytest.raises(ValueError, match="offsets must rise from 0 to at most N=4, got"),
     ):
         grouped_gemm(torch.zeros(4, 8), torch.zeros(2, 5, 8), torch.tensor(offsets).int())
+
+
+def test_what_lies_beside_the_operands_stays_out(device: str) -> None:
+    # strides that no descriptor takes: the masks of the pointers leave out what follows in memory
+    around, beside = torch.full((9, 37), torch.inf), torch.full((3, 21, 37), torch.inf)
+    after = torch.full((9, 26), torch.inf)
+    rows, weight, d_out = (x.to(device) for x in (around, beside, after))
+    rows, weight, d_out = rows[:, :33], weight[..., :33], d_out[:, :21]
+    for x in (rows, weight, d_out):
+        x.copy_(torch.randn(x.shape))
+    check(rows, weight, offsets_of([4, 0, 5]), device)
+    out = grouped_gemm(rows.requires_grad_(), weight, offsets_of([4, 0, 5]).to(device))
+    (d_rows,) = torch.autograd.grad(out, rows, d_out)
+    assert d_rows.isfinite().all()
+
+
+def test_float32_is_multiplied_in_the_precision_that_torch_says() -> None:
+    dot, before = load("triton", "_product").dot, torch.get_float32_matmul_precision()
+    try:
+        for said, precision in (("highest", "ieee"), ("high", "tf32"), ("medium", "tf32")):
+            torch.set_float32_matmul_precision(said)
+            assert dot(torch.float32).precision == precision
+            assert dot(torch.bfloat16).precision == "ieee"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "strided", "offset", "8-bytes"])
+def test_operands_that_no_descriptor_takes(layout: str, device: str) -> None:
+    rows, weight = torch.randn(9, 24), torch.randn(3, 20, 24)
+    if layout == "transposed":
+        rows = rows.t().contiguous().t()
+    elif layout == "strided":
+        rows, weight = torch.randn(9, 48)[:, ::2], torch.randn(3, 20, 48)[..., ::2]
+    elif layout == "offset":  # by one element
+        rows = torch.randn(1 + 9 * 24)[1:].view(9, 24)
+        weight = torch.randn(1 + 3 * 20 * 24)[1:].view(3, 20, 24)
+    else:  # rows that begin at multiples of 8 bytes
+        rows, weight = torch.randn(9, 26)[:, :24], torch.randn(3, 20, 26)[..., :24]
+    check(rows, weight, offsets_of([4, 0, 5]), device)

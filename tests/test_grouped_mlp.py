@@ -282,6 +282,14 @@ def test_keeps_no_pre_activation_under_no_grad(monkeypatch: pytest.MonkeyPatch) 
     assert kept == [True, False]
 
 
+def test_the_saved_pre_activation_has_no_gradient(device: str) -> None:
+    args = [t.to(device).requires_grad_() for t in make(4, 24, 6, 4, 16, torch.float32)]
+    routing = route(group_ids(4, 6, 2, 2).to(device), 6)
+    y, pre = torch.ops.moge_ops.grouped_mlp(*args, *routing, "output", True)
+    assert y.requires_grad
+    assert not pre.requires_grad
+
+
 @pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("only", NAMES)
 def test_gradient_of_one_input_alone(only: str, device: str) -> None:

@@ -141,11 +141,21 @@ ROUTING = moge_ops.Routing(
         ),
         (
             torch.zeros(3, 2),
+            ROUTING._replace(row_to_slot=torch.zeros(7, dtype=torch.int32)),
+            r"routing.row_to_slot must have N = T \* K = 6 rows, got 7",
+        ),
+        (
+            torch.zeros(3, 2),
+            ROUTING._replace(offsets=torch.zeros(0, dtype=torch.int32)),
+            r"routing.offsets must be \[E \+ 1\], got \[0\]",
+        ),
+        (
+            torch.zeros(3, 2),
             ROUTING._replace(slot_to_row=torch.zeros(6, dtype=torch.int32)),
             r"routing.slot_to_row must be \[T, K\], got \[6\]",
         ),
     ],
-    ids=["rank", "tokens", "device", "rows", "slots"],
+    ids=["rank", "tokens", "device", "fewer-rows", "more-rows", "no-offsets", "slots"],
 )
 def test_rejects_a_bad_value(x: Tensor, routing: moge_ops.Routing, message: str) -> None:
     with pytest.raises(ValueError, match=message):
