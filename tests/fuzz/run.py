@@ -35,7 +35,6 @@ TARGETS: dict[str, tuple[Path, tuple[str, ...]]] = {
     },
     "folders": (HERE / "folders.py", ()),
 }
-TARGETS = {name: target for name, target in TARGETS.items() if target[0].exists()}
 MEMORY = 4 * 2**30  # a child's, past what it has after the imports (0.6 to 1 GB of addresses)
 BATCH = 500  # cases from one seed: Hypothesis remembers those of a batch
 SHRINK = 60.0  # seconds to make a failing case smaller
