@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -184,6 +185,53 @@ def test_the_gate_is_one_launch_that_does_not_spill(
         kernels = sorted(row["kernel"] for row in rows)
         assert kernels == ["_grouped_gate_bwd_kernel", "_grouped_gate_fwd_kernel"]
         assert not names([row for row in rows if row["local_bytes"]])
+
+
+GATE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import cross_compile as c
+c.triton.runtime.driver.set_active(c.Driver(c.TARGETS["sm_90"]))
+collector = c.Collector()
+c.JITFunction.run = lambda fn, *args, **kwargs: collector.launch(fn, *args, **kwargs)
+c.launch_gate(8, 131072)
+assert not collector.failures, collector.failures
+asm = {row["kernel"]: binary.asm for binary, row in collector.binaries.values()}
+print(json.dumps({name: [a["ttir"], a["ptx"]] for name, a in asm.items()}))
+"""
+
+
+@pytest.fixture(scope="session")
+def gate() -> dict[str, tuple[str, str]]:
+    """TTIR and PTX of the gate's kernels with many programs, on sm_90."""
+    pytest.importorskip("triton")
+    done = subprocess.run(
+        [sys.executable, "-c", GATE, str(ROOT / "bench" / "static")],
+        env=os.environ | {"TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, tuple[str, str]] = json.loads(done.stdout)
+    return found
+
+
+def test_of_equal_scores_the_first_is_taken(gate: dict[str, tuple[str, str]]) -> None:
+    """The interpreter takes the first in any case: here it is the compiled comparison."""
+    ttir, _ = gate["_grouped_gate_fwd_kernel"]
+    reductions = re.findall(r'"tt.reduce"\((%\S+, %\S+)\)(.*?)tt.reduce.return', ttir, re.DOTALL)
+    assert reductions, "no argmax"
+    for _, combine in reductions:
+        assert re.search(r"arith.cmp[fi] (oeq|eq),", combine), combine
+
+
+def test_all_threads_have_published_before_the_ticket(gate: dict[str, tuple[str, str]]) -> None:
+    for name, (_, ptx) in gate.items():
+        before, atomic, _ = ptx.partition("atom.global.gpu.acq_rel.add")
+        assert atomic, f"{name} takes no ticket"
+        last_store, barrier = before.rfind("st.global"), before.rfind("bar.sync")
+        assert last_store >= 0, name
+        assert barrier > last_store, f"{name}: no barrier between the partial sums and the ticket"
 
 
 @pytest.mark.parametrize("target", TARGETS)

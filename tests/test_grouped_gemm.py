@@ -1,5 +1,6 @@
 """moge_ops.grouped_gemm agrees with its oracle, forward and backward, on every backend."""
 
+import mmap
 from itertools import product
 from typing import Any
 
@@ -118,6 +119,15 @@ def test_products_of_any_number_of_threads(threads: int) -> None:
             check(torch.randn(5, 8), torch.randn(2, O, 8), offsets_of([2, 3]), "cpu")
     finally:
         torch.set_num_threads(before)
+
+
+def test_experts_far_apart_in_memory(device: str) -> None:
+    """Their offsets need 64 bits; the memory between them is virtual only."""
+    step, O, I = 2**30 + 8, 4, 5
+    memory = mmap.mmap(-1, 2 * (2 * step + O * I))
+    weight = torch.frombuffer(memory, dtype=torch.float16).as_strided((3, O, I), (step, I, 1))
+    weight.copy_(torch.randn(3, O, I))
+    check(torch.randn(5, I).half(), weight, offsets_of([2, 1, 2]), device)
 
 
 @pytest.mark.slow_on("triton")

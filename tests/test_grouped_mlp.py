@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from moge_ops._backend import load
 from moge_ops.ops.grouped_mlp import grouped_mlp
 from moge_ops.ops.route import Routing, route
 from moge_ops.reference.grouped_mlp import grouped_mlp as oracle
-from moge_ops.testing import assert_matches, group_ids, rms_error
+from moge_ops.testing import assert_matches, backend, group_ids, rms_error
 
 # T, H, E, G, k, F
 SHAPES = [
@@ -288,6 +289,21 @@ def test_the_saved_pre_activation_has_no_gradient(device: str) -> None:
     y, pre = torch.ops.moge_ops.grouped_mlp(*args, *routing, "output", True)
     assert y.requires_grad
     assert not pre.requires_grad
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the tiles of a GPU have such threads")
+def test_gathered_rows_where_a_thread_loads_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 loads of every 8th row; the interpreter's own tile has threads for all rows at once."""
+    with backend("triton"):
+        module = load("triton", "_weight_gradient")
+        find_config = module.find_config
+        monkeypatch.setattr(
+            module, "find_config", lambda *a, **k: find_config(*a, **k)._replace(num_warps=1)
+        )
+        d_y, act, slots = torch.randn(37, 8), torch.randn(37, 8), torch.randperm(37).int()
+        offsets = torch.tensor([0, 37]).int()
+        d_w = module.weight_gradient(d_y, act, offsets, slots, gather_d=True)
+    assert_matches(d_w[0], d_y.double()[slots.long()].T @ act.double(), "d_w_down")
 
 
 @pytest.mark.slow_on("triton")
