@@ -187,9 +187,9 @@ MUTANTS = [
         "ascend_kernels/grouped_gemm/grouped_gemm_scheduler.h",
         "tile.backward = at_ % 2 != 0;",
         "tile.backward = at_ % 2 == 0;",
-        "The even tiles sum backwards, not the odd ones.",
+        "The even tiles of a strip sum backwards, not the odd ones.",
         "",
-        "Neighbouring tiles still alternate, and TakeStages lays out a strip that begins backwards: "
+        "Neighbouring tiles still alternate, and TakeStages lays out a strip that begins so: "
         "the same chunks are loaded, and each sum has the same terms.",
     ),
     Mutant(
@@ -262,7 +262,7 @@ MUTANTS = [
         "tiling.columns = static_cast<uint32_t>(std::min<int64_t>(F, tile));",
         "tiling.columns = static_cast<uint32_t>(F);",
         "A row longer than a tile is loaded as one.",
-        "tests/test_ascend.py -k 'rows_longer_than_a_tile and float32'",
+        "tests/test_ascend.py -k 'swiglu_of_rows and float32'",
     ),
     Mutant(
         "csrc/unpermute.cpp",
