@@ -22,6 +22,7 @@ from moge_ops.reference.grouped_mlp import grouped_mlp as mlp_oracle
 from moge_ops.reference.load_balance_loss import load_balance_loss as loss_oracle
 from moge_ops.reference.permute import permute as permute_oracle
 from moge_ops.reference.route import route as route_oracle
+from moge_ops.reference.swiglu import swiglu as swiglu_oracle
 from moge_ops.reference.unpermute import unpermute as unpermute_oracle
 from moge_ops.testing import assert_matches, group_ids, spaced_logits
 
@@ -169,6 +170,19 @@ def test_rows_longer_than_a_tile(H: int, dtype: torch.dtype) -> None:
     grads64 = torch.autograd.grad(y64, leaves64, d_y.double())
     assert_matches(grads[0], grads64[0], "d_rows")
     assert_matches(grads[1], grads64[1], "d_weights", scale=H**0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("F", [3841, 6401], ids=["past-the-backward's", "past-both"])
+def test_swiglu_of_rows_longer_than_a_tile(F: int, dtype: torch.dtype) -> None:
+    gate_up = torch.randn(3, 2 * F).to(dtype).requires_grad_()
+    wide = gate_up.detach().double().requires_grad_()
+    act, act64 = moge_ops.swiglu(gate_up), swiglu_oracle(wide)
+    assert_matches(act, act64, "act")
+    d_act = torch.randn(3, F).to(dtype)
+    (grad,) = torch.autograd.grad(act, gate_up, d_act)
+    (grad64,) = torch.autograd.grad(act64, wide, d_act.double())
+    assert_matches(grad, grad64, "d_gate_up")
 
 
 def test_more_columns_than_one_load_of_slots() -> None:

@@ -156,6 +156,11 @@ class TestRoundTrip:
         save_pretrained(small_model(), tmp_path, max_shard_size=size)
         assert len(list(tmp_path.glob("*.safetensors"))) == files
 
+    def test_a_tensor_that_is_larger_gets_a_file_of_its_own(self, tmp_path: Path) -> None:
+        model = small_model()
+        save_pretrained(model, tmp_path, max_shard_size=1)
+        assert len(list(tmp_path.glob("*.safetensors"))) == len(list(released(model)))
+
     @pytest.mark.parametrize("size", [0, -1, "5 apples", "GB", 1.5])
     def test_no_size(self, size: Any, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"max_shard_size must be .* got"):

@@ -265,14 +265,14 @@ MUTANTS = [
         "if header.get_dtype() != stored:",
         "if header.get_dtype() not in DTYPES:",
         "Tensors of another dtype than the config says are loaded.",
-        CHECKPOINT,
+        CHECKPOINT + " -k 'fit or dtype'",
     ),
     Mutant(
         "moge_ops/models/checkpoint.py",
         "if shards[-1] and part.nbytes > room:",
         "if part.nbytes > room:",
         "A tensor larger than a shard leaves an empty file before it.",
-        CHECKPOINT,
+        CHECKPOINT + " -k larger",
     ),
     Mutant(
         "moge_ops/models/tokenizer.py",
