@@ -401,6 +401,14 @@ class TestDamage:
         with pytest.raises(FileNotFoundError, match=f"names {path.name} for {first}: no such file"):
             from_pretrained(sharded)
 
+    @pytest.mark.parametrize("stem", ["x" * 300, "\0", "\ud800", "a\nb"], ids=ascii)
+    def test_an_index_names_what_cannot_be_a_file(self, stem: str, sharded: Path) -> None:
+        edit(sharded / INDEX, lambda v: v["weight_map"].update({FIRST: f"{stem}.safetensors"}))
+        with pytest.raises(
+            FileNotFoundError, match=f"(?s){INDEX} names .* for {FIRST}: no such file"
+        ):
+            from_pretrained(sharded)
+
     @pytest.mark.parametrize("values", [{}, {"weight_map": {}}, {"weight_map": ["a"]}])
     def test_an_index_without_a_map(self, values: dict[str, Any], sharded: Path) -> None:
         (sharded / INDEX).write_text(json.dumps(values))

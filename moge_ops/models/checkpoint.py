@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,8 +90,9 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
                 f"{folder / INDEX} must name safetensors files of its own folder, "
                 f"got {file!r:.200} for {name}"
             )
-        if folder / file not in shards and not (folder / file).exists():
-            raise FileNotFoundError(f"{folder / INDEX} names {file} for {name}: no such file")
+        # os.path takes a name that no file system allows for one that does not exist
+        if folder / file not in shards and not os.path.exists(folder / file):
+            raise FileNotFoundError(f"{folder / INDEX} names {file:.200} for {name}: no such file")
         shards.setdefault(folder / file, set()).add(name)
     return dict(shards)
 
