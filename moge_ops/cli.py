@@ -4,6 +4,7 @@ Without the extra ``models`` only ``info`` runs; the other commands say what to 
 """
 
 import argparse
+import io
 import os
 import pkgutil
 import platform
@@ -259,10 +260,11 @@ def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]])
         made.add_column(heading, justify="right" if i else "left")
     for row in cells:
         made.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    with console.capture() as shown:  # rich itself would end the process if the pipe is closed
-        console.print(made)
-    print(shown.get(), end="")
+    terminal, shown = sys.stdout.isatty(), io.StringIO()
+    # not to standard output itself: rich would end the process if that is a closed pipe
+    width = None if terminal else 120
+    Console(file=shown, force_terminal=terminal, width=width, highlight=False).print(made)
+    print(shown.getvalue(), end="")
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -612,6 +612,12 @@ class TestInspect:
         assert "/dev/zero must have at most 1,000 bytes" in capsys.readouterr().err
 
 
+def buffering(on: bool) -> dict[str, str]:
+    """The environment of a child whose output is buffered, as is the default, or not."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    return env if on else {**env, "PYTHONUNBUFFERED": "1"}
+
+
 def limited(size: int, *args: object) -> subprocess.CompletedProcess[str]:
     """A command in a process that can write no file above ``size`` bytes."""
     return subprocess.run(
@@ -656,11 +662,12 @@ class TestFullDisk:
         assert "too large" in line
         assert not list(tmp_path.iterdir())
 
-    def test_standard_output_is_full(self, tiny: Path) -> None:
+    @pytest.mark.parametrize("buffered", [True, False])
+    def test_standard_output_is_full(self, buffered: bool, tiny: Path) -> None:
         with open("/dev/full", "w") as full:
             done = subprocess.run(
                 [sys.executable, "-m", "moge_ops", "inspect", tiny],
-                stdout=full, stderr=subprocess.PIPE, text=True,
+                stdout=full, stderr=subprocess.PIPE, text=True, env=buffering(buffered),
             )  # fmt: skip
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
@@ -954,12 +961,15 @@ class TestProcess:
         command = [sys.executable, "-m", "moge_ops", "generate", str(tiny), PSALM, *GREEDY]
         assert interrupted([*command, "--max-new-tokens", "3900"], b"xxx") == (130, "")
 
-    def test_a_closed_pipe(self, tiny: Path) -> None:
-        for command in (["inspect", tiny], ["info"]):
-            read, write = os.pipe()
-            os.close(read)
-            done = subprocess.run(
-                [sys.executable, "-m", "moge_ops", *command], stdout=write, stderr=subprocess.PIPE
-            )
-            os.close(write)
-            assert (done.returncode, done.stderr) == (141, b""), command
+    @pytest.mark.parametrize("buffered", [True, False])
+    @pytest.mark.parametrize("command", ["inspect", "info"])
+    def test_a_closed_pipe(self, command: str, buffered: bool, tiny: Path) -> None:
+        args = [command, str(tiny)] if command == "inspect" else [command]
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [sys.executable, "-m", "moge_ops", *args],
+            stdout=write, stderr=subprocess.PIPE, env=buffering(buffered),
+        )  # fmt: skip
+        os.close(write)
+        assert (done.returncode, done.stderr) == (141, b"")
