@@ -197,13 +197,13 @@ c.JITFunction.run = lambda fn, *args, **kwargs: collector.launch(fn, *args, **kw
 c.launch_gate(8, 131072)
 assert not collector.failures, collector.failures
 asm = {row["kernel"]: binary.asm for binary, row in collector.binaries.values()}
-print(json.dumps({name: [a["ttir"], a["ptx"]] for name, a in asm.items()}))
+print(json.dumps({name: a["ttir"] for name, a in asm.items()}))
 """
 
 
 @pytest.fixture(scope="session")
-def gate() -> dict[str, tuple[str, str]]:
-    """TTIR and PTX of the gate's kernels with many programs, on sm_90."""
+def gate() -> dict[str, str]:
+    """TTIR of the gate's kernels with many programs, on sm_90."""
     pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, "-c", GATE, str(ROOT / "bench" / "static")],
@@ -212,26 +212,27 @@ def gate() -> dict[str, tuple[str, str]]:
         text=True,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, tuple[str, str]] = json.loads(done.stdout)
+    found: dict[str, str] = json.loads(done.stdout)
     return found
 
 
-def test_of_equal_scores_the_first_is_taken(gate: dict[str, tuple[str, str]]) -> None:
+def test_of_equal_scores_the_first_is_taken(gate: dict[str, str]) -> None:
     """The interpreter takes the first in any case: here it is the compiled comparison."""
-    ttir, _ = gate["_grouped_gate_fwd_kernel"]
+    ttir = gate["_grouped_gate_fwd_kernel"]
     reductions = re.findall(r'"tt.reduce"\((%\S+, %\S+)\)(.*?)tt.reduce.return', ttir, re.DOTALL)
     assert reductions, "no argmax"
     for _, combine in reductions:
         assert re.search(r"arith.cmp[fi] (oeq|eq),", combine), combine
 
 
-def test_all_threads_have_published_before_the_ticket(gate: dict[str, tuple[str, str]]) -> None:
-    for name, (_, ptx) in gate.items():
-        before, atomic, _ = ptx.partition("atom.global.gpu.acq_rel.add")
+def test_all_threads_have_published_before_the_ticket(gate: dict[str, str]) -> None:
+    """In TTIR: Triton 3.9 puts a barrier of its own before the atomic, which nothing promises."""
+    for name, ttir in gate.items():
+        before, atomic, _ = ttir.partition("tt.atomic_rmw add, acq_rel")
         assert atomic, f"{name} takes no ticket"
-        last_store, barrier = before.rfind("st.global"), before.rfind("bar.sync")
-        assert last_store >= 0, name
-        assert barrier > last_store, f"{name}: no barrier between the partial sums and the ticket"
+        _, stored, between = before.rpartition("tt.store")
+        assert stored, f"{name} publishes nothing"
+        assert re.search(r"\b(ttg|gpu)\.barrier\b", between), f"{name}: no barrier"
 
 
 @pytest.mark.parametrize("target", TARGETS)
