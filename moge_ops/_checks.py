@@ -8,6 +8,7 @@ from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 IDS = (torch.int32, torch.int64)
+MOST_SIZE = 2**31 - 1  # of one dimension; torch's own error at 2^63 names no argument
 
 
 SAME: tuple[torch.dtype, ...] = ()
@@ -128,8 +129,8 @@ def shape(name: str, x: Tensor, layout: str, expected: tuple[int, ...]) -> None:
 
 def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Checks a string option; raises ValueError."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r:.200}")
 
 
 def groups(num_experts: int, num_groups: Any, k: Any = 1) -> None:
@@ -181,17 +182,38 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
         raise ValueError(f"{name} must be {bounds}, got {value}")
 
 
+def parameters_take(name: str, x: Tensor, parameter: Tensor) -> None:
+    """Checks that a module's input has the device and, without autocast, the dtype of a parameter.
+
+    Raises:
+        TypeError: Another dtype.
+        ValueError: Another device.
+    """
+    if x.device != parameter.device:
+        raise ValueError(
+            f"{name} must be on the device of the parameters, {parameter.device}, got {x.device}"
+        )
+    if x.dtype != parameter.dtype and not _autocasts(x):
+        raise TypeError(
+            f"{name} must have the dtype of the parameters, {_names((parameter.dtype,))}, "
+            f"got {_names((x.dtype,))}"
+        )
+
+
+def _autocasts(x: Tensor) -> bool:
+    return (
+        x.dtype in (torch.float16, torch.bfloat16, torch.float32)
+        # "meta" knows no autocast; Dynamo before torch 2.13 cannot trace the general question
+        and x.device.type != "meta"
+        and torch.is_autocast_enabled(x.device.type)
+    )
+
+
 def autocast(*tensors: Any) -> Any:
     """Casts float tensors to the autocast dtype of their device, where autocast is on."""
 
     def cast(x: Any) -> Any:
-        if (
-            isinstance(x, Tensor)
-            and x.dtype in (torch.float16, torch.bfloat16, torch.float32)
-            # "meta" knows no autocast; Dynamo before torch 2.13 cannot trace the general question
-            and x.device.type != "meta"
-            and torch.is_autocast_enabled(x.device.type)
-        ):
+        if isinstance(x, Tensor) and _autocasts(x):
             return x.to(torch.get_autocast_dtype(x.device.type))
         return x
 

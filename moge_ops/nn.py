@@ -85,10 +85,10 @@ class MoGE(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _checks.integer("hidden_size", hidden_size, least=1)
-        _checks.integer("expert_size", expert_size, least=1)
-        _checks.integer("num_experts", num_experts, least=1)
-        _checks.integer("shared_size", shared_size, least=0)
+        _checks.integer("hidden_size", hidden_size, least=1, most=_checks.MOST_SIZE)
+        _checks.integer("expert_size", expert_size, least=1, most=_checks.MOST_SIZE)
+        _checks.integer("num_experts", num_experts, least=1, most=_checks.MOST_SIZE)
+        _checks.integer("shared_size", shared_size, least=0, most=_checks.MOST_SIZE)
         _checks.groups(num_experts, num_groups, k)
         _checks.choice("score", score, SCORES)
         _checks.choice("weight_on", weight_on, WEIGHT_ON)
@@ -181,6 +181,7 @@ class MoGE(nn.Module):
             _checks.tensor("row_mask", row_mask, "[...]")
         if x.ndim < 1 or x.shape[-1] != H:
             raise ValueError(f"x must be [..., H={H}], got {list(x.shape)}")
+        _checks.parameters_take("x", x, self.gate)
         tokens = x.reshape(-1, H)  # [T, H]
         logits, gating = self.router(tokens, None if row_mask is None else row_mask.flatten())
         routing = route(gating.experts, E, num_groups=self.num_groups)

@@ -148,7 +148,7 @@ def test_needs_no_memory_on_meta() -> None:
     [
         ((H, F, E, 5), ValueError, "positive multiple of num_groups=5, got 12"),
         ((H, F, E, G, 5), ValueError, "k must be at most .* 12 / 3 = 4, got 5"),
-        ((-1, F, E, G), ValueError, "hidden_size must be at least 1, got -1"),
+        ((-1, F, E, G), ValueError, "hidden_size must be in .*, got -1"),
         ((H, 1.5, E, G), TypeError, "expert_size must be an int, got float"),
     ],
 )
@@ -212,3 +212,21 @@ def test_null_experts(groups: int, renormalize: bool, device: str) -> None:
         assert_matches(got, expected, f"d_{name}", scale=scale if name == "router" else None)
     null_rows = grads[1].view(groups, n, H)[:, E // groups :]
     assert null_rows.abs().sum() > 0, "the null experts' router rows learn"
+
+
+def test_inputs_that_the_parameters_do_not_take(device: str) -> None:
+    layer = nn.MoGE(4, 4, 4, 2, device=device)
+    with pytest.raises(TypeError, match="x must have the dtype of the parameters, float32, got "):
+        layer(torch.zeros(3, 4, dtype=torch.float64, device=device))
+    with pytest.raises(ValueError, match="x must be on the device of the parameters, .*got meta"):
+        layer(torch.zeros(3, 4, device="meta"))
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        assert layer(torch.zeros(3, 4, device=device).bfloat16()).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "expert_size", "num_experts", "shared_size"])
+def test_sizes_that_no_tensor_has(name: str) -> None:
+    sizes = {"hidden_size": 4, "expert_size": 4, "num_experts": 4, "num_groups": 2}
+    for size in (2**63, 10**30):
+        with pytest.raises(ValueError, match=f"{name} must be in .*, got {size}"):
+            nn.MoGE(**sizes | {name: size})  # type: ignore[arg-type]
