@@ -121,8 +121,14 @@ def tensors(*specs: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, 
     return sizes
 
 
-def shape(name: str, x: Tensor, layout: str, expected: tuple[int, ...]) -> None:
-    """Checks the sizes of a tensor that come from elsewhere than a tensor; raises ValueError."""
+def shape(name: str, x: Any, layout: str, expected: tuple[int, ...]) -> None:
+    """Checks the sizes of a tensor that come from elsewhere than a tensor.
+
+    Raises:
+        TypeError: Not a dense tensor.
+        ValueError: Of another shape.
+    """
+    tensor(name, x, layout)
     if tuple(x.shape) != expected:
         raise ValueError(f"{name} must be {layout} = {list(expected)}, got {list(x.shape)}")
 

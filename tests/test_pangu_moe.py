@@ -488,6 +488,16 @@ class TestGenerate:
             model(ids, torch.ones(2, 4))
         with pytest.raises(TypeError, match=r"input_ids must be int32 \| int64, got float32"):
             model.generate(ids.float(), 2)
+        listed: Any = [[1, 1, 1]] * 2
+        for call in (
+            lambda: model(ids, listed),
+            lambda: model.generate(ids, 2, attention_mask=listed),
+            lambda: model.loss(ids, attention_mask=listed),
+        ):
+            with pytest.raises(TypeError, match="attention_mask must be a Tensor .*, got list"):
+                call()
+        with pytest.raises(TypeError, match=r"labels must be a Tensor \[B, L\], got list"):
+            model.loss(ids, listed)
         with pytest.raises(ValueError, match=r"input_ids must be \[B, L\], got \[3\]"):
             model(ids[0])
         with pytest.raises(ValueError, match=r"labels must be \[B, L\] = \[2, 3\], got \[2, 2\]"):

@@ -44,8 +44,9 @@ def left_padded(
         real = [[0] * (L - n) + [1] * n for n in lengths]
         prompts, mask = torch.tensor(rows, device=device), torch.tensor(real, device=device)
     _checks.tensors(("input_ids", prompts, "[B, L]", _checks.IDS))
-    mask = torch.ones_like(prompts) if mask is None else mask.long()
+    mask = torch.ones_like(prompts) if mask is None else mask
     _checks.shape("attention_mask", mask, "[B, L]", tuple(prompts.shape))
+    mask = mask.long()
     if not prompts.numel():
         raise ValueError(f"every prompt must have a token, got input_ids {list(prompts.shape)}")
     if not mask[:, -1].all() or (mask.diff(dim=1) < 0).any():
