@@ -777,6 +777,19 @@ class TestErrors:
         assert line.startswith("generate: ")
         assert said in line
 
+    def test_a_vocabulary_that_lacks_one_id(
+        self, tiny: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        largest = max(load_tokenizer(tiny).chat(PSALM))
+        for size in (largest, largest + 1):
+            folder = tiny / str(size)
+            save_pretrained(small_model(vocab_size=size, max_position_embeddings=99), folder)
+            shutil.copy(tiny / "tokenizer.json", folder)
+            if size == largest:
+                assert f"vocab_size={size} of" in refusal("generate", folder, PSALM, capsys=capsys)
+            else:
+                main(["generate", str(folder), PSALM, "--max-new-tokens", "0"])
+
     @pytest.mark.parametrize("how", ["truncated", "outside", "misshapen", "huge"])
     def test_a_bad_folder_is_not_converted(
         self, how: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -329,7 +329,7 @@ MUTANTS = [
         "counts[E + 1] = T\n    counts = sum_over(counts, group)",
         "counts = sum_over(counts, group)\n    counts[E + 1] = T",
         "The mean divides by this rank's tokens.",
-        TWO_RANKS,
+        "tests/test_distributed.py -k 'gloo and 4-'",
     ),
     Mutant(
         "moge_ops/distributed/top_k.py",
@@ -359,7 +359,7 @@ MUTANTS = [
         "if max(ids) >= config.vocab_size:",
         "if max(ids) > config.vocab_size:",
         "An id just past the vocabulary reaches the model.",
-        CLI + " -k 'vocab or bad_folder or ids'",
+        CLI + " -k lacks_one_id",
     ),
     Mutant(
         "moge_ops/cli.py",
