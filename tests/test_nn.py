@@ -218,7 +218,7 @@ def test_inputs_that_the_parameters_do_not_take(device: str) -> None:
     layer = nn.MoGE(4, 4, 4, 2, device=device)
     with pytest.raises(TypeError, match="x must have the dtype of the parameters, float32, got "):
         layer(torch.zeros(3, 4, dtype=torch.float64, device=device))
-    with pytest.raises(ValueError, match="x must be on the device of the parameters, .*got meta"):
+    with pytest.raises(ValueError, match=r"x must be on the device of the parameters, .*got meta"):
         layer(torch.zeros(3, 4, device="meta"))
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         assert layer(torch.zeros(3, 4, device=device).bfloat16()).dtype is torch.bfloat16
