@@ -492,7 +492,7 @@ class TestGenerate:
             lambda: model.generate(ids, 2, attention_mask=listed),
             lambda: model.loss(ids, attention_mask=listed),
         ):
-            with pytest.raises(TypeError, match="attention_mask must be a Tensor .*, got list"):
+            with pytest.raises(TypeError, match=r"attention_mask must be a Tensor .*, got list"):
                 call()
         with pytest.raises(TypeError, match=r"labels must be a Tensor \[B, L\], got list"):
             model.loss(ids, listed)
