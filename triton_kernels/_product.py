@@ -199,8 +199,12 @@ def aligned(x: Tensor) -> bool:
 
 
 def describable(x: Tensor) -> bool:
-    """Whether the tensor can be read through a tensor descriptor, on this chip."""
-    return x.numel() > 0 and aligned(x) and device_class() in ("hopper", "interpreter")
+    """Whether the tensor can be read through a tensor descriptor, on this chip.
+
+    Not an expanded one: CUDA's documentation does not say that a stride may be 0.
+    """
+    strided = x.numel() > 0 and all(x.stride())
+    return strided and aligned(x) and device_class() in ("hopper", "interpreter")
 
 
 def dot(dtype: torch.dtype) -> Dot:

@@ -244,7 +244,7 @@ MUTANTS = [
         "slot = slot.reshape(ROW_STEP, LOADS).T.reshape(BLOCK_N)",
         "slot = slot.reshape(LOADS, ROW_STEP).T.reshape(BLOCK_N)",
         "The slots that were loaded in the threads' order come back in another.",
-        "tests/test_grouped_mlp.py -k triton_gathers",
+        "tests/test_grouped_mlp.py -k gathered_rows",
     ),
     Mutant(
         "triton_kernels/_weight_gradient.py",
@@ -302,7 +302,7 @@ MUTANTS = [
         "best = tl.argmax(order, 2, tie_break_left=True)",
         "best = tl.argmax(order, 2, tie_break_left=False)",
         "On a GPU any of equal experts may win, not the lowest id.",
-        "tests/test_grouped_gate.py -k 'tie_break or lowest_index'",
+        "tests/test_compile.py -k equal_scores",
     ),
     Mutant(
         "triton_kernels/grouped_gate.py",
