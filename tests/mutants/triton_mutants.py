@@ -294,7 +294,7 @@ MUTANTS = [
         "    tl.debug_barrier()\n",
         "",
         "A thread takes the ticket before the others have published.",
-        "tests/test_grouped_gate.py -k barrier",
+        "tests/test_compile.py -k published",
     ),
     # --- gate ---
     Mutant(
