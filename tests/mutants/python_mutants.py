@@ -81,8 +81,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/_checks.py",
-        "and x.dtype in (torch.float16, torch.bfloat16, torch.float32)",
-        "and x.is_floating_point()",
+        "x.dtype in (torch.float16, torch.bfloat16, torch.float32)",
+        "x.is_floating_point()",
         "Autocast narrows float64.",
         "tests/test_grouped_gemm.py -k 'autocast and torch'",
     ),

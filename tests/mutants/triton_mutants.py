@@ -108,7 +108,7 @@ MUTANTS = [
         "+ expert.to(tl.int64) * weight.stride_e",
         "+ expert * weight.stride_e",
         "The address of an expert's weight overflows 32 bits.",
-        "tests/test_grouped_gemm.py -k 'far_apart or int32 or 64_bit'",
+        "tests/test_grouped_gemm.py -k 'far_apart and triton'",
     ),
     Mutant(
         "triton_kernels/_product.py",
@@ -244,7 +244,7 @@ MUTANTS = [
         "slot = slot.reshape(ROW_STEP, LOADS).T.reshape(BLOCK_N)",
         "slot = slot.reshape(LOADS, ROW_STEP).T.reshape(BLOCK_N)",
         "The slots that were loaded in the threads' order come back in another.",
-        "tests/test_grouped_mlp.py -k triton_gathers",
+        "tests/test_grouped_mlp.py -k gathered_rows",
     ),
     Mutant(
         "triton_kernels/_weight_gradient.py",
@@ -294,7 +294,7 @@ MUTANTS = [
         "    tl.debug_barrier()\n",
         "",
         "A thread takes the ticket before the others have published.",
-        "tests/test_grouped_gate.py -k barrier",
+        "tests/test_compile.py -k published_before",
     ),
     # --- gate ---
     Mutant(
@@ -302,7 +302,7 @@ MUTANTS = [
         "best = tl.argmax(order, 2, tie_break_left=True)",
         "best = tl.argmax(order, 2, tie_break_left=False)",
         "On a GPU any of equal experts may win, not the lowest id.",
-        "tests/test_grouped_gate.py -k 'tie_break or lowest_index'",
+        "tests/test_compile.py -k equal_scores_the_first",
     ),
     Mutant(
         "triton_kernels/grouped_gate.py",
