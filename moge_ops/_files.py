@@ -105,13 +105,13 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
 def staged(folder: Path, last: str) -> Iterator[Path]:
     """A new folder inside ``folder``; its files move into ``folder`` at the end, ``last`` as last.
 
-    If the block fails, or a move, then what was moved and every folder that was made is removed.
+    If the block fails, or a move, the folder becomes what it was, and one that was made is removed.
 
     Raises:
         IsADirectoryError: ``folder`` has a folder where a file shall be; nothing was moved.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    stage, new = folder / f".unfinished-{secrets.token_hex(4)}", list[Path]()
+    stage, undo = folder / f".unfinished-{secrets.token_hex(4)}", list[tuple[Path, Path]]()
     try:
         stage.mkdir(parents=True)
         yield stage
@@ -120,13 +120,19 @@ def staged(folder: Path, last: str) -> Iterator[Path]:
             if to.is_dir() and not to.is_symlink():
                 raise IsADirectoryError(f"{to} must be a file or not exist, got a directory")
         for path in sorted(moves, key=lambda path: path.name == last):
-            if not os.path.lexists(moves[path]):
-                new.append(moves[path])
-            os.replace(path, moves[path])
-        stage.rmdir()
+            to, old = moves[path], stage / f"{path.name}.old"
+            undo.append((to, old))
+            if os.path.lexists(to):
+                os.replace(to, old)
+            os.replace(path, to)
+        undo.clear()
+        shutil.rmtree(stage)
     except BaseException:
-        for path in new:
-            path.unlink(missing_ok=True)
+        for to, old in reversed(undo):
+            if os.path.lexists(old):
+                old.rename(to)
+            elif not os.path.lexists(stage / to.name):  # it was moved, and there was nothing before
+                to.unlink(missing_ok=True)
         shutil.rmtree(stage, ignore_errors=True)
         for path in missing:
             with suppress(OSError):  # somebody else may have put a file there

@@ -44,6 +44,7 @@ __all__ = ["convert", "generate", "info", "inspect", "main", "make_tiny"]
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 GB = 10**9
+DEBUG = "show where an error was found"
 # files that `convert` copies: data only, while a folder may also hold Python files
 COPIED = (
     "generation_config.json",
@@ -87,10 +88,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    if args.command == "info":
-        print(info())
-        return
     try:
+        if args.command == "info":
+            print(info())
+            return
         if _missing is not None:
             raise _missing
         args.run(args)
@@ -122,8 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     about = "Tells where the operators of moge_ops run, and works with Pangu Pro MoE checkpoints."
     parser = argparse.ArgumentParser(prog="moge-ops", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("info", help="versions, devices, and which operator runs on which backend")
-    parser.set_defaults(debug=False)
+    to = commands.add_parser(
+        "info", help="versions, devices, and which operator runs on which backend"
+    )
+    to.add_argument("--debug", action="store_true", help=DEBUG)
 
     def command(
         name: str,
@@ -133,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=f"{text}.")
         made.add_argument("folder", help=folder)
-        made.add_argument("--debug", action="store_true", help="show where an error was found")
+        made.add_argument("--debug", action="store_true", help=DEBUG)
         made.set_defaults(run=run)
         return made
 

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -104,7 +103,9 @@ class RouterStatistics:
         _files.regular(Path(path))
         try:
             sums = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, EOFError, LookupError, RuntimeError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged pickle raises whatever its reader meets
             raise ValueError(f"{wrong}: {error}") from None
         layers = [*sums.values()] if isinstance(sums, dict) else [sums]
         if not all(isinstance(each, dict) for each in layers):

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from moge_ops import _files
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.models.checkpoint import from_pretrained, read_config, released, save_pretrained
 from moge_ops.models.layout import released_count, released_shapes
@@ -194,24 +195,40 @@ class TestRoundTrip:
         save_pretrained(small_model(), tmp_path, max_shard_size=2000)
         from_pretrained(tmp_path)
 
-    @pytest.mark.parametrize("at", [0, 5, 20])
-    def test_an_interrupt_while_the_files_move_leaves_the_old_config(
-        self, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+    def test_an_interrupt_at_any_move_leaves_the_old_files(
+        self, late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        folder, replace, moves = tmp_path / "out", os.replace, []
-        folder.mkdir()
-        (folder / "config.json").write_text("old")
+        """Before or after it: the folder is the old one until the last file has moved."""
+        replace, moves = os.replace, []
+        old = {"config.json": "old", "tokenizer.json": "old too", "other.txt": "not ours"}
 
-        def interrupted(*args: Any) -> None:
-            moves.append(args)
-            if len(moves) > at:
-                raise KeyboardInterrupt
-            replace(*args)
+        def write(folder: Path, at: int) -> None:
+            moves.clear()
+            folder.mkdir()
+            for name, text in old.items():
+                (folder / name).write_text(text)
 
-        monkeypatch.setattr(os, "replace", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            save_pretrained(small_model(), folder, max_shard_size=500)
-        assert {path.name: path.read_text() for path in folder.iterdir()} == {"config.json": "old"}
+            def interrupted(*args: Any) -> None:
+                moves.append(args)
+                stop = len(moves) == at
+                if late or not stop:
+                    replace(*args)
+                if stop:
+                    raise KeyboardInterrupt
+
+            monkeypatch.setattr(os, "replace", interrupted)
+            with _files.staged(folder, last="config.json") as stage:
+                for name in ("a.safetensors", "config.json", "tokenizer.json"):
+                    (stage / name).write_text("new")
+
+        write(tmp_path / "whole", at=99)
+        assert len(moves) == 5
+        for at in range(1, 6):
+            folder = tmp_path / str(at)
+            with pytest.raises(KeyboardInterrupt):
+                write(folder, at)
+            assert {path.name: path.read_text() for path in folder.iterdir()} == old, at
 
     def test_a_folder_that_was_made_is_removed_again(self, tmp_path: Path) -> None:
         (tmp_path / "here").mkdir()

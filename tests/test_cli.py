@@ -903,6 +903,15 @@ class TestErrors:
         with pytest.raises(RuntimeError, match="is invalid"):
             main(["generate", str(tiny), PSALM])
 
+    def test_an_int_that_int64_does_not_hold(self, tiny: Path, capsys: Any) -> None:
+        """As JSON may have it where a float is meant."""
+        config = json.loads((tiny / "config.json").read_text())
+        config |= {"rope_theta": 10**30, "router_aux_loss_coef": 10**30}
+        (tiny / "config.json").write_text(json.dumps(config))
+        main(["generate", str(tiny), PSALM, "--max-new-tokens", "2"])
+        loss = from_pretrained(tiny).loss(torch.tensor([[1, 2, 3]]))
+        assert loss.isfinite()
+
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     @pytest.mark.parametrize("options", [(), GREEDY])
     def test_weights_that_are_not_finite(

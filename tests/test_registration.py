@@ -361,6 +361,9 @@ def test_checks_let_torch_func_through() -> None:
         d_x = torch.func.grad(lambda x: moge_ops.swiglu(x).sum())(x)
         want = torch.autograd.grad(moge_ops.swiglu(x.requires_grad_()).sum(), x)[0]
     torch.testing.assert_close(d_x, want)
+    x = x.detach()
+    wrapped = torch.func.functionalize(moge_ops.swiglu)(x)  # its storage has no address
+    torch.testing.assert_close(wrapped, moge_ops.swiglu(x))
 
 
 def test_the_layer_exports() -> None:

@@ -1,5 +1,6 @@
 """Statistics of the routers and the masks made from them, on layers and on a whole model."""
 
+import io
 import os
 from pathlib import Path
 
@@ -178,3 +179,16 @@ def test_a_file_that_is_no_statistics(data: object, tmp_path: Path) -> None:
         torch.save(data, path)
     with pytest.raises(ValueError, match=r"law\.pt must be a file that RouterStatistics\.save wr"):
         RouterStatistics.load(path)
+
+
+def test_a_file_that_was_cut_anywhere(tmp_path: Path) -> None:
+    path, data = tmp_path / "law.pt", io.BytesIO()
+    old = {"_use_new_zipfile_serialization": False}  # without the sums of a zip file
+    torch.save({"law": {"moge": torch.ones(2, 2, 4, dtype=torch.float64)}}, data, **old)
+    whole = data.getvalue()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"must be a file that RouterStatistics\.save wrote"):
+            RouterStatistics.load(path)
+    path.write_bytes(whole)
+    assert RouterStatistics.load(path).masks("law", keep=1)["moge"].sum() == 2

@@ -293,7 +293,7 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         loss = aux_loss = None
         if labels is not None:
             cross_entropy, aux_loss = losses(details, labels, attention_mask)
-            loss = cross_entropy + self.model.config.router_aux_loss_coef * aux_loss
+            loss = cross_entropy + float(self.model.config.router_aux_loss_coef) * aux_loss
         out = MoeCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,

@@ -101,9 +101,9 @@ class Sampler:
             raise ValueError(f"the logits are not finite, the largest is {best.max().item()}")
         if self.temperature == 0.0:
             return logits.argmax(-1)
-        # differences, in float64, because logits / temperature may be too large for float32
-        scaled = (values - best).double() / self.temperature
-        probs = scaled.float().softmax(-1)  # [B, top_k], largest first
+        # differences, because logits / temperature may be too large; these become -inf at most
+        scaled = (values - best) / max(self.temperature, torch.finfo(torch.float32).tiny)
+        probs = scaled.softmax(-1)  # [B, top_k], largest first
         # a token stays if those before it do not reach top_p, so the first one always stays
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= self.top_p, 0.0)
         return ids.gather(-1, torch.multinomial(probs, 1, generator=self.generator)).squeeze(-1)

@@ -370,7 +370,7 @@ class PanguMoEForCausalLM(nn.Module):
             mask = (columns <= columns[start:, None])[None, None]
         D = self.config.head_dim
         powers = torch.arange(0, D, 2, device=weight.device, dtype=torch.float32) / D
-        angles = positions[..., None, None, None] * self.config.rope_theta**-powers
+        angles = positions[..., None, None, None] * float(self.config.rope_theta) ** -powers
         cos, sin = angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
         return Context(cos, torch.cat([-sin, sin], -2), mask, mask is None and L > 1, start, shape)
 
@@ -454,7 +454,7 @@ class PanguMoEForCausalLM(nn.Module):
         out = self(input_ids, attention_mask, return_details=True)
         labels = input_ids if labels is None else labels
         cross_entropy, balance = losses(out, labels, attention_mask)
-        return cross_entropy + self.config.router_aux_loss_coef * balance
+        return cross_entropy + float(self.config.router_aux_loss_coef) * balance
 
     def generate(
         self,

@@ -155,7 +155,8 @@ def _guarded(path: Path, what: str, call: Callable[..., R], *args: Any, **option
     try:
         return call(*args, **options)
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        panic = type(error).__name__ == "PanicException"
+        if isinstance(error, MemoryError) or not (panic or isinstance(error, Exception)):
             raise
         raise ValueError(f"{path} {what}: {error}") from None
 

@@ -207,7 +207,7 @@ def run_target(name: str, options: argparse.Namespace, say: Callable[[str], None
             cases += 1
             kind, message = died
             seen = [x["case"] for x in deaths[kind]]
-            if state["case"] not in seen:
+            if state["case"] not in seen:  # None: it died before its first case
                 deaths[kind].append({"fault": kind, "message": message, "case": state["case"]})
             say(f"{name}: {kind} with seed {seed}, {message.splitlines()[0]}")
             if state["case"] is None:
@@ -239,25 +239,26 @@ def run_child(
             [*command, "--seed", str(seed)], stdout=said, stderr=said, env=environment
         )
     try:
-        watch(process, folder / "now", options.limit)
+        stuck = watch(process, folder / "now", options.limit)
     finally:
         process.kill()
     if process.wait() == 0:
         return None
     trace = folder / "trace"
     text = (trace.read_text() if trace.exists() else "") or (folder / "said").read_text()[-2000:]
-    stuck = "Timeout (" in text or process.returncode == -9
+    stuck = stuck or "Timeout (" in text
     return ("hang" if stuck else "crash"), f"exit code {process.returncode}\n{text[:4000]}"
 
 
-def watch(process: "subprocess.Popen[bytes]", now: Path, limit: float) -> None:
-    """Waits for the child, but not for one that has long been in one case."""
+def watch(process: "subprocess.Popen[bytes]", now: Path, limit: float) -> bool:
+    """Waits for the child, but not for one that has long been in one case: then it is True."""
     started = time.time()
     while process.poll() is None:
         time.sleep(0.2)
         last = max(started, now.stat().st_mtime if now.exists() else 0.0)
         if time.time() - last > 2 * limit + 120:  # its own alarm did not end it
-            return
+            return True
+    return False
 
 
 def keep(name: str, found: dict[str, Any], folder: Path) -> Path:
@@ -316,9 +317,11 @@ def main() -> int:
     for r in results:
         for found in (*r.faults, *r.crashes, *r.hangs):
             failed = True
-            path = keep(r.target, found, options.keep)
+            place = "before any case"
+            if found["case"] is not None:
+                place = f"kept as {keep(r.target, found, options.keep)}"
             message = "\n".join(found["message"].splitlines()[:12])[:800]
-            say(f"\n{r.target}: {found['fault']}, kept as {path}\n{message}")
+            say(f"\n{r.target}: {found['fault']}, {place}\n{message}")
     return int(failed or any(r.cases == 0 for r in results))
 
 
