@@ -33,7 +33,12 @@ settings.load_profile("moge_ops")
 
 
 # files whose tests run under the emulator too: the operators, and what is built of them
-EMULATED = {"nn", "statistics", *(module.name for module in pkgutil.iter_modules(ops.__path__))}
+EMULATED = {
+    "guarantees",
+    "nn",
+    "statistics",
+    *(module.name for module in pkgutil.iter_modules(ops.__path__)),
+}
 # Triton's kernels are loaded once in a process: for the GPU where there is one, else interpreted
 TRITON = "cuda" if torch.cuda.is_available() else "triton"
 

@@ -36,11 +36,13 @@ def test_every_promise_names_a_test_that_exists() -> None:
             assert name in functions(ROOT / "tests" / file), f"{file}::{name}"
 
 
-def layer() -> tuple[list[Tensor], Callable[[], Tensor]]:
+def layer(device: str = "cpu") -> tuple[list[Tensor], Callable[[], Tensor]]:
     """The inputs of a layer, and its call."""
     torch.manual_seed(0)
     sizes = ((T, H), (T, E), (E, 2 * F, H), (E, H, F))
-    x, logits, w_gate_up, w_down = inputs = [torch.randn(s, requires_grad=True) for s in sizes]
+    x, logits, w_gate_up, w_down = inputs = [
+        torch.randn(s).to(device).requires_grad_() for s in sizes
+    ]
 
     def call() -> Tensor:
         gating = moge_ops.grouped_gate(logits, G)
@@ -104,24 +106,24 @@ def test_a_fresh_process_computes_the_same(
     tmp_path: Path, device: str, request: pytest.FixtureRequest
 ) -> None:
     backend = request.node.callspec.params["device"]
-    inputs, call = layer()
+    inputs, call = layer(device)
     y = call()
     here = [y, *torch.autograd.grad(y.sum(), inputs)]
     code = (
         "import sys, torch; sys.path.insert(0, sys.argv[1]); import test_guarantees as t\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
-        "inputs, call = t.layer(); y = call()\n"
+        f"inputs, call = t.layer({device!r}); y = call()\n"
         "torch.save([y, *torch.autograd.grad(y.sum(), inputs)], sys.argv[2])"
     )
     environment = {"MOGE_OPS_BACKEND": backend, "PATH": ""} if device == "cpu" else {}
     command = [sys.executable, "-c", code, ROOT / "tests", tmp_path / "there.pt"]
     subprocess.run(command, env=environment, timeout=240, check=True)
-    there = torch.load(tmp_path / "there.pt")
+    there = torch.load(tmp_path / "there.pt", map_location=device)
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
 
 
 def test_only_the_documented_tensors_are_saved(device: str) -> None:
-    inputs, call = layer()
+    inputs, call = layer(device)
     saved: dict[int, Tensor] = {}
 
     def keep(x: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ def test_only_the_documented_tensors_are_saved(device: str) -> None:
 
 
 def test_calls_keep_nothing(device: str) -> None:
-    inputs, call = layer()
+    inputs, call = layer(device)
 
     def live() -> int:
         gc.collect()
