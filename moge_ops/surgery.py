@@ -9,8 +9,6 @@ from moge_ops.nn import MoGE
 
 __all__ = ["permute_experts"]
 
-INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-
 
 @torch.no_grad()
 def permute_experts(layer: MoGE, perm: Sequence[int] | Tensor) -> None:
@@ -35,8 +33,10 @@ def permute_experts(layer: MoGE, perm: Sequence[int] | Tensor) -> None:
     E = len(layer.gate)
     index = torch.as_tensor(perm, device=layer.gate.device)
     flags = not isinstance(perm, Tensor) and any(isinstance(i, bool) for i in perm)
-    kind = "bool" if flags else str(index.dtype).removeprefix("torch.")
-    if index.numel() and kind not in INTEGERS:  # an empty list becomes float32
+    dtype = torch.bool if flags else index.dtype
+    ints = not (dtype is torch.bool or dtype.is_floating_point or dtype.is_complex)
+    if index.numel() and not ints:  # an empty list becomes float32
+        kind = str(dtype).removeprefix("torch.")
         raise TypeError(f"perm must hold ints, a permutation of 0 to {E - 1}, got {kind}")
     index = index.long()  # an index of uint8 would be a mask
     if sorted(index.flatten().tolist()) != list(range(E)) or index.ndim != 1:

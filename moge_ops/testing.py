@@ -28,7 +28,8 @@ def backend(name: str) -> AbstractContextManager[None]:
     """Reroutes CPU tensors to one backend for the duration of a ``with``, in the calling thread.
 
     Other threads keep their own choice, as with :class:`torch.no_grad`, those started within the
-    ``with`` too. A backward pass of CPU tensors runs in the thread that calls it.
+    ``with`` too. A backward pass of CPU tensors runs in the thread that calls it, unless
+    backward passes start others within them some 60 deep: torch then goes on in threads of its own.
 
     Args:
         name: ``"torch"`` (the fast path), ``"reference"`` (the oracle), ``"triton"`` (the Triton

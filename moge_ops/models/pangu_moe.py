@@ -35,7 +35,7 @@ MULTIPLES = {  # a size -> the size that it must be a multiple of
 }
 MOST_SIZE = 2**31 - 1  # far above any real size, and two of them multiply within int64
 MOST_FLOAT = sys.float_info.max
-SETTINGS = {  # a setting that is a number -> the least and the largest value, both allowed
+RANGES = {  # a setting that is a number -> the least and the largest value, both allowed
     "rope_theta": (sys.float_info.min, MOST_FLOAT),
     "rms_norm_eps": (0.0, MOST_FLOAT),
     "attention_dropout": (0.0, 1.0),
@@ -52,7 +52,7 @@ FIXED = {
 
 
 def _is_int(value: Any) -> bool:
-    """A bool is none."""
+    """A bool does not count."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -109,7 +109,7 @@ class PanguMoEConfig:
         )
         if self.head_dim % 2:
             raise ValueError(f"hidden_size / num_attention_heads must be even, got {self.head_dim}")
-        for name, (low, high) in SETTINGS.items():
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             # NaN fails the comparison, and an int that no float holds does too
             if not (_is_int(value) or isinstance(value, float)) or not low <= value <= high:

@@ -71,7 +71,7 @@ def load(name: str) -> Target:
 
 
 class Stop(BaseException):
-    """The time is over; Hypothesis lets it pass."""
+    """The time is over. Not an Exception, so that Hypothesis does not catch it."""
 
 
 class Reports:
