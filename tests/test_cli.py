@@ -260,8 +260,10 @@ class TestHostileTokenizer:
             {"normalizer": {"type": "Sequence", "normalizers": [REPLACE | {"content": "aa"}] * 40}},
             {"decoder": {"type": "Sequence", "decoders": [REPLACE | {"content": "a" * 40}] * 2}},
             {"normalizer": REPLACE | {"pattern": {"Regex": ".*"}, "content": "x" * 1000}},
+            {"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 12}},
+            {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}] * 3}},
         ],
-        ids=["many", "long", "anywhere"],
+        ids=["many", "long", "anywhere", "bytes", "normal-forms"],
     )
     def test_a_text_does_not_grow_without_end(self, parts: dict[str, Any], tmp_path: Path) -> None:
         change_tokenizer(tmp_path, **parts)
@@ -272,6 +274,7 @@ class TestHostileTokenizer:
 
     def test_replacements_as_released_models_have(self, tmp_path: Path) -> None:
         steps = [
+            {"type": "NFKC"},
             {"type": "Prepend", "prepend": "_"},
             REPLACE | {"pattern": {"String": " "}, "content": "_"},
             REPLACE | {"pattern": {"Regex": " {2,}"}, "content": " "},
