@@ -65,7 +65,7 @@ typecheck-ascend: ## the Ascend kernels against the real headers: ASC_DEVKIT=fol
 		--tools '$(ASC_TOOLS)' $(if $(ACL),--acl '$(ACL)'),echo 'skipped: no ASC_DEVKIT')
 
 mutants: .venv/made ## seed faults, hours; each must fail a test; options: ARGS='--only triton --jobs 2'
-	@.venv/bin/python tests/mutants/run.py $(ARGS)
+	@.venv/bin/python tests/mutants/run_mutants.py $(ARGS)
 
 demo: .venv/made ## one full-size layer, checked and timed; options: ARGS='--tokens 64'
 	@.venv/bin/python examples/demo.py $(ARGS)
@@ -90,7 +90,7 @@ bench: .venv/made ## benchmarks into bench/results; options: ARGS=...
 	@.venv/bin/python bench/ops/plots.py
 
 fuzz: .venv/made ## random and hostile calls for MINUTES=30; options: ARGS='--target layouts:triton --seed 7'
-	@.venv/bin/python tests/fuzz/run.py --minutes $(MINUTES) $(ARGS)
+	@.venv/bin/python tests/fuzz/run_fuzz.py --minutes $(MINUTES) $(ARGS)
 
 gpu: ## checks and benchmarks on a GPU, 9 minutes, nothing is installed; options: ARGS=...
 	@$(PYTHON) bench/gpu/gpu.py $(ARGS)

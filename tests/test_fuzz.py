@@ -1,35 +1,22 @@
 """A slice of `make fuzz` on every run, the failing cases that it kept, and that it can fail."""
 
-import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import run_fuzz
 import torch
 from hypothesis import HealthCheck, given, settings
-
-FUZZ = Path(__file__).resolve().parent / "fuzz"
 
 # NumPy's of NaN operands, torch's of tensors in beta, which are among the bad arguments
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"fuzz_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-RUNNER = _load(FUZZ / "run.py")
-KEPT = sorted(RUNNER.KEPT.glob("*.json"))
+KEPT = sorted(run_fuzz.KEPT.glob("*.json"))
 EXAMPLES = {"layouts:triton": 8, "layouts:ascend": 20}  # the interpreter takes half a second
 
 
@@ -38,12 +25,12 @@ def target(name: str) -> Any:
         pytest.skip("Triton is loaded for the GPU, not for the interpreter")
     if name.endswith("ascend"):
         pytest.importorskip("moge_ops._C", reason="built without the Ascend emulator")
-    return RUNNER.load(name)
+    return run_fuzz.load(name)
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in EXAMPLES)) for name in RUNNER.TARGETS],
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in EXAMPLES)) for n in run_fuzz.TARGETS],
 )
 def test_slice(name: str) -> None:
     found = target(name)
@@ -87,7 +74,7 @@ def fuzz(folder: Path, kind: str, *arguments: str) -> "subprocess.CompletedProce
     (folder / "fake.py").write_text(FAKE.replace("KIND", KINDS[kind]))
     return subprocess.run(
         [
-            *(sys.executable, str(FUZZ / "run.py"), "--target", str(folder / "fake.py")),
+            *(sys.executable, run_fuzz.__file__, "--target", str(folder / "fake.py")),
             *("--limit", "1", "--seed", "5", "--keep", str(folder / "kept"), *arguments),
         ],
         capture_output=True,
@@ -124,7 +111,7 @@ def test_the_runner_stops_in_time(tmp_path: Path) -> None:
 
 
 def test_the_runner_refuses_an_unknown_target() -> None:
-    command = [sys.executable, str(FUZZ / "run.py"), "--target", "layouts:none"]
+    command = [sys.executable, run_fuzz.__file__, "--target", "layouts:none"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "--target must be one of layouts:torch" in done.stderr

@@ -1,35 +1,17 @@
 """The tables of seeded faults fit the code, and their runner tells a survivor from a kill."""
 
-import importlib.util
+import re
 import shutil
 import subprocess
-import sys
+import time
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import run_mutants
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "tests" / "mutants"
-
-
-def loaded() -> ModuleType:
-    """The runner, which imports the tables beside it."""
-    spec = importlib.util.spec_from_file_location("moge_mutants_run", FOLDER / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
-
-
-runner = loaded()
-MUTANTS = [mutant for mutants in runner.ROOMS.values() for mutant in mutants]
+ROOT = run_mutants.ROOT
+MUTANTS = [mutant for mutants in run_mutants.ROOMS.values() for mutant in mutants]
 TRITON = [path for path in (ROOT / "triton_kernels").glob("*.py") if path.stem != "__init__"]
 ASCEND = [path for path in (ROOT / "ascend_kernels").iterdir() if path.is_dir()]
 
@@ -46,6 +28,11 @@ def test_a_mutant_still_applies(mutant: tuple[str, ...]) -> None:
         files = [word.partition("::")[0] for word in tests.split() if word.startswith("tests/")]
         assert files, f"a selection names a file, got {tests!r}"
         assert all((ROOT / name).is_file() for name in files), files
+        for word in tests.split():
+            path, _, named = word.partition("::")
+            for name in filter(None, named.partition("[")[0].split("::")):
+                text = (ROOT / path).read_text()
+                assert re.search(rf"^ *(def|class) {name}\b", text, re.MULTILINE), word
 
 
 def test_no_mutant_is_there_twice() -> None:
@@ -55,7 +42,7 @@ def test_no_mutant_is_there_twice() -> None:
 
 def test_every_room_has_mutants() -> None:
     assert len(MUTANTS) >= 100
-    assert all(len(mutants) >= 20 for mutants in runner.ROOMS.values())
+    assert all(len(mutants) >= 20 for mutants in run_mutants.ROOMS.values())
 
 
 @pytest.mark.parametrize("path", [*TRITON, *ASCEND], ids=lambda path: path.name)
@@ -69,11 +56,15 @@ def test_every_kernel_has_a_mutant(path: Path) -> None:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
-def test_the_runner_tells_a_survivor_from_a_kill(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def mutant(old: str, new: str, tests: str = "-k add", equivalent: str = "") -> object:
+    return run_mutants.Mutant("moge_ops/sums.py", old, new, "Wrong.", tests, equivalent)
+
+
+@pytest.fixture
+def sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree of one function and its tests."""
+    if not shutil.which("git"):
+        pytest.skip("needs git")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # a run takes half a second then
     package, kernels = tmp_path / "moge_ops", tmp_path / "triton_kernels"
     for folder in (package, kernels):
@@ -86,10 +77,11 @@ def test_the_runner_tells_a_survivor_from_a_kill(
         "def test_fails():\n    assert add(2, 2) == 5\n"
     )
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    return tmp_path
 
-    def mutant(old: str, new: str, tests: str = "-k add", equivalent: str = "") -> object:
-        return runner.Mutant("moge_ops/sums.py", old, new, "Wrong.", tests, equivalent)
 
+@pytest.mark.slow
+def test_the_runner_tells_a_survivor_from_a_kill(sums: Path) -> None:
     chosen = [
         ("python", mutant("a + b", "a - b")),
         ("python", mutant("# sum", "# total")),
@@ -99,9 +91,22 @@ def test_the_runner_tells_a_survivor_from_a_kill(
         ("python", mutant("a * b", "a - b")),
         ("python", mutant("return a + b", "while True: pass")),
     ]
-    results = list(runner.run(chosen, 1, tmp_path, patience=1.0))
+    results = list(run_mutants.run(chosen, 1, sums, patience=1.0))
     assert [result.outcome for result in results] == [
         *("killed", "SURVIVED", "equivalent", "ERROR", "ERROR", "ERROR", "killed")
     ]
     assert "hang" in results[-1].detail
-    assert "a + b  # sum" in (package / "sums.py").read_text()
+    assert "a + b  # sum" in (sums / "moge_ops" / "sums.py").read_text()
+
+
+@pytest.mark.slow
+def test_the_runner_stops_at_once(sums: Path) -> None:
+    chosen = [
+        ("python", mutant("a + b", "a - b")),
+        ("python", mutant("return a + b", "while True: pass")),
+    ]
+    results = run_mutants.run(chosen, 1, sums)
+    assert next(results).outcome == "killed"
+    started = time.monotonic()
+    results.close()  # what Ctrl-C does to it
+    assert time.monotonic() - started < 30.0, "it waited for a test that does not end"

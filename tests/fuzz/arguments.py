@@ -237,6 +237,7 @@ AS: dict[str, Callable[[Tensor], Any]] = {
 }
 NO_STRIDES = ("sparse", "csr", "csc", "bsr", "mkldnn", "nested", "jagged", "quantized", "resized")
 NO_TENSOR = ("list", "tuple", "numpy")
+ALONE = (*NO_STRIDES, *NO_TENSOR, *REFUSED)
 CONTENTS = ("falling", "above", "below", "all -1", "lowest", "highest")
 
 
@@ -257,7 +258,7 @@ def may_be_valid(op: str, name: str, value: Any, how: list[Any], backend: str) -
         if type(was) is int:
             return type(value) is int and value >= (name != "shared_size")
         return isinstance(value, Tensor) and name == "x" and value.ndim > 0
-    if kind in NO_STRIDES or kind in NO_TENSOR or kind in REFUSED or kind == "past int32":
+    if kind in ALONE or kind == "past int32":
         return False
     if kind in FLOATS:
         return was.is_floating_point()
@@ -310,13 +311,19 @@ def change(arguments: Arguments, changes: dict[str, Any]) -> bool:
     return True
 
 
-def judge(op: str, message: str, said: str) -> None:
-    """Whether a message names an argument and what came."""
-    names = {"router_scale"} | {
-        part for name in OPS[op].good() for part in (name, *name.split("."))
-    }
+def judge(case: Case, message: str, said: str) -> None:
+    """Whether a message names an argument and what came.
+
+    A size that does not fit may be told of the argument that it does not fit; what is wrong in
+    itself must be told of itself.
+    """
+    changes = case["changes"]
+    names = [name for name, (way, kind) in changes.items() if way == "is" or kind in ALONE]
+    if len(names) < len(changes):
+        names = ["router_scale", *OPS[case["op"]].good()]
+    names = [part for name in names for part in (name, *name.split("."))]
     named = re.search(rf"\b({'|'.join(map(re.escape, names))})\b", message)
-    assert named, f"{said}: the message names no argument: {message}"
+    assert named, f"{said}: the message must name {' or '.join(names)}: {message}"
     assert "got" in message, f"{said}: the message does not say what came: {message}"
 
 
@@ -337,7 +344,7 @@ def check(case: Case, backend: str = "torch") -> None:
         try:
             OPS[op].call(**arguments)
         except (TypeError, ValueError) as error:
-            judge(op, str(error), said)
+            judge(case, str(error), said)
             return
         except (RuntimeError, MemoryError) as error:
             if "allocate" in str(error) or isinstance(error, MemoryError):

@@ -12,6 +12,7 @@ GENERATE = "tests/test_pangu_moe.py -k 'prompts or eos or cache'"
 LOSSES = "tests/test_pangu_moe.py -k 'loss or labels or neither_term'"
 CHECKPOINT = "tests/test_checkpoint.py"
 CLI = "tests/test_cli.py"
+TOKENIZER = "tests/test_tokenizer.py"
 TWO_RANKS = "tests/test_distributed.py -k 'gloo and 2-'"
 
 MUTANTS = [
@@ -107,6 +108,13 @@ MUTANTS = [
         'return "torch"',
         "An unknown backend falls back in silence.",
         "tests/test_backend.py -k 'unknown or bad_name'",
+    ),
+    Mutant(
+        "moge_ops/_backend.py",
+        "return x.contiguous() if isinstance(x, torch.Tensor) and x.dtype in IDS else x",
+        "return x",
+        "Kernels read a routing of other strides as if it were contiguous.",
+        "tests/test_permute.py -k 'any_stride'",
     ),
     # --- modules ---
     Mutant(
@@ -279,14 +287,14 @@ MUTANTS = [
         "for text in (SYSTEM + system, USER + user):",
         "for text in (USER + user, SYSTEM + system):",
         "The question comes before the system message.",
-        CLI + " -k prompts_form",
+        TOKENIZER + " -k prompts_form",
     ),
     Mutant(
         "moge_ops/models/tokenizer.py",
         "self.start, self.done = self.done, len(self.ids)",
         "self.start = self.done = len(self.ids)",
         "A token is decoded without the one before it, so spaces are lost.",
-        CLI + " -k 'comes_back or whole or streams'",
+        f"{CLI} {TOKENIZER} -k 'comes_back or whole or streams'",
     ),
     # --- ranks ---
     Mutant(
@@ -349,8 +357,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/cli.py",
-        "need = (_counts(config)[0] + tokens * _cached(config)) * dtype.itemsize",
-        "need = _counts(config)[0] * dtype.itemsize",
+        "need = (parameter_counts(config)[0] + tokens * _cached(config)) * dtype.itemsize",
+        "need = parameter_counts(config)[0] * dtype.itemsize",
         "The cache is not counted when the model is loaded.",
         CLI + " -k cache_counts",
     ),

@@ -413,10 +413,10 @@ MUTANTS = [
     ),
     Mutant(
         "triton_kernels/permute.py",
-        "            *row_to_slot.stride(),\n",
-        "            1,\n",
-        "A routing whose row_to_slot is strided is read as contiguous.",
-        "tests/test_permute.py -k 'any_stride and triton'",
+        "slot = tl.load(row_to_slot_ptr + own, mask=mask_k, other=0)",
+        "slot = tl.load(row_to_slot_ptr + offs_k, mask=mask_k, other=0)",
+        "Every token looks at the rows of the first one for those that no slot has.",
+        "tests/test_permute.py -k 'dropped_slots_are_zero and triton'",
     ),
     Mutant(
         "triton_kernels/unpermute.py",

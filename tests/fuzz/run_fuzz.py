@@ -8,7 +8,7 @@ tests/fuzz/cases, and is a test from then on. Run by ``make fuzz``.
 import argparse
 import faulthandler
 import hashlib
-import importlib.util
+import importlib
 import json
 import os
 import resource
@@ -27,13 +27,10 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "cases"
 Case = Any
-TARGETS: dict[str, tuple[Path, tuple[str, ...]]] = {
-    **{f"layouts:{b}": (HERE / "layouts.py", (b,)) for b in ("torch", "triton", "ascend")},
-    **{
-        f"arguments:{b}": (HERE / "arguments.py", (b,))
-        for b in ("torch", "triton", "ascend", "reference")
-    },
-    "folders": (HERE / "folders.py", ()),
+TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
+    **{f"layouts:{b}": ("layouts", (b,)) for b in ("torch", "triton", "ascend")},
+    **{f"arguments:{b}": ("arguments", (b,)) for b in ("torch", "triton", "ascend", "reference")},
+    "folders": ("folders", ()),
 }
 MEMORY = 4 * 2**30  # a child's, past what it has after the imports (0.6 to 1 GB of addresses)
 BATCH = 500  # cases from one seed: Hypothesis remembers those of a batch
@@ -56,15 +53,15 @@ class Target(NamedTuple):
 
 def load(name: str) -> Target:
     """The target of a name of TARGETS, or of a file."""
-    path, args = TARGETS.get(name, (Path(name), ()))
-    if not path.is_file():
-        raise SystemExit(f"--target must be one of {', '.join(TARGETS)} or a file, got {name!r}")
-    spec = importlib.util.spec_from_file_location(f"fuzz_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return Target(module, args)
+    if name not in TARGETS:
+        path = Path(name)
+        if not path.is_file():
+            known = ", ".join(TARGETS)
+            raise SystemExit(f"--target must be one of {known} or a file, got {name!r}")
+        sys.path.append(str(path.parent))
+        return Target(importlib.import_module(path.stem), ())
+    module, args = TARGETS[name]
+    return Target(importlib.import_module(module), args)
 
 
 # The child

@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -87,6 +88,8 @@ class Copy:
 
     def __init__(self, folder: Path, tree: Path) -> None:
         self.root, self.stale = folder, False
+        self.running: subprocess.Popen[str] | None = None
+        self.stopped = False
         listed = ["git", "ls-files", "-co", "--exclude-standard"]
         names = subprocess.run(listed, cwd=tree, check=True, capture_output=True, text=True).stdout
         built = [str(path.relative_to(tree)) for path in tree.glob("moge_ops/_C.*")]
@@ -128,7 +131,7 @@ class Copy:
         command = [str(Path(sys.executable).with_name("pytest")), "-x", "-q", "--no-header"]
         command += ["-p", "no:cacheprovider", *shlex.split(tests)]
         started = time.monotonic()
-        pytest = subprocess.Popen(
+        self.running = pytest = subprocess.Popen(
             command,
             cwd=self.root,
             env=self.env,
@@ -138,15 +141,27 @@ class Copy:
             start_new_session=True,
         )
         try:
+            if self.stopped:
+                raise KeyboardInterrupt
             out, err = pytest.communicate(timeout=timeout)
             outcome = read(subprocess.CompletedProcess(command, pytest.returncode, out, err))
         except subprocess.TimeoutExpired:
             outcome = "failed", f"hang: stopped after {timeout:.0f} s"
         finally:
-            if pytest.poll() is None:  # with the processes that the tests have started
-                os.killpg(pytest.pid, signal.SIGKILL)
-                pytest.wait()
+            self.end_tests()
         return Ran(*outcome, time.monotonic() - started)
+
+    def stop(self) -> None:
+        """Lets the job that works here come to its end at once, from another thread."""
+        self.stopped = True
+        self.end_tests()
+
+    def end_tests(self) -> None:
+        """Ends the tests that run now, with the processes that they have started."""
+        if self.running is not None and self.running.poll() is None:
+            with suppress(ProcessLookupError):  # both threads end them
+                os.killpg(self.running.pid, signal.SIGKILL)
+            self.running.wait()
 
 
 class Baseline:
@@ -220,6 +235,7 @@ def run(
     Tests hang if they take ``patience`` seconds, and ten times as long as without the fault.
     """
     baseline, lock = Baseline(), threading.Lock()
+    copies: list[Copy] = []
     # faults of a file follow one another, so that little is compiled again
     files = iter([list(g) for _, g in groupby(chosen, key=lambda pair: pair[1].file)])
     results: list[Result] = []
@@ -227,6 +243,7 @@ def run(
 
     def job(folder: Path) -> None:
         copy = Copy(folder, tree)
+        copies.append(copy)
         print(f"job in {folder} imports {copy.check_imports()}", flush=True)
         while True:
             with lock:
@@ -234,6 +251,8 @@ def run(
             if group is None:
                 return
             for room, mutant in group:
+                if copy.stopped:
+                    return
                 found = tried(room, mutant, copy, baseline, patience)
                 with arrived:
                     results.append(found)
@@ -243,13 +262,18 @@ def run(
         folders = [Path(temporary, f"job-{i}") for i in range(jobs)]
         with ThreadPoolExecutor(jobs) as pool:
             futures = [pool.submit(job, folder) for folder in folders]
-            for done in range(len(chosen)):
-                with arrived:
-                    while len(results) <= done and not all(f.done() for f in futures):
-                        arrived.wait(timeout=1.0)
-                if len(results) <= done:
-                    break
-                yield results[done]
+            try:
+                for done in range(len(chosen)):
+                    with arrived:
+                        while len(results) <= done and not all(f.done() for f in futures):
+                            arrived.wait(timeout=1.0)
+                    if len(results) <= done:
+                        break
+                    yield results[done]
+            except BaseException:  # Ctrl-C reaches this thread only
+                for copy in copies:
+                    copy.stop()
+                raise
             for future in futures:
                 future.result()
 
