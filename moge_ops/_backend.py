@@ -168,7 +168,7 @@ def override(name: str) -> Iterator[None]:
         _choice.backend = before
 
 
-def _around(x: torch.Tensor) -> AbstractContextManager[Any]:
+def _launch_context(x: torch.Tensor) -> AbstractContextManager[Any]:
     """What a launch for the device of ``x`` runs under.
 
     Raises:
@@ -244,7 +244,7 @@ def define(
         def kernel(module: Callable[[], ModuleType]) -> Callable[..., Any]:
             def call(*args: Any) -> Any:
                 named = dict(zip(names, map(_as_launched, args), strict=True))
-                with _around(args[0]):
+                with _launch_context(args[0]):
                     return getattr(module(), launcher)(**named)
 
             return call

@@ -156,8 +156,6 @@ def _grouped_gate_bwd_kernel(
     stride_d_weights_k,
     stride_logits_t,
     stride_logits_e,
-    stride_experts_t,
-    stride_experts_k,
     stride_router_scale_e,
     T,
     scaling: tl.constexpr,  # at run time it would be rounded to float32
@@ -202,7 +200,7 @@ def _grouped_gate_bwd_kernel(
         chosen = tl.zeros([BLOCK_T, G_P2, P_P2], tl.int1)
         for j in tl.static_range(k):
             columns = groups * k + j
-            expert_ptrs = experts_ptr + rows * stride_experts_t + columns * stride_experts_k
+            expert_ptrs = experts_ptr + rows * (G * k) + columns
             expert = tl.load(expert_ptrs, mask=mask_slot, other=-1)
             d_weight_ptrs = d_weights_ptr + rows * stride_d_weights_t + columns * stride_d_weights_k
             d_weight = tl.load(d_weight_ptrs, mask=mask_slot, other=0.0).to(ACC)
@@ -335,8 +333,6 @@ def grouped_gate_bwd(
         stride_d_weights_k=d_weights.stride(1),
         stride_logits_t=logits.stride(0),
         stride_logits_e=logits.stride(1),
-        stride_experts_t=experts.stride(0),
-        stride_experts_k=experts.stride(1),
         stride_router_scale_e=router_scale.stride(0) if router_scale is not None else 0,
         T=T,
         scaling=scaling,

@@ -53,8 +53,6 @@ def _load_balance_loss_fwd_kernel(
     ticket_ptr,  # [1]
     stride_logits_t,
     stride_logits_e,
-    stride_experts_t,
-    stride_experts_k,
     T,
     K,
     rows,  # max(T, 1)
@@ -89,11 +87,11 @@ def _load_balance_loss_fwd_kernel(
         )
         p += tl.sum(tl.where(mask, q, 0.0), 0)
 
-        expert_ptrs = experts_ptr + offs_t * stride_experts_t
+        expert_ptrs = experts_ptr + offs_t * K
         for _ in range(K):
             expert = tl.load(expert_ptrs, mask=mask_t, other=-1)  # [BLOCK_T]
             counts += tl.sum((expert[:, None] == offs_e[None, :]).to(tl.int32), 0)
-            expert_ptrs += stride_experts_k
+            expert_ptrs += 1
 
     last = True
     if MANY:
@@ -167,7 +165,6 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
         logits.new_empty(programs, E, dtype=torch.int32) if programs > 1 else None,
         ticket(logits.device) if programs > 1 else None,
         *logits.stride(),
-        *experts.stride(),
         T,
         K,
         max(T, 1),

@@ -16,9 +16,6 @@ def _permute_fwd_kernel(
     rows_ptr,  # [N, H]
     stride_x_t,
     stride_x_h,
-    stride_row_to_slot,
-    stride_slot_to_row_t,
-    stride_slot_to_row_k,
     H,
     K,
     BLOCK_K: tl.constexpr,
@@ -32,15 +29,14 @@ def _permute_fwd_kernel(
     for first in range(0, K, BLOCK_K):
         offs_k = first + tl.arange(0, BLOCK_K).to(tl.int64)
         mask_k = offs_k < K
-        row_ptrs = slot_to_row_ptr + pid_t * stride_slot_to_row_t + offs_k * stride_slot_to_row_k
-        row = tl.load(row_ptrs, mask=mask_k, other=-1).to(tl.int64)  # [BLOCK_K]
+        own = pid_t * K + offs_k  # the token's slots, and as many rows
+        row = tl.load(slot_to_row_ptr + own, mask=mask_k, other=-1).to(tl.int64)  # [BLOCK_K]
         ptrs = rows_ptr + row[:, None] * H + offs_h[None, :]  # [BLOCK_K, BLOCK_H]
         tl.store(ptrs, x[None, :], mask=(row >= 0)[:, None] & mask_h[None, :])
 
         # there are T * K rows: each token also zeroes those of its K rows that no slot has
-        row = pid_t * K + offs_k
-        slot = tl.load(row_to_slot_ptr + row * stride_row_to_slot, mask=mask_k, other=0)
-        ptrs = rows_ptr + row[:, None] * H + offs_h[None, :]
+        slot = tl.load(row_to_slot_ptr + own, mask=mask_k, other=0)
+        ptrs = rows_ptr + own[:, None] * H + offs_h[None, :]
         tl.store(ptrs, 0.0, mask=(slot < 0)[:, None] & mask_h[None, :])
 
 
@@ -57,8 +53,6 @@ def permute_fwd(x: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
             slot_to_row,
             rows,
             *x.stride(),
-            *row_to_slot.stride(),
-            *slot_to_row.stride(),
             H,
             K,
             BLOCK_K=min(BLOCK_K, triton.next_power_of_2(K)),

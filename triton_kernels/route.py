@@ -20,8 +20,6 @@ MAX_PROGRAMS = 256
 @triton.jit
 def _local_ids(
     experts_ptr,  # [T, K]
-    stride_experts_t,
-    stride_experts_k,
     slot,  # [BLOCK] int64
     mask,
     P,
@@ -29,9 +27,8 @@ def _local_ids(
     k: tl.constexpr,
 ):
     """Expert within the group of the slot's column, int32; -1 for a dropped or masked slot."""
-    t, column = slot // K, slot % K
-    ptrs = experts_ptr + t * stride_experts_t + column * stride_experts_k
-    local = tl.load(ptrs, mask=mask, other=-1).to(tl.int64) - column // k * P
+    group = slot % K // k
+    local = tl.load(experts_ptr + slot, mask=mask, other=-1).to(tl.int64) - group * P
     return tl.where((local >= 0) & (local < P), local, -1).to(tl.int32)
 
 
@@ -51,8 +48,6 @@ def _one_hot(local, P_P2: tl.constexpr):
 def _route_count_kernel(
     experts_ptr,  # [T, K]
     counts_ptr,  # [programs, E]
-    stride_experts_t,
-    stride_experts_k,
     n,  # slots of a group, T * k
     P,
     E,
@@ -69,9 +64,7 @@ def _route_count_kernel(
     for tile_id in range(tiles):
         offs_i = (pid * tiles + tile_id) * BLOCK + tl.arange(0, BLOCK)
         slot = _slots(pid_g, offs_i, K=K, k=k)
-        local = _local_ids(
-            experts_ptr, stride_experts_t, stride_experts_k, slot, offs_i < n, P, K=K, k=k
-        )
+        local = _local_ids(experts_ptr, slot, offs_i < n, P, K=K, k=k)
         counts += tl.sum(_one_hot(local, P_P2=P_P2), 0)
 
     offs_e = tl.arange(0, P_P2)
@@ -105,8 +98,6 @@ def _route_fwd_kernel(
     row_to_slot_ptr,  # [N]
     slot_to_row_ptr,  # [T, K]
     offsets_ptr,  # [E + 1]
-    stride_experts_t,
-    stride_experts_k,
     n,  # slots of a group, T * k
     P,
     E,
@@ -128,17 +119,13 @@ def _route_fwd_kernel(
     # first row is not known beforehand, since slots may be dropped
     if ONE_BLOCK:
         mask = offs_all < n * (K // k)
-        ids = _local_ids(
-            experts_ptr, stride_experts_t, stride_experts_k, offs_all, mask, P, K=K, k=k
-        )
+        ids = _local_ids(experts_ptr, offs_all, mask, P, K=K, k=k)
         kept = (ids >= 0).to(tl.int32)  # [ALL_P2]
         first = tl.sum(tl.where(offs_all % K // k < pid_g, kept, 0))
         used = tl.sum(kept)
         offs_n = tl.arange(0, BLOCK).to(tl.int64)
         slots = _slots(pid_g, offs_n, K=K, k=k)
-        ids = _local_ids(
-            experts_ptr, stride_experts_t, stride_experts_k, slots, offs_n < n, P, K=K, k=k
-        )
+        ids = _local_ids(experts_ptr, slots, offs_n < n, P, K=K, k=k)
         own = tl.sum(_one_hot(ids, P_P2=P_P2), 0)  # [P_P2]
     else:
         totals = tl.load(totals_ptr + offs_all, mask=offs_all < E, other=0)  # [ALL_P2]
@@ -159,9 +146,7 @@ def _route_fwd_kernel(
         offs_i = (pid * tiles + tile_id) * BLOCK + tl.arange(0, BLOCK)
         mask_i = offs_i < n
         slot = _slots(pid_g, offs_i, K=K, k=k)
-        local = _local_ids(
-            experts_ptr, stride_experts_t, stride_experts_k, slot, mask_i, P, K=K, k=k
-        )
+        local = _local_ids(experts_ptr, slot, mask_i, P, K=K, k=k)
         one_hot = _one_hot(local, P_P2=P_P2)  # [BLOCK, P_P2]
         upto = tl.cumsum(one_hot, 0)  # slots of the expert in this tile, this one included
         row = tl.sum(one_hot * (base[None, :] + upto), 1) - 1  # [BLOCK]; -1 if dropped
@@ -202,8 +187,6 @@ def route_fwd(
         _route_count_kernel[(programs, G)](
             experts_ptr=experts,
             counts_ptr=counts,
-            stride_experts_t=experts.stride(0),
-            stride_experts_k=experts.stride(1),
             n=n,
             P=P,
             E=E,
@@ -233,8 +216,6 @@ def route_fwd(
         row_to_slot_ptr=row_to_slot,
         slot_to_row_ptr=slot_to_row,
         offsets_ptr=offsets,
-        stride_experts_t=experts.stride(0),
-        stride_experts_k=experts.stride(1),
         n=n,
         P=P,
         E=E,

@@ -20,8 +20,6 @@ def _unpermute_fwd_kernel(
     y_ptr,  # [T, H]
     stride_rows_n,
     stride_rows_h,
-    stride_slot_to_row_t,
-    stride_slot_to_row_k,
     stride_weights_t,
     stride_weights_k,
     H,
@@ -38,8 +36,8 @@ def _unpermute_fwd_kernel(
     y = tl.zeros([BLOCK_H], ACC)
     for first in range(0, K, BLOCK_K):
         offs_k = first + tl.arange(0, BLOCK_K).to(tl.int64)
-        row_ptrs = slot_to_row_ptr + pid_t * stride_slot_to_row_t + offs_k * stride_slot_to_row_k
-        row = tl.load(row_ptrs, mask=offs_k < K, other=-1).to(tl.int64)  # [BLOCK_K]
+        slot = pid_t * K + offs_k
+        row = tl.load(slot_to_row_ptr + slot, mask=offs_k < K, other=-1).to(tl.int64)  # [BLOCK_K]
         kept = row >= 0
         ptrs = rows_ptr + row[:, None] * stride_rows_n + offs_h[None, :] * stride_rows_h
         rows = tl.load(ptrs, mask=kept[:, None] & mask_h[None, :], other=0.0).to(ACC)
@@ -63,9 +61,6 @@ def _unpermute_bwd_kernel(
     stride_d_y_h,
     stride_rows_n,
     stride_rows_h,
-    stride_row_to_slot,
-    stride_slot_to_row_t,
-    stride_slot_to_row_k,
     stride_weights_t,
     stride_weights_k,
     H,
@@ -78,14 +73,13 @@ def _unpermute_bwd_kernel(
     for first in range(0, K, BLOCK_K):
         offs_k = first + tl.arange(0, BLOCK_K).to(tl.int64)
         mask_k = offs_k < K
-        row_ptrs = slot_to_row_ptr + pid_t * stride_slot_to_row_t + offs_k * stride_slot_to_row_k
-        row = tl.load(row_ptrs, mask=mask_k, other=-1).to(tl.int64)  # [BLOCK_K]
+        own = pid_t * K + offs_k  # the token's slots, and as many rows
+        row = tl.load(slot_to_row_ptr + own, mask=mask_k, other=-1).to(tl.int64)  # [BLOCK_K]
         kept = row >= 0
         w_ptrs = weights_ptr + pid_t * stride_weights_t + offs_k * stride_weights_k
         w = tl.load(w_ptrs, mask=kept, other=0.0).to(ACC)  # [BLOCK_K]
         # there are T * K rows: each token also zeroes those of its K rows that no slot has
-        own_row = pid_t * K + offs_k
-        slot = tl.load(row_to_slot_ptr + own_row * stride_row_to_slot, mask=mask_k, other=0)
+        slot = tl.load(row_to_slot_ptr + own, mask=mask_k, other=0)
 
         dots = tl.zeros([BLOCK_K, BLOCK_H], ACC)
         for start in range(0, H, BLOCK_H):
@@ -100,12 +94,12 @@ def _unpermute_bwd_kernel(
             dtype = d_rows_ptr.dtype.element_ty
             ptrs = d_rows_ptr + row[:, None] * H + offs_h[None, :]
             tl.store(ptrs, narrow(w[:, None] * d_y[None, :], dtype), mask=mask)
-            ptrs = d_rows_ptr + own_row[:, None] * H + offs_h[None, :]
+            ptrs = d_rows_ptr + own[:, None] * H + offs_h[None, :]
             tl.store(ptrs, 0.0, mask=(slot < 0)[:, None] & mask_h[None, :])
 
         # a dropped slot has gradient zero, but its sum is NaN if d_y is infinite
         d_w = narrow(tl.where(kept, tl.sum(dots, 1), 0.0), d_weights_ptr.dtype.element_ty)
-        tl.store(d_weights_ptr + own_row, d_w, mask=mask_k)
+        tl.store(d_weights_ptr + own, d_w, mask=mask_k)
 
 
 def unpermute_fwd(
@@ -124,7 +118,6 @@ def unpermute_fwd(
         weights,
         y,
         *rows.stride(),
-        *slot_to_row.stride(),
         *((0, 0) if weights is None else weights.stride()),
         H,
         K,
@@ -155,8 +148,6 @@ def unpermute_bwd(
             d_weights,
             *d_y.stride(),
             *rows.stride(),
-            *row_to_slot.stride(),
-            *slot_to_row.stride(),
             *weights.stride(),
             H,
             K,

@@ -69,7 +69,7 @@ def grouped_gate_bwd(
     """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one."""
     dtype = dtype_of("logits", logits)
     T, E = logits.shape
-    d_weights, logits, experts = d_weights.contiguous(), logits.contiguous(), experts.contiguous()
+    d_weights, logits = d_weights.contiguous(), logits.contiguous()
     scale = _float32(router_scale)
     d_logits = torch.empty_like(logits)
     scales = 0 if scale is None else E

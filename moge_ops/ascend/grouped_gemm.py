@@ -19,7 +19,7 @@ def narrow(x: Tensor, columns: int) -> Tensor:
 def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """``[N, I], [E, O, I], [E + 1] -> [N, O]``."""
     dtype = dtype_of("rows", rows)
-    rows, weight, offsets = rows.contiguous(), weight.contiguous(), offsets.contiguous()
+    rows, weight = rows.contiguous(), weight.contiguous()
     N, (E, O, I) = rows.shape[0], weight.shape
     out = rows.new_empty(N, _C.grouped_gemm_pitch(columns=O))
     _C.grouped_gemm_fwd(
@@ -37,7 +37,7 @@ def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 def grouped_gemm_dx(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """``[N, O], [E, O, I], [E + 1] -> [N, I]``."""
     dtype = dtype_of("d_out", d_out)
-    d_out, weight, offsets = d_out.contiguous(), weight.contiguous(), offsets.contiguous()
+    d_out, weight = d_out.contiguous(), weight.contiguous()
     N, (E, O, I) = d_out.shape[0], weight.shape
     d_rows = d_out.new_empty(N, _C.grouped_gemm_pitch(columns=I))
     _C.grouped_gemm_dx(
@@ -55,7 +55,7 @@ def grouped_gemm_dx(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
     """``[N, O], [N, I], [E + 1] -> [E, O, I]``."""
     dtype = dtype_of("rows", rows)
-    d_out, rows, offsets = d_out.contiguous(), rows.contiguous(), offsets.contiguous()
+    d_out, rows = d_out.contiguous(), rows.contiguous()
     E, O, (N, I) = offsets.shape[0] - 1, d_out.shape[1], rows.shape
     d_weight = rows.new_empty(E, O, _C.grouped_gemm_pitch(columns=I))
     _C.grouped_gemm_dw(

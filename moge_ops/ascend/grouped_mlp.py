@@ -22,7 +22,7 @@ def grouped_mlp_up(
 ) -> tuple[Tensor, Tensor]:
     """``[N, H], [E, 2F, H], [E + 1], [N] -> act [N, F], pre [N, 2F]``, or [0, 2F] not to save."""
     dtype = dtype_of("x", rows)
-    rows, weight, offsets = rows.contiguous(), weight.contiguous(), offsets.contiguous()
+    rows, weight = rows.contiguous(), weight.contiguous()
     N, (E, O, I) = rows.shape[0], weight.shape
     shape = _C.GemmShape(N=N, E=E, O=O, I=I)
     act, pre = rows.new_empty(N, O // 2), rows.new_empty(N if save else 0, O)

@@ -15,7 +15,7 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
     logits = logits.contiguous()
     if experts.dtype is torch.int64:  # a cast alone could bring an id into range
         experts = experts.where((experts >= 0) & (experts < E), -1)
-    experts = experts.int().contiguous()
+    experts = experts.int()
     cores = _C.token_cores(T=T)
     loss = logits.new_empty((), dtype=torch.float32)
     f = logits.new_empty(E, dtype=torch.float32)

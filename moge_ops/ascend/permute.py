@@ -11,7 +11,7 @@ def permute_fwd(x: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
     """``[T, H], [N], [T, K] -> [N, H]``."""
     dtype = dtype_of("x", x)
     T, H = x.shape
-    x, row_to_slot, slot_to_row = x.contiguous(), row_to_slot.contiguous(), slot_to_row.contiguous()
+    x = x.contiguous()
     rows = x.new_empty(row_to_slot.shape[0], H)
     _C.permute_fwd(
         x=pointer(x),

@@ -15,7 +15,6 @@ def route_fwd(
     T, K = experts.shape
     if experts.dtype is torch.int64:  # an id that int32 cannot hold is no expert's
         experts = experts.clamp(-1, num_experts).int()
-    experts = experts.contiguous()
 
     def new(*sizes: int) -> Tensor:
         return torch.empty(sizes, dtype=torch.int32, device=experts.device)

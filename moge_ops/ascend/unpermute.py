@@ -16,7 +16,7 @@ def unpermute_fwd(
     (T, K), H = slot_to_row.shape, rows.shape[1]
     if not rows.numel():
         return rows.new_zeros(T, H)
-    rows, slot_to_row = rows.contiguous(), slot_to_row.contiguous()
+    rows = rows.contiguous()
     weights = None if weights is None else weights.float().contiguous()
     y = rows.new_empty(T, H)
     _C.unpermute_fwd(
@@ -42,7 +42,6 @@ def unpermute_bwd(
     if not rows.numel():
         return torch.empty_like(rows), weights.new_zeros(weights.shape)
     d_y, rows = d_y.contiguous(), rows.contiguous()
-    row_to_slot, slot_to_row = row_to_slot.contiguous(), slot_to_row.contiguous()
     float_weights = weights.float().contiguous()
     d_rows, d_weights = torch.empty_like(rows), torch.empty_like(float_weights)
     _C.unpermute_bwd(
