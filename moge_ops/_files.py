@@ -37,6 +37,10 @@ def regular(path: Path) -> int:
         found = path.stat()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path.parent} has no {path.name}") from None
+    return _regular(path, found)
+
+
+def _regular(path: Path, found: os.stat_result) -> int:
     if not stat.S_ISREG(found.st_mode):
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise ValueError(f"{path} must be a regular file, got {kind}")
@@ -47,7 +51,9 @@ def read(path: Path, most: int) -> bytes:
     """Reads a regular file of at most ``most`` bytes; raises as :func:`regular`, or ValueError."""
     size = regular(path)
     if size <= most:
-        with path.open("rb") as file:
+        # by now another file may stand there: a pipe would wait for its writer
+        with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
+            _regular(path, os.fstat(file.fileno()))
             data = file.read(most + 1)  # a file of /proc has size 0 and content
         size = len(data)
     if size > most:

@@ -324,6 +324,22 @@ def test_only_regular_files_are_read(
         from_pretrained(folder)
 
 
+def test_a_pipe_that_comes_after_the_look(
+    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    look = _files.regular
+
+    def swapped(path: Path) -> int:
+        size = look(path)
+        os.replace(tmp_path / "pipe", path)
+        return size
+
+    monkeypatch.setattr(_files, "regular", swapped)
+    with pytest.raises(ValueError, match=r"config\.json must be a regular file, got a pipe$"):
+        from_pretrained(single)
+
+
 def test_a_loop_of_links(single: Path) -> None:
     (single / "config.json").unlink()
     (single / "config.json").symlink_to("config.json")
