@@ -24,6 +24,7 @@ from torch import Tensor
 from moge_ops import _backend, _files, _interrupt, ops
 from moge_ops._memory import available
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, PanguMoEOutput
+from moge_ops.models.layout import parameter_counts
 from moge_ops.models.tokenizer import (
     BOS,
     CLOSE,
@@ -274,18 +275,6 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _counts(config: PanguMoEConfig) -> tuple[int, int]:
-    """All parameters and the active ones, by arithmetic: a config may ask for any sizes."""
-    H, V, E = config.hidden_size, config.vocab_size, config.num_experts
-    A, C, D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    qkv, o = (A + 2 * C) * D * (H + 1), H * H + H
-    router, shared = E * H + E, 3 * config.shared_expert_intermediate_size * H
-    layer, expert = 2 * H + qkv + o + router + shared, 3 * config.moe_intermediate_size * H
-    L, outer = config.num_hidden_layers, 2 * V * H + H
-    total, active = (outer + L * (layer + n * expert) for n in (E, config.num_experts_per_tok))
-    return total, active
-
-
 def _cached(config: PanguMoEConfig) -> int:
     """Elements of the cache that one token takes."""
     return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
@@ -300,7 +289,7 @@ def _load(args: argparse.Namespace, tokens: int = 0) -> PanguMoEForCausalLM:
     folder = Path(args.folder)
     config = checkpoint.read_config(folder)
     dtype = getattr(torch, args.dtype) if args.dtype else checkpoint.stored_dtype(folder)
-    need = (_counts(config)[0] + tokens * _cached(config)) * dtype.itemsize
+    need = (parameter_counts(config)[0] + tokens * _cached(config)) * dtype.itemsize
     free = available(args.device)
     if free is not None and need > free:
         raise ValueError(
@@ -373,7 +362,7 @@ def inspect(args: argparse.Namespace) -> None:
     """Prints the model's sizes, what fits into memory, and statistics of the routers."""
     folder = Path(args.folder)
     config = checkpoint.read_config(folder)
-    total, active = _counts(config)
+    total, active = parameter_counts(config)
     E, G, K = config.num_experts, config.num_groups, config.num_experts_per_tok
     heads = f"{config.num_attention_heads} / {config.num_key_value_heads}"
     rows: list[tuple[str, object]] = [

@@ -162,9 +162,8 @@ class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
         model.model = inner
         settings = Path(folder) / "generation_config.json"
         if settings.exists():
-            _files.read_object(
-                settings, checkpoint.MOST_CONFIG
-            )  # refused before transformers reads
+            # what is no object of a bearable size is refused before transformers reads it
+            _files.read_object(settings, checkpoint.MOST_CONFIG)
             model.generation_config = GenerationConfig.from_pretrained(folder)
         model.eval()
         return model

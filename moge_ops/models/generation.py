@@ -93,14 +93,13 @@ class Sampler:
             ValueError: The largest logit of a row is NaN or infinite; others may be -inf.
         """
         V = logits.shape[-1]
-        # only the candidates are sorted: by default 50 of 153376 ids
-        n = min(self.top_k or V, V) if self.temperature else 1
-        values, ids = logits.float().topk(n)  # NaN counts as the largest
-        best = values[:, :1]
+        best = logits.amax(-1, keepdim=True).float()  # NaN counts as the largest
         if not best.isfinite().all():
             raise ValueError(f"the logits are not finite, the largest is {best.max().item()}")
         if self.temperature == 0.0:
             return logits.argmax(-1)
+        # only the candidates are sorted: by default 50 of 153376 ids
+        values, ids = logits.float().topk(min(self.top_k or V, V))
         # differences, because logits / temperature may be too large; these become -inf at most
         scaled = (values - best) / max(self.temperature, torch.finfo(torch.float32).tiny)
         probs = scaled.softmax(-1)  # [B, top_k], largest first

@@ -1,5 +1,6 @@
 """The model's tensors by name: in a state dict that a mesh can split, and in the released files."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -8,7 +9,14 @@ from torch import Tensor, nn
 from moge_ops.models.pangu_moe import Attention, PanguMoEConfig
 from moge_ops.nn import MoGE
 
-__all__ = ["Index", "released_count", "released_names", "released_shapes", "state_dict"]
+__all__ = [
+    "Index",
+    "parameter_counts",
+    "released_count",
+    "released_names",
+    "released_shapes",
+    "state_dict",
+]
 
 Index = tuple[int | None, ...]
 
@@ -83,8 +91,8 @@ def released_count(config: PanguMoEConfig) -> int:
     return 3 + config.num_hidden_layers * (12 + 3 * experts)
 
 
-def released_shapes(config: PanguMoEConfig) -> Iterator[tuple[str, list[int]]]:
-    """Name and shape of every tensor of the released layout, without a model."""
+def _shapes(config: PanguMoEConfig) -> dict[str, list[int]]:
+    """Shape of a released tensor, by the end of the name of the parameter that it is part of."""
     H, D, V = config.hidden_size, config.head_dim, config.vocab_size
     F, S, E = (
         config.moe_intermediate_size,
@@ -92,7 +100,7 @@ def released_shapes(config: PanguMoEConfig) -> Iterator[tuple[str, list[int]]]:
         config.num_experts,
     )
     q, kv = config.num_attention_heads * D, config.num_key_value_heads * D
-    shapes = {  # the end of a parameter's name -> shape of its part
+    return {
         "embed.weight": [V, H],
         "lm_head.weight": [V, H],
         "norm.weight": [H],
@@ -113,5 +121,20 @@ def released_shapes(config: PanguMoEConfig) -> Iterator[tuple[str, list[int]]]:
         "moge.shared_gate_up": [S, H],
         "moge.shared_down": [H, S],
     }
+
+
+def released_shapes(config: PanguMoEConfig) -> Iterator[tuple[str, list[int]]]:
+    """Name and shape of every tensor of the released layout, without a model."""
+    shapes = _shapes(config)
     for name, whole, _ in released_names(config):
         yield name, shapes[".".join(whole.split(".")[-2:])]
+
+
+def parameter_counts(config: PanguMoEConfig) -> tuple[int, int]:
+    """All parameters, and those of one token, by arithmetic: a config may ask for any sizes."""
+    sizes = {name: math.prod(shape) for name, shape in _shapes(config).items()}
+    outer = sum(sizes.pop(name) for name in ("embed.weight", "lm_head.weight", "norm.weight"))
+    expert = 2 * sizes.pop("moge.w_gate_up") + sizes.pop("moge.w_down")
+    layer = sum(sizes.values()) + sizes["moge.shared_gate_up"]  # gate and up have one shape
+    L, E, K = config.num_hidden_layers, config.num_experts, config.num_experts_per_tok
+    return outer + L * (layer + E * expert), outer + L * (layer + K * expert)

@@ -33,14 +33,12 @@ MULTIPLES = {  # a size -> the size that it must be a multiple of
     "num_attention_heads": "num_key_value_heads",
     "num_experts_per_tok": "num_groups",
 }
-MOST_SIZE = 2**31 - 1  # far above any real size, and two of them multiply within int64
-MOST_FLOAT = sys.float_info.max
 RANGES = {  # a setting that is a number -> the least and the largest value, both allowed
-    "rope_theta": (sys.float_info.min, MOST_FLOAT),
-    "rms_norm_eps": (0.0, MOST_FLOAT),
+    "rope_theta": (sys.float_info.min, _checks.MOST_FLOAT),
+    "rms_norm_eps": (0.0, _checks.MOST_FLOAT),
     "attention_dropout": (0.0, 1.0),
-    "initializer_range": (0.0, MOST_FLOAT),
-    "router_aux_loss_coef": (0.0, MOST_FLOAT),
+    "initializer_range": (0.0, _checks.MOST_FLOAT),
+    "router_aux_loss_coef": (0.0, _checks.MOST_FLOAT),
 }
 # keys that would make it another model, each with its only value here
 FIXED = {
@@ -96,10 +94,9 @@ class PanguMoEConfig:
             least, value = int(name != "shared_expert_intermediate_size"), getattr(self, name)
             if not _is_int(value) or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}, got {value!r:.200}")
-            if value > MOST_SIZE:
-                raise ValueError(
-                    f"{name} must be an int of at most {MOST_SIZE}, got {value!r:.200}"
-                )
+            if value > _checks.MOST_SIZE:
+                most = _checks.MOST_SIZE
+                raise ValueError(f"{name} must be an int of at most {most}, got {value!r:.200}")
         for name, of in MULTIPLES.items():
             value, unit = getattr(self, name), getattr(self, of)
             if value % unit:

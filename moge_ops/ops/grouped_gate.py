@@ -1,7 +1,6 @@
 """The gate of MoGE: scores, and the best k experts of every group."""
 
 import math
-import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,6 @@ from moge_ops import _backend, _checks
 from moge_ops.reference.grouped_gate import grouped_gate as _reference
 
 SCORES = ("softmax", "sigmoid")
-MOST_FLOAT = sys.float_info.max
 
 
 class Gating(NamedTuple):
@@ -207,7 +205,7 @@ def grouped_gate(
         raise TypeError(f"renormalize must be a bool, got {type(renormalize).__name__}")
     if not isinstance(scaling, (int, float)) or isinstance(scaling, bool):
         raise TypeError(f"scaling must be a float, got {type(scaling).__name__}")
-    if not abs(scaling) <= MOST_FLOAT:  # unlike math.isfinite, torch.compile can trace it
+    if not abs(scaling) <= _checks.MOST_FLOAT:  # unlike math.isfinite, torch.compile can trace it
         raise ValueError(f"scaling must be finite, got {scaling!r:.200}")
     if num_voted is not None:
         _checks.voted(num_voted, k, E // num_groups)
