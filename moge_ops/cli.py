@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ def _run(args: argparse.Namespace) -> None:
         if isinstance(error, RuntimeError) and not memory:
             raise
         if args.debug:
-            traceback.print_exc()
+            print(_shown(traceback.format_exc()), end="", file=sys.stderr)
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
         if memory:
             reason = "not enough memory" + (f": {reason}" if reason else "")
@@ -120,9 +121,24 @@ def _drop_output() -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """In one line, as every other fault."""
+        print(f"{self.prog}: {_shown(message)}; options: {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def _int64(text: str) -> int:
+    """The type of options that are ints; Python's have no bounds, but torch's have."""
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"must be in [-2^63, 2^63), got {text:.40}")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "Tells where the operators of moge_ops run, and works with Pangu Pro MoE checkpoints."
-    parser = argparse.ArgumentParser(prog="moge-ops", description=about)
+    parser = _Parser(prog="moge-ops", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
     to = commands.add_parser(
         "info", help="versions, devices, and which operator runs on which backend"
@@ -134,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         run: Callable[[argparse.Namespace], None],
         text: str,
         folder: str = "folder with config.json and safetensors files",
-    ) -> argparse.ArgumentParser:
+    ) -> _Parser:
         made = commands.add_parser(name, help=text, description=f"{text}.")
         made.add_argument("folder", help=folder)
         made.add_argument("--debug", action="store_true", help=DEBUG)
@@ -154,11 +170,11 @@ def _parser() -> argparse.ArgumentParser:
     to.add_argument("text", help="the question, or - to read it from standard input")
     to.add_argument("--system", default="", help="system message before the question")
     to.add_argument("--raw", action="store_true", help="continue the text, without chat template")
-    to.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    to.add_argument("--max-new-tokens", type=_int64, default=256, metavar="N")
     to.add_argument("--temperature", type=float, default=0.6, help="0 takes the likeliest token")
-    to.add_argument("--top-k", type=int, default=50, metavar="N", help="0 for all")
+    to.add_argument("--top-k", type=_int64, default=50, metavar="N", help="0 for all")
     to.add_argument("--top-p", type=float, default=0.95, metavar="P")
-    to.add_argument("--seed", type=int, help="the same seed gives the same answer")
+    to.add_argument("--seed", type=_int64, help="the same seed gives the same answer")
     add_device(to)
     add_dtype(to)
 
@@ -167,14 +183,14 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--text", metavar="FILE", help="router statistics over this file")
     what.add_argument("--prompt", metavar="TEXT", help="router statistics over this text")
     to.add_argument(
-        "--max-tokens", type=int, default=2048, metavar="N", help="most tokens of the text"
+        "--max-tokens", type=_int64, default=2048, metavar="N", help="most tokens of the text"
     )
     add_device(to)
     add_dtype(to)
 
     text = "writes a small random model and a tokenizer, for trials"
     to = command("make-tiny", make_tiny, text, folder="folder to write, new or empty")
-    to.add_argument("--seed", type=int, default=0)
+    to.add_argument("--seed", type=_int64, default=0)
     to.add_argument("--dtype", choices=DTYPES, default="bfloat16")
 
     to = command("convert", convert, "writes a model in another dtype or in files of another size")
@@ -264,7 +280,8 @@ def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]])
         made.add_column(heading, justify="right" if i else "left")
     for row in cells:
         made.add_row(*row)
-    terminal, shown = sys.stdout.isatty(), io.StringIO()
+    # Python has no standard output where the shell closed it
+    terminal, shown = sys.stdout is not None and sys.stdout.isatty(), io.StringIO()
     # not to standard output itself: rich would end the process if that is a closed pipe
     width = None if terminal else 120
     Console(file=shown, force_terminal=terminal, width=width, highlight=False).print(made)
@@ -311,6 +328,8 @@ def generate(args: argparse.Namespace) -> None:
     """Prints the answer token by token; the rates of prefill and decode go to standard error."""
     folder = Path(args.folder)
     config, tokenizer = checkpoint.read_config(folder), load_tokenizer(folder)
+    if args.text == "-" and sys.stdin is None:
+        raise ValueError("standard input must be open to read the prompt from it, got none")
     text = sys.stdin.read() if args.text == "-" else args.text
     if not text:
         raise ValueError("the prompt must not be empty")
@@ -383,7 +402,7 @@ def inspect(args: argparse.Namespace) -> None:
     table(f"{folder}: architecture", ("", "value"), rows)
     _show_files(folder)
     _show_memory(config, total, args.device)
-    if args.text or args.prompt is not None:
+    if args.text is not None or args.prompt is not None:
         _show_routers(args)
 
 
@@ -419,8 +438,10 @@ def _show_memory(config: PanguMoEConfig, total: int, device: str) -> None:
 
 def _show_routers(args: argparse.Namespace) -> None:
     """Tokens of groups and experts in every layer, beside those of a plain top-k choice."""
+    if args.max_tokens < 1:
+        raise ValueError(f"--max-tokens must be at least 1, got {args.max_tokens}")
     text = args.prompt
-    if args.text:
+    if args.text is not None:
         try:
             with open(args.text, "rb") as file:
                 data = file.read(MOST_TEXT + 1)

@@ -524,12 +524,33 @@ class TestErrors:
             ((PSALM, "--temperature", "-1"), "temperature must be at least 0"),
             ((PSALM, "--top-p", "0"), "top_p must be in (0, 1]"),
             ((PSALM, "--top-k", "-2"), "top_k must be at least 0"),
+            ((PSALM, "--seed", str(2**63)), f"--seed: must be in [-2^63, 2^63), got {2**63}"),
+            ((PSALM, "--max-new-tokens", "9" * 400), "--max-new-tokens: must be in [-2^63, 2^63)"),
+            ((PSALM, "--max-new-tokens", str(2**62)), "GB in bfloat16"),
+            ((PSALM, "--top-k", "x\x1b[2J"), "--top-k: invalid _int64 value: 'x"),
+            ((PSALM, "--device", "tpu"), "--device: invalid choice: 'tpu'"),
+            ((), "the following arguments are required: text"),
         ],
     )
     def test_a_bad_option(
         self, args: tuple[str, ...], said: str, tiny: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert said in refusal("generate", tiny, *args, capsys=capsys)
+        line = refusal("generate", tiny, *args, capsys=capsys)
+        assert said in line
+        assert "\x1b" not in line
+
+    @pytest.mark.parametrize("n", [0, -5])
+    def test_no_tokens_to_inspect(
+        self, n: int, tiny: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main(["inspect", str(tiny), "--prompt", PSALM, "--max-tokens", str(n)])
+        assert f"--max-tokens must be at least 1, got {n}" in capsys.readouterr().err
+
+    def test_an_empty_name_of_a_text(self, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main(["inspect", str(tiny), "--text", ""])
+        assert "No such file" in capsys.readouterr().err
 
     def test_the_cache_counts_too(
         self, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -609,6 +630,7 @@ class TestErrors:
         assert "Traceback (most recent call last)" in err
         assert "in fails" in err
         assert err.splitlines()[-1].startswith(said)
+        assert "\x1b" not in err
 
     def test_other_runtime_errors_are_defects(
         self, tiny: Path, monkeypatch: pytest.MonkeyPatch
@@ -699,6 +721,18 @@ class TestProcess:
         save_file(tensors, tiny / "model.safetensors")
         command = [sys.executable, "-m", "moge_ops", "generate", str(tiny), PSALM, *GREEDY]
         assert interrupted([*command, "--max-new-tokens", "3900"], b"xxx") == (130, "")
+
+    def test_closed_streams(self, tiny: Path) -> None:
+        command = [sys.executable, "-m", "moge_ops"]
+        shell = ["bash", "-c", '"$@" <&-', "bash", *command, "generate", tiny, "-"]
+        done = subprocess.run(shell, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr == (
+            "generate: standard input must be open to read the prompt from it, got none\n"
+        )
+        shell = ["bash", "-c", '"$@" >&-', "bash", *command, "inspect", tiny]
+        done = subprocess.run(shell, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
     @pytest.mark.parametrize("buffered", [True, False])
     @pytest.mark.parametrize("command", ["inspect", "info"])
