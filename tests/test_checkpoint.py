@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moge_ops import _files
-from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
+from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, checkpoint
 from moge_ops.models.checkpoint import from_pretrained, read_config, released, save_pretrained
 from moge_ops.models.layout import released_count, released_shapes
 from moge_ops.statistics import RouterStatistics
@@ -641,3 +641,28 @@ def test_the_peak_of_memory_is_the_weights_and_one_shard(tmp_path: Path, single:
     )  # fmt: skip
     peak = int(done.stdout)
     assert weights <= peak <= weights + shard + 4 * 2**20  # 4 MiB for names, headers, fragments
+
+
+@pytest.mark.parametrize("how", ["fewer", "more", "smaller"])
+def test_a_file_that_changes_between_look_and_load(
+    how: str, single: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = single / "model.safetensors"
+    tensors = load_file(path)
+    if how == "fewer":
+        del tensors["model.norm.weight"]
+    elif how == "more":
+        tensors["x"] = torch.ones(1)
+    else:  # broadcast, it would fill the parameter
+        tensors["model.norm.weight"] = torch.ones(1)
+    look = checkpoint.checked
+
+    def changes(*args: Any) -> Any:
+        found = look(*args)
+        save_file(tensors, path)
+        return found
+
+    monkeypatch.setattr(checkpoint, "checked", changes)
+    name = "x" if how == "more" else r"model\.norm\.weight"
+    with pytest.raises(ValueError, match=rf"was changed while it was read: .*{name}$"):
+        from_pretrained(single)

@@ -473,6 +473,16 @@ class TestGenerate:
         with pytest.raises(ValueError, match=said):
             random_model().generate(prompts, **{"max_new_tokens": 4, **options})
 
+    def test_masks_that_are_none(self) -> None:
+        model, ids = random_model(), ids_of(1, 3)
+        for mask in ([[0.5, 1.0, 1.0]], [[-1, 0, 1]], [[0, 1, 2]]):
+            with pytest.raises(ValueError, match="attention_mask must be 0 or 1 everywhere"):
+                model.generate(ids, 1, attention_mask=torch.tensor(mask))
+        with pytest.raises(ValueError, match="attention_mask must be None for a list"):
+            model.generate(ids.tolist(), 1, attention_mask=torch.ones(1, 3))
+        with pytest.raises(ValueError, match=r"input_ids must be in \[0, \d+\), got Overflow"):
+            model.generate([[2**70]], 1)
+
     def test_wrong_masks_and_types(self) -> None:
         model, ids = random_model(), ids_of(2, 3)
         for mask in ([[1, 1, 0], [1, 1, 1]], [[1, 0, 1], [1, 1, 1]], [[0, 0, 0], [1, 1, 1]]):

@@ -191,6 +191,14 @@ def padding(strategy: Any, multiple: int | None = None) -> dict[str, Any]:
 
 
 class TestHostileTokenizer:
+    def test_ids_with_gaps(self, tmp_path: Path) -> None:
+        path = write_byte_tokenizer(tmp_path).path
+        settings = json.loads(path.read_text())
+        vocab = settings["model"]["vocab"]
+        vocab["a"] = 10**6
+        path.write_text(json.dumps(settings))
+        assert load_tokenizer(tmp_path).size == 10**6 + 1
+
     def test_no_text_is_cut_or_filled_up(self, tokenizer: Tokenizer, tmp_path: Path) -> None:
         cases = [
             truncation(8),

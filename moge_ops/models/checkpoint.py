@@ -88,11 +88,13 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
         if not isinstance(file, str) or not re.fullmatch(r"[^/\\]+\.safetensors", file):
             raise ValueError(
                 f"{folder / INDEX} must name safetensors files of its own folder, "
-                f"got {file!r:.200} for {name}"
+                f"got {file!r:.200} for {name:.200}"
             )
         # os.path takes a name that no file system allows for one that does not exist
         if folder / file not in shards and not os.path.exists(folder / file):
-            raise FileNotFoundError(f"{folder / INDEX} names {file:.200} for {name}: no such file")
+            raise FileNotFoundError(
+                f"{folder / INDEX} names {file:.200} for {name:.200}: no such file"
+            )
         shards.setdefault(folder / file, set()).add(name)
     return dict(shards)
 
@@ -145,7 +147,7 @@ def _check(
         with opened(path) as shard:
             names = set(shard.keys())
             for name in sorted(names if listed is None else names | listed):
-                where = f"{name} in {path.name}"
+                where = f"{name:.200} in {path.name}"
                 if name not in shapes:
                     problems.append(f"unexpected: {where}")
                     continue
@@ -244,17 +246,21 @@ def from_pretrained(
     Raises:
         FileNotFoundError: A file is missing; the message names it.
         ValueError: A file is damaged, is a pickle or lies outside the folder; or tensors are
-            missing, unexpected or misshapen, or do not have the dtype that ``config.json`` gives.
-            The message names file and tensors.
+            missing, unexpected or misshapen, or do not have the dtype that ``config.json`` gives;
+            or somebody changed the files meanwhile. The message names file and tensors.
     """
     model, shards = checked(folder, dtype)
     model.to_empty(device=device)
     parts = dict(released(model))
     for path in shards:
         with opened(path) as shard:
-            names = shard.keys()
-            for name in names:
-                parts[name].copy_(shard.get_tensor(name))
+            for name in shard.keys():  # noqa: SIM118 - an opened file is no mapping
+                tensor, part = shard.get_tensor(name), parts.pop(name, None)
+                if part is None or part.shape != tensor.shape:
+                    raise ValueError(f"{path} was changed while it was read: {name:.200}")
+                part.copy_(tensor)
+    if parts:
+        raise ValueError(f"{folder} was changed while it was read: it lacks {next(iter(parts))}")
     return model.eval()
 
 
@@ -328,4 +334,7 @@ def _write(model: PanguMoEForCausalLM, folder: Path, most: int) -> None:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    try:
+        path.write_text(json.dumps(values, indent=2) + "\n")
+    except OSError as error:  # without the name of the file
+        raise OSError(f"{path} cannot be written: {error}") from None

@@ -33,19 +33,28 @@ def left_padded(
 
     Raises:
         TypeError: The ids are not integers.
-        ValueError: A prompt is empty, an id is outside [0, V), or padding is not on the left.
+        ValueError: A prompt is empty, an id is outside [0, V), padding is not on the left, or a
+            mask comes with a list.
     """
     if not isinstance(prompts, Tensor):
         lengths = [len(row) for row in prompts]
         if not lengths or not all(lengths):
             raise ValueError(f"every prompt must have a token, got lengths {lengths}")
+        if mask is not None:
+            raise ValueError("attention_mask must be None for a list of prompts, got one")
         L = max(lengths)
         rows = [[pad] * (L - len(row)) + [*row] for row in prompts]
         real = [[0] * (L - n) + [1] * n for n in lengths]
-        prompts, mask = torch.tensor(rows, device=device), torch.tensor(real, device=device)
+        try:
+            prompts = torch.tensor(rows).to(device)
+        except (RuntimeError, ValueError) as error:  # an id that int64 does not hold
+            raise ValueError(f"input_ids must be in [0, {vocab_size}), got {error}") from None
+        mask = torch.tensor(real, device=device)
     _checks.tensors(("input_ids", prompts, "[B, L]", _checks.IDS))
     mask = torch.ones_like(prompts) if mask is None else mask
     _checks.shape("attention_mask", mask, "[B, L]", tuple(prompts.shape))
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("attention_mask must be 0 or 1 everywhere, got other values")
     mask = mask.long()
     if not prompts.numel():
         raise ValueError(f"every prompt must have a token, got input_ids {list(prompts.shape)}")
@@ -101,7 +110,8 @@ class Sampler:
         # only the candidates are sorted: by default 50 of 153376 ids
         values, ids = logits.float().topk(min(self.top_k or V, V))
         # differences, because logits / temperature may be too large; these become -inf at most
-        scaled = (values - best) / max(self.temperature, torch.finfo(torch.float32).tiny)
+        limits = torch.finfo(torch.float32)
+        scaled = (values - best) / min(max(self.temperature, limits.tiny), limits.max)
         probs = scaled.softmax(-1)  # [B, top_k], largest first
         # a token stays if those before it do not reach top_p, so the first one always stays
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= self.top_p, 0.0)

@@ -148,7 +148,8 @@ def _fast(path: Path) -> Tokenizer:
         text: str = _guarded(path, "cannot decode", engine.decode, list(ids))
         return text
 
-    return Tokenizer(path, engine.get_vocab_size(), encode, decode, engine.token_to_id)
+    size = 1 + max(engine.get_vocab().values(), default=-1)  # ids may have gaps
+    return Tokenizer(path, size, encode, decode, engine.token_to_id)
 
 
 def _guarded(path: Path, what: str, call: Callable[..., R], *args: Any, **options: Any) -> R:
