@@ -142,8 +142,8 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r:.200}")
 
 
-def groups(num_experts: int, num_groups: Any, k: Any = 1) -> None:
-    """Checks that E experts split into G groups of at least k.
+def groups(num_experts: int, num_groups: Any, k: Any = 1, name: str = "num_experts") -> None:
+    """Checks that E experts, which the caller knows by ``name``, split into G groups of at least k.
 
     Raises:
         TypeError: A size is not an int.
@@ -153,8 +153,7 @@ def groups(num_experts: int, num_groups: Any, k: Any = 1) -> None:
     integer("k", k, least=1)
     if num_experts < 1 or num_experts % num_groups:
         raise ValueError(
-            f"the number of experts must be a positive multiple of num_groups={num_groups}, "
-            f"got {num_experts}"
+            f"{name} must be a positive multiple of num_groups={num_groups}, got {num_experts}"
         )
     if k > num_experts // num_groups:
         raise ValueError(

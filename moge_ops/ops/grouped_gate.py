@@ -199,7 +199,7 @@ def grouped_gate(
         if mask is not None:
             specs.append((name, mask, layout, (torch.bool,)))
     E = _checks.tensors(*specs)["E"]
-    _checks.groups(E, num_groups, k)
+    _checks.groups(E, num_groups, k, name="the columns of logits")
     _checks.choice("score", score, SCORES)
     if not isinstance(renormalize, bool):
         raise TypeError(f"renormalize must be a bool, got {type(renormalize).__name__}")
