@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,24 @@ def test_the_runner_refuses_an_unknown_target() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "--target must be one of layouts:torch" in done.stderr
+
+
+def test_ctrl_c_reports_what_was_found(tmp_path: Path) -> None:
+    (tmp_path / "fake.py").write_text(FAKE.replace("KIND", KINDS["fault"]))
+    command = [sys.executable, run_fuzz.__file__, "--target", str(tmp_path / "fake.py")]
+    command += ["--keep", str(tmp_path / "kept"), "--minutes", "9"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(15.0)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 1, out + err
+    assert re.search(r"fake\.py +\d+ +1 +0 +0 ", out), out + err
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
+def test_memory_is_checked() -> None:
+    peak = run_fuzz.load("folders").module.peak
+    if peak(reset=True) is None:
+        pytest.skip("this system does not tell the peak of memory")
+    block = torch.ones(2**26, dtype=torch.uint8)
+    assert peak() > block.nbytes

@@ -17,7 +17,6 @@ import shutil
 import socket
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ MOST_SECONDS, MOST_MEMORY = 5.0, 200 * 2**20
 FILES = ("config.json", "tokenizer.json", "weights", "index")
 REFUSALS = (FileNotFoundError, ValueError, OSError, ImportError, TypeError)
 TRAP = "import pathlib\npathlib.Path(__file__).with_name('executed').touch()\n"
-PICKLE = b"cos\nmkdir\n(S'executed'\ntR."  # os.mkdir("executed")
 
 KEYS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
@@ -187,7 +185,8 @@ def _socket(path: Path) -> None:
 
 
 def _pickle(path: Path) -> None:
-    path.write_bytes(PICKLE)
+    made = path.parent.parent / "executed"  # beside the folder, where nothing may change
+    path.write_bytes(f"cos\nmkdir\n(S'{made}'\ntR.".encode())
 
 
 def _code(path: Path) -> None:
@@ -387,7 +386,10 @@ class Damage:
 
 
 def peak(reset: bool = False) -> int | None:
-    """Largest resident memory since the last reset, or None where the system does not tell."""
+    """Largest resident memory since the last reset, or None where the system does not tell.
+
+    There the memory is not checked; one test says so.
+    """
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
@@ -396,10 +398,6 @@ def peak(reset: bool = False) -> int | None:
         return None
     key = "VmRSS" if reset else "VmHWM"
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), None)
-
-
-if peak(reset=True) is None:
-    warnings.warn("this system does not tell the peak of memory: it is not checked", stacklevel=1)
 
 
 def state(folder: Path) -> dict[str, Any]:
@@ -492,7 +490,6 @@ def command(folder: Path, name: str) -> None:
 
 def check(case: dict[str, Any]) -> None:
     """Reads the folder of a case; raises AssertionError if anything but a refusal goes wrong."""
-    before_here = Path("executed").exists()
     with tempfile.TemporaryDirectory() as name:
         room = Path(name)
         folder = room / "folder"
@@ -507,9 +504,9 @@ def check(case: dict[str, Any]) -> None:
             with contextlib.suppress(RecursionError):  # of a second edit of a deep file
                 damage.apply(e)
         before = state(room)
-        # holes take no space on the disk, but count as size
+        # of their blocks: holes have none
         sizes = sum(
-            p.stat().st_size for p in folder.iterdir() if not p.is_symlink() and p.is_file()
+            512 * p.stat().st_blocks for p in folder.iterdir() if not p.is_symlink() and p.is_file()
         )
         rest, start = peak(reset=True), time.process_time()
 
@@ -535,7 +532,6 @@ def check(case: dict[str, Any]) -> None:
             whole(model, folder)
             del model
         assert state(room) == before, "the folder, or something beside it, was changed"
-        assert Path("executed").exists() == before_here, "something was executed"
 
 
 check.worst = (0.0, 0)  # type: ignore[attr-defined]

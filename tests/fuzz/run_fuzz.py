@@ -15,11 +15,12 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ MEMORY = 4 * 2**30  # a child's, past what it has after the imports (0.6 to 1 GB
 BATCH = 500  # cases from one seed: Hypothesis remembers those of a batch
 SHRINK = 60.0  # seconds to make a failing case smaller
 CHILDREN = 2
+INTERRUPTED = threading.Event()  # Ctrl-C: what was found until then is reported
 
 
 class Target(NamedTuple):
@@ -193,13 +195,13 @@ def run_target(name: str, options: argparse.Namespace, say: Callable[[str], None
         now, trace = Path(folder) / "now", Path(folder) / "trace"
         while True:
             left = options.seconds - (time.monotonic() - start)
-            if left <= 0 or cases >= options.examples:
+            if left <= 0 or cases >= options.examples or INTERRUPTED.is_set():
                 break
             died = run_child(name, Path(folder), seed, left, options.examples - cases, options)
             text = now.read_text() if now.exists() else ""
             state = json.loads(text or '{"cases": 0, "worst": 0, "case": null}')
             cases, worst = cases + state["cases"], max(worst, state["worst"])
-            if died is None:
+            if died is None or INTERRUPTED.is_set():
                 break
             cases += 1
             kind, message = died
@@ -233,7 +235,11 @@ def run_child(
     }
     with (folder / "said").open("w") as said:
         process = subprocess.Popen(
-            [*command, "--seed", str(seed)], stdout=said, stderr=said, env=environment
+            [*command, "--seed", str(seed)],
+            stdout=said,
+            stderr=said,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is no crash of theirs
         )
     try:
         stuck = watch(process, folder / "now", options.limit)
@@ -248,10 +254,15 @@ def run_child(
 
 
 def watch(process: "subprocess.Popen[bytes]", now: Path, limit: float) -> bool:
-    """Waits for the child, but not for one that has long been in one case: then it is True."""
+    """Waits for the child, but not for one that has long been in one case: then it is True.
+
+    After Ctrl-C it waits for none.
+    """
     started = time.time()
     while process.poll() is None:
         time.sleep(0.2)
+        if INTERRUPTED.is_set():
+            return False
         last = max(started, now.stat().st_mtime if now.exists() else 0.0)
         if time.time() - last > 2 * limit + 120:  # its own alarm did not end it
             return True
@@ -289,13 +300,20 @@ def main() -> int:
             load(name)
     if options.seed is None:
         options.seed = int.from_bytes(os.urandom(4), "little")
-    minutes = options.minutes or (1e6 if options.examples else 30.0)
+    minutes = options.minutes
+    if minutes is None:
+        minutes = 30.0 if options.examples is None else 1e6
     options.seconds = 60.0 * minutes * min(CHILDREN, len(options.target)) / len(options.target)
-    options.examples = options.examples or 10**9
+    options.examples = 10**9 if options.examples is None else options.examples
     say = lambda text: print(text, flush=True)  # noqa: E731, T201
     say(f"seed {options.seed}, {len(options.target)} targets")
     with ThreadPoolExecutor(CHILDREN) as pool:
-        results = list(pool.map(lambda name: run_target(name, options, say), options.target))
+        futures = [pool.submit(run_target, name, options, say) for name in options.target]
+        try:
+            wait(futures)
+        except KeyboardInterrupt:
+            INTERRUPTED.set()
+        results = [future.result() for future in futures]
     widths = "{:24} {:>8} {:>7} {:>8} {:>6} {:>8} {:>9} {:>9}"
     say(
         widths.format(
