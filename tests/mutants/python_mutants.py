@@ -12,6 +12,7 @@ GENERATE = "tests/test_pangu_moe.py -k 'prompts or eos or cache'"
 LOSSES = "tests/test_pangu_moe.py -k 'loss or labels or neither_term'"
 CHECKPOINT = "tests/test_checkpoint.py"
 CLI = "tests/test_cli.py"
+FILES = "tests/test_checkpoint.py"
 TOKENIZER = "tests/test_tokenizer.py"
 TWO_RANKS = "tests/test_distributed.py -k 'gloo and 2-'"
 
@@ -346,6 +347,120 @@ MUTANTS = [
         ".unsqueeze(1)",
         "Rows that arrived are taken for sorted by expert.",
         TWO_RANKS,
+    ),
+    # --- files, and the end of a command ---
+    Mutant(
+        "moge_ops/_files.py",
+        "flags | os.O_NONBLOCK",
+        "flags",
+        "A pipe that takes the place of a file is waited for.",
+        FILES + " -k after_the_look",
+    ),
+    Mutant(
+        "moge_ops/_files.py",
+        "            _regular(path, os.fstat(file.fileno()))\n",
+        "",
+        "What was opened is not looked at, so that a pipe counts as an empty file.",
+        FILES + " -k after_the_look",
+    ),
+    Mutant(
+        "moge_ops/_files.py",
+        "    if size > most:\n        raise ValueError",
+        "    if size > 2**62:\n        raise ValueError",
+        "A file of any size is cut instead of refused.",
+        FILES + " -k without_end",
+    ),
+    Mutant(
+        "moge_ops/_files.py",
+        "        for to, old in reversed(undo):\n",
+        "        for to, old in undo[:0]:\n",
+        "A failed write leaves new files among the old ones.",
+        FILES + " -k 'interrupt_at_any_move'",
+    ),
+    Mutant(
+        "moge_ops/_files.py",
+        "            if os.path.lexists(to):\n                os.replace(to, old)\n",
+        "",
+        "Replaced files are not kept until all are written.",
+        FILES + " -k 'interrupt_at_any_move'",
+    ),
+    Mutant(
+        "moge_ops/_files.py",
+        "key=lambda path: path.name == last",
+        "key=lambda path: path.name != last",
+        "The file that makes a folder whole is moved first.",
+        FILES + " -k 'interrupt_at_any_move or last'",
+    ),
+    Mutant(
+        "moge_ops/_files.py",
+        "        os.replace(beside, path)\n    finally:",
+        "        shutil.copyfile(beside, path)\n    finally:",
+        "What is written goes through a link, into a file that is outside of the folder.",
+        "tests/test_checkpoint.py tests/test_statistics.py -k 'link'",
+    ),
+    Mutant(
+        "moge_ops/models/checkpoint.py",
+        "if part is None or part.shape != tensor.shape:",
+        "if part is None:",
+        "A tensor of another shape, which was changed meanwhile, is broadcast.",
+        FILES + " -k look_and_load",
+    ),
+    Mutant(
+        "moge_ops/models/checkpoint.py",
+        "    if parts:\n        raise",
+        "    if False:\n        raise",
+        "A model with parameters that no file has filled is returned.",
+        FILES + " -k look_and_load",
+    ),
+    Mutant(
+        "moge_ops/models/checkpoint.py",
+        'r"[^/\\\\]+\\.safetensors"',
+        'r".+\\.safetensors"',
+        "An index names files outside of its folder.",
+        FILES + " -k stays_in_its_folder",
+    ),
+    Mutant(
+        "moge_ops/_interrupt.py",
+        "if is_command():\n    leave_quietly()\n",
+        "",
+        "Ctrl-C during the imports of a command ends in a traceback.",
+        CLI + " -k 'during_the_imports and torch'",
+    ),
+    Mutant(
+        "moge_ops/_interrupt.py",
+        "if is_command():\n",
+        "if True:\n",
+        "A program that imports the library loses its own handling of Ctrl-C.",
+        CLI + " -k is_the_programs",
+    ),
+    Mutant(
+        "moge_ops/cli.py",
+        "    except KeyboardInterrupt:\n        sys.exit(_interrupt.INTERRUPTED)\n",
+        "",
+        "Ctrl-C ends in a traceback.",
+        CLI + " -k during_generate",
+    ),
+    Mutant(
+        "moge_ops/cli.py",
+        "        _drop_output()\n        sys.exit(PIPE_CLOSED)",
+        "        sys.exit(PIPE_CLOSED)",
+        "A closed pipe ends in a traceback of the last flush.",
+        CLI + " -k a_closed_pipe",
+    ),
+    Mutant(
+        "moge_ops/cli.py",
+        "print(_shown(traceback.format_exc())",
+        "print(traceback.format_exc()",
+        "With --debug a name in a file steers the terminal.",
+        CLI + " -k with_debug",
+    ),
+    # --- launchers ---
+    Mutant(
+        "moge_ops/ascend/unpermute.py",
+        "    rows = rows.contiguous()\n    weights",
+        "    rows = rows[: slot_to_row.max() + 1].contiguous()\n    weights",
+        "The host waits for a device.",
+        "tests/test_ascend.py -k read_nothing_back",
     ),
     # --- command line ---
     Mutant(

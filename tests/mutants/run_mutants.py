@@ -86,10 +86,9 @@ def read(pytest: subprocess.CompletedProcess[str]) -> tuple[str, str]:
 class Copy:
     """A copy of the tree, what is built from it, and its tests."""
 
-    def __init__(self, folder: Path, tree: Path) -> None:
-        self.root, self.stale = folder, False
+    def __init__(self, folder: Path, tree: Path, stopping: threading.Event) -> None:
+        self.root, self.stale, self.stopping = folder, False, stopping
         self.running: subprocess.Popen[str] | None = None
-        self.stopped = False
         listed = ["git", "ls-files", "-co", "--exclude-standard"]
         names = subprocess.run(listed, cwd=tree, check=True, capture_output=True, text=True).stdout
         built = [str(path.relative_to(tree)) for path in tree.glob("moge_ops/_C.*")]
@@ -141,25 +140,24 @@ class Copy:
             start_new_session=True,
         )
         try:
-            if self.stopped:
+            if self.stopping.is_set():
                 raise KeyboardInterrupt
             out, err = pytest.communicate(timeout=timeout)
             outcome = read(subprocess.CompletedProcess(command, pytest.returncode, out, err))
         except subprocess.TimeoutExpired:
             outcome = "failed", f"hang: stopped after {timeout:.0f} s"
+            if pytest.poll() is not None:  # something that it has started holds its output
+                self.end_tests()
+                out, err = pytest.communicate()
+                outcome = read(subprocess.CompletedProcess(command, pytest.returncode, out, err))
         finally:
             self.end_tests()
         return Ran(*outcome, time.monotonic() - started)
 
-    def stop(self) -> None:
-        """Lets the job that works here come to its end at once, from another thread."""
-        self.stopped = True
-        self.end_tests()
-
     def end_tests(self) -> None:
-        """Ends the tests that run now, with the processes that they have started."""
-        if self.running is not None and self.running.poll() is None:
-            with suppress(ProcessLookupError):  # both threads end them
+        """Ends the tests that run now, and the processes that they have started."""
+        if self.running is not None:
+            with suppress(ProcessLookupError):
                 os.killpg(self.running.pid, signal.SIGKILL)
             self.running.wait()
 
@@ -234,7 +232,7 @@ def run(
 
     Tests hang if they take ``patience`` seconds, and ten times as long as without the fault.
     """
-    baseline, lock = Baseline(), threading.Lock()
+    baseline, lock, stopping = Baseline(), threading.Lock(), threading.Event()
     copies: list[Copy] = []
     # faults of a file follow one another, so that little is compiled again
     files = iter([list(g) for _, g in groupby(chosen, key=lambda pair: pair[1].file)])
@@ -242,7 +240,7 @@ def run(
     arrived = threading.Condition()
 
     def job(folder: Path) -> None:
-        copy = Copy(folder, tree)
+        copy = Copy(folder, tree, stopping)
         copies.append(copy)
         print(f"job in {folder} imports {copy.check_imports()}", flush=True)
         while True:
@@ -251,7 +249,7 @@ def run(
             if group is None:
                 return
             for room, mutant in group:
-                if copy.stopped:
+                if stopping.is_set():
                     return
                 found = tried(room, mutant, copy, baseline, patience)
                 with arrived:
@@ -271,8 +269,9 @@ def run(
                         break
                     yield results[done]
             except BaseException:  # Ctrl-C reaches this thread only
+                stopping.set()
                 for copy in copies:
-                    copy.stop()
+                    copy.end_tests()
                 raise
             for future in futures:
                 future.result()
