@@ -796,3 +796,70 @@ def test_the_counters_meet_their_targets() -> None:
         moved = int(row["gm_to_ub_bytes"]) + int(row["ub_to_gm_bytes"])
         assert moved <= int(row["floor_bytes"])
         assert row["pieces_under_2k"] == "0"
+
+
+def test_launchers_read_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors without values: to read one raises."""
+    launched = set[str]()
+    kernels = {name for name in dir(_C) if name.endswith(("_fwd", "_bwd", "_dx", "_dw", "_up"))}
+
+    class Silent:
+        def __getattr__(self, name: str) -> Any:
+            return (lambda **_: launched.add(name)) if name in kernels else getattr(_C, name)
+
+    modules = []
+    for path in sorted(Path(ascend.__file__).parent.glob("[!_]*.py")):
+        modules.append(importlib.import_module(f"moge_ops.ascend.{path.stem}"))
+        monkeypatch.setattr(modules[-1], "_C", Silent())
+        monkeypatch.setattr(modules[-1], "stream", lambda x: 0)
+
+    def new(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(sizes, dtype=dtype, device="meta")
+
+    def ids(*sizes: int) -> Tensor:
+        return new(*sizes, dtype=torch.int32)
+
+    T, H, E, G, K, F = 5, 16, 8, 4, 4, 32
+    N = T * K
+    routing = {"row_to_slot": ids(N), "slot_to_row": ids(T, K)}
+    gate: Any = {"num_groups": G, "score": "softmax", "renormalize": True, "scaling": 1.0}
+    layer: Any = {
+        "x": new(T, H),
+        "w_gate_up": new(E, 2 * F, H),
+        "w_down": new(E, H, F),
+        "weights": new(T, K),
+        **routing,
+        "offsets": ids(E + 1),
+    }
+    calls: dict[str, dict[str, Any]] = {
+        "grouped_gate_fwd": {
+            "logits": new(T, E), "k": 1, "bias": new(E), "router_scale": new(E), **gate
+        },
+        "grouped_gate_bwd": {
+            "d_weights": new(T, K), "logits": new(T, E), "experts": ids(T, K),
+            "router_scale": new(E), **gate,
+        },
+        "route_fwd": {"experts": new(T, K, dtype=torch.int64), "num_experts": E, "num_groups": G},
+        "permute_fwd": {"x": new(T, H), **routing},
+        "unpermute_fwd": {"rows": new(N, H), "weights": new(T, K), **routing},
+        "unpermute_bwd": {"d_y": new(T, H), "rows": new(N, H), "weights": new(T, K), **routing},
+        "grouped_gemm_fwd": {"rows": new(N, H), "weight": new(E, F, H), "offsets": ids(E + 1)},
+        "grouped_gemm_dx": {"d_out": new(N, F), "weight": new(E, F, H), "offsets": ids(E + 1)},
+        "grouped_gemm_dw": {"d_out": new(N, F), "rows": new(N, H), "offsets": ids(E + 1)},
+        "swiglu_fwd": {"gate_up": new(N, 2 * F)},
+        "swiglu_bwd": {"d_act": new(N, F), "gate_up": new(N, 2 * F)},
+        "grouped_mlp_fwd": {**layer, "weight_on": "activation", "save": True},
+        "grouped_mlp_bwd": {
+            **layer, "d_y": new(T, H), "pre": new(N, 2 * F), "need_d_x": True, "need_d_w": True
+        },
+        "load_balance_loss_fwd": {
+            "logits": new(T, E), "experts": new(T, K, dtype=torch.int64), "score": "softmax"
+        },
+        "load_balance_loss_bwd": {
+            "d_loss": new(), "logits": new(T, E), "f": new(E), "score": "softmax"
+        },
+    }  # fmt: skip
+    for name, arguments in calls.items():
+        module = next(module for module in modules if hasattr(module, name))
+        getattr(module, name)(**arguments)
+    assert launched == kernels
