@@ -249,6 +249,20 @@ class TestRoundTrip:
         assert not (out / "config.json").is_symlink()
         from_pretrained(out)
 
+    def test_the_file_that_makes_a_folder_whole_comes_last(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        move, moved = os.replace, list[str]()
+
+        def moves(old: Path, new: Path) -> None:
+            moved.append(new.name)
+            move(old, new)
+
+        monkeypatch.setattr(os, "replace", moves)
+        save_pretrained(small_model(), tmp_path, max_shard_size=2000)
+        assert sorted(moved) == sorted(path.name for path in tmp_path.iterdir())
+        assert moved[-1] == "config.json"
+
     def test_a_directory_in_the_place_of_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").mkdir()
         with pytest.raises(IsADirectoryError, match=r"config\.json must be a file or not exist"):

@@ -123,7 +123,14 @@ def test_ctrl_c_reports_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "fake.py").write_text(FAKE.replace("KIND", KINDS["fault"]))
     command = [sys.executable, run_fuzz.__file__, "--target", str(tmp_path / "fake.py")]
     command += ["--keep", str(tmp_path / "kept"), "--minutes", "9"]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a job in the background of a shell ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(15.0)
     run.send_signal(signal.SIGINT)
     out, err = run.communicate(timeout=60)

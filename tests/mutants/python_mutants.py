@@ -389,14 +389,14 @@ MUTANTS = [
         "key=lambda path: path.name == last",
         "key=lambda path: path.name != last",
         "The file that makes a folder whole is moved first.",
-        FILES + " -k 'interrupt_at_any_move or last'",
+        FILES + " -k comes_last",
     ),
     Mutant(
         "moge_ops/_files.py",
         "        os.replace(beside, path)\n    finally:",
         "        shutil.copyfile(beside, path)\n    finally:",
         "What is written goes through a link, into a file that is outside of the folder.",
-        "tests/test_checkpoint.py tests/test_statistics.py -k 'link'",
+        "tests/test_statistics.py -k new_one_is_whole",
     ),
     Mutant(
         "moge_ops/models/checkpoint.py",
