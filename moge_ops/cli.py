@@ -130,7 +130,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _int64(text: str) -> int:
     """The type of options that are ints; Python's have no bounds, but torch's have."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be an int, got {text:.40}") from None
     if not -(2**63) <= value < 2**63:
         raise argparse.ArgumentTypeError(f"must be in [-2^63, 2^63), got {text:.40}")
     return value

@@ -527,7 +527,7 @@ class TestErrors:
             ((PSALM, "--seed", str(2**63)), f"--seed: must be in [-2^63, 2^63), got {2**63}"),
             ((PSALM, "--max-new-tokens", "9" * 400), "--max-new-tokens: must be in [-2^63, 2^63)"),
             ((PSALM, "--max-new-tokens", str(2**62)), "GB in bfloat16"),
-            ((PSALM, "--top-k", "x\x1b[2J"), "--top-k: invalid _int64 value: 'x"),
+            ((PSALM, "--top-k", "x\x1b[2J"), "--top-k: must be an int, got x\ufffd[2J"),
             ((PSALM, "--device", "tpu"), "--device: invalid choice: 'tpu'"),
             ((), "the following arguments are required: text"),
         ],
