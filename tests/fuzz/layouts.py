@@ -231,8 +231,14 @@ def check(c: Case, backend: str = "torch") -> None:
 
 
 def squares(op: Op, c: Case, t: Tensors, d: Tensor) -> dict[str, float]:
-    """Sizes of what was summed: a sum of products, of squares, is the square of its terms' size."""
-    squared = {name: v.square() if v.is_floating_point() else v for name, v in t.items()}
-    out, gradients = differentiate(op, c, op.linear or op.formula, squared, d.square())
+    """Sizes of what was summed.
+
+    Terms that differ add up by their squares, equal ones, as of a stride of zero, by their sizes.
+    The formula is a sum of products: of squares it gives the square, of sizes the size.
+    """
+    equal = any(word in layout for layout in c["layouts"] for word in ("expand", "slide"))
+    power, root = (torch.abs, torch.abs) if equal else (torch.square, torch.sqrt)
+    powers = {name: power(v) if v.is_floating_point() else v for name, v in t.items()}
+    out, gradients = differentiate(op, c, op.linear or op.formula, powers, power(d))
     found = {**out, **gradients}
-    return {name: rms(v.sqrt()) for name, v in found.items() if v is not None}
+    return {name: rms(root(v)) for name, v in found.items() if v is not None}
