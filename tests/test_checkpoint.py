@@ -680,3 +680,18 @@ def test_a_file_that_changes_between_look_and_load(
     name = "x" if how == "more" else r"model\.norm\.weight"
     with pytest.raises(ValueError, match=rf"was changed while it was read: .*{name}$"):
         from_pretrained(single)
+
+
+def test_a_file_that_does_not_fit_into_the_addresses(single: Path) -> None:
+    path = single / "model.safetensors"
+    with path.open("r+b") as file:
+        file.truncate(10**13)  # holes, which take no space
+    program = (
+        "import resource, sys\n"
+        "from moge_ops.models.checkpoint import from_pretrained\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))\n"
+        "from_pretrained(sys.argv[1])\n"
+    )
+    command = [sys.executable, "-c", program, str(single)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].startswith(f"OSError: {path} cannot be read: "), done.stderr

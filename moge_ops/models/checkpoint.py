@@ -106,7 +106,8 @@ def opened(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or corrupted: {error}{_first_cut(path)}") from None
-    except OSError as error:  # without the name of the file
+    # without the name of the file; the second, where it is larger than the addresses that are left
+    except (OSError, MemoryError) as error:
         raise OSError(f"{path} cannot be read: {error}") from None
 
 
