@@ -108,10 +108,10 @@ def _run(args: argparse.Namespace) -> None:
             raise
         if args.debug:
             print(_shown(traceback.format_exc()), end="", file=sys.stderr)
-        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        reason = str(error)
         if memory:
             reason = "not enough memory" + (f": {reason}" if reason else "")
-        print(f"{args.command}: {_shown(reason)}", file=sys.stderr)
+        print(f"{args.command}: {_line(reason)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -124,16 +124,15 @@ def _drop_output() -> None:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """In one line, as every other fault."""
-        print(f"{self.prog}: {_shown(message)}; options: {self.prog} --help", file=sys.stderr)
+        print(f"{self.prog}: {_line(message)}; options: {self.prog} --help", file=sys.stderr)
         sys.exit(2)
 
 
 def _int64(text: str) -> int:
     """The type of options that are ints; Python's have no bounds, but torch's have."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be an int, got {text:.40}") from None
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"must be an int, got {text:.40}")
+    value = int(text) if len(text) < 40 else 2**63  # int refuses thousands of digits
     if not -(2**63) <= value < 2**63:
         raise argparse.ArgumentTypeError(f"must be in [-2^63, 2^63), got {text:.40}")
     return value
@@ -374,6 +373,11 @@ def generate(args: argparse.Namespace) -> None:
 def _shown(text: str) -> str:
     """The text with control characters replaced, which could steer a terminal."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", text)
+
+
+def _line(text: str) -> str:
+    """The text in one line."""
+    return _shown("; ".join(line.strip() for line in text.splitlines() if line.strip()))
 
 
 def _rate(what: str, tokens: int, seconds: float) -> str:

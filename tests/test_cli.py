@@ -528,6 +528,8 @@ class TestErrors:
             ((PSALM, "--max-new-tokens", "9" * 400), "--max-new-tokens: must be in [-2^63, 2^63)"),
             ((PSALM, "--max-new-tokens", str(2**62)), "GB in bfloat16"),
             ((PSALM, "--top-k", "x\x1b[2J"), "--top-k: must be an int, got x\ufffd[2J"),
+            ((PSALM, "--max-new-tokens", "9" * 9999), "--max-new-tokens: must be in [-2^63, 2^63)"),
+            ((PSALM, "--top-k", "x\nfake: line"), "--top-k: must be an int, got x; fake: line"),
             ((PSALM, "--device", "tpu"), "--device: invalid choice: 'tpu'"),
             ((), "the following arguments are required: text"),
         ],

@@ -45,11 +45,10 @@ def left_padded(
         L = max(lengths)
         rows = [[pad] * (L - len(row)) + [*row] for row in prompts]
         real = [[0] * (L - n) + [1] * n for n in lengths]
-        try:
-            prompts = torch.tensor(rows).to(device)
-        except (RuntimeError, ValueError) as error:  # an id that int64 does not hold
-            raise ValueError(f"input_ids must be in [0, {vocab_size}), got {error}") from None
-        mask = torch.tensor(real, device=device)
+        for each in (each for row in rows for each in row):
+            if isinstance(each, int) and not -(2**63) <= each < 2**63:
+                raise ValueError(f"input_ids must be in [0, {vocab_size}), got {each:.3e}")
+        prompts, mask = torch.tensor(rows, device=device), torch.tensor(real, device=device)
     _checks.tensors(("input_ids", prompts, "[B, L]", _checks.IDS))
     mask = torch.ones_like(prompts) if mask is None else mask
     _checks.shape("attention_mask", mask, "[B, L]", tuple(prompts.shape))

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,10 +61,13 @@ def load(name: str) -> Target:
         if not path.is_file():
             known = ", ".join(TARGETS)
             raise SystemExit(f"--target must be one of {known} or a file, got {name!r}")
-        sys.path.append(str(path.parent))
-        return Target(importlib.import_module(path.stem), ())
-    module, args = TARGETS[name]
-    return Target(importlib.import_module(module), args)
+        sys.path.insert(0, str(path.parent))
+        module = importlib.import_module(path.stem)
+        if not path.samefile(str(module.__file__)):
+            raise SystemExit(f"--target {name}: another module has this name, {module.__file__}")
+        return Target(module, ())
+    stem, args = TARGETS[name]
+    return Target(importlib.import_module(stem), args)
 
 
 # The child
@@ -77,8 +81,7 @@ class Reports:
     """What a child has done, in files that outlive it: `now`, `faults` and `trace`."""
 
     def __init__(self, folder: Path) -> None:
-        self.now = (folder / "now").open("w")
-        self.path = folder / "faults"
+        self.now, self.path = folder / "now", folder / "faults"
         self.trace = (folder / "trace").open("a")
         self.cases, self.worst = 0, 0.0
         self.best: dict[str, dict[str, Any]] = {}
@@ -87,18 +90,21 @@ class Reports:
 
     def write(self, case: Case = None) -> None:
         """Before a case with the case: a crash leaves it there."""
-        text = json.dumps({"cases": self.cases, "worst": self.worst, "case": case})
-        self.now.seek(0)
-        self.now.write(text)
-        self.now.truncate()
-        self.now.flush()
+        put(self.now, {"cases": self.cases, "worst": self.worst, "case": case})
 
     def fault(self, error: Exception, case: Case) -> None:
         """Notes a failing case, in the place of an earlier one: Hypothesis makes them smaller."""
         kind = kind_of(error)
         message = f"{type(error).__name__}: {error}"[:2000]
         self.best[kind] = {"fault": kind, "message": message, "case": case}
-        self.path.write_text(json.dumps(list(self.best.values())))
+        put(self.path, list(self.best.values()))
+
+
+def put(path: Path, content: Any) -> None:
+    """Writes a file that is whole whenever this process is killed."""
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(content))
+    os.replace(beside, path)
 
 
 def kind_of(error: Exception) -> str:
@@ -239,7 +245,6 @@ def run_child(
             stdout=said,
             stderr=said,
             env=environment,
-            start_new_session=True,  # Ctrl-C is no crash of theirs
         )
     try:
         stuck = watch(process, folder / "now", options.limit)
@@ -292,6 +297,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
         child(options)
         return 0
     options.target = options.target or list(TARGETS)
@@ -308,8 +314,10 @@ def main() -> int:
     say = lambda text: print(text, flush=True)  # noqa: E731, T201
     say(f"seed {options.seed}, {len(options.target)} targets")
     with ThreadPoolExecutor(CHILDREN) as pool:
-        futures = [pool.submit(run_target, name, options, say) for name in options.target]
+        futures = []
         try:
+            for name in options.target:
+                futures.append(pool.submit(run_target, name, options, say))
             wait(futures)
         except KeyboardInterrupt:
             INTERRUPTED.set()

@@ -156,10 +156,11 @@ class Copy:
 
     def end_tests(self) -> None:
         """Ends the tests that run now, and the processes that they have started."""
-        if self.running is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.running.pid, signal.SIGKILL)
-            self.running.wait()
+        running, self.running = self.running, None
+        if running is not None:
+            with suppress(ProcessLookupError, PermissionError):  # they have ended
+                os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
 
 
 class Baseline:
@@ -268,7 +269,7 @@ def run(
                     if len(results) <= done:
                         break
                     yield results[done]
-            except BaseException:  # Ctrl-C reaches this thread only
+            except BaseException:  # Ctrl-C does not reach the tests, which have their own sessions
                 stopping.set()
                 for copy in copies:
                     copy.end_tests()
