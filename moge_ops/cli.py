@@ -200,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     to.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="like 5GB or 500MiB")
     add_dtype(to)
     to.set_defaults(device="cpu")
+    commands.metavar = "{" + ",".join(commands.choices) + "}"  # for the error where none is given
     return parser
 
 
