@@ -581,6 +581,7 @@ def pangu_products(T: int) -> tuple[Tensor, dict[str, tuple[int, list[dict[str, 
     return offsets.diff(), counted
 
 
+@pytest.mark.slow
 def test_full_size_products_keep_every_cube_busy() -> None:
     _, counted = pangu_products(8192)
     for name, (macs, cores) in counted.items():

@@ -259,6 +259,7 @@ def in_a_new_process(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "reference", "triton"])
 def test_the_environment_chooses_for_a_process(backend: str, tmp_path: Path) -> None:
     done = in_a_new_process(backend, tmp_path)
@@ -276,6 +277,7 @@ def test_the_environment_asks_for_the_interpreter_before_torch_imports_triton(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [LATE, KNOB], ids=["late", "knob"])
 def test_triton_that_torch_has_imported_is_not_interpreted(tmp_path: Path, code: str) -> None:
     done = in_a_new_process("torch", tmp_path, code)

@@ -43,6 +43,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_every_operator_has_a_benchmark_that_runs() -> None:
     files = [str(OPS / f"bench_{op}.py") for op in sorted(OPERATORS)]
     command = [sys.executable, "-m", "pytest", *files, "--smoke", "--benchmark-disable", "-qrA"]

@@ -216,6 +216,7 @@ def test_a_peer_that_cannot_run_says_why_and_costs_nothing_else(
     assert not rows["liger"]["median_ms"]
 
 
+@pytest.mark.slow
 def test_a_test_that_fails_or_cannot_be_collected_is_a_row(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_cuda(): assert 1 == 2\ndef test_cuda2(): pass\n")
     (tmp_path / "test_other.py").write_text("import no_such_package\n")

@@ -642,6 +642,7 @@ print(status("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_the_peak_of_memory_is_the_weights_and_one_shard(tmp_path: Path, single: Path) -> None:
     model = small_model(vocab_size=2000, hidden_size=384, moe_intermediate_size=640, num_experts=16)

@@ -350,6 +350,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 class TestFullDisk:
     def test_convert_leaves_nothing_and_can_be_tried_again(
         self, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -698,6 +699,7 @@ def interrupted(
 SCRIPT = str(Path(sys.executable).with_name("moge-ops"))
 
 
+@pytest.mark.slow
 class TestProcess:
     """Commands as processes of their own."""
 

@@ -68,6 +68,7 @@ def check(inputs: tuple[Tensor, ...], ids: Tensor, weight_on: str, device: str) 
     assert_matches(grads[3].to(y.dtype), grads64[3], "d_weights", scale=scale)
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("weight_on", ["output", "activation"])
 @pytest.mark.parametrize(("T", "H", "E", "G", "k", "F"), SHAPES)
 def test_matches_the_oracle(

@@ -101,6 +101,7 @@ def test_works_with_torch_alone(tmp_path: Path) -> None:
     assert "all: triton: ImportError: backend 'triton' cannot be loaded: import of triton" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [["generate", "tiny", "why?"], ["inspect", "tiny"], ["make-tiny", "tiny"]]
 )

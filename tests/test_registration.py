@@ -118,6 +118,7 @@ def test_every_operator_is_in_the_table() -> None:
     assert sorted(raw_calls("cpu")) == OPS
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("op", OPS)
 def test_opcheck(op: str, device: str) -> None:
     torch.library.opcheck(getattr(torch.ops.moge_ops, op), raw_calls(device)[op])
@@ -137,6 +138,7 @@ def repeated(x: Tensor) -> Tensor:
     return x[:1].expand_as(x) if x.ndim else x
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # masked elements are computed too
 @pytest.mark.parametrize("op", OPS)
 def test_any_strides(op: str, device: str) -> None:
@@ -205,6 +207,7 @@ def run(f: Callable[..., Tensor], args: tuple[Tensor, ...]) -> tuple[Tensor, ...
     return out, *torch.autograd.grad(out.square().sum(), args)
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("op", PUBLIC)
 def test_compiles_whole(op: str, device: str) -> None:
     f, args = public_calls(device)[op]
@@ -224,6 +227,7 @@ def test_compiles_whole_under_autocast(device: str) -> None:
     assert torch.equal(got, want)
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("op", PUBLIC)
 def test_recomputation_gives_the_same_bits_and_shapes(op: str, device: str) -> None:
     f, args = public_calls(device)[op]
@@ -240,6 +244,7 @@ def test_recomputation_gives_the_same_bits_and_shapes(op: str, device: str) -> N
     assert all(torch.equal(a, b) for a, b in zip(again, run(f, args), strict=True))
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("op", PUBLIC)
 def test_a_second_backward_gives_the_same(op: str, device: str) -> None:
     f, args = public_calls(device)[op]

@@ -56,6 +56,7 @@ def check_counts(rows: list[dict[str, str]]) -> None:
     assert max(float(row["imbalance"]) for row in rows if row["G"] == "1") > 0.1
 
 
+@pytest.mark.slow
 def test_records_both_models(smoke: Path) -> None:
     rows = read(smoke / "train.csv")
     found = [(row["model"], row["G"], int(row["step"]), row["layer"]) for row in rows]
@@ -88,6 +89,7 @@ def test_saves_what_held_out_tokens_chose(smoke: Path) -> None:
     assert (np.diff(np.sort(top_k)) > 0).all()  # eight different ones
 
 
+@pytest.mark.slow
 def test_draws_a_picture(smoke: Path) -> None:
     assert (smoke / "train.png").read_bytes().startswith(b"\x89PNG")
 

@@ -257,6 +257,7 @@ def slots(T: int, E: int, K: int) -> Tensor:
     return index.clamp_max(E)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", FLAGS)
 def test_every_flag_of_the_interface(flags: dict[str, Any], device: str) -> None:
     check(flags, torch.float32, device)
