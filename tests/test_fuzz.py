@@ -86,6 +86,7 @@ def fuzz(folder: Path, kind: str, *arguments: str) -> "subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_runner_catches(kind: str, tmp_path: Path) -> None:
     examples = 3 if kind == "hang" else 6

@@ -52,6 +52,7 @@ def check(rows: Tensor, weight: Tensor, offsets: Tensor, device: str) -> None:
     assert_matches(d_weight, d_weight64, "d_weight")
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("counts", "unused", "I", "O"), SHAPES)
 def test_matches_the_oracle(

@@ -217,6 +217,7 @@ def test_compiles_whole(op: str, device: str) -> None:
         assert torch.equal(got, want)
 
 
+@pytest.mark.slow_on("triton")
 def test_compiles_whole_under_autocast(device: str) -> None:
     f, args = public_calls(device)["grouped_mlp"]
     torch._dynamo.reset()
@@ -309,6 +310,7 @@ def test_the_layer_compiles_whole_by_inductor() -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow_on("triton")
 def test_autocast(device: str) -> None:
     moge, x = layer(device), leaf(5, H, device=device)
     with torch.autocast(device, torch.bfloat16):

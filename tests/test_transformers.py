@@ -372,6 +372,7 @@ def test_rejects_quantised_weights() -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", FLAGS)
 def test_compiles_in_one_graph(flags: dict[str, Any]) -> None:
     module = experts(**flags)
@@ -386,6 +387,7 @@ def test_compiles_in_one_graph(flags: dict[str, Any]) -> None:
         assert_matches(g, want[name].double(), name)
 
 
+@pytest.mark.slow
 def test_a_model_compiles_in_one_graph() -> None:
     model = tiny("qwen3_moe", torch.float32)
     want = run(model, "moge_ops")
