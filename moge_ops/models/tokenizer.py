@@ -3,6 +3,9 @@
 A folder holds either ``tokenizer.json``, as transformers writes it, or ``tokenizer.model``, a
 SentencePiece model, as the released folder does. Both are data. Python code and templates that a
 folder may also hold are never read.
+
+Text stays text: control tokens, such as those that begin and end a turn, come from the chat format
+alone. Whoever types ``[unused10]`` gets its characters, so that no question can end its own turn.
 """
 
 import json
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from moge_ops import _files
+from moge_ops.models import _typed
 
 __all__ = ["Stream", "Tokenizer", "load_tokenizer", "write_byte_tokenizer"]
 
@@ -44,7 +48,9 @@ class Tokenizer:
     Attributes:
         path: The file that it was read from.
         size: All ids are below this.
-        encode: Text to ids, without ``<s>`` before them.
+        encode: Text to ids, without ``<s>`` before them. Names of control tokens are text: those
+            of added tokens and of user-defined symbols, if they have two characters or more
+            and not only spaces.
         decode: Ids to text, without special tokens and unknown ids.
         id_of: Id of a special token, or None if there is no such token.
     """
@@ -137,10 +143,14 @@ def _fast(path: Path) -> Tokenizer:
             f"{path} must not make a text more than {MOST_GROWTH} times as long, got steps that do"
         )
     engine = _guarded(path, "is not a tokenizer", tokenizers.Tokenizer.from_str, text)
+    known = UNKNOWN, BOS, OPEN, CLOSE
+    settings = _guarded(path, "is not a tokenizer", _typed.nameless, settings, known)
+    text = json.dumps(settings)
+    encoder = _guarded(path, "is not a tokenizer", tokenizers.Tokenizer.from_str, text)
 
     def encode(text: str) -> list[int]:
         ids: list[int] = _guarded(
-            path, "cannot encode", engine.encode, text, add_special_tokens=False
+            path, "cannot encode", encoder.encode, text, add_special_tokens=False
         ).ids
         return ids
 
@@ -189,14 +199,16 @@ def _sentencepiece(path: Path) -> Tokenizer:
     except ImportError as error:
         raise ImportError(f"{path} needs sentencepiece: pip install 'moge-ops[models]'") from error
     data, engine = _files.read(path, MOST_TOKENIZER), sentencepiece.SentencePieceProcessor()
+    encoder = sentencepiece.SentencePieceProcessor()
     try:
         engine.LoadFromSerializedProto(data)
-    except (OSError, RuntimeError) as error:
+        encoder.LoadFromSerializedProto(_typed.unmatched(data, (BOS, OPEN, CLOSE)))
+    except (KeyError, OSError, RuntimeError) as error:  # KeyError: a field of no known kind
         raise ValueError(f"{path} is not a SentencePiece model: {error}") from None
     size = engine.get_piece_size()
 
     def encode(text: str) -> list[int]:
-        ids: list[int] = engine.encode(text)
+        ids: list[int] = encoder.encode(text)
         return ids
 
     def id_of(token: str) -> int | None:
@@ -215,7 +227,11 @@ def _sentencepiece(path: Path) -> Tokenizer:
 def write_byte_tokenizer(folder: str | Path) -> Tokenizer:
     """Writes a tokenizer for small models, whose tokens are the 256 bytes, and loads it.
 
-    transformers' ``AutoTokenizer`` reads it too.
+    transformers' ``AutoTokenizer`` reads it too. But its ``apply_chat_template`` turns messages and
+    control tokens into one text, in which control tokens that a user typed count. Its option
+    ``split_special_tokens`` makes text of the template's tokens as well. For messages of users whom
+    you do not trust, take :meth:`Tokenizer.chat`, or encode every message by itself with
+    ``split_special_tokens=True``.
     """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
