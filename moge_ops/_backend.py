@@ -19,6 +19,8 @@ from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.autograd import forward_ad
 
 from moge_ops._checks import FLOATS, IDS
 
@@ -152,8 +154,32 @@ _choice = _Choice()
 
 
 def use_reference(x: torch.Tensor) -> bool:
-    """Whether a public function hands its call to the oracle, past the dispatcher."""
-    return _choice.backend == "reference" and x.device.type == "cpu"
+    """Whether a public function hands its call to the oracle, past the dispatcher.
+
+    So it does where that was chosen for CPU tensors and, on every device, where no kernel can
+    serve: the kernels have one derivative, of first order and in reverse, which only autograd
+    itself may call, and ONNX has standard operators. Plain torch has all derivatives everywhere.
+    """
+    return (
+        (_choice.backend == "reference" and x.device.type == "cpu")
+        or forward_ad._current_level >= 0  # an int, where a look at each tensor costs a call
+        or (_transformed() and _differentiated())
+        or (torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export())
+    )
+
+
+_transformed = torch._C._are_functorch_transforms_active
+
+
+def _differentiated() -> bool:
+    """Whether a derivative is among the transforms of torch.func that are at work.
+
+    vmap alone calls the kernels, for one sample after the other.
+    """
+    if torch.compiler.is_compiling():  # Dynamo cannot look at the stack
+        return True
+    derivatives = (TransformType.Grad, TransformType.Jvp)
+    return any(level.key() in derivatives for level in get_interpreter_stack() or ())
 
 
 @contextmanager
@@ -213,6 +239,16 @@ def load(backend: str, op: str) -> ModuleType:
         ) from error
 
 
+def _refuse_forward_mode(op: str, args: tuple[Any, ...]) -> None:
+    """Raises NotImplementedError for floats, whose tangents no kernel sees: they would be lost."""
+    if any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in args):
+        raise NotImplementedError(
+            f"moge_ops::{op} has no forward-mode derivative: within jvp, jacfwd or dual_level call "
+            "the functions of moge_ops instead, which then are plain torch, and run the backward "
+            "pass of an earlier result outside"
+        )
+
+
 def _as_launched(x: Any) -> Any:
     """An argument as the launchers may expect it: tensors of indices are contiguous."""
     return x.contiguous() if isinstance(x, torch.Tensor) and x.dtype in IDS else x
@@ -243,6 +279,8 @@ def define(
 
         def kernel(module: Callable[[], ModuleType]) -> Callable[..., Any]:
             def call(*args: Any) -> Any:
+                if forward_ad._current_level >= 0:
+                    _refuse_forward_mode(launcher.removesuffix("_fwd"), args)
                 named = dict(zip(names, map(_as_launched, args), strict=True))
                 with _launch_context(args[0]):
                     return getattr(module(), launcher)(**named)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from moge_ops.reference.grouped_gate import scores_of
+from moge_ops.reference.grouped_gate import log_scores_of, scores_of, shares_of
 
 
 def load_balance_loss(logits: Tensor, experts: Tensor, *, score: str = "softmax") -> Tensor:
@@ -11,11 +11,12 @@ def load_balance_loss(logits: Tensor, experts: Tensor, *, score: str = "softmax"
     T, E = logits.shape
     K = experts.shape[1]
     scores = scores_of(logits, score)  # [T, E]
-    if score == "sigmoid":
-        scores = scores / scores.sum(-1, keepdim=True)
+    if score != "softmax":
+        scores = shares_of(scores, log_scores_of(logits, score))
     if not T * K:
         return scores.sum() * 0.0
     ids = experts.long().flatten()
-    counts = torch.bincount(ids[(ids >= 0) & (ids < E)], minlength=E)  # [E]
+    ids = torch.where((ids >= 0) & (ids < E), ids, E)  # those of no expert in one more bin
+    counts = ids.new_zeros(E + 1).scatter_add(0, ids, torch.ones_like(ids))[:E]
     f = counts.to(scores.dtype) * (E / (K * T))
     return (f * scores.mean(0)).sum()

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from moge_ops.reference._order import argsort
+
 
 def route(
     experts: Tensor, num_experts: int, *, num_groups: int | None = None
@@ -16,12 +18,12 @@ def route(
         kept &= ids.div(num_experts // num_groups, rounding_mode="floor") == group_of_column
 
     ids = ids.masked_fill(~kept, num_experts).flatten()  # [N]; dropped slots sort behind all
-    order = ids.argsort(stable=True)  # row -> slot
-    counts = torch.bincount(ids, minlength=num_experts + 1)[:num_experts]
+    order = argsort(ids)  # row -> slot
+    counts = ids.new_zeros(num_experts + 1).scatter_add(0, ids, torch.ones_like(ids))[:-1]
     offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))  # [E + 1]
 
-    in_use = torch.arange(T * K, device=ids.device) < offsets[-1]
-    row_to_slot = torch.where(in_use, order, -1)
-    slot_to_row = torch.empty_like(order).scatter_(0, order, torch.arange(T * K, device=ids.device))
+    rows = torch.arange(T * K, device=ids.device)
+    row_to_slot = torch.where(rows < offsets[-1], order, -1)
+    slot_to_row = torch.zeros_like(order).scatter(0, order, rows)
     slot_to_row = torch.where(kept.flatten(), slot_to_row, -1).view(T, K)
     return row_to_slot.int(), slot_to_row.int(), offsets.int()
