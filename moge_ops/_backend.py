@@ -22,6 +22,7 @@ import torch
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
+from moge_ops import _flops
 from moge_ops._checks import FLOATS, IDS
 
 Declaration = TypeVar("Declaration", bound=Callable[..., Any])
@@ -164,11 +165,12 @@ def use_reference(x: torch.Tensor) -> bool:
         (_choice.backend == "reference" and x.device.type == "cpu")
         or forward_ad._current_level >= 0  # an int, where a look at each tensor costs a call
         or (_transformed() and _differentiated())
-        or (torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export())
+        or (_traced() and torch.onnx.is_in_onnx_export())
     )
 
 
-_transformed = torch._C._are_functorch_transforms_active
+# by names of this module: each look-up on the way would cost as much as the answer
+_transformed, _traced = torch._C._are_functorch_transforms_active, torch.compiler.is_compiling
 
 
 def _differentiated() -> bool:
@@ -176,7 +178,7 @@ def _differentiated() -> bool:
 
     vmap alone calls the kernels, for one sample after the other.
     """
-    if torch.compiler.is_compiling():  # Dynamo cannot look at the stack
+    if _traced():  # Dynamo cannot look at the stack
         return True
     derivatives = (TransformType.Grad, TransformType.Jvp)
     return any(level.key() in derivatives for level in get_interpreter_stack() or ())
@@ -258,6 +260,7 @@ def define(
     *,
     save: Callable[[Any, Any, Any], None] | None = None,
     backward: Callable[..., dict[str, Any]] | None = None,
+    flops: _flops.Formula | None = None,
 ) -> Callable[[Declaration], Declaration]:
     """Registers the operator that the decorated function declares.
 
@@ -271,16 +274,18 @@ def define(
             ``inputs.<name>`` is an argument and ``ctx.needs.<name>`` says whether it needs a
             gradient.
         backward: ``(ctx, *d_outputs) -> {name of an argument: its gradient}``.
+        flops: What ``torch.utils.flop_counter`` counts for a call; zero if None.
     """
 
     def registered(declaration: Declaration) -> Declaration:
         launcher, op = declaration.__name__, declaration.__module__.rpartition(".")[2]
+        name = launcher.removesuffix("_fwd")
         names = tuple(inspect.signature(declaration).parameters)
 
         def kernel(module: Callable[[], ModuleType]) -> Callable[..., Any]:
             def call(*args: Any) -> Any:
                 if forward_ad._current_level >= 0:
-                    _refuse_forward_mode(launcher.removesuffix("_fwd"), args)
+                    _refuse_forward_mode(name, args)
                 named = dict(zip(names, map(_as_launched, args), strict=True))
                 with _launch_context(args[0]):
                     return getattr(module(), launcher)(**named)
@@ -289,7 +294,7 @@ def define(
 
         # the torch kernels also serve every device that has none of its own
         definition = torch.library.custom_op(
-            f"moge_ops::{launcher.removesuffix('_fwd')}",
+            f"moge_ops::{name}",
             kernel(lambda: load("torch", op)),
             mutates_args=(),
             schema=torch.library.infer_schema(declaration, mutates_args=()),
@@ -298,6 +303,8 @@ def define(
         for device in {b.device for b in BACKENDS.values() if b.device} - {"cpu"}:
             definition.register_kernel(device)(kernel(functools.partial(_load_for, device, op)))
         definition.register_fake(declaration)
+        if flops is not None:
+            _flops.register(name, flops)
 
         if save is not None and backward is not None:
             arguments = namedtuple("arguments", names)  # type: ignore[misc]

@@ -29,9 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "triton_kernels": set(),
     "ascend": {"_C", "_checks"},
     "_C": set(),
-    "_backend": {"_checks"},  # loads the kernels by name, when they are first used
+    "_backend": {"_checks", "_flops"},  # loads the kernels by name, when they are first used
     "_checks": set(),
     "_files": set(),
+    "_flops": set(),
     "_interrupt": set(),
     "_memory": set(),
 }

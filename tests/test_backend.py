@@ -63,6 +63,22 @@ def test_reference_goes_past_the_dispatcher(loaded: list[tuple[str, str]]) -> No
     assert not loaded
 
 
+def test_plain_torch_serves_what_no_kernel_can(loaded: list[tuple[str, str]]) -> None:
+    x = torch.randn(3, 2, 6)
+    kernels = torch.func.vmap(moge_ops.swiglu)(x)  # kernels, for one sample after the other
+    assert loaded == [("torch", "swiglu")] * 3
+    loaded.clear()
+    plain, _ = torch.func.vjp(torch.func.vmap(moge_ops.swiglu), x)
+    torch.func.vmap(torch.func.grad(lambda x: moge_ops.swiglu(x).sum()))(x)
+    torch.func.jvp(moge_ops.swiglu, (x[0],), (x[0],))
+    with torch.autograd.forward_ad.dual_level():
+        moge_ops.swiglu(x[0])
+    assert not loaded
+    torch.testing.assert_close(plain, kernels)
+    moge_ops.swiglu(x[0])
+    assert loaded == [("torch", "swiglu")]
+
+
 def in_threads(*calls: Callable[[], Any]) -> list[Any]:
     """The results of calls that start together, each in a thread of its own."""
     together = threading.Barrier(len(calls))

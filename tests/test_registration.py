@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.export import Dim
 from torch.utils.checkpoint import checkpoint
 
 import moge_ops
@@ -373,7 +374,29 @@ def test_checks_let_torch_func_through() -> None:
     torch.testing.assert_close(wrapped, moge_ops.swiglu(x))
 
 
-def test_the_layer_exports() -> None:
-    moge, x = layer("cpu").eval(), torch.randn(3, H)
-    exported = torch.export.export(moge, (x,)).module()
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "dim", [None, Dim("T"), Dim("T", max=64), Dim.DYNAMIC, Dim.AUTO], ids=lambda dim: str(dim)
+)
+def test_the_layer_exports(dim: Any, strict: bool) -> None:
+    moge = layer("cpu", num_voted=1).eval()
+    exported = torch.export.export(
+        moge, (torch.randn(3, H),), dynamic_shapes=({0: dim},), strict=strict
+    ).module()
+    for tokens in (3,) if dim is None else (1, 3, 7):
+        x = torch.randn(tokens, H)
+        assert torch.equal(exported(x), moge(x))
+
+
+def test_the_layer_exports_with_two_dimensions_free() -> None:
+    moge = layer("cpu").eval()
+    free = ({0: Dim("B"), 1: Dim("S")},)
+    exported = torch.export.export(moge, (torch.randn(2, 3, H),), dynamic_shapes=free).module()
+    x = torch.randn(5, 2, H)
     assert torch.equal(exported(x), moge(x))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_traced_layer_ends_in_one_error() -> None:
+    with pytest.raises(RuntimeError, match=r"num_experts must be an int, .* use torch\.export"):
+        torch.jit.trace(layer("cpu"), torch.randn(3, H))

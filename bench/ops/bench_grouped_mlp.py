@@ -5,6 +5,7 @@ from problem import Operator, Problem, Work
 from torch import Tensor
 
 import moge_ops
+from moge_ops.ops.grouped_mlp import flops, flops_backward
 from moge_ops.reference.grouped_mlp import grouped_mlp as oracle
 
 
@@ -12,12 +13,14 @@ def works(p: Problem) -> tuple[Work, Work]:
     """Forward and backward, of the two products alone; the whole layer counts the same."""
     s, item = p.s, p.dtype.itemsize
     expert = 3 * s.F * s.H
-    flops = 6 * s.N * s.H * s.F
     # x, the weights of the experts in use, y
     forward = 2 * s.T * s.H + p.used * expert
     # the saved pre-activation out and in again; d_y, x and d_x; the same weights, every d_w
     backward = 3 * s.T * s.H + 2 * s.N * 2 * s.F + (p.used + s.E) * expert
-    return Work(flops, forward * item), Work(2 * flops, backward * item)
+    return (
+        Work(flops(s.N, s.H, s.F), forward * item),
+        Work(flops_backward(s.N, s.H, s.F), backward * item),
+    )
 
 
 def operator(p: Problem) -> Operator:

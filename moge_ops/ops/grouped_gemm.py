@@ -1,5 +1,7 @@
 """Products of expert-sorted rows with each expert's weight."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,13 +11,22 @@ from moge_ops import _backend, _checks
 from moge_ops.reference.grouped_gemm import grouped_gemm as _reference
 
 
-@_backend.define()
+def flops(left: Sequence[int], right: Sequence[int], *_: Any) -> int:
+    """Of one product, forward: ``[N, I], [E, O, I]``; dW: ``[N, O], [N, I]``."""
+    return 2 * math.prod(left) * right[1]
+
+
+def _flops_dx(d_out: Sequence[int], weight: Sequence[int], *_: Any) -> int:
+    return 2 * math.prod(d_out) * weight[2]
+
+
+@_backend.define(flops=_flops_dx)
 def grouped_gemm_dx(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """``[N, O], [E, O, I], [E + 1] -> [N, I]``."""
     return d_out.new_empty(d_out.shape[0], weight.shape[2])
 
 
-@_backend.define()
+@_backend.define(flops=flops)
 def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
     """``[N, O], [N, I], [E + 1] -> [E, O, I]``."""
     return rows.new_empty(offsets.shape[0] - 1, d_out.shape[1], rows.shape[1])
@@ -37,7 +48,7 @@ def _backward(ctx: Any, d_out: Tensor) -> dict[str, Tensor | None]:
     }
 
 
-@_backend.define(save=_save, backward=_backward)
+@_backend.define(save=_save, backward=_backward, flops=flops)
 def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """``[N, I], [E, O, I], [E + 1] -> [N, O]``."""
     return rows.new_empty(rows.shape[0], weight.shape[1])

@@ -12,7 +12,27 @@ from moge_ops.reference.grouped_mlp import grouped_mlp as _reference
 WEIGHT_ON = ("output", "activation")
 
 
-@_backend.define()
+def flops(N: int, H: int, F: int) -> int:
+    """Of N rows, dropped ones too, through an expert's three matrices."""
+    return 6 * N * H * F
+
+
+def flops_backward(N: int, H: int, F: int, need_d_x: bool = True, need_d_w: bool = True) -> int:
+    """The gradient of the activation, of gate, up and the input, and of three matrices."""
+    return (2 + 4 * need_d_x + 6 * need_d_w) * N * H * F
+
+
+def _flops(*args: Any) -> int:
+    _, _, (_, H, F), _, (N,), *_ = args
+    return flops(N, H, F)
+
+
+def _flops_backward(*args: Any) -> int:
+    _, _, _, (_, H, F), _, (N,), *_, need_d_x, need_d_w = args
+    return flops_backward(N, H, F, need_d_x, need_d_w)
+
+
+@_backend.define(flops=_flops_backward)
 def grouped_mlp_bwd(
     d_y: Tensor,
     x: Tensor,
@@ -73,7 +93,7 @@ def _backward(ctx: Any, d_y: Tensor | None, d_pre: None) -> dict[str, Tensor]:
     return {name: d for name, d in gradients.items() if getattr(needs, name)}
 
 
-@_backend.define(save=_save, backward=_backward)
+@_backend.define(save=_save, backward=_backward, flops=_flops)
 def grouped_mlp_fwd(
     x: Tensor,
     w_gate_up: Tensor,
