@@ -4,6 +4,8 @@ Each model's largest error goes into the report (``--junitxml``), as a property 
 """
 
 import copy
+import functools
+import inspect
 import json
 import shutil
 import subprocess
@@ -19,12 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-transformers = pytest.importorskip("transformers", minversion="5.0")
+transformers = pytest.importorskip("transformers", minversion="5.17")
 
-from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM  # noqa: E402
 from transformers.activations import ACT2FN  # noqa: E402
 from transformers.integrations.moe import use_experts_implementation  # noqa: E402
 
+from moge_ops.integrations import _experts_interface  # noqa: E402
 from moge_ops.integrations import transformers as moge_transformers  # noqa: E402
 from moge_ops.integrations.pangu_auto import _CACHE as CACHE  # noqa: E402
 from moge_ops.integrations.pangu_auto import PanguCache, PanguProMoEForCausalLM  # noqa: E402
@@ -212,6 +215,9 @@ class ClampedExperts(Experts):
 def experts(
     base: type[Experts] = Experts, act_fn: nn.Module | None = None, E: int = 5, **flags: bool
 ) -> nn.Module:
+    known = inspect.signature(use_experts_implementation).parameters
+    if unknown := flags.keys() - known.keys():
+        pytest.skip(f"transformers {transformers.__version__} has no {', '.join(unknown)}")
     cls = use_experts_implementation(type(base.__name__, (base,), {}), **flags)
     config = SimpleNamespace(
         flags=flags, act_fn=act_fn or nn.SiLU(), _experts_implementation="eager"
@@ -314,38 +320,34 @@ def test_ranks_of_expert_parallelism_add_up(flags: dict[str, Any], device: str) 
         assert_matches(torch.cat([p[name] for p in parts]), whole[name].double(), name)
 
 
-def test_which_experts_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+SILU = [
+    pytest.param({"act_fn": act_fn}, id=name)
+    for name, act_fn in (("silu", ACT2FN["silu"]), ("swish", ACT2FN["swish"]), ("F.silu", F.silu))
+]
+
+
+@pytest.mark.parametrize("flags", FLAGS + SILU)
+def test_which_experts_are_fused(
+    flags: dict[str, Any], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
     fused = moge_transformers.grouped_mlp
     monkeypatch.setattr(
         moge_transformers, "grouped_mlp", lambda *args: calls.append(1) or fused(*args)
     )
-    silu = [pytest.param({"act_fn": ACT2FN[name]}, id=name) for name in ("silu", "swish")]
-    for flags in FLAGS + silu:
-        calls.clear()
-        module = experts(**flags.values[0])
-        module.config._experts_implementation = "moge_ops"
-        module(torch.randn(2, 20), slots(2, 5, 3), torch.rand(2, 3))
-        assert len(calls) == (flags.id in ("plain", "transposed", "silu", "swish")), flags.id
+    module = experts(**flags)
+    module.config._experts_implementation = "moge_ops"
+    module(torch.randn(2, 20), slots(2, 5, 3), torch.rand(2, 3))
+    name = request.node.callspec.id
+    assert len(calls) == (name in ("plain", "transposed", "silu", "swish", "F.silu"))
 
 
-def test_no_tokens() -> None:
-    for flags in FLAGS:
-        module = experts(**flags.values[0])
-        module.config._experts_implementation = "moge_ops"
-        y = module(torch.randn(0, 20), slots(0, 5, 3), torch.rand(0, 3))
-        assert y.shape == (0, 20)
-
-
-def test_experts_of_an_older_transformers() -> None:
-    module = experts()
-    index, x, weights = slots(4, 5, 3), torch.randn(4, 20), torch.rand(4, 3)
-    want = call(module, "moge_ops", x, index, weights, x)
-    for name in ("has_gate", "is_concatenated", "has_post_expert_norm", "_is_expert_parallel"):
-        if hasattr(module, name):
-            delattr(module, name)
-    got = call(module, "moge_ops", x, index, weights, x)
-    assert all(torch.equal(got[name], want[name]) for name in want)
+@pytest.mark.parametrize("flags", FLAGS)
+def test_no_tokens(flags: dict[str, Any]) -> None:
+    module = experts(**flags)
+    module.config._experts_implementation = "moge_ops"
+    y = module(torch.randn(0, 20), slots(0, 5, 3), torch.rand(0, 3))
+    assert y.shape == (0, 20)
 
 
 @pytest.mark.parametrize("flags", FLAGS)
@@ -408,25 +410,145 @@ def test_a_model_generates_the_same_tokens() -> None:
     assert torch.equal(model.generate(prompt, **options), want)
 
 
-def test_registers_with_a_version_that_has_a_fixed_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fixed(model: Any, requested: str | None) -> str:
-        if requested not in (None, "eager", "grouped_mm"):
-            raise ValueError(f"{requested} is not supported")
-        return requested or "eager"
+# models without the interface, as small as their configurations allow
+SILENT: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama4_text": {"num_local_experts": 4, "intermediate_size_mlp": 24, "head_dim": 8},
+    "doge": {"num_experts": 4, "is_moe": True},
+    "jetmoe": {"num_local_experts": 4},
+    "switch_transformers": {"d_model": 32, "d_kv": 8, "d_ff": 24, "num_experts": 4},
+    "nllb-moe": {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "num_experts": 4},
+}
+WOULD_DO_NOTHING = r"experts_implementation='moge_ops' would do nothing in {}: .* Leave the option"
 
-    base = transformers.PreTrainedModel
-    monkeypatch.setattr(transformers, "__version__", "5.6.2")
-    monkeypatch.setattr(base, "get_correct_experts_implementation", fixed)
-    monkeypatch.setattr(moge_transformers, "_known_experts_implementation", fixed)
-    model = tiny("mixtral", torch.float32)
-    with pytest.raises(ValueError, match="moge_ops is not supported"):
+
+def silent(model_type: str) -> tuple[type, Any]:
+    config = AutoConfig.for_model(model_type, **{**SMALL, **SILENT[model_type]})
+    causal = type(config) in AutoModelForCausalLM._model_mapping
+    return AutoModelForCausalLM if causal else AutoModel, config
+
+
+@pytest.mark.parametrize("model_type", SILENT)
+def test_refuses_a_model_that_the_option_would_not_change(model_type: str, tmp_path: Path) -> None:
+    auto, config = silent(model_type)
+    model = auto.from_config(config)
+    message = WOULD_DO_NOTHING.format(type(model).__name__)
+    with pytest.raises(ValueError, match=message):
         model.set_experts_implementation("moge_ops")
-    moge_transformers.register()
-    moge_transformers.register()
+    with pytest.raises(ValueError, match=message):
+        auto.from_config(config, experts_implementation="moge_ops")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        auto.from_pretrained(tmp_path, experts_implementation="moge_ops")
+    named = AutoConfig.from_pretrained(tmp_path, experts_implementation="moge_ops")
+    with pytest.raises(ValueError, match=message):
+        auto.from_pretrained(tmp_path, config=named, output_loading_info=True)
+
+    # without the option, and with another, all is as before
+    assert type(auto.from_pretrained(tmp_path)) is type(model)
+    assert type(auto.from_pretrained(tmp_path, experts_implementation="eager")) is type(model)
+    model.set_experts_implementation("eager")
+
+
+def llava(text: str, **sizes: Any) -> Any:
+    """Configuration of a tiny vision tower beside a language model."""
+    vision = {**SMALL, "image_size": 8, "patch_size": 4, "model_type": "clip_vision_model"}
+    return AutoConfig.for_model(
+        "llava", text_config={**SMALL, **sizes, "model_type": text}, vision_config=vision
+    )
+
+
+def test_a_vision_tower_beside_experts_needs_none(tmp_path: Path) -> None:
+    auto = transformers.AutoModelForImageTextToText
+    config = llava("mixtral", **MODELS["mixtral"])
+    model = auto.from_config(config)
+    model.save_pretrained(tmp_path)
     model.set_experts_implementation("moge_ops")
-    assert model.config._experts_implementation == "moge_ops"
-    with pytest.raises(ValueError, match="other is not supported"):
-        model.set_experts_implementation("other")
+    models = [
+        model,
+        auto.from_config(config, experts_implementation="moge_ops"),
+        auto.from_pretrained(tmp_path, experts_implementation="moge_ops"),
+        auto.from_pretrained(tmp_path, experts_implementation={"text_config": "moge_ops"}),
+    ]
+    for each in models:
+        modules = experts_of(each)
+        assert len(modules) == 2
+        assert {m.config._experts_implementation for m in modules} == {"moge_ops"}
+    with pytest.raises(ValueError, match="would do nothing in LlavaForConditionalGeneration"):
+        auto.from_pretrained(tmp_path, experts_implementation={"vision_config": "moge_ops"})
+    with pytest.raises(ValueError, match="would do nothing in LlavaForConditionalGeneration"):
+        auto.from_config(llava("llama"), experts_implementation="moge_ops")
+
+
+def test_our_own_model_takes_the_option() -> None:
+    model = AutoModelForCausalLM.from_pretrained(GOLDEN)
+    model.set_experts_implementation("moge_ops")
+
+
+def renamed_flag(experts_class: Any, *, experts_interface: Any, transposed: bool = False) -> Any:
+    return use_experts_implementation(experts_class, experts_interface=experts_interface)
+
+
+def without_flags(experts_class: Any, **options: Any) -> Any:
+    def init(self: nn.Module, config: Any) -> None:
+        nn.Module.__init__(self)
+        self.config = config
+
+    decorated = use_experts_implementation(experts_class, **options)
+    decorated.__init__ = init
+    return decorated
+
+
+def without_call(experts_class: Any, **options: Any) -> Any:
+    decorated = use_experts_implementation(experts_class, **options)
+    decorated.forward = lambda self, *args: None
+    return decorated
+
+
+def own_gate(experts_class: Any, **options: Any) -> Any:
+    experts_class._apply_gate = lambda self, pre: pre
+    return use_experts_implementation(experts_class, **options)
+
+
+@pytest.mark.parametrize(
+    ("decorator", "message"),
+    [
+        (renamed_flag, "has flags unknown here, transposed"),
+        (without_flags, "do not have the flags that they were given, has_bias, has_gate"),
+        (without_call, "the registered function is not called with the module and its inputs"),
+        (own_gate, "experts have no _apply_gate"),
+    ],
+)
+def test_another_interface_is_an_error(
+    decorator: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functools.update_wrapper(decorator, use_experts_implementation)
+    if decorator is renamed_flag:
+        del decorator.__wrapped__  # its own signature
+    monkeypatch.setattr(_experts_interface, "use_experts_implementation", decorator)
+    with pytest.raises(ImportError, match=rf"differs from .*, 5\.17 to 5\.24: .*{message}"):
+        moge_transformers.register()
+
+
+def test_a_renamed_entry_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(transformers.PreTrainedModel, "_from_config")
+    with pytest.raises(ImportError, match="PreTrainedModel has no _from_config"):
+        moge_transformers.register()
+
+
+@pytest.mark.slow
+def test_a_renamed_import_is_an_error() -> None:
+    program = """
+import transformers.integrations.moe as moe
+del moe._default_apply_gate
+try:
+    import moge_ops.integrations.transformers
+except ImportError as error:
+    assert "5.17 to 5.24" in str(error) and "_default_apply_gate" in str(error), error
+else:
+    raise AssertionError("imported without it")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_registers_only_when_told() -> None:

@@ -9,9 +9,10 @@
 
 This serves all models with the experts interface, whose experts class is decorated with
 ``use_experts_implementation``: Qwen3-MoE, Mixtral, DeepSeek-V3, GPT-OSS, OLMoE, Granite-MoE and
-others. Models without it ignore ``experts_implementation`` and stay as they are. In transformers
-5.23 these are DBRX, Doge, JetMoE, Llama 4, LongCat-Flash, Step-3.7, and remote code with a list of
-expert modules; :func:`swap_moge_routing` serves such code if its routing is MoGE's.
+others. For models without it the option is refused once :func:`register` was called. In
+transformers 5.24 these are DBRX, Doge, JetMoE, Llama 4, LongCat-Flash, NLLB-MoE, Step-3.7, Switch
+Transformers, ViTPose, dense models, and remote code with a list of expert modules;
+:func:`swap_moge_routing` serves such code if its routing is MoGE's.
 """
 
 from collections.abc import Callable
@@ -20,13 +21,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 from transformers.activations import SiLUActivation
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
 
-from moge_ops.integrations.pangu_auto import PanguProMoEConfig, PanguProMoEForCausalLM
+from moge_ops.integrations import _experts_interface
+from moge_ops.integrations.pangu_auto import (
+    PanguProMoEConfig,
+    PanguProMoEForCausalLM,
+)
 from moge_ops.ops.grouped_gate import grouped_gate
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.ops.grouped_mlp import grouped_mlp
@@ -38,30 +46,31 @@ from moge_ops.ops.unpermute import unpermute
 __all__ = ["experts_forward", "register", "swap_moge_routing"]
 
 
-_known_experts_implementation = PreTrainedModel.get_correct_experts_implementation
-
-
-def _experts_implementation(model: PreTrainedModel, requested: str | None) -> str:
-    return requested if requested == "moge_ops" else _known_experts_implementation(model, requested)
-
-
 def register() -> None:
     """Registers moge_ops with transformers; more than one call does no harm.
 
     - ``experts_implementation="moge_ops"`` (or ``model.set_experts_implementation("moge_ops")``)
-      runs a model's experts by :func:`experts_forward`.
-    - ``AutoConfig`` and ``AutoModelForCausalLM`` load folders of ``model_type`` ``"PanguProMoE"``
+      runs a model's experts by :func:`experts_forward`. Where no module of the model has the
+      interface, this is a ValueError: ``from_pretrained``, ``from_config`` with the option, and
+      ``set_experts_implementation`` look at the model's modules. Only a model that is built from a
+      configuration which holds the option already is not looked at.
+    - ``AutoConfig``, ``AutoModel``, ``AutoModelForCausalLM`` and
+      ``AutoModelForSequenceClassification`` load folders of ``model_type`` ``"PanguProMoE"``
       without remote code. So does ``pipeline("text-generation")``, if the folder has a tokenizer
       that transformers knows (``tokenizer.json``). The released tokenizer is remote code too: pass
       another as ``tokenizer=``.
+
+    Raises:
+        ImportError: This release of transformers has changed a private step that this relies on.
     """
-    ALL_EXPERTS_FUNCTIONS.register("moge_ops", experts_forward)
-    if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 7):
-        # older versions compare the name with a fixed list, not with the registered functions
-        model_class: Any = PreTrainedModel
-        model_class.get_correct_experts_implementation = _experts_implementation
+    _experts_interface.verify()
+    _experts_interface.ALL_EXPERTS_FUNCTIONS.register("moge_ops", experts_forward)
+    _experts_interface.forbid_silence()
     AutoConfig.register(PanguProMoEConfig.model_type, PanguProMoEConfig, exist_ok=True)
-    AutoModelForCausalLM.register(PanguProMoEConfig, PanguProMoEForCausalLM, exist_ok=True)
+    for auto_class, model in (
+        (AutoModelForCausalLM, PanguProMoEForCausalLM),
+    ):
+        auto_class.register(PanguProMoEConfig, model, exist_ok=True)
 
 
 def _add_bias(rows: Tensor, bias: Tensor, offsets: Tensor) -> Tensor:
@@ -86,8 +95,7 @@ def experts_forward(
     Args:
         experts: The module: ``gate_up_proj`` (``up_proj`` without a gate) and ``down_proj``, each
             ``[E, O, I]``, or ``[E, I, O]`` if ``is_transposed``; with ``has_bias`` also their
-            ``_bias`` ``[E, O]``. ``has_gate``, ``is_concatenated`` and ``has_post_expert_norm``
-            have transformers' defaults if an older version does not set them.
+            ``_bias`` ``[E, O]``. ``has_post_expert_norm`` is False in versions without it.
         hidden_states: ``[T, H]``.
         top_k_index: ``[T, K]``, int32 | int64. Ids outside ``[0, E)`` are dropped slots, such as
             the id E that marks another rank's experts in expert parallelism. They add nothing, and
@@ -103,8 +111,7 @@ def experts_forward(
         TypeError: The weights are quantised. (For its FP8 experts transformers itself refuses the
             name "moge_ops".)
     """
-    has_gate = getattr(experts, "has_gate", True)
-    up = "gate_up_proj" if has_gate else "up_proj"
+    up = "gate_up_proj" if experts.has_gate else "up_proj"
     w_up, w_down = getattr(experts, up), experts.down_proj
     if experts.is_transposed:
         w_up, w_down = w_up.mT, w_down.mT  # [E, F or 2F, H], [E, H, F]
@@ -112,14 +119,10 @@ def experts_forward(
     routing = route(top_k_index, w_down.shape[0])
 
     post_norm = getattr(experts, "has_post_expert_norm", False)
-    concatenated = getattr(experts, "is_concatenated", True)
-    own_gate = type(experts)._apply_gate is not _default_apply_gate
-    plain_swiglu = (
-        has_gate
-        and concatenated
-        and not own_gate
-        and isinstance(experts.act_fn, nn.SiLU | SiLUActivation)
-    )
+    own_gate = type(experts)._apply_gate is not _experts_interface._default_apply_gate
+    act_fn = getattr(experts, "act_fn", None)  # may be missing beside a gate of the module's own
+    silu = act_fn is F.silu or isinstance(act_fn, nn.SiLU | SiLUActivation)
+    plain_swiglu = experts.has_gate and experts.is_concatenated and silu and not own_gate
     if plain_swiglu and not experts.has_bias and not post_norm:
         y = grouped_mlp(x, w_up, w_down, top_k_weights, routing)
         return y.to(hidden_states.dtype)
@@ -129,9 +132,9 @@ def experts_forward(
         pre = _add_bias(pre, getattr(experts, f"{up}_bias"), routing.offsets)
     if plain_swiglu:
         act = swiglu(pre)
-    elif has_gate and (own_gate or concatenated):
+    elif experts.has_gate and (own_gate or experts.is_concatenated):
         act = experts._apply_gate(pre)
-    elif has_gate:
+    elif experts.has_gate:
         act = experts.act_fn(pre[:, ::2]) * pre[:, 1::2]
     else:
         act = experts.act_fn(pre)
