@@ -20,14 +20,14 @@ void Def(py::module_& m, const char* name, Function* function, Names... names) {
   m.def(name, function, py::kw_only(), py::arg(names)...);
 }
 
-GroupedGateTiling GateTiling(uint64_t T, uint32_t E, uint32_t G, uint32_t k, bool softmax,
+GroupedGateTiling GateTiling(uint64_t T, uint32_t E, uint32_t G, uint32_t k, GateScore score,
                              bool renormalize, float scaling) {
   GroupedGateTiling tiling{};
   tiling.T = T;
   tiling.E = E;
   tiling.G = G;
   tiling.k = k;
-  tiling.softmax = softmax;
+  tiling.score = score;
   tiling.renormalize = renormalize;
   tiling.scaling = scaling;
   return tiling;
@@ -39,9 +39,13 @@ void BindOperators(py::module_& m) {
       .value("bfloat16", DType::kBfloat16)
       .value("float32", DType::kFloat32);
 
+  py::enum_<GateScore>(m, "GateScore")
+      .value("softmax", GateScore::kSoftmax)
+      .value("sigmoid", GateScore::kSigmoid)
+      .value("sqrtsoftplus", GateScore::kSqrtSoftplus);
   py::class_<GroupedGateTiling>(m, "GroupedGateTiling")
       .def(py::init(&GateTiling), py::kw_only(), py::arg("T"), py::arg("E"), py::arg("G"),
-           py::arg("k"), py::arg("softmax"), py::arg("renormalize"), py::arg("scaling"));
+           py::arg("k"), py::arg("score"), py::arg("renormalize"), py::arg("scaling"));
   Def(m, "token_cores", &TokenCores, "T");
   Def(m, "grouped_gate_fwd", &LaunchGroupedGateFwd, "logits", "bias", "router_scale", "weights",
       "experts", "counts", "workspace", "tiling", "dtype", "stream");
@@ -49,9 +53,9 @@ void BindOperators(py::module_& m) {
       "router_scale", "d_logits", "d_router_scale", "workspace", "tiling", "dtype", "stream");
 
   Def(m, "load_balance_loss_fwd", &LaunchLoadBalanceLossFwd, "logits", "experts", "loss", "f",
-      "scores", "counts", "T", "K", "E", "softmax", "dtype", "stream");
+      "scores", "counts", "T", "K", "E", "score", "dtype", "stream");
   Def(m, "load_balance_loss_bwd", &LaunchLoadBalanceLossBwd, "d_loss", "logits", "f", "d_logits",
-      "T", "E", "softmax", "dtype", "stream");
+      "T", "E", "score", "dtype", "stream");
 
   py::class_<GemmShape>(m, "GemmShape")
       .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::kw_only(), py::arg("N"),

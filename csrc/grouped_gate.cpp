@@ -12,7 +12,7 @@ constexpr int64_t kTokensOfCore = kGateTokens;  // fewer are not worth a core
 void CheckGate(const char* op, const GroupedGateTiling& tiling, DType dtype) {
   CheckSize(op, "T", static_cast<int64_t>(tiling.T), kMaxElements / tiling.E);
   const uint64_t bytes = GateRowsBytes(tiling.E, tiling.G, uint64_t{tiling.G} * tiling.k,
-                                       static_cast<uint32_t>(SizeOf(dtype)));
+                                       static_cast<uint32_t>(SizeOf(dtype)), tiling.score);
   if (tiling.E > INT16_MAX || bytes > kUbBytes) {
     throw std::invalid_argument(
         std::string(op) + ": E must be so small that a row of logits fits into " +

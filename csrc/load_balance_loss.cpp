@@ -9,12 +9,13 @@ namespace moge {
 
 namespace {
 
-LoadBalanceLossTiling LossTiling(const char* op, int64_t T, int64_t K, int64_t E, bool softmax,
+LoadBalanceLossTiling LossTiling(const char* op, int64_t T, int64_t K, int64_t E, GateScore score,
                                  DType dtype) {
   CheckSize(op, "E", E, INT16_MAX);
   CheckSize(op, "T", T, kMaxElements / E);
   CheckSize(op, "K", K, INT32_MAX / std::max<int64_t>(T, 1));  // counts are int32
-  const uint64_t bytes = LossBytes(static_cast<uint64_t>(E), static_cast<uint32_t>(SizeOf(dtype)));
+  const uint64_t bytes =
+      LossBytes(static_cast<uint64_t>(E), static_cast<uint32_t>(SizeOf(dtype)), score);
   if (bytes > kUbBytes) {
     throw std::invalid_argument(std::string(op) +
                                 ": E must be so small that a row of logits fits "
@@ -26,7 +27,7 @@ LoadBalanceLossTiling LossTiling(const char* op, int64_t T, int64_t K, int64_t E
   tiling.T = static_cast<uint64_t>(T);
   tiling.E = static_cast<uint32_t>(E);
   tiling.K = static_cast<uint32_t>(K);
-  tiling.softmax = softmax ? 1 : 0;
+  tiling.score = score;
   return tiling;
 }
 
@@ -34,9 +35,9 @@ LoadBalanceLossTiling LossTiling(const char* op, int64_t T, int64_t K, int64_t E
 
 void LaunchLoadBalanceLossFwd(Pointer logits, Pointer experts, Pointer loss, Pointer f,
                               Pointer scores, Pointer counts, int64_t T, int64_t K, int64_t E,
-                              bool softmax, DType dtype, Pointer stream) {
+                              GateScore score, DType dtype, Pointer stream) {
   const char* op = "load_balance_loss_fwd";
-  const LoadBalanceLossTiling tiling = LossTiling(op, T, K, E, softmax, dtype);
+  const LoadBalanceLossTiling tiling = LossTiling(op, T, K, E, score, dtype);
   const int64_t cores = TokenCores(T);
   const Launch launch{op,
                       cores,
@@ -53,10 +54,10 @@ void LaunchLoadBalanceLossFwd(Pointer logits, Pointer experts, Pointer loss, Poi
 }
 
 void LaunchLoadBalanceLossBwd(Pointer d_loss, Pointer logits, Pointer f, Pointer d_logits,
-                              int64_t T, int64_t E, bool softmax, DType dtype, Pointer stream) {
+                              int64_t T, int64_t E, GateScore score, DType dtype, Pointer stream) {
   if (T == 0) return;
   const char* op = "load_balance_loss_bwd";
-  const LoadBalanceLossTiling tiling = LossTiling(op, T, 0, E, softmax, dtype);
+  const LoadBalanceLossTiling tiling = LossTiling(op, T, 0, E, score, dtype);
   const Launch launch{op,
                       TokenCores(T),
                       stream,

@@ -27,10 +27,10 @@ void LaunchGroupedGateBwd(Pointer d_weights, Pointer logits, Pointer experts, Po
 // [T, E], [T, K] -> scalar, [E] float; workspaces [TokenCores(T), E] of float and of int32
 void LaunchLoadBalanceLossFwd(Pointer logits, Pointer experts, Pointer loss, Pointer f,
                               Pointer scores, Pointer counts, int64_t T, int64_t K, int64_t E,
-                              bool softmax, DType dtype, Pointer stream);
+                              GateScore score, DType dtype, Pointer stream);
 // scalar, [T, E], [E] float -> [T, E]
 void LaunchLoadBalanceLossBwd(Pointer d_loss, Pointer logits, Pointer f, Pointer d_logits,
-                              int64_t T, int64_t E, bool softmax, DType dtype, Pointer stream);
+                              int64_t T, int64_t E, GateScore score, DType dtype, Pointer stream);
 
 // A grouped product: N rows, sorted by E experts, and the sides of the weight [E, O, I].
 struct GemmShape {

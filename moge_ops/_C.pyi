@@ -15,6 +15,11 @@ class DType:
     bfloat16: DType
     float32: DType
 
+class GateScore:
+    softmax: GateScore
+    sigmoid: GateScore
+    sqrtsoftplus: GateScore
+
 class GroupedGateTiling:
     def __init__(
         self,
@@ -23,7 +28,7 @@ class GroupedGateTiling:
         E: int,
         G: int,
         k: int,
-        softmax: bool,
+        score: GateScore,
         renormalize: bool,
         scaling: float,
     ) -> None: ...
@@ -69,7 +74,7 @@ def load_balance_loss_fwd(
     T: int,
     K: int,
     E: int,
-    softmax: bool,
+    score: GateScore,
     dtype: DType,
     stream: int,
 ) -> None: ...
@@ -81,7 +86,7 @@ def load_balance_loss_bwd(
     d_logits: int,
     T: int,
     E: int,
-    softmax: bool,
+    score: GateScore,
     dtype: DType,
     stream: int,
 ) -> None: ...

@@ -45,6 +45,7 @@ from moge_ops.distributed import (
 )
 from moge_ops.distributed import checkpoint as parallel_checkpoint
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, checkpoint
+from moge_ops.ops.grouped_gate import SCORES
 from moge_ops.testing import assert_matches, rms_error
 
 H, F, E, G, S = 24, 16, 32, 8, 16
@@ -217,9 +218,11 @@ def check_loss_scopes(world: World) -> None:
     """The ranks' parts add up to the loss on all their tokens, and so do the gradients."""
     counts = [(3 * r) % 8 for r in range(world.size)]
     mesh = world.mesh(dp=2, ep=world.size // 2)
-    for score in ("softmax", "sigmoid"):
+    for score in SCORES:
         torch.manual_seed(3)
         logits = [torch.randn(n, E) for n in counts]
+        for own in logits:
+            own[:1] = -3000.0  # a row whose scores vanish
         experts = [torch.randint(-1, E + 1, (n, 4)) for n in counts]  # out of range on both sides
         ep_ranks = mesh.mesh[mesh.get_local_rank("dp")].tolist()
         for group, ranks in (

@@ -1,5 +1,6 @@
 """moge_ops.grouped_gate agrees with its oracle, forward and backward, on every backend."""
 
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moge_ops import testing
-from moge_ops.ops.grouped_gate import Gating, grouped_gate
+from moge_ops.ops.grouped_gate import SCORES, Gating, grouped_gate
 from moge_ops.reference.grouped_gate import grouped_gate as oracle
 from moge_ops.testing import assert_matches, spaced_logits
 
@@ -35,12 +36,14 @@ GATES = [
     pytest.param({"renormalize": True, "scaling": 2.5}, id="renormalized"),
     pytest.param({"score": "sigmoid", "scaling": 0.1}, id="sigmoid"),
     pytest.param({"score": "sigmoid", "renormalize": True}, id="sigmoid-renormalized"),
+    pytest.param({"score": "sqrtsoftplus", "scaling": 1.5}, id="sqrtsoftplus"),
+    pytest.param({"score": "sqrtsoftplus", "renormalize": True}, id="sqrtsoftplus-renormalized"),
 ]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
-def double(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.detach().cpu().double().requires_grad_()
+def leaf(x: Tensor | None, dtype: torch.dtype = torch.float64) -> Tensor | None:
+    return None if x is None else x.detach().cpu().to(dtype).requires_grad_()
 
 
 def check(
@@ -52,11 +55,12 @@ def check(
     router_scale: Tensor | None = None,
     expert_mask: Tensor | None = None,
     row_mask: Tensor | None = None,
+    oracle_dtype: torch.dtype = torch.float64,
     **options: Any,
 ) -> Gating:
-    """Ids and counts exactly, weights and gradients within tolerance of the float64 oracle."""
+    """Ids and counts exactly, weights and gradients within tolerance of the oracle."""
     leaves = [x.requires_grad_() for x in (logits, router_scale) if x is not None]
-    logits64, scale64 = double(logits), double(router_scale)
+    logits64, scale64 = leaf(logits, oracle_dtype), leaf(router_scale, oracle_dtype)
     leaves64 = [x for x in (logits64, scale64) if x is not None]
 
     gating = grouped_gate(
@@ -73,7 +77,7 @@ def check(
         logits64,
         num_groups,
         k,
-        bias=double(bias),
+        bias=leaf(bias, oracle_dtype),
         router_scale=scale64,
         expert_mask=None if expert_mask is None else expert_mask.cpu(),
         row_mask=None if row_mask is None else row_mask.cpu(),
@@ -87,7 +91,7 @@ def check(
 
     d_weights = torch.randn(weights.shape, dtype=gating.weights.dtype)
     grads = torch.autograd.grad(gating.weights, leaves, d_weights.to(logits.device))
-    grads64 = torch.autograd.grad(weights, leaves64, d_weights.double())
+    grads64 = torch.autograd.grad(weights, leaves64, d_weights.to(oracle_dtype))
     assert [grad.dtype for grad in grads] == [leaf.dtype for leaf in leaves]
     # renormalised, one weight's terms cancel: their size, not that of the result, is the unit
     size = weights.detach().nan_to_num().square().sum(-1).mean().div(logits.shape[1]).sqrt().item()
@@ -106,10 +110,114 @@ def test_matches_the_oracle(
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_every_kind_of_gate(gate: dict[str, Any], device: str) -> None:
-    logits = spaced_logits(11, 20, torch.float32).to(device)
-    check(logits, 4, 2, bias=torch.randn(20, device=device), **gate)
-    check(logits.detach(), 4, 2, router_scale=torch.randn(20, device=device), **gate)
+@pytest.mark.parametrize(("E", "G", "k"), [(20, 4, 2), (64, 8, 1)])
+def test_every_kind_of_gate(E: int, G: int, k: int, gate: dict[str, Any], device: str) -> None:
+    logits = spaced_logits(11, E, torch.float32).to(device)
+    check(logits, G, k, bias=torch.randn(E, device=device), **gate)
+    check(logits.detach(), G, k, router_scale=torch.randn(E, device=device), **gate)
+
+
+def extremes(score: str, dtype: torch.dtype, vanished: bool) -> float:
+    """A logit whose score is 0, or subnormal; by how much the best exceeds it, for the softmax."""
+    limit = (1000.0 if vanished else 709.5) if dtype is torch.float64 else 120.0 if vanished else 88
+    return -2.0 * limit if score == "sqrtsoftplus" else -limit
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize(("E", "G", "k"), [(12, 2, 3), (64, 8, 1)])
+def test_scores_that_vanish_get_equal_shares(
+    E: int,
+    G: int,
+    k: int,
+    score: str,
+    has_bias: bool,
+    device: str,
+    float_dtypes: list[torch.dtype],
+) -> None:
+    for dtype in float_dtypes:
+        lost = extremes(score, dtype, vanished=True)
+        logits = spaced_logits(5, E, dtype).to(device)
+        logits[1] = lost
+        logits[3, : E // G] = lost  # one group of the row
+        on = torch.ones(E, dtype=torch.bool, device=device)
+        if score == "softmax":  # the best is off
+            on[0] = False
+            logits[1, 0] = 0.0
+        router_scale = torch.rand(E, device=device)
+        options: dict[str, Any] = {
+            "bias": torch.rand(E, device=device) if has_bias else None,
+            "router_scale": router_scale,
+            "expert_mask": on,
+            "score": score,
+            "renormalize": True,
+            "scaling": 2.5,
+        }
+        acc = torch.promote_types(dtype, torch.float32)
+        # in float64 the scores of -120 do not vanish
+        check(logits, G, k, oracle_dtype=acc, **options)
+        gating = grouped_gate(logits, G, k, **options)
+        share = 2.5 / (G * k) * router_scale[gating.experts[1].long()].to(acc)
+        torch.testing.assert_close(gating.weights[1], share)
+        (d_logits,) = torch.autograd.grad(gating.weights.square().sum(), logits)
+        assert d_logits[1].eq(0.0).all()
+        assert d_logits[0].ne(0.0).any()
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize(("E", "G", "k"), [(12, 2, 3), (64, 8, 1)])
+def test_subnormal_scores_have_their_gradient(
+    E: int, G: int, k: int, score: str, device: str, float_dtypes: list[torch.dtype]
+) -> None:
+    for dtype in float_dtypes:
+        logits = spaced_logits(3, E, dtype).to(device)
+        logits[1] = extremes(score, dtype, vanished=False)
+        on = torch.ones(E, dtype=torch.bool, device=device)
+        if score == "softmax":
+            on[0] = False
+            logits[1, 0] = 0.0
+        # a gradient of 1000 by such a score would be infinite
+        options: dict[str, Any] = {"score": score, "renormalize": True, "scaling": 1000.0}
+        check(logits, G, k, expert_mask=on, **options)
+        # so would that of the oracle
+        own = leaf(logits, torch.promote_types(dtype, torch.float32))
+        weights, _, _ = oracle(own, G, k, expert_mask=on.cpu(), **options)
+        (d_logits,) = torch.autograd.grad(weights.square().sum(), own)
+        assert d_logits.isfinite().all()
+
+
+def test_sqrtsoftplus_is_exact_at_both_ends(device: str, float_dtypes: list[torch.dtype]) -> None:
+    rows = [1000.0, 100.0, 20.5, 1.0, 0.0, -0.5, -8.0, -20.0, -60.0, -100.0]
+    want, slopes = [], []
+    for x in rows:  # log(1 + e^x) and e^x / (1 + e^x)
+        soft = x if x > 700.0 else math.log1p(math.exp(x))
+        want.append(math.sqrt(soft))
+        slopes.append(1.0 / (1.0 + math.exp(-x)) / (2.0 * math.sqrt(soft)))
+    for dtype in float_dtypes:
+        logits = torch.tensor([*rows, INF, -INF, NAN], dtype=dtype, device=device)
+        logits = logits.view(-1, 1).requires_grad_()
+        weights = grouped_gate(logits, 1, score="sqrtsoftplus").weights
+        (d_logits,) = torch.autograd.grad(weights.sum(), logits)
+        close: dict[str, Any] = {"rtol": 1e-12 if dtype is torch.float64 else 2e-6, "atol": 0.0}
+        wide = {"dtype": weights.dtype, "device": device}
+        expected = torch.tensor([*want, INF, 0.0, NAN], **wide)
+        torch.testing.assert_close(weights[:, 0], expected, equal_nan=True, **close)
+        expected = torch.tensor([*slopes, 0.0, 0.0, NAN], **wide)
+        if dtype in (torch.float16, torch.bfloat16):
+            close = {"rtol": 1e-2, "atol": 1e-6}  # the gradient has the dtype of the logits
+        torch.testing.assert_close(
+            d_logits[:, 0].to(weights.dtype), expected, equal_nan=True, **close
+        )
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+@pytest.mark.parametrize("bad", [INF, -INF, NAN])
+def test_sqrtsoftplus_of_what_is_no_number(bad: float, renormalize: bool, device: str) -> None:
+    for E, G in ((12, 2), (64, 8)):
+        logits = spaced_logits(4, E, torch.float32).to(device)
+        logits[1, 5] = logits[2, : E // G] = bad
+        gating = check(logits, G, 1, score="sqrtsoftplus", renormalize=renormalize)
+        assert gating.weights[0].isfinite().all()
 
 
 @given(
@@ -117,7 +225,7 @@ def test_every_kind_of_gate(gate: dict[str, Any], device: str) -> None:
     G=st.integers(1, 5),
     P=st.integers(1, 6),
     data=st.data(),
-    score=st.sampled_from(["softmax", "sigmoid"]),
+    score=st.sampled_from(SCORES),
     renormalize=st.booleans(),
     scaling=st.sampled_from([1.0, 2.5, -0.3, 3]),
     layout=st.sampled_from(["transposed", "sliced", "repeated"]),
@@ -232,7 +340,7 @@ def some_on(G: int, P: int, fewest: int) -> Tensor:
     G=st.integers(1, 4),
     P=st.integers(1, 6),
     data=st.data(),
-    score=st.sampled_from(["softmax", "sigmoid"]),
+    score=st.sampled_from(SCORES),
     renormalize=st.booleans(),
 )
 def test_experts_off_and_votes(
@@ -399,7 +507,7 @@ def test_reference_backend_gives_the_oracle() -> None:
         ((4, 0), {}, ValueError, r"k must be at least 1, got 0"),
         ((4, -1), {}, ValueError, r"k must be at least 1, got -1"),
         ((4, True), {}, TypeError, r"k must be an int, got bool"),
-        ((4,), {"score": "relu"}, ValueError, r"score must be one of softmax, sigmoid, got 'relu'"),
+        ((4,), {"score": "relu"}, ValueError, r"one of softmax, sigmoid, sqrtsoftplus, got 'relu'"),
         ((4,), {"bias": torch.zeros(7)}, ValueError, r"bias must be \[E\] = \[8\], got \[7\]"),
         ((4,), {"bias": torch.zeros(8).long()}, TypeError, r"bias must be float16 .*, got int64"),
         ((4,), {"bias": torch.zeros(8, device="meta")}, ValueError, r"bias .* cpu, got meta"),

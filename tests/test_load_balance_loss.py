@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moge_ops import testing
+from moge_ops.ops.grouped_gate import SCORES
 from moge_ops.ops.load_balance_loss import load_balance_loss, router_z_loss
 from moge_ops.reference.load_balance_loss import load_balance_loss as oracle
 from moge_ops.testing import assert_matches, group_ids
@@ -27,7 +28,6 @@ SHAPES = [  # T, E, G, k
     pytest.param(0, 8, 2, 1, id="no-tokens"),
 ]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-SCORES = ["softmax", "sigmoid"]
 
 
 def check(logits: Tensor, experts: Tensor, score: str) -> Tensor:
@@ -123,6 +123,38 @@ def test_what_a_bad_row_spoils(bad: float, score: str, device: str) -> None:
     check(logits, group_ids(9, 5, 1, 2).to(device), score)
 
 
+@pytest.mark.parametrize("score", ["sigmoid", "sqrtsoftplus"])
+def test_scores_that_vanish_are_shared_evenly(
+    score: str, device: str, float_dtypes: list[torch.dtype]
+) -> None:
+    for dtype in float_dtypes:
+        logits = torch.randn(3, 10).to(device, dtype)
+        logits[1] = -3000.0 if dtype is torch.float64 else -300.0
+        logits.requires_grad_()
+        experts = torch.zeros(3, 1, dtype=torch.int64, device=device)
+        loss = load_balance_loss(logits, experts, score=score)
+        (d_logits,) = torch.autograd.grad(loss, logits)
+        assert d_logits[1].eq(0.0).all()
+        assert d_logits[0].ne(0.0).any()
+        # all are expert 0's, so that f_0 = E
+        own = logits.detach().double()[::2]
+        own = own.sigmoid() if score == "sigmoid" else own.exp().log1p().sqrt()
+        first = own[:, 0] / own.sum(1)
+        assert_matches(loss, 10 * (first.sum() + 0.1) / 3, "loss")
+        leaf = logits.detach().cpu().requires_grad_()
+        again = oracle(leaf, experts.cpu(), score=score)
+        assert_matches(loss, again.double(), "loss")
+        (want,) = torch.autograd.grad(again, leaf)
+        assert_matches(d_logits, want.double(), "d_logits", scale=0.1)
+
+
+@pytest.mark.parametrize("score", ["sigmoid", "sqrtsoftplus"])
+def test_subnormal_scores_are_divided_by_their_sum(score: str, device: str) -> None:
+    logits = torch.randn(3, 2, device=device)
+    logits[1] = -88.0 if score == "sigmoid" else -176.0
+    check(logits, torch.zeros(3, 1, dtype=torch.int64, device=device), score)
+
+
 def test_runs_are_equal_bit_for_bit(device: str) -> None:
     logits = torch.randn(70, 24, device=device, requires_grad=True)
     experts = group_ids(70, 24, 4, 3).to(device)
@@ -161,7 +193,7 @@ IDS = torch.zeros(2, 3, dtype=torch.int32)
         (torch.zeros(2, 8), IDS[0], "softmax", ValueError, r"experts must be \[T, K\], got \[3\]"),
         (torch.zeros(4, 8), IDS, "softmax", ValueError, r"\[T, K\] = \[4, 3\], got \[2, 3\]"),
         (torch.zeros(2, 8), IDS.to("meta"), "softmax", ValueError, r"experts .* cpu, got meta"),
-        (torch.zeros(2, 8), IDS, "tanh", ValueError, r"softmax, sigmoid, got 'tanh'"),
+        (torch.zeros(2, 8), IDS, "tanh", ValueError, r"softmax, sigmoid, sqrtsoftplus, got 'tanh'"),
     ],
 )
 def test_rejects(

@@ -158,7 +158,9 @@ def test_rejects_sizes(arguments: tuple[Any, ...], error: type[Exception], messa
 
 
 def test_rejects_options_and_inputs() -> None:
-    with pytest.raises(ValueError, match="score must be one of softmax, sigmoid, got 'relu'"):
+    with pytest.raises(
+        ValueError, match="score must be one of softmax, sigmoid, sqrtsoftplus, got 'relu'"
+    ):
         nn.MoGE(H, F, E, G, score="relu")
     with pytest.raises(ValueError, match="weight_on must be one of output, activation, got"):
         nn.MoGE(H, F, E, G, weight_on="input")

@@ -17,6 +17,7 @@ from ._common import (
     publish,
     ticket,
 )
+from ._scores import own_scores
 
 # chosen, not measured
 TILE = 1024  # logits of one step
@@ -29,13 +30,29 @@ BLOCKS = 4
 @triton.jit
 def _scores(
     logits,  # [BLOCK_T, G_P2, P_P2], -inf in the padding
-    SOFTMAX: tl.constexpr,
+    SCORE: tl.constexpr,
 ):
-    if SOFTMAX:
+    """Scores, and their derivatives by their own logits, without the softmax's other term."""
+    if SCORE == "softmax":
         # a NaN, or inf - inf, reaches the sum, and through it the whole row
         exps = tl.exp(logits - tl.max(tl.max(logits, 2), 1)[:, None, None])
-        return exps / tl.sum(tl.sum(exps, 2), 1)[:, None, None]
-    return 1.0 / (1.0 + tl.exp(-logits))
+        scores = exps / tl.sum(tl.sum(exps, 2), 1)[:, None, None]
+        slopes = scores
+    else:
+        scores, slopes = own_scores(logits, SCORE=SCORE)
+    return scores, slopes
+
+
+@triton.jit
+def _shares(
+    scores,  # [BLOCK_T, G_P2, P_P2]
+    chosen,  # the same, K in each row
+    K: tl.constexpr,
+):
+    """Scores divided by the sum of the chosen, and that sum; for a sum of 0, 1 / K and 1."""
+    total = tl.sum(tl.sum(tl.where(chosen, scores, 0.0), 2), 1)[:, None, None]
+    none = total == 0.0
+    return tl.where(none, 1.0 / K, scores / total), tl.where(none, 1.0, total)
 
 
 @triton.jit
@@ -72,7 +89,7 @@ def _grouped_gate_fwd_kernel(
     k: tl.constexpr,
     G: tl.constexpr,
     P: tl.constexpr,
-    SOFTMAX: tl.constexpr,
+    SCORE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_ROUTER_SCALE: tl.constexpr,
     RENORMALIZE: tl.constexpr,
@@ -106,7 +123,7 @@ def _grouped_gate_fwd_kernel(
         mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, P_P2]
         logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e[None] * stride_logits_e
         logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
-        scores = _scores(logits, SOFTMAX=SOFTMAX)
+        scores, _ = _scores(logits, SCORE=SCORE)
 
         keys = scores
         if HAS_BIAS:
@@ -123,8 +140,7 @@ def _grouped_gate_fwd_kernel(
 
         weights = scores
         if RENORMALIZE:
-            total = tl.sum(tl.sum(tl.where(chosen, scores, 0.0), 2), 1)  # [BLOCK_T]
-            weights = scores / total[:, None, None]
+            weights, _ = _shares(scores, chosen, K=G * k)
         weights = weights * scaling
         if HAS_ROUTER_SCALE:
             weights = weights * router_scale[None]
@@ -162,7 +178,7 @@ def _grouped_gate_bwd_kernel(
     k: tl.constexpr,
     G: tl.constexpr,
     P: tl.constexpr,
-    SOFTMAX: tl.constexpr,
+    SCORE: tl.constexpr,
     HAS_ROUTER_SCALE: tl.constexpr,
     RENORMALIZE: tl.constexpr,
     MANY: tl.constexpr,  # more than one program
@@ -192,7 +208,7 @@ def _grouped_gate_bwd_kernel(
         mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, P_P2]
         logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e[None] * stride_logits_e
         logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
-        scores = _scores(logits, SOFTMAX=SOFTMAX)
+        scores, slopes = _scores(logits, SCORE=SCORE)
 
         # d_weights and the choice, from slots to experts
         mask_slot = (rows < T) & (groups < G)  # [BLOCK_T, G_P2]
@@ -210,22 +226,22 @@ def _grouped_gate_bwd_kernel(
 
         base = scores
         if RENORMALIZE:
-            total = tl.sum(tl.sum(tl.where(chosen, scores, 0.0), 2), 1)[:, None, None]
-            base = scores / total
+            base, total = _shares(scores, chosen, K=G * k)
         d_base = d_weights * scaling
         if HAS_ROUTER_SCALE:
             d_router_scale += tl.sum(tl.where(chosen, d_base * base, 0.0), 0)
             d_base = d_base * router_scale[None]
         d_scores = d_base
         if RENORMALIZE:
-            # base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S
+            # base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S, which may overflow,
+            # but not times the slope, since that is at most s_c. The softmax's other term is 0
             along = tl.sum(tl.sum(tl.where(chosen, d_base * base, 0.0), 2), 1)[:, None, None]
-            d_scores = tl.where(chosen, (d_base - along) / total, 0.0)
-        if SOFTMAX:
+            d_scores = tl.where(chosen, d_base - along, 0.0)
+            slopes = tl.where(chosen, slopes / total, slopes)
+        elif SCORE == "softmax":
             along = tl.sum(tl.sum(tl.where(mask, d_scores * scores, 0.0), 2), 1)[:, None, None]
-            d_logits = scores * (d_scores - along)
-        else:
-            d_logits = d_scores * scores * (1.0 - scores)
+            d_scores = d_scores - along
+        d_logits = slopes * d_scores
         d_logits_ptrs = d_logits_ptr + offs_t * E + offs_e[None]
         tl.store(d_logits_ptrs, narrow(d_logits, d_logits_ptr.dtype.element_ty), mask=mask)
 
@@ -294,7 +310,7 @@ def grouped_gate_fwd(
         T=T,
         scaling=scaling,
         k=k,
-        SOFTMAX=score == "softmax",
+        SCORE=score,
         HAS_BIAS=bias is not None,
         HAS_ROUTER_SCALE=router_scale is not None,
         RENORMALIZE=renormalize,
@@ -337,7 +353,7 @@ def grouped_gate_bwd(
         T=T,
         scaling=scaling,
         k=experts.shape[1] // num_groups,
-        SOFTMAX=score == "softmax",
+        SCORE=score,
         HAS_ROUTER_SCALE=router_scale is not None,
         RENORMALIZE=renormalize,
         **sizes,

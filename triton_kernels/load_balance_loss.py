@@ -15,6 +15,7 @@ from ._common import (
     publish,
     ticket,
 )
+from ._scores import own_scores
 
 # chosen, not measured
 TILE = 1024  # logits of one step
@@ -29,17 +30,24 @@ def _load_scores(
     stride_logits_t,
     stride_logits_e,
     mask,  # [BLOCK_T, BLOCK_E]
-    SOFTMAX: tl.constexpr,
+    E: tl.constexpr,
+    SCORE: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Scores, and the same divided by the sum of their row, ``[BLOCK_T, BLOCK_E]``."""
+    """Scores and their derivatives, both divided by the scores' sum, ``[BLOCK_T, BLOCK_E]``."""
     logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e * stride_logits_e
     logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
-    if SOFTMAX:
-        scores = tl.exp(logits - tl.max(logits, 1)[:, None])
+    if SCORE == "softmax":
+        exps = tl.exp(logits - tl.max(logits, 1)[:, None])
+        q = exps / tl.sum(exps, 1)[:, None]
+        slopes = q
     else:
-        scores = 1.0 / (1.0 + tl.exp(-logits))
-    return scores, scores / tl.sum(scores, 1)[:, None]
+        scores, slopes = own_scores(logits, SCORE=SCORE)
+        total = tl.sum(scores, 1)[:, None]
+        none = total == 0.0
+        q = tl.where(none, 1.0 / E, scores / total)
+        slopes = slopes / tl.where(none, 1.0, total)
+    return q, slopes
 
 
 @triton.jit
@@ -58,7 +66,7 @@ def _load_balance_loss_fwd_kernel(
     rows,  # max(T, 1)
     slots,  # max(T K, 1)
     E: tl.constexpr,
-    SOFTMAX: tl.constexpr,
+    SCORE: tl.constexpr,
     MANY: tl.constexpr,  # more than one program
     ACC: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -75,14 +83,15 @@ def _load_balance_loss_fwd_kernel(
         offs_t = tile_id * BLOCK_T + tl.arange(0, BLOCK_T)
         mask_t = offs_t < T
         mask = mask_t[:, None] & mask_e[None, :]
-        _, q = _load_scores(
+        q, _ = _load_scores(
             logits_ptr,
             offs_t[:, None],
             offs_e[None, :].to(tl.int64),
             stride_logits_t,
             stride_logits_e,
             mask,
-            SOFTMAX=SOFTMAX,
+            E=E,
+            SCORE=SCORE,
             ACC=ACC,
         )
         p += tl.sum(tl.where(mask, q, 0.0), 0)
@@ -117,7 +126,7 @@ def _load_balance_loss_bwd_kernel(
     stride_logits_e,
     T,
     E: tl.constexpr,
-    SOFTMAX: tl.constexpr,
+    SCORE: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_E: tl.constexpr,
@@ -126,22 +135,21 @@ def _load_balance_loss_bwd_kernel(
     offs_e = tl.arange(0, BLOCK_E)[None, :].to(tl.int64)
     mask_e = offs_e < E
     mask = (offs_t < T) & mask_e
-    s, q = _load_scores(
+    q, slopes = _load_scores(
         logits_ptr,
         offs_t,
         offs_e,
         stride_logits_t,
         stride_logits_e,
         mask,
-        SOFTMAX=SOFTMAX,
+        E=E,
+        SCORE=SCORE,
         ACC=ACC,
     )
 
     d_q = tl.load(d_loss_ptr) * (tl.load(f_ptr + offs_e, mask=mask_e, other=0.0) / T)
-    # q_i = s_i / sum_j s_j, where s' = s for s = exp, and s' = s (1 - s) for the sigmoid
-    d_logits = q * (d_q - tl.sum(tl.where(mask, d_q * q, 0.0), 1)[:, None])
-    if not SOFTMAX:
-        d_logits = d_logits * (1.0 - s)
+    # q_i = s_i / S: d_logits_i = s'_i / S (d_q_i - sum_j q_j d_q_j); the softmax's s is exp, s' = s
+    d_logits = slopes * (d_q - tl.sum(tl.where(mask, d_q * q, 0.0), 1)[:, None])
     d_logits_ptrs = d_logits_ptr + offs_t * E + offs_e
     tl.store(d_logits_ptrs, narrow(d_logits, d_logits_ptr.dtype.element_ty), mask=mask)
 
@@ -170,7 +178,7 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
         max(T, 1),
         max(T * K, 1),
         E=E,
-        SOFTMAX=score == "softmax",
+        SCORE=score,
         MANY=programs > 1,
         ACC=acc_dtype(logits.dtype),
         BLOCK_T=BLOCK_T,
@@ -195,7 +203,7 @@ def load_balance_loss_bwd(d_loss: Tensor, logits: Tensor, f: Tensor, score: str)
             *logits.stride(),
             T,
             E=E,
-            SOFTMAX=score == "softmax",
+            SCORE=score,
             ACC=acc_dtype(logits.dtype),
             BLOCK_T=BLOCK_T,
             BLOCK_E=BLOCK_E,

@@ -12,6 +12,48 @@ namespace moge {
 constexpr float kMinusInfinity = -3.0e38f;
 constexpr float kNotANumber = -3.2e38f;
 
+// dst = 1 + e^-|x|
+__aicore__ inline void OnePlusExp(const LocalTensor<float>& dst, const LocalTensor<float>& x,
+                                  uint32_t count) {
+  Abs(dst, x, count);
+  Muls(dst, dst, -1.0f, count);
+  Exp(dst, dst, count);
+  Adds(dst, dst, 1.0f, count);
+}
+
+// scores: from logits l to s = sqrt(log(1 + e^l)); slopes: ds/dl; spare: overwritten.
+//
+// s = f sqrt(q) with f = e^(min(l, 0) / 2) and q = max(l, 0) + e^-max(l, 0) r, where r is
+// log(1 + u) / u at u = e^-|l|. It is log(w) / (w - 1) at w = 1 + u, which changes so slowly that a
+// rounded w does no harm, and 1 where w is 1. Then ds/dl = f / (2 w sqrt(q)).
+__aicore__ inline void SqrtSoftplus(const LocalTensor<float>& scores,
+                                    const LocalTensor<float>& slopes,
+                                    const LocalTensor<float>& spare, uint32_t count) {
+  constexpr float kTiny = 1e-30f;  // makes a quotient of two zeros 1
+  const LocalTensor<float>& logits = scores;
+  OnePlusExp(spare, logits, count);
+  Ln(slopes, spare, count);
+  Adds(slopes, slopes, kTiny, count);
+  Adds(spare, spare, -1.0f, count);
+  Adds(spare, spare, kTiny, count);
+  Div(slopes, slopes, spare, count);  // r
+  Maxs(spare, logits, 0.0f, count);
+  Muls(spare, spare, -1.0f, count);
+  Exp(spare, spare, count);
+  Mul(slopes, slopes, spare, count);
+  Maxs(spare, logits, 0.0f, count);
+  Add(slopes, slopes, spare, count);
+  Sqrt(slopes, slopes, count);  // sqrt(q)
+  OnePlusExp(spare, logits, count);
+  Mul(spare, spare, slopes, count);  // w sqrt(q)
+  Mins(scores, logits, 0.0f, count);
+  Muls(scores, scores, 0.5f, count);
+  Exp(scores, scores, count);  // f
+  Div(spare, scores, spare, count);
+  Mul(scores, scores, slopes, count);
+  Muls(slopes, spare, 0.5f, count);
+}
+
 // A vector [rows, columns] that is loaded once and stays in UB until Release: MTE2 fills it, V
 // reads it, a queue guards it.
 class Constant {

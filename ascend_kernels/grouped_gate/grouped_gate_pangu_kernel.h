@@ -34,7 +34,7 @@ class PanguGateFwd : Pangu {
   __aicore__ inline void Init(GM_ADDR logits, GM_ADDR bias, GM_ADDR router_scale, GM_ADDR weights,
                               GM_ADDR experts, GM_ADDR counts, GM_ADDR workspace,
                               const GroupedGateTiling& tiling, TPipe* pipe) {
-    tile_.Init(logits, tiling.softmax != 0, pipe);
+    tile_.Init(logits, tiling.score, pipe);
     weights_ = Global<float>(weights);
     experts_ = Global<int32_t>(experts);
     if (tiling.has_bias) bias_.Init(bias, 1, kE, pipe);
@@ -83,7 +83,7 @@ class PanguGateFwd : Pangu {
   __aicore__ inline void Choose(const GroupedGateTiling& tiling) {
     const uint32_t count = tile_.tokens * kE, slots = tile_.tokens * kG;
     // A row may hold NaN beside numbers, unless it is the plain softmax's, where all are NaN then.
-    const bool ordered = !tiling.softmax || tiling.has_bias;
+    const bool ordered = tiling.score != GateScore::kSoftmax || tiling.has_bias;
     const LocalTensor<float> keys = ordered ? OrderedKeys(tiling) : tile_.scores;
     tile_.template ReduceGroups<ReduceType::MAX>(tile_.spare_slots, keys);
     tile_.Broadcast(tile_.spare, tile_.spare_slots);
@@ -115,11 +115,8 @@ class PanguGateFwd : Pangu {
   __aicore__ inline void Weigh(const GroupedGateTiling& tiling, uint64_t token, uint32_t count) {
     const uint32_t slots = tile_.tokens * kG;
     LocalTensor<float> weights = out_.AllocTensor<float>();
-    tile_.GatherScores(weights, ids_);
-    if (tiling.renormalize) {
-      tile_.template ReduceTokens<ReduceType::SUM>(tile_.spare_slots, weights);
-      Div(weights, weights, tile_.spare_slots, slots);
-    }
+    tile_.GatherExperts(weights, tile_.scores, ids_);
+    if (tiling.renormalize) tile_.Share(weights, tile_.spare_slots, weights);
     if (tiling.scaling != 1.0f) Muls(weights, weights, tiling.scaling, slots);
     if (tiling.has_router_scale) {
       tile_.GatherAt(tile_.spare_slots, router_scale_.Values(), ids_);
@@ -203,7 +200,7 @@ class PanguGateBwd : Pangu {
   __aicore__ inline void Init(GM_ADDR d_weights, GM_ADDR logits, GM_ADDR experts,
                               GM_ADDR router_scale, GM_ADDR d_logits, GM_ADDR d_router_scale,
                               GM_ADDR workspace, const GroupedGateTiling& tiling, TPipe* pipe) {
-    tile_.Init(logits, tiling.softmax != 0, pipe);
+    tile_.Init(logits, tiling.score, pipe);
     d_weights_ = Global<float>(d_weights);
     experts_ = Global<int32_t>(experts);
     d_logits_ = Global<T>(d_logits);
@@ -230,10 +227,11 @@ class PanguGateBwd : Pangu {
     for (uint64_t token = share.begin; token < share.end; token += kGateTokens) {
       const uint32_t count = Min(kGateTokens, share.end - token);
       tile_.Score(token, count);
+      tile_.Derive();
       CopyIn(token, count);
       DeriveChosen(tiling);
       DeriveScores(tiling);
-      CopyOut(token, count);
+      CopyOut(tiling, token, count);
     }
     if (tiling.has_router_scale) {
       router_scale_.Release();
@@ -267,18 +265,17 @@ class PanguGateBwd : Pangu {
     }
   }
 
-  // d_: from the gradients of the weights to those of the chosen scores
+  // d_: from the gradients of the weights to those of the chosen scores; renormalized, of logits
   __aicore__ inline void DeriveChosen(const GroupedGateTiling& tiling) {
     const uint32_t slots = tile_.tokens * kG;
-    tile_.GatherScores(chosen_, ids_);
-    Sub(tile_.spare_slots, ids_, tile_.group, kE, slots / kE, tile_.ByBlock());
-    tile_.Mark(tile_.spare_slots);
+    tile_.GatherExperts(chosen_, tile_.scores, ids_);
     if (tiling.renormalize) {
-      tile_.template ReduceTokens<ReduceType::SUM>(total_, chosen_);
-      Div(base_, chosen_, total_, slots);
+      tile_.Share(base_, total_, chosen_);
     } else {
       Adds(base_, chosen_, 0.0f, slots);
     }
+    Sub(tile_.spare_slots, ids_, tile_.group, kE, slots / kE, tile_.ByBlock());
+    tile_.Mark(tile_.spare_slots);
     if (tiling.scaling != 1.0f) Muls(d_, d_, tiling.scaling, slots);
     if (tiling.has_router_scale) {
       Mul(tile_.spare_slots, d_, base_, slots);
@@ -287,25 +284,34 @@ class PanguGateBwd : Pangu {
       tile_.GatherAt(tile_.spare_slots, router_scale_.Values(), ids_);
       Mul(d_, d_, tile_.spare_slots, slots);
     }
-    if (tiling.renormalize) {  // base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S
+    if (tiling.renormalize) {
+      // base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S, which may overflow, but
+      // not times the slope, since that is at most s_c. The softmax's other term is 0
       Mul(base_, d_, base_, slots);
       tile_.template ReduceTokens<ReduceType::SUM>(tile_.spare_slots, base_);
       Sub(d_, d_, tile_.spare_slots, slots);
-      Div(d_, d_, total_, slots);
+      tile_.GatherExperts(base_, tile_.slopes, ids_);
+      Div(base_, base_, total_, slots);
+      Mul(d_, d_, base_, slots);
     }
   }
-  // d_scores_: the gradients of the logits, but for the factor `scores` that CopyOut multiplies
+  // d_scores_: the gradients of the logits, but for what Complete does
   __aicore__ inline void DeriveScores(const GroupedGateTiling& tiling) {
-    const uint32_t slots = tile_.tokens * kG, count = tile_.tokens * kE;
+    const uint32_t slots = tile_.tokens * kG;
     Scatter(d_scores_, d_);
-    if (tiling.softmax) {  // d_x = s (d_s - sum_j d_s_j s_j)
-      Mul(base_, d_, chosen_, slots);
+    if (tiling.score == GateScore::kSoftmax && !tiling.renormalize) {
+      Mul(base_, d_, chosen_, slots);  // d_x = s (d_s - sum_j d_s_j s_j)
       tile_.template ReduceTokens<ReduceType::SUM>(total_, base_);
       Sub(d_scores_, d_scores_, total_, kE, tile_.tokens, tile_.ByToken());
-    } else {  // d_x = s (1 - s) d_s
-      Muls(tile_.spare, tile_.scores, -1.0f, count);
-      Adds(tile_.spare, tile_.spare, 1.0f, count);
-      Mul(d_scores_, d_scores_, tile_.spare, count);
+    }
+  }
+  __aicore__ inline void Complete(const GroupedGateTiling& tiling, const LocalTensor<float>& dst,
+                                  uint32_t count) {
+    if (tiling.renormalize) {  // a NaN stays
+      Muls(tile_.slopes, tile_.slopes, 0.0f, count);
+      Add(dst, d_scores_, tile_.slopes, count);
+    } else {
+      Mul(dst, d_scores_, tile_.slopes, count);
     }
   }
   // The slots' values at the experts that `bits` marks, zero elsewhere.
@@ -314,12 +320,12 @@ class PanguGateBwd : Pangu {
     Select(dst, tile_.bits, dst, 0.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, tile_.tokens * kE);
   }
 
-  __aicore__ inline void CopyOut(uint64_t token, uint32_t count) {
+  __aicore__ inline void CopyOut(const GroupedGateTiling& tiling, uint64_t token, uint32_t count) {
     LocalTensor<T> out = out_.template AllocTensor<T>();
     if constexpr (kIsFloat<T>) {
-      Mul(out, d_scores_, tile_.scores, count * kE);
+      Complete(tiling, out, count * kE);
     } else {
-      Mul(d_scores_, d_scores_, tile_.scores, count * kE);
+      Complete(tiling, d_scores_, count * kE);
       Narrow(out, d_scores_, count * kE);
     }
     out_.EnQue(out);

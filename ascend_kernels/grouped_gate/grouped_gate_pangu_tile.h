@@ -8,7 +8,7 @@
 //
 //    [t, E]  -- ReduceGroups ->  [t, G]  -- ReduceTokens ->  [t], repeated as [t, G]
 //    [t, E]  <- Broadcast -----  [t, G]
-//    [t, E]  -- GatherScores ->  [t, G]   the scores of the experts whose ids are given
+//    [t, E]  -- GatherExperts -> [t, G]   the values of the experts whose ids are given
 #ifndef MOGE_ASCEND_GROUPED_GATE_PANGU_TILE_H_
 #define MOGE_ASCEND_GROUPED_GATE_PANGU_TILE_H_
 
@@ -27,6 +27,7 @@ constexpr uint32_t kTokenStep = 16;  // a tile is rounded up to whole repeats of
 //    in_           2 x 16 KB        logits [t, E]; queue: MTE2 fills it, V reads it
 //    scores        16 KB            scores [t, E]
 //    spare         16 KB            [t, E], free for the caller
+//    slopes        16 KB            [t, E], the scores' derivatives; for the softmax, the scores
 //    spare_slots   2 KB             [t, G], free for the caller
 //    token_start_  2 KB             64 t for each slot: where a token's scores begin
 //    places_       2 KB             [t, G], places that a gather reads
@@ -38,20 +39,21 @@ constexpr uint32_t kTokenStep = 16;  // a tile is rounded up to whole repeats of
 template <typename T>
 class PanguGateTile : Pangu {
  public:
-  static constexpr uint32_t kBytes = 2 * kTileScores * sizeof(T) + 2 * kTileScores * sizeof(float) +
+  static constexpr uint32_t kBytes = 2 * kTileScores * sizeof(T) + 3 * kTileScores * sizeof(float) +
                                      5 * kTileSlots * sizeof(float) + kTileScores / 8 +
                                      (kP + kG) * sizeof(float);
 
-  __aicore__ inline void Init(GM_ADDR logits, bool softmax, TPipe* pipe) {
+  __aicore__ inline void Init(GM_ADDR logits, GateScore score, TPipe* pipe) {
     logits_ = Global<T>(logits);
-    softmax_ = softmax;
+    score_ = score;
     pipe->InitBuffer(in_, 2, kTileScores * sizeof(T));
-    pipe->InitBuffer(all_experts_, 2 * kTileScores * sizeof(float));
+    pipe->InitBuffer(all_experts_, 3 * kTileScores * sizeof(float));
     pipe->InitBuffer(all_slots_, 5 * kTileSlots * sizeof(float));
     pipe->InitBuffer(all_bits_, kTileScores / 8);
     pipe->InitBuffer(constants_, (kP + kG) * sizeof(float));
     scores = all_experts_.Get<float>();
     spare = scores[kTileScores];
+    slopes = score == GateScore::kSoftmax ? scores : spare[kTileScores];
     spare_slots = all_slots_.Get<float>();
     token_start_ = spare_slots[kTileSlots];
     places_ = token_start_[kTileSlots];
@@ -81,12 +83,22 @@ class PanguGateTile : Pangu {
       Widen(x, in, count * kE);
     }
     if (count < tokens) Duplicate(x[count * kE], 0.0f, (tokens - count) * kE);
-    if (softmax_) {
+    if (score_ == GateScore::kSoftmax) {
       Softmax(x);
-    } else {
+    } else if (score_ == GateScore::kSigmoid) {
       Sigmoid(x);
+    } else {
+      if constexpr (kIsFloat<T>) Adds(scores, x, 0.0f, tokens * kE);
+      SqrtSoftplus(scores, slopes, spare, tokens * kE);
     }
     in_.FreeTensor(in);
+  }
+  // `slopes`: the scores' derivatives by their own logits, without the softmax's other term.
+  __aicore__ inline void Derive() {
+    if (score_ != GateScore::kSigmoid) return;  // Score has done it
+    Muls(slopes, scores, -1.0f, tokens * kE);
+    Adds(slopes, slopes, 1.0f, tokens * kE);
+    Mul(slopes, slopes, scores, tokens * kE);
   }
 
   // [t, E] -> [t, G]
@@ -119,11 +131,22 @@ class PanguGateTile : Pangu {
     Broadcast(spare, local);
     Compare(bits, spare, in_group, CMPMODE::EQ, kE, tokens, ByBlock());
   }
-  // dst = scores of the experts in `ids`, [t, G]
-  __aicore__ inline void GatherScores(const LocalTensor<float>& dst,
-                                      const LocalTensor<float>& ids) {
+  // dst = values [t, E] of the experts in `ids`, [t, G]
+  __aicore__ inline void GatherExperts(const LocalTensor<float>& dst,
+                                       const LocalTensor<float>& values,
+                                       const LocalTensor<float>& ids) {
     Add(places_, ids, token_start_, tokens * kG);
-    GatherAt(dst, scores, places_);
+    GatherAt(dst, values, places_);
+  }
+  // shares = values [t, G] divided by their token's sum, total; for a sum of 0, 1 / G and 1.
+  __aicore__ inline void Share(const LocalTensor<float>& shares, const LocalTensor<float>& total,
+                               const LocalTensor<float>& values) {
+    const uint32_t slots = tokens * kG;
+    ReduceTokens<ReduceType::SUM>(total, values);
+    Div(shares, values, total, slots);
+    Compares(bits, total, 0.0f, CMPMODE::NE, slots);
+    Select(shares, bits, shares, 1.0f / kG, SELMODE::VSEL_TENSOR_SCALAR_MODE, slots);
+    Select(total, bits, total, 1.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, slots);
   }
   // dst = values[places], [t, G]
   __aicore__ inline void GatherAt(const LocalTensor<float>& dst, const LocalTensor<float>& values,
@@ -135,7 +158,7 @@ class PanguGateTile : Pangu {
   }
 
   uint32_t tokens = 0;  // the tile's, rounded up
-  LocalTensor<float> scores, spare, spare_slots, in_group, group;
+  LocalTensor<float> scores, spare, slopes, spare_slots, in_group, group;
   LocalTensor<uint8_t> bits;
 
  private:
@@ -160,7 +183,7 @@ class PanguGateTile : Pangu {
   }
 
   GlobalTensor<T> logits_;
-  bool softmax_ = true;
+  GateScore score_ = GateScore::kSoftmax;
   LocalTensor<float> token_start_, places_, addresses_, tokens_;
   TQue<TPosition::VECIN, 1> in_;
   TBuf<TPosition::VECCALC> all_experts_, all_slots_, all_bits_, constants_;

@@ -27,10 +27,12 @@ constexpr uint64_t GateTmp(uint64_t width) {
 }
 // The most bytes of UB that either pass takes; the host refuses what has no room. Vectors of E or K
 // are rounded up to whole blocks, by less than 8 elements.
-constexpr uint64_t GateRowsBytes(uint64_t E, uint64_t G, uint64_t K, uint32_t size) {
+constexpr uint64_t GateRowsBytes(uint64_t E, uint64_t G, uint64_t K, uint32_t size,
+                                 GateScore score) {
   const uint64_t width = GateWidth(E, G, size);
   const uint64_t logits = 2 * width * size, scores = width * 4, spare = width * 4;
-  const uint64_t row = logits + scores + spare + GateTmp(width) * 4;
+  const uint64_t slopes = score == GateScore::kSqrtSoftplus ? width * 4 : 0;
+  const uint64_t row = logits + scores + spare + slopes + GateTmp(width) * 4;
   const uint64_t router_scale = (E + 8) * 4, core_sums = 3 * (E + 8) * 4;
   const uint64_t bias = width * 4, bias_in = width * 4, bits = width / 8 + kBlockBytes;
   const uint64_t d_scores = width * 4, d_logits = 2 * width * size;
@@ -42,13 +44,16 @@ constexpr uint64_t GateRowsBytes(uint64_t E, uint64_t G, uint64_t K, uint32_t si
 //    buffer         holds                            filled by, read by, guard
 //    in_            2 rows of logits [G, pitch]      MTE2, V; queue
 //    scores, spare  [G, pitch] in float              V, in order; S reads and writes single ones
+//    slopes         for the softmax, scores; for     V, in order; S reads single ones
+//                   the sigmoid, spare
 //    tmp_           a reduction and its temporary    V, then S
 template <typename T>
 class GateRow {
  public:
-  __aicore__ inline void Init(GM_ADDR logits, uint32_t E, uint32_t G, bool softmax, TPipe* pipe) {
+  __aicore__ inline void Init(GM_ADDR logits, uint32_t E, uint32_t G, GateScore score,
+                              TPipe* pipe) {
     logits_ = Global<T>(logits);
-    softmax_ = softmax;
+    score_ = score;
     E_ = E;
     G_ = G;
     P = E / G;
@@ -60,6 +65,11 @@ class GateRow {
     pipe->InitBuffer(tmp_, GateTmp(whole) * sizeof(float));
     scores = row_.Get<float>();
     spare = scores[whole];
+    slopes = score == GateScore::kSoftmax ? scores : spare;
+    if (score == GateScore::kSqrtSoftplus) {
+      pipe->InitBuffer(slopes_, whole * sizeof(float));
+      slopes = slopes_.Get<float>();
+    }
     // instructions on whole repeats also read what follows the row
     Duplicate(scores, 0.0f, 2 * whole);
   }
@@ -77,12 +87,14 @@ class GateRow {
       Widen(scores, in, width);
     }
     in_.FreeTensor(in);
-    if (softmax_) {
+    if (score_ == GateScore::kSoftmax) {
       Adds(scores, scores, -Best(scores, width).value, width);
       Exp(scores, scores, width);
       LocalTensor<float> tmp = tmp_.Get<float>();
       ReduceSum(tmp, scores, tmp[kGateRepeat], width);
       Muls(scores, scores, 1.0f / tmp.GetValue(0), width);
+    } else if (score_ == GateScore::kSqrtSoftplus) {
+      SqrtSoftplus(scores, slopes, spare, width);
     } else {
       Muls(scores, scores, -1.0f, width);
       Exp(scores, scores, width);
@@ -90,6 +102,13 @@ class GateRow {
       Duplicate(spare, 1.0f, width);
       Div(scores, spare, scores, width);
     }
+  }
+  // `slopes`: the scores' derivatives by their own logits, without the softmax's other term.
+  __aicore__ inline void Derive() {
+    if (score_ != GateScore::kSigmoid) return;  // Score has done it
+    Muls(slopes, scores, -1.0f, width);
+    Adds(slopes, slopes, 1.0f, width);
+    Mul(slopes, slopes, scores, width);
   }
   struct Largest {
     float value;
@@ -110,14 +129,20 @@ class GateRow {
   uint32_t width = 0;         // and of a row
   LocalTensor<float> scores;  // [G, pitch]
   LocalTensor<float> spare;   // [G, pitch], free for the caller
+  LocalTensor<float> slopes;  // [G, pitch]
 
  private:
   GlobalTensor<T> logits_;
-  bool softmax_ = true;
+  GateScore score_ = GateScore::kSoftmax;
   uint32_t E_ = 0, G_ = 0;
   TQue<TPosition::VECIN, 1> in_;
-  TBuf<TPosition::VECCALC> row_, tmp_;
+  TBuf<TPosition::VECCALC> row_, slopes_, tmp_;
 };
+
+// A chosen score divided by the sum of the chosen; equal shares if that is 0.
+__aicore__ inline float ShareOf(const GroupedGateTiling& tiling, float score, float total) {
+  return total == 0.0f ? 1.0f / static_cast<float>(tiling.G * tiling.k) : score / total;
+}
 
 //    buffer         holds                            filled by, read by, guard
 //    bits_          a bit for each score             V, in order
@@ -131,7 +156,7 @@ class GateRowsFwd {
   __aicore__ inline void Init(GM_ADDR logits, GM_ADDR bias, GM_ADDR router_scale, GM_ADDR weights,
                               GM_ADDR experts, GM_ADDR counts, GM_ADDR workspace,
                               const GroupedGateTiling& tiling, TPipe* pipe) {
-    row_.Init(logits, tiling.E, tiling.G, tiling.softmax != 0, pipe);
+    row_.Init(logits, tiling.E, tiling.G, tiling.score, pipe);
     weights_ = Global<float>(weights);
     experts_ = Global<int32_t>(experts);
     pipe->InitBuffer(bits_, RoundUp(row_.width, kRepeatBytes) / 8);
@@ -200,7 +225,7 @@ class GateRowsFwd {
   }
   __aicore__ inline float Weigh(const GroupedGateTiling& tiling, float total, float score,
                                 const LocalTensor<int32_t>& experts, uint32_t c) const {
-    float weight = tiling.renormalize ? score / total : score;
+    float weight = tiling.renormalize ? ShareOf(tiling, score, total) : score;
     weight *= tiling.scaling;
     if (!tiling.has_router_scale) return weight;
     return weight * router_scale_.Values().GetValue(experts.GetValue(c));
@@ -242,7 +267,7 @@ class GateRowsBwd {
   __aicore__ inline void Init(GM_ADDR d_weights, GM_ADDR logits, GM_ADDR experts,
                               GM_ADDR router_scale, GM_ADDR d_logits, GM_ADDR d_router_scale,
                               GM_ADDR workspace, const GroupedGateTiling& tiling, TPipe* pipe) {
-    row_.Init(logits, tiling.E, tiling.G, tiling.softmax != 0, pipe);
+    row_.Init(logits, tiling.E, tiling.G, tiling.score, pipe);
     d_weights_ = Global<float>(d_weights);
     experts_ = Global<int32_t>(experts);
     d_logits_ = Global<T>(d_logits);
@@ -266,6 +291,7 @@ class GateRowsBwd {
     const Share share = MyShare(tiling.T);
     for (uint64_t token = share.begin; token < share.end; ++token) {
       row_.Score(token);
+      row_.Derive();
       Derive(tiling, sums, token);
       CopyOut(tiling, token);
     }
@@ -291,15 +317,12 @@ class GateRowsBwd {
     weights_in_.FreeTensor(d_weights);
     experts_in_.FreeTensor(experts);
     LocalTensor<float> d_scores = d_scores_.Get<float>();
-    if (tiling.softmax) {  // d_x = s (d_s - sum_j d_s_j s_j), without the factor s
-      Adds(d_scores, d_scores, -along, row_.width);
-    } else {  // d_x = s (1 - s) d_s, without the factor s
-      Muls(row_.spare, row_.scores, -1.0f, row_.width);
-      Adds(row_.spare, row_.spare, 1.0f, row_.width);
-      Mul(d_scores, d_scores, row_.spare, row_.width);
+    if (tiling.score == GateScore::kSoftmax && !tiling.renormalize) {
+      Adds(d_scores, d_scores, -along, row_.width);  // d_x = s (d_s - sum_j d_s_j s_j)
     }
   }
-  // Fills d_scores_, which is zero but for the chosen experts. Returns sum_j d_s_j s_j.
+  // Fills d_scores_, which is zero but for the chosen experts, with the gradients of the scores, or
+  // renormalized, of the logits. Returns sum_j d_s_j s_j.
   __aicore__ inline float DeriveChosen(const GroupedGateTiling& tiling,
                                        const LocalTensor<float>& sums,
                                        const LocalTensor<float>& d_weights,
@@ -314,7 +337,7 @@ class GateRowsBwd {
     float along_base = 0.0f;
     for (uint32_t c = 0; c < K; ++c) {
       const uint32_t expert = experts.GetValue(c);
-      const float base = Score(expert) / total;
+      const float base = tiling.renormalize ? ShareOf(tiling, Score(expert), total) : Score(expert);
       float d = d_weights.GetValue(c) * tiling.scaling;
       if (tiling.has_router_scale) {
         sums.SetValue(expert, sums.GetValue(expert) + d * base);
@@ -323,13 +346,17 @@ class GateRowsBwd {
       if (tiling.renormalize) along_base += d * base;
       d_base.SetValue(c, d);
     }
-    // base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S
+    // base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S, which may overflow, but not
+    // times the slope, since that is at most s_c. The softmax's other term is 0
     LocalTensor<float> d_scores = d_scores_.Get<float>();
     Duplicate(d_scores, 0.0f, row_.width);
     float along = 0.0f;
     for (uint32_t c = 0; c < K; ++c) {
       const uint32_t expert = experts.GetValue(c);
-      const float d = (d_base.GetValue(c) - along_base) / total;
+      float d = d_base.GetValue(c) - along_base;
+      if (tiling.renormalize) {
+        d *= total == 0.0f ? 0.0f : row_.slopes.GetValue(row_.Place(expert)) / total;
+      }
       d_scores.SetValue(row_.Place(expert), d);
       along += d * Score(expert);
     }
@@ -339,13 +366,22 @@ class GateRowsBwd {
     return row_.scores.GetValue(row_.Place(expert));
   }
 
+  __aicore__ inline void Complete(const GroupedGateTiling& tiling, const LocalTensor<float>& dst) {
+    LocalTensor<float> d_scores = d_scores_.Get<float>();
+    if (tiling.renormalize) {  // a NaN stays
+      Muls(row_.slopes, row_.slopes, 0.0f, row_.width);
+      Add(dst, d_scores, row_.slopes, row_.width);
+    } else {
+      Mul(dst, d_scores, row_.slopes, row_.width);
+    }
+  }
   __aicore__ inline void CopyOut(const GroupedGateTiling& tiling, uint64_t token) {
     LocalTensor<T> out = out_.template AllocTensor<T>();
     LocalTensor<float> d_scores = d_scores_.Get<float>();
     if constexpr (kIsFloat<T>) {
-      Mul(out, d_scores, row_.scores, row_.width);
+      Complete(tiling, out);
     } else {
-      Mul(d_scores, d_scores, row_.scores, row_.width);
+      Complete(tiling, d_scores);
       Narrow(out, d_scores, row_.width);
     }
     out_.EnQue(out);

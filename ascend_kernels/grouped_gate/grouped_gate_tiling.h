@@ -4,13 +4,15 @@
 
 #include <cstdint>
 
+enum class GateScore : uint32_t { kSoftmax, kSigmoid, kSqrtSoftplus };
+
 struct GroupedGateTiling {
   uint64_t T;
   uint32_t E;
   uint32_t G;
   uint32_t k;
   float scaling;
-  uint32_t softmax;  // else sigmoid
+  GateScore score;
   uint32_t renormalize;
   uint32_t has_bias;
   uint32_t has_router_scale;

@@ -11,10 +11,10 @@ namespace moge {
 constexpr uint32_t kLossIds = 4096;  // ids of a tile
 
 // An upper bound of what the buffers of either pass take of UB.
-constexpr uint64_t LossBytes(uint64_t E, uint32_t size) {
+constexpr uint64_t LossBytes(uint64_t E, uint32_t size, GateScore score) {
   const uint64_t width = GateWidth(E, 1, size);
-  return GateRowsBytes(E, 1, 1, size) + 8 * (E + 8) * 4 + width * 4  // sums over cores; f
-         + kLossIds * (2 * 4 + 4) + kLossIds / 8;                    // ids twice, chosen, bits
+  return GateRowsBytes(E, 1, 1, size, score) + 8 * (E + 8) * 4 + width * 4  // sums over cores; f
+         + kLossIds * (2 * 4 + 4) + kLossIds / 8;  // ids twice, chosen, bits
 }
 
 // Computes a token's scores q, which add up to 1.
@@ -22,8 +22,8 @@ template <typename T>
 class LossRow {
  public:
   __aicore__ inline void Init(GM_ADDR logits, const LoadBalanceLossTiling& tiling, TPipe* pipe) {
-    softmax_ = tiling.softmax != 0;
-    row_.Init(logits, tiling.E, 1, softmax_, pipe);
+    softmax_ = tiling.score == GateScore::kSoftmax;
+    row_.Init(logits, tiling.E, 1, tiling.score, pipe);
     E = tiling.E;
     width = row_.width;
     q = softmax_ ? row_.scores : row_.spare;
@@ -31,7 +31,15 @@ class LossRow {
   }
   __aicore__ inline void Score(uint64_t token) {
     row_.Score(token);
-    if (!softmax_) Muls(q, row_.scores, 1.0f / Sum(row_.scores), width);
+    if (softmax_) return;
+    total_ = Sum(row_.scores);
+    if (total_ == 0.0f) {  // equal shares, whose gradient is 0 like the slopes
+      Duplicate(q, 1.0f / static_cast<float>(E), width);
+      total_ = 1.0f;
+    } else {
+      Duplicate(q, total_, width);
+      Div(q, row_.scores, q, width);
+    }
   }
   // The sum of a row's E values.
   __aicore__ inline float Sum(const LocalTensor<float>& values) {
@@ -39,8 +47,14 @@ class LossRow {
     ReduceSum(tmp, values, tmp[kGateRepeat], E);
     return tmp.GetValue(0);
   }
-  // The sigmoids before they are divided by their sum: the derivative needs them.
-  __aicore__ inline const LocalTensor<float>& Sigmoids() const { return row_.scores; }
+  // The scores' derivatives, divided by the scores' sum. They take the place of q.
+  __aicore__ inline const LocalTensor<float>& Slopes() {
+    if (softmax_) return q;
+    row_.Derive();
+    Duplicate(row_.scores, total_, width);
+    Div(row_.slopes, row_.slopes, row_.scores, width);
+    return row_.slopes;
+  }
 
   uint32_t E = 0;
   uint32_t width = 0;  // a row's in UB
@@ -49,6 +63,7 @@ class LossRow {
  private:
   GateRow<T> row_;
   bool softmax_ = true;
+  float total_ = 1.0f;
   TBuf<TPosition::VECCALC> tmp_;
 };
 
@@ -147,8 +162,8 @@ class LoadBalanceLossFwd {
 };
 
 // With q_i = s_i / sum_j s_j and d_q = d_loss f / T:
-//   d_logits_i = (s'_i / s_i) q_i (d_q_i - sum_j q_j d_q_j)
-// where s'/s is 1 for the softmax, whose s is exp, and 1 - s for the sigmoid.
+//   d_logits_i = s'_i / (sum_j s_j) (d_q_i - sum_j q_j d_q_j)
+// where the softmax's s is exp, and s' is s.
 template <typename T>
 class LoadBalanceLossBwd {
  public:
@@ -167,7 +182,7 @@ class LoadBalanceLossBwd {
     const Share share = MyShare(tiling.T);
     for (uint64_t token = share.begin; token < share.end; ++token) {
       row_.Score(token);
-      Derive(d_q, tiling.softmax != 0);
+      Derive(d_q);
       Narrowed(token * tiling.E);
     }
     d_loss_.Release();
@@ -175,17 +190,13 @@ class LoadBalanceLossBwd {
   }
 
  private:
-  __aicore__ inline void Derive(const LocalTensor<float>& d_q, bool softmax) {
+  __aicore__ inline void Derive(const LocalTensor<float>& d_q) {
     const uint32_t E = row_.E;
     LocalTensor<float> d_scores = d_scores_.Get<float>();
     Mul(d_scores, row_.q, d_q, E);
     const float along = row_.Sum(d_scores);
     Adds(d_scores, d_q, -along, E);
-    Mul(d_scores, d_scores, row_.q, E);
-    if (softmax) return;
-    Muls(row_.q, row_.Sigmoids(), -1.0f, E);
-    Adds(row_.q, row_.q, 1.0f, E);
-    Mul(d_scores, d_scores, row_.q, E);
+    Mul(d_scores, d_scores, row_.Slopes(), E);
   }
   __aicore__ inline void Narrowed(uint64_t first) {
     LocalTensor<T> out = out_.template AllocTensor<T>();

@@ -4,11 +4,13 @@
 
 #include <cstdint>
 
+#include "../grouped_gate/grouped_gate_tiling.h"
+
 struct LoadBalanceLossTiling {
   uint64_t T;
   uint32_t E;
   uint32_t K;
-  uint32_t softmax;  // else sigmoid
+  GateScore score;
 };
 
 #endif  // MOGE_ASCEND_LOAD_BALANCE_LOSS_TILING_H_

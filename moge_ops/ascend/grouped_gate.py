@@ -7,6 +7,12 @@ from moge_ops import _C
 
 from ._common import dtype_of, pointer, stream
 
+SCORES = {
+    "softmax": _C.GateScore.softmax,
+    "sigmoid": _C.GateScore.sigmoid,
+    "sqrtsoftplus": _C.GateScore.sqrtsoftplus,
+}
+
 
 def _float32(x: Tensor | None) -> Tensor | None:
     """``[E]`` in the kernels' float32."""
@@ -37,7 +43,7 @@ def grouped_gate_fwd(
         E=E,
         G=num_groups,
         k=k,
-        softmax=score == "softmax",
+        score=SCORES[score],
         renormalize=renormalize,
         scaling=scaling,
     )
@@ -80,7 +86,7 @@ def grouped_gate_bwd(
         E=E,
         G=num_groups,
         k=experts.shape[1] // num_groups,
-        softmax=score == "softmax",
+        score=SCORES[score],
         renormalize=renormalize,
         scaling=scaling,
     )

@@ -6,6 +6,7 @@ from torch import Tensor
 from moge_ops import _C
 
 from ._common import dtype_of, pointer, stream
+from .grouped_gate import SCORES
 
 
 def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[Tensor, Tensor]:
@@ -31,7 +32,7 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
         T=T,
         K=experts.shape[1],
         E=E,
-        softmax=score == "softmax",
+        score=SCORES[score],
         dtype=dtype,
         stream=stream(logits),
     )
@@ -51,7 +52,7 @@ def load_balance_loss_bwd(d_loss: Tensor, logits: Tensor, f: Tensor, score: str)
         d_logits=pointer(d_logits),
         T=T,
         E=E,
-        softmax=score == "softmax",
+        score=SCORES[score],
         dtype=dtype,
         stream=stream(logits),
     )

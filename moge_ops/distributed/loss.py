@@ -2,13 +2,13 @@
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from moge_ops import _checks
 from moge_ops.distributed._collectives import sum_over
 from moge_ops.ops.grouped_gate import SCORES
 from moge_ops.ops.load_balance_loss import load_balance_loss as _of_one_rank
+from moge_ops.ops.load_balance_loss import shares
 
 
 def load_balance_loss(
@@ -34,7 +34,7 @@ def load_balance_loss(
         experts: ``[T_r, K]``, with the same K on all ranks.
         group: The ranks that count: None for this rank alone, ``mesh.get_group("ep")`` for the
             ranks of expert parallelism, ``torch.distributed.group.WORLD`` for all.
-        score: ``"softmax"`` or ``"sigmoid"``.
+        score: ``"softmax"``, ``"sigmoid"`` or ``"sqrtsoftplus"``.
 
     Returns:
         A float32 scalar (float64 for float64 logits). Its gradient goes to ``logits`` without
@@ -59,10 +59,6 @@ def load_balance_loss(
     counts = ids.new_zeros(E + 2).scatter_add_(0, ids, torch.ones_like(ids))
     counts[E + 1] = T
     counts = sum_over(counts, group)
-    acc = torch.promote_types(logits.dtype, torch.float32)
-    if score == "softmax":
-        q = logits.softmax(-1, dtype=acc)
-    else:
-        q = F.normalize(logits.to(acc).sigmoid(), p=1.0, dim=-1)
-    total = counts[E + 1].to(acc).clamp_min(1.0)
-    return q.sum(0) @ counts[:E].to(acc) * (E / max(K, 1)) / total.square()
+    q = shares(logits, score)
+    total = counts[E + 1].to(q.dtype).clamp_min(1.0)
+    return q.sum(0) @ counts[:E].to(q.dtype) * (E / max(K, 1)) / total.square()

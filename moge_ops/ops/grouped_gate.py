@@ -9,7 +9,7 @@ from torch import Tensor
 from moge_ops import _backend, _checks
 from moge_ops.reference.grouped_gate import grouped_gate as _reference
 
-SCORES = ("softmax", "sigmoid")
+SCORES = ("softmax", "sigmoid", "sqrtsoftplus")
 
 
 class Gating(NamedTuple):
@@ -137,7 +137,8 @@ def grouped_gate(
     r"""Chooses, for every token, the ``k`` best experts of each of ``num_groups`` groups.
 
     .. math::
-        s_t &= \mathrm{softmax}(l_t) \quad\text{or}\quad \sigma(l_t) \\
+        s_t &= \mathrm{softmax}(l_t) \quad\text{or}\quad \sigma(l_t) \quad\text{or}\quad
+            \sqrt{\log(1 + e^{l_t})} \\
         \{c_{t,gk}, \ldots, c_{t,gk+k-1}\} &= \mathrm{topk}_{e \in \text{group } g}(s_{te} + b_e) \\
         w_{tc} &= s_{tc}\,[\,/ \textstyle\sum_{c'} s_{tc'}\,] \cdot \text{scaling} \cdot r_c
 
@@ -151,12 +152,15 @@ def grouped_gate(
         logits: ``[T, E]``, float16 | bfloat16 | float32 | float64, with any strides.
         num_groups: G, a divisor of E.
         k: Experts per group, at most E/G.
-        score: ``"softmax"`` over all E logits, or ``"sigmoid"``.
+        score: ``"softmax"`` over all E logits, or, of each logit alone, ``"sigmoid"`` or
+            ``"sqrtsoftplus"``, the square root of its softplus.
         bias: ``[E]``, any of these dtypes: added to the scores for the choice only, without a
             gradient. An expert whose bias is -inf is chosen where nothing else is left.
         router_scale: ``[E]``, any of these dtypes: factor of the chosen experts' weights, with a
             gradient. It plays no part in the choice.
-        renormalize: Divides a row's chosen scores by their sum.
+        renormalize: Divides a row's chosen scores by their sum. Where the sum is exactly zero, as
+            all of these scores underflow or their logits are -inf, each gets the share 1/K, and the
+            row's logits the gradient zero.
         scaling: Factor of all weights.
         expert_mask: ``[E]`` bool, false for an expert that is off. Such an expert is treated as
             if its bias were -inf, and the softmax still runs over all E. A NaN ranks below the
@@ -188,7 +192,8 @@ def grouped_gate(
         Tang et al. 2025, "Pangu Pro MoE: Mixture of Grouped Experts for Efficient Sparsity",
         section 2 (arXiv:2505.21411), and its released ``modeling_pangu_moe.py``: softmax over all
         experts, the maximum of each group, not renormalised, times ``router_scale``. Intern-S1-Pro
-        renormalises. The bias of the choice: DeepSeek-V3, eq. 16 (arXiv:2412.19437). The vote:
+        renormalises. The bias of the choice: DeepSeek-V3, eq. 16 (arXiv:2412.19437). The root of
+        the softplus: ``scoring_func`` of DeepSeek-V4. The vote:
         ``MERRouter`` of vLLM-Ascend 0.9, which counts all rows and leaves the ties open.
     """
     specs: list[Any] = [("logits", logits, "[T, E]", _checks.FLOATS)]

@@ -8,6 +8,7 @@ from torch import Tensor
 from moge_ops import _backend, _checks
 from moge_ops.ops.grouped_gate import SCORES
 from moge_ops.reference.load_balance_loss import load_balance_loss as _reference
+from moge_ops.reference.load_balance_loss import shares as shares  # in plain torch
 
 
 @_backend.define()
@@ -43,14 +44,15 @@ def load_balance_loss(logits: Tensor, experts: Tensor, *, score: str = "softmax"
         f_i = \frac{E}{K T} \sum_{t,j} [c_{tj} = i], \qquad
         p_i = \frac{1}{T} \sum_t q_{ti}
 
-    with q the softmax of the logits or, for ``"sigmoid"``, the sigmoids divided by their sum. It
-    is 1 for a uniform choice. The factor that weighs it against the model's loss is the caller's.
+    with q the softmax of the logits or, for the other scores, a row's scores divided by their sum;
+    where that is exactly zero, 1/E each, without a gradient. L is 1 for a uniform choice. The
+    factor that weighs it against the model's loss is the caller's.
 
     Args:
         logits: ``[T, E]``, float16 | bfloat16 | float32 | float64, with any strides.
         experts: ``[T, K]`` int32 | int64, the chosen ids c; those outside [0, E) count for no
             expert.
-        score: ``"softmax"`` or ``"sigmoid"``, as the gate that chose them.
+        score: ``"softmax"``, ``"sigmoid"`` or ``"sqrtsoftplus"``, as the gate that chose them.
 
     Returns:
         A float32 scalar (float64 for float64 logits), 0 where T·K is 0. The gradient goes through
@@ -61,7 +63,7 @@ def load_balance_loss(logits: Tensor, experts: Tensor, *, score: str = "softmax"
         ValueError: An argument has another shape, device or value.
 
     Source:
-        Tang et al. 2025, "Pangu Pro MoE", its auxiliary loss (arXiv:2505.21411); for the sigmoid
+        Tang et al. 2025, "Pangu Pro MoE", its auxiliary loss (arXiv:2505.21411); for the others
         DeepSeek-V3, eq. 17 to 20 (arXiv:2412.19437).
     """
     _checks.tensors(

@@ -1,13 +1,49 @@
 """Oracle of :func:`moge_ops.grouped_gate`."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from moge_ops.reference._order import argsort
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype is torch.float64 else logits.float()
+
+
+def _softplus(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Where log(1 + e^x) is e^x in every dtype, and its values elsewhere."""
+    low = x < -40.0
+    return low, F.softplus(torch.where(low, 0.0, x), threshold=40.0)
 
 
 def scores_of(logits: Tensor, score: str) -> Tensor:
     """Router scores ``[T, E]`` in float32, or float64 for float64 logits."""
-    logits = logits if logits.dtype is torch.float64 else logits.float()
-    return logits.softmax(-1) if score == "softmax" else logits.sigmoid()
+    x = _wide(logits)
+    if score == "softmax":
+        return x.softmax(-1)
+    if score == "sigmoid":
+        return x.sigmoid()
+    low, softplus = _softplus(x)
+    return torch.where(low, torch.where(low, 0.5 * x, 0.0).exp(), softplus.sqrt())
+
+
+def log_scores_of(logits: Tensor, score: str) -> Tensor:
+    """Logarithms of :func:`scores_of`, also of scores that underflow."""
+    x = _wide(logits)
+    if score == "softmax":
+        return x.log_softmax(-1)
+    if score == "sigmoid":
+        return F.logsigmoid(x)
+    low, softplus = _softplus(x)
+    return torch.where(low, 0.5 * x, 0.5 * softplus.log())
+
+
+def shares_of(scores: Tensor, log_scores: Tensor) -> Tensor:
+    """Scores divided by the sum of their row; equal shares, without a gradient, if that is 0."""
+    logs = torch.where(scores.sum(-1, keepdim=True) == 0.0, 0.0, log_scores)
+    # unlike that of a division, this gradient is finite for every sum that is not 0
+    return (logs - logs.logsumexp(-1, keepdim=True)).exp()
 
 
 def grouped_gate(
@@ -33,12 +69,16 @@ def grouped_gate(
         bias = off if bias is None else torch.where(expert_mask, bias, off)
     if num_voted is not None:
         best = grouped_gate(logits.detach(), num_groups, score=score, bias=bias)[1]  # [T, G]
-        voters = best if row_mask is None else best[row_mask]
-        votes = torch.bincount(voters.flatten(), minlength=E)  # [E]
-        stays = torch.zeros(E, dtype=torch.bool, device=logits.device)
-        for group in torch.arange(E, device=logits.device).view(num_groups, -1):
-            on = group if expert_mask is None else group[expert_mask[group]]
-            stays[on[votes[on].argsort(descending=True, stable=True)[:num_voted]]] = True
+        voters = torch.ones_like(best)
+        if row_mask is not None:
+            voters = voters * row_mask.unsqueeze(1)
+        votes = best.new_zeros(E).scatter_add(0, best.flatten().long(), voters.flatten())  # [E]
+        if expert_mask is not None:
+            votes = votes.masked_fill(~expert_mask, -1)
+        order = argsort(votes.view(num_groups, -1), descending=True)
+        stays = (argsort(order) < num_voted).flatten()  # an expert's place in that order
+        if expert_mask is not None:
+            stays = stays & expert_mask
         return grouped_gate(
             logits,
             num_groups,
@@ -55,17 +95,18 @@ def grouped_gate(
     keys = keys.view(T, num_groups, E // num_groups)  # [T, G, P]
     # best first, equal ones by id; then, in that order, every NaN after every number
     order = keys.nan_to_num(0.0, float("inf"), float("-inf"))
-    order = order.argsort(stable=True, dim=-1, descending=True)
-    nan_last = keys.isnan().gather(-1, order).int().argsort(stable=True, dim=-1)
+    order = argsort(order, descending=True)
+    nan_last = argsort(keys.isnan().gather(-1, order).int())
     chosen = order.gather(-1, nan_last)[..., :k]  # [T, G, k]
     first = torch.arange(0, E, E // num_groups, device=logits.device).view(1, num_groups, 1)
     experts = (chosen + first).reshape(T, num_groups * k)  # [T, K]
 
     weights = scores.gather(-1, experts)  # [T, K]
     if renormalize:
-        weights = weights / weights.sum(-1, keepdim=True)
+        weights = shares_of(weights, log_scores_of(logits, score).gather(-1, experts))
     weights = weights * scaling
     if router_scale is not None:
         weights = weights * router_scale.to(weights.dtype)[experts]
-    counts = torch.bincount(experts.flatten(), minlength=E)  # [E]
+    ids = experts.flatten()
+    counts = ids.new_zeros(E).scatter_add(0, ids, torch.ones_like(ids))  # [E]
     return weights, experts.int(), counts.int()

@@ -6,13 +6,17 @@ from torch import Tensor
 from moge_ops.reference.grouped_gate import log_scores_of, scores_of, shares_of
 
 
+def shares(logits: Tensor, score: str) -> Tensor:
+    """``[T, E] -> [T, E]``: scores that add up to 1 in every row."""
+    scores = scores_of(logits, score)
+    return scores if score == "softmax" else shares_of(scores, log_scores_of(logits, score))
+
+
 def load_balance_loss(logits: Tensor, experts: Tensor, *, score: str = "softmax") -> Tensor:
     """``[T, E], [T, K] -> scalar``."""
     T, E = logits.shape
     K = experts.shape[1]
-    scores = scores_of(logits, score)  # [T, E]
-    if score != "softmax":
-        scores = shares_of(scores, log_scores_of(logits, score))
+    scores = shares(logits, score)  # [T, E]
     if not T * K:
         return scores.sum() * 0.0
     ids = experts.long().flatten()

@@ -1,13 +1,39 @@
 """Grouped gate in torch."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 def scores_of(logits: Tensor, score: str) -> Tensor:
     """``[T, E] -> [T, E]`` in float32, or float64 for float64."""
     acc = torch.promote_types(logits.dtype, torch.float32)
-    return logits.softmax(-1, dtype=acc) if score == "softmax" else logits.to(acc).sigmoid()
+    if score == "softmax":
+        return logits.softmax(-1, dtype=acc)
+    x = logits.to(acc)
+    if score == "sigmoid":
+        return x.sigmoid()
+    # below -40 the logarithm of 1 + e^x is e^x, in float64 too
+    return torch.where(x < -40.0, (0.5 * x).exp(), F.softplus(x, threshold=40.0).sqrt())
+
+
+def slopes_of(scores: Tensor, score: str) -> Tensor:
+    """Derivative of each score by its own logit; the softmax's lacks the term of the row's sum."""
+    if score == "softmax":
+        return scores
+    if score == "sigmoid":
+        return scores * (1.0 - scores)
+    # e^x / (1 + e^x) / (2 s) with 1 + e^x = e^(s^2); it tends to s / 2
+    slopes = torch.expm1(-scores.square()) / (-2.0 * scores)
+    return torch.where(scores < 1e-10, 0.5 * scores, slopes)
+
+
+def shares_of(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores divided by their row's sum, and the sum; for a sum of 0, equal shares and 1."""
+    total = scores.sum(-1, keepdim=True)
+    none = total == 0.0
+    shares = (scores / total).masked_fill_(none, 1.0 / scores.shape[-1])
+    return shares, total.masked_fill_(none, 1.0)
 
 
 def _ordered(scores: Tensor, bias: Tensor | None) -> Tensor:
@@ -50,7 +76,7 @@ def grouped_gate_fwd(
 
     weights = scores.gather(-1, experts)
     if renormalize:
-        weights /= weights.sum(-1, keepdim=True)
+        weights, _ = shares_of(weights)
     if scaling != 1.0:
         weights *= scaling
     if router_scale is not None:
@@ -75,8 +101,7 @@ def grouped_gate_bwd(
     ids = experts.long()
     base = scores.gather(-1, ids)  # [T, K]
     if renormalize:
-        total = base.sum(-1, keepdim=True)
-        base /= total
+        base, total = shares_of(base)
 
     d_base = d_weights.to(scores.dtype) * scaling
     d_router_scale = logits.new_empty(0)
@@ -86,12 +111,16 @@ def grouped_gate_bwd(
         d_router_scale.index_add_(0, ids.flatten(), (d_base * base).flatten().double())
         d_router_scale = d_router_scale.to(router_scale.dtype)
         d_base *= router_scale.to(scores.dtype)[ids]
-    if renormalize:  # base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S
-        d_base = (d_base - (d_base * base).sum(-1, keepdim=True)) / total
-    d_scores = torch.zeros_like(scores).scatter_(-1, ids, d_base)  # [T, E]
-    if score == "softmax":
-        d_scores -= (d_scores * scores).sum(-1, keepdim=True)
-        d_logits = d_scores.mul_(scores)
+    slopes = slopes_of(scores, score)
+    if renormalize:
+        # base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S, which may overflow, but
+        # not times the slope, since that is at most s_c. The softmax's other term is 0
+        d_base -= (d_base * base).sum(-1, keepdim=True)
+        d_base *= slopes.gather(-1, ids) / total
+        d_logits = (slopes * 0.0).scatter_(-1, ids, d_base)  # a NaN stays
     else:
-        d_logits = d_scores.mul_(scores).mul_(1.0 - scores)
+        d_scores = torch.zeros_like(scores).scatter_(-1, ids, d_base)  # [T, E]
+        if score == "softmax":
+            d_scores -= (d_scores * scores).sum(-1, keepdim=True)
+        d_logits = d_scores.mul_(slopes)
     return d_logits.to(logits.dtype), d_router_scale
