@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     code 2; ``--debug`` shows where it was found. Ctrl-C is exit code 130, a closed pipe 141.
     """
     quiet = False
+    _print_anything()
     try:
         quiet = _interrupt.raise_again()
         try:
@@ -113,6 +114,13 @@ def _run(args: argparse.Namespace) -> None:
             reason = "not enough memory" + (f": {reason}" if reason else "")
         print(f"{args.command}: {_line(reason)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _print_anything() -> None:
+    """Escapes characters that the encoding of standard output or error does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:
@@ -267,6 +275,7 @@ def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]])
     """Prints a table, with rich if that is installed; all columns but the first are numbers."""
     cells = [[str(cell) for cell in row] for row in rows]
     try:
+        from rich import box
         from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
@@ -278,12 +287,14 @@ def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]])
             padded = [cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True)]
             print("  ".join([first.ljust(widths[0]), *padded]))
         return
-    made = Table(title=escape(title), title_justify="left")
+    # Python has no standard output where the shell closed it
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    lines_of = box.HEAVY_HEAD if encoding.lower().startswith("utf") else box.ASCII
+    made = Table(title=escape(title), title_justify="left", box=lines_of)
     for i, heading in enumerate(headings):
         made.add_column(heading, justify="right" if i else "left")
     for row in cells:
         made.add_row(*row)
-    # Python has no standard output where the shell closed it
     terminal, shown = sys.stdout is not None and sys.stdout.isatty(), io.StringIO()
     # not to standard output itself: rich would end the process if that is a closed pipe
     width = None if terminal else 120
@@ -327,16 +338,36 @@ def _check_ids(tokenizer: Tokenizer, ids: Sequence[int], config: PanguMoEConfig)
         )
 
 
+def _utf8(name: str, text: str | bytes) -> str:
+    """A text from outside.
+
+    Python keeps bytes of the command line that the locale's encoding does not have as halves of
+    surrogates. In the locale "C" they may still be UTF-8.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    if isinstance(text, str) and not re.search("[\ud800-\udfff]", text):
+        return text
+    try:
+        return (text if isinstance(text, bytes) else os.fsencode(text)).decode()
+    except UnicodeError as error:
+        _, data, start, *_ = error.args
+        got = f"{data[start : start + 1]!a} at {start}"
+        raise ValueError(f"{name} must be UTF-8, got {got}") from None
+
+
 def generate(args: argparse.Namespace) -> None:
     """Prints the answer token by token; the rates of prefill and decode go to standard error."""
     folder = Path(args.folder)
     config, tokenizer = checkpoint.read_config(folder), load_tokenizer(folder)
     if args.text == "-" and sys.stdin is None:
         raise ValueError("standard input must be open to read the prompt from it, got none")
-    text = sys.stdin.read() if args.text == "-" else args.text
+    text = _utf8("the prompt", sys.stdin.buffer.read() if args.text == "-" else args.text)
     if not text:
         raise ValueError("the prompt must not be empty")
-    ids = tokenizer.raw(text) if args.raw else tokenizer.chat(text, args.system)
+    system = _utf8("--system", args.system)
+    ids = tokenizer.raw(text) if args.raw else tokenizer.chat(text, system)
     _check_ids(tokenizer, ids, config)
     model = _load(args, len(ids) + max(0, args.max_new_tokens))
     random = torch.Generator(args.device)
@@ -448,7 +479,7 @@ def _show_routers(args: argparse.Namespace) -> None:
     """Tokens of groups and experts in every layer, beside those of a plain top-k choice."""
     if args.max_tokens < 1:
         raise ValueError(f"--max-tokens must be at least 1, got {args.max_tokens}")
-    text = args.prompt
+    text = _utf8("--prompt", args.prompt or "")
     if args.text is not None:
         try:
             with open(args.text, "rb") as file:

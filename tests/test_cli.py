@@ -192,7 +192,7 @@ class TestGenerate:
     ) -> None:
         options = (*GREEDY, "--max-new-tokens", 8)
         want, _ = run("generate", tiny, PSALM, *options, capsys=capsys)
-        monkeypatch.setattr("sys.stdin", io.StringIO(PSALM))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(PSALM.encode())))
         assert run("generate", tiny, "-", *options, capsys=capsys)[0] == want
 
     def test_no_new_tokens(self, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,6 +214,105 @@ class TestGenerate:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"generate: {tmp_path / 'nothing'} has no config.json\n"
+
+
+class TestEncodings:
+    """Of standard input and output, and of the command line."""
+
+    @pytest.fixture
+    def speaks(self, tiny: Path) -> Path:
+        """A model that answers with 系é, again and again."""
+        tokenizer = load_tokenizer(tiny)
+        said = tokenizer.encode("系é")
+        tensors = load_file(tiny / "model.safetensors")
+        for name, x in tensors.items():
+            x.fill_(float(name == "model.norm.weight"))
+        last = tokenizer.chat("系")[-1]
+        for i, (a, b) in enumerate(zip([last, *said], [*said, said[0]], strict=True)):
+            tensors["model.embed_tokens.weight"][a, i] = 1.0  # a token, and the one after it
+            tensors["lm_head.weight"][b, i] = 1.0
+        save_file(tensors, tiny / "model.safetensors")
+        return tiny
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "gbk", "utf-16", "utf-8"])
+    def test_all_is_printed_in_any(
+        self, encoding: str, speaks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def printed(*args: object) -> str:
+            out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("系".encode()), "ascii"))
+            monkeypatch.setattr("sys.stdout", out)
+            monkeypatch.setattr("sys.stderr", err)
+            main([str(arg) for arg in args])
+            err.flush()
+            err.buffer.seek(0)
+            assert all(
+                "tokens/s" in line for line in err.buffer.read().decode(encoding).split("\n")[:-1]
+            )
+            out.buffer.seek(0)
+            return out.buffer.read().decode(encoding)
+
+        want = "系é系é\n".encode(encoding, "backslashreplace").decode(encoding)
+        for text in ("系", "-"):
+            assert printed("generate", speaks, text, *GREEDY, "--max-new-tokens", 10) == want
+        folder = speaks.rename(tmp_path / "系")
+        shown = printed("inspect", folder, "--prompt", "系")
+        # the folder's name alone is escaped: a table is not drawn with escapes
+        assert set(re.findall(r"\\u....", shown)) <= {"\\u7cfb"}
+        assert "Routers over 4 tokens" in shown
+        assert "operator" in printed("info")
+
+    @pytest.mark.parametrize("how", ["prompt", "stdin", "system", "inspect"])
+    def test_a_prompt_that_is_not_utf_8(
+        self,
+        how: str,
+        tiny: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hi\xff!")))
+        wrong = os.fsdecode(b"hi\xff!")
+        command, *rest = {
+            "prompt": ("generate", tiny, wrong),
+            "stdin": ("generate", tiny, "-"),
+            "system": ("generate", tiny, "hi", "--system", wrong),
+            "inspect": ("inspect", tiny, "--prompt", wrong),
+        }[how]
+        with pytest.raises(SystemExit, match="2"):
+            main([str(command), *map(str, rest)])
+        (line,) = capsys.readouterr().err.splitlines()
+        name = (
+            "the prompt" if how in ("prompt", "stdin") else f"--{how}".replace("inspect", "prompt")
+        )
+        assert line == f"{command}: {name} must be UTF-8, got b'\\xff' at 2"
+
+    def test_half_a_surrogate(self, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        line = refusal("generate", tiny, "a\ud800", capsys=capsys)
+        assert line == "generate: the prompt must be UTF-8, got '\\ud800' at 1"
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"PYTHONIOENCODING": "ascii"},
+            {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+            {"LANG": "C"},
+        ],
+        ids=["ascii", "no-utf-8", "C"],
+    )
+    def test_as_a_process(self, changes: dict[str, str], speaks: Path) -> None:
+        def run_with(prompt: Any) -> tuple[int, bytes]:
+            command: list[Any] = [sys.executable, "-m", "moge_ops", "generate", speaks, prompt]
+            command += [*GREEDY, "--max-new-tokens", "5"]
+            env = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}
+            done = subprocess.run(command, capture_output=True, env={**env, **changes})
+            return done.returncode, done.stdout or done.stderr
+
+        want = "系é\n".encode("utf-8" if "LANG" in changes else "ascii", "backslashreplace")
+        assert run_with("系".encode()) == (0, want)
+        code, said = run_with(b"\xff")
+        assert code == 2
+        assert said == b"generate: the prompt must be UTF-8, got b'\\xff' at 0\n"
 
 
 def columns(out: str) -> dict[str, list[str]]:
