@@ -5,7 +5,11 @@ from moge_ops import nn, statistics, surgery, testing
 from moge_ops.ops.grouped_gate import Gating, grouped_gate
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.ops.grouped_mlp import grouped_mlp
-from moge_ops.ops.load_balance_loss import load_balance_loss, router_z_loss
+from moge_ops.ops.load_balance_loss import (
+    load_balance_loss,
+    load_balance_loss_from_probs,
+    router_z_loss,
+)
 from moge_ops.ops.permute import permute
 from moge_ops.ops.route import Routing, route
 from moge_ops.ops.swiglu import swiglu
@@ -19,6 +23,7 @@ __all__ = [
     "grouped_gemm",
     "grouped_mlp",
     "load_balance_loss",
+    "load_balance_loss_from_probs",
     "nn",
     "permute",
     "route",

@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moge_ops import testing
-from moge_ops.ops.grouped_gate import SCORES
-from moge_ops.ops.load_balance_loss import load_balance_loss, router_z_loss
+from moge_ops.ops.grouped_gate import SCORES, grouped_gate
+from moge_ops.ops.load_balance_loss import (
+    load_balance_loss,
+    load_balance_loss_from_probs,
+    router_z_loss,
+)
 from moge_ops.reference.load_balance_loss import load_balance_loss as oracle
 from moge_ops.testing import assert_matches, group_ids
 
@@ -166,6 +170,13 @@ def test_runs_are_equal_bit_for_bit(device: str) -> None:
     assert all(a.equal(b) for a, b in zip(run(), run(), strict=True))
 
 
+def test_autocast_rounds_nothing(device: str) -> None:
+    logits, experts = torch.randn(4, 6, device=device), group_ids(4, 6, 2, 1).to(device)
+    loss = load_balance_loss(logits, experts)
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        assert load_balance_loss(logits, experts).equal(loss)
+
+
 def test_ids_have_no_gradient_and_shares_are_constant(device: str) -> None:
     logits = torch.randn(4, 6, device=device, requires_grad=True)
     _, f = torch.ops.moge_ops.load_balance_loss(logits, group_ids(4, 6, 2, 1).to(device), "softmax")
@@ -211,6 +222,67 @@ def test_leaves_null_experts_out() -> None:
     share = load_balance_loss(logits, with_nulls)
     f = torch.bincount(with_nulls[with_nulls < E], minlength=E) * (E / ids.numel())
     torch.testing.assert_close(share, (f * logits.softmax(-1).mean(0)).sum())
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("T", [0, 1, 9])
+def test_loss_from_probs_is_that_of_the_logits(T: int, dtype: torch.dtype, score: str) -> None:
+    logits = torch.randn(T, 12, dtype=dtype, requires_grad=True)
+    gating = grouped_gate(logits, 3, 2, score=score)
+    want = load_balance_loss(logits, gating.experts, score=score)
+    (want_d,) = torch.autograd.grad(want, logits)
+    counts = gating.counts
+    for factor in (counts, counts.byte(), counts.long() * 3, counts.half(), counts.double() / 64):
+        probs = {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid()}.get(score)
+        probs = logits.exp().log1p().sqrt() if probs is None else probs
+        loss = load_balance_loss_from_probs(probs / probs.sum(-1, keepdim=True), factor)
+        assert loss.dtype is dtype
+        assert_matches(loss, want.double(), "loss")
+        (d_logits,) = torch.autograd.grad(loss, logits)
+        assert_matches(d_logits, want_d.double(), "d_logits", scale=1.0 / max(1, logits.numel()))
+
+
+def test_loss_from_probs_by_hand() -> None:
+    probs = torch.tensor([[0.5, 0.25, 0.25], [0.75, 0.0, 0.25]], dtype=torch.float16)
+    probs.requires_grad_()
+    loss = load_balance_loss_from_probs(probs, torch.tensor([3, 1, 0]))
+    # f = 3 (3, 1, 0) / 4, p = (5, 1, 2) / 8
+    assert loss.item() == 1.5
+    assert loss.dtype is torch.float32
+    (d_probs,) = torch.autograd.grad(loss, probs)
+    assert d_probs.tolist() == [[1.125, 0.375, 0.0]] * 2
+    # no row of an expert, and a gradient of the counts
+    assert load_balance_loss_from_probs(probs, torch.zeros(3)).item() == 0.0
+    counts = torch.ones(3, requires_grad=True)
+    loss = load_balance_loss_from_probs(probs, counts)
+    assert torch.autograd.grad(loss, counts, allow_unused=True) == (None,)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert load_balance_loss_from_probs(probs, counts).equal(loss)
+
+
+def test_loss_from_probs_compiles_whole() -> None:
+    probs, counts = torch.rand(4, 6), torch.arange(6)
+    compiled = torch.compile(load_balance_loss_from_probs, fullgraph=True, backend="aot_eager")
+    assert compiled(probs, counts).equal(load_balance_loss_from_probs(probs, counts))
+
+
+@pytest.mark.parametrize(
+    ("probs", "counts", "error", "message"),
+    [
+        (torch.zeros(8), torch.zeros(8), ValueError, r"probs must be \[T, E\], got \[8\]"),
+        (torch.zeros(2, 8).int(), torch.zeros(8), TypeError, r"probs must be float16.*got int32"),
+        (torch.zeros(2, 8), torch.zeros(7), ValueError, r"counts .* \[E\] = \[8\], got \[7\]"),
+        (torch.zeros(2, 8), torch.zeros(8) > 0, TypeError, r"counts must be uint8.* got bool"),
+        (torch.zeros(2, 8), [1] * 8, TypeError, r"counts must be a Tensor \[E\], got list"),
+        (torch.zeros(2, 8), torch.zeros(8, device="meta"), ValueError, r"counts .* got meta"),
+    ],
+)
+def test_loss_from_probs_rejects(
+    probs: Any, counts: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        load_balance_loss_from_probs(probs, counts)
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)

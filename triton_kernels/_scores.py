@@ -5,9 +5,9 @@ import triton.language as tl
 
 
 @triton.jit
-def own_scores(logits, SCORE: tl.constexpr):
+def own_scores(logits, SIGMOID: tl.constexpr):
     """Scores that depend on their own logit alone, and their derivatives by it; 0 for -inf."""
-    if SCORE == "sigmoid":
+    if SIGMOID:
         scores = 1.0 / (1.0 + tl.exp(-logits))
         slopes = scores * (1.0 - scores)
     else:

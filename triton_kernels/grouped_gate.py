@@ -30,16 +30,17 @@ BLOCKS = 4
 @triton.jit
 def _scores(
     logits,  # [BLOCK_T, G_P2, P_P2], -inf in the padding
-    SCORE: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+    SIGMOID: tl.constexpr,
 ):
     """Scores, and their derivatives by their own logits, without the softmax's other term."""
-    if SCORE == "softmax":
+    if SOFTMAX:
         # a NaN, or inf - inf, reaches the sum, and through it the whole row
         exps = tl.exp(logits - tl.max(tl.max(logits, 2), 1)[:, None, None])
         scores = exps / tl.sum(tl.sum(exps, 2), 1)[:, None, None]
         slopes = scores
     else:
-        scores, slopes = own_scores(logits, SCORE=SCORE)
+        scores, slopes = own_scores(logits, SIGMOID=SIGMOID)
     return scores, slopes
 
 
@@ -89,7 +90,8 @@ def _grouped_gate_fwd_kernel(
     k: tl.constexpr,
     G: tl.constexpr,
     P: tl.constexpr,
-    SCORE: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+    SIGMOID: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_ROUTER_SCALE: tl.constexpr,
     RENORMALIZE: tl.constexpr,
@@ -123,7 +125,7 @@ def _grouped_gate_fwd_kernel(
         mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, P_P2]
         logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e[None] * stride_logits_e
         logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
-        scores, _ = _scores(logits, SCORE=SCORE)
+        scores, _ = _scores(logits, SOFTMAX=SOFTMAX, SIGMOID=SIGMOID)
 
         keys = scores
         if HAS_BIAS:
@@ -178,7 +180,8 @@ def _grouped_gate_bwd_kernel(
     k: tl.constexpr,
     G: tl.constexpr,
     P: tl.constexpr,
-    SCORE: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+    SIGMOID: tl.constexpr,
     HAS_ROUTER_SCALE: tl.constexpr,
     RENORMALIZE: tl.constexpr,
     MANY: tl.constexpr,  # more than one program
@@ -208,7 +211,7 @@ def _grouped_gate_bwd_kernel(
         mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, P_P2]
         logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e[None] * stride_logits_e
         logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
-        scores, slopes = _scores(logits, SCORE=SCORE)
+        scores, slopes = _scores(logits, SOFTMAX=SOFTMAX, SIGMOID=SIGMOID)
 
         # d_weights and the choice, from slots to experts
         mask_slot = (rows < T) & (groups < G)  # [BLOCK_T, G_P2]
@@ -238,7 +241,7 @@ def _grouped_gate_bwd_kernel(
             along = tl.sum(tl.sum(tl.where(chosen, d_base * base, 0.0), 2), 1)[:, None, None]
             d_scores = tl.where(chosen, d_base - along, 0.0)
             slopes = tl.where(chosen, slopes / total, slopes)
-        elif SCORE == "softmax":
+        elif SOFTMAX:
             along = tl.sum(tl.sum(tl.where(mask, d_scores * scores, 0.0), 2), 1)[:, None, None]
             d_scores = d_scores - along
         d_logits = slopes * d_scores
@@ -310,7 +313,8 @@ def grouped_gate_fwd(
         T=T,
         scaling=scaling,
         k=k,
-        SCORE=score,
+        SOFTMAX=score == "softmax",
+        SIGMOID=score == "sigmoid",
         HAS_BIAS=bias is not None,
         HAS_ROUTER_SCALE=router_scale is not None,
         RENORMALIZE=renormalize,
@@ -353,7 +357,8 @@ def grouped_gate_bwd(
         T=T,
         scaling=scaling,
         k=experts.shape[1] // num_groups,
-        SCORE=score,
+        SOFTMAX=score == "softmax",
+        SIGMOID=score == "sigmoid",
         HAS_ROUTER_SCALE=router_scale is not None,
         RENORMALIZE=renormalize,
         **sizes,

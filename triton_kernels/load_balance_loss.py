@@ -31,18 +31,19 @@ def _load_scores(
     stride_logits_e,
     mask,  # [BLOCK_T, BLOCK_E]
     E: tl.constexpr,
-    SCORE: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+    SIGMOID: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """Scores and their derivatives, both divided by the scores' sum, ``[BLOCK_T, BLOCK_E]``."""
     logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e * stride_logits_e
     logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
-    if SCORE == "softmax":
+    if SOFTMAX:
         exps = tl.exp(logits - tl.max(logits, 1)[:, None])
         q = exps / tl.sum(exps, 1)[:, None]
         slopes = q
     else:
-        scores, slopes = own_scores(logits, SCORE=SCORE)
+        scores, slopes = own_scores(logits, SIGMOID=SIGMOID)
         total = tl.sum(scores, 1)[:, None]
         none = total == 0.0
         q = tl.where(none, 1.0 / E, scores / total)
@@ -66,7 +67,8 @@ def _load_balance_loss_fwd_kernel(
     rows,  # max(T, 1)
     slots,  # max(T K, 1)
     E: tl.constexpr,
-    SCORE: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+    SIGMOID: tl.constexpr,
     MANY: tl.constexpr,  # more than one program
     ACC: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -91,7 +93,8 @@ def _load_balance_loss_fwd_kernel(
             stride_logits_e,
             mask,
             E=E,
-            SCORE=SCORE,
+            SOFTMAX=SOFTMAX,
+            SIGMOID=SIGMOID,
             ACC=ACC,
         )
         p += tl.sum(tl.where(mask, q, 0.0), 0)
@@ -126,7 +129,8 @@ def _load_balance_loss_bwd_kernel(
     stride_logits_e,
     T,
     E: tl.constexpr,
-    SCORE: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+    SIGMOID: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_E: tl.constexpr,
@@ -143,7 +147,8 @@ def _load_balance_loss_bwd_kernel(
         stride_logits_e,
         mask,
         E=E,
-        SCORE=SCORE,
+        SOFTMAX=SOFTMAX,
+        SIGMOID=SIGMOID,
         ACC=ACC,
     )
 
@@ -178,7 +183,8 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
         max(T, 1),
         max(T * K, 1),
         E=E,
-        SCORE=score,
+        SOFTMAX=score == "softmax",
+        SIGMOID=score == "sigmoid",
         MANY=programs > 1,
         ACC=acc_dtype(logits.dtype),
         BLOCK_T=BLOCK_T,
@@ -203,7 +209,8 @@ def load_balance_loss_bwd(d_loss: Tensor, logits: Tensor, f: Tensor, score: str)
             *logits.stride(),
             T,
             E=E,
-            SCORE=score,
+            SOFTMAX=score == "softmax",
+            SIGMOID=score == "sigmoid",
             ACC=acc_dtype(logits.dtype),
             BLOCK_T=BLOCK_T,
             BLOCK_E=BLOCK_E,

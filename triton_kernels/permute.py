@@ -34,7 +34,7 @@ def _permute_fwd_kernel(
         ptrs = rows_ptr + row[:, None] * H + offs_h[None, :]  # [BLOCK_K, BLOCK_H]
         tl.store(ptrs, x[None, :], mask=(row >= 0)[:, None] & mask_h[None, :])
 
-        # there are T * K rows: each token also zeroes those of its K rows that no slot has
+        # of the first T * K rows, each token also zeroes those of its K that no slot has
         slot = tl.load(row_to_slot_ptr + own, mask=mask_k, other=0)
         ptrs = rows_ptr + own[:, None] * H + offs_h[None, :]
         tl.store(ptrs, 0.0, mask=(slot < 0)[:, None] & mask_h[None, :])
@@ -44,7 +44,9 @@ def permute_fwd(x: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
     """``[T, H], [N], [T, K] -> [N, H]``."""
     T, K = slot_to_row.shape
     H = x.shape[1]
-    rows = x.new_empty(T * K, H)
+    N = row_to_slot.shape[0]
+    # padded rows are more than the kernel zeroes
+    rows = x.new_zeros(N, H) if N > T * K else x.new_empty(N, H)
     if rows.numel():
         block_h = min(BLOCK_H, triton.next_power_of_2(H))
         _permute_fwd_kernel[(T, triton.cdiv(H, block_h))](

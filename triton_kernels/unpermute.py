@@ -78,7 +78,7 @@ def _unpermute_bwd_kernel(
         kept = row >= 0
         w_ptrs = weights_ptr + pid_t * stride_weights_t + offs_k * stride_weights_k
         w = tl.load(w_ptrs, mask=kept, other=0.0).to(ACC)  # [BLOCK_K]
-        # there are T * K rows: each token also zeroes those of its K rows that no slot has
+        # of the first T * K rows, each token also zeroes those of its K that no slot has
         slot = tl.load(row_to_slot_ptr + own, mask=mask_k, other=0)
 
         dots = tl.zeros([BLOCK_K, BLOCK_H], ACC)
@@ -135,7 +135,9 @@ def unpermute_bwd(
     """``[T, H], [N, H], [N], [T, K], [T, K] -> [N, H], [T, K]``."""
     T, K = slot_to_row.shape
     H = rows.shape[1]
-    d_rows = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+    # padded rows are more than the kernel zeroes
+    empty = torch.zeros if rows.shape[0] > T * K else torch.empty
+    d_rows = empty(rows.shape, dtype=rows.dtype, device=rows.device)
     d_weights = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
     if T * K:
         _unpermute_bwd_kernel[(T,)](

@@ -61,4 +61,4 @@ def load_balance_loss(
     counts = sum_over(counts, group)
     q = shares(logits, score)
     total = counts[E + 1].to(q.dtype).clamp_min(1.0)
-    return q.sum(0) @ counts[:E].to(q.dtype) * (E / max(K, 1)) / total.square()
+    return (q.sum(0) * counts[:E]).sum() * (E / max(K, 1)) / total.square()

@@ -10,6 +10,9 @@ from moge_ops.ops.grouped_gate import SCORES
 from moge_ops.reference.load_balance_loss import load_balance_loss as _reference
 from moge_ops.reference.load_balance_loss import shares as shares  # in plain torch
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+COUNTS = (*INTEGERS, *_checks.FLOATS)
+
 
 @_backend.define()
 def load_balance_loss_bwd(d_loss: Tensor, logits: Tensor, f: Tensor, score: str) -> Tensor:
@@ -75,6 +78,48 @@ def load_balance_loss(logits: Tensor, experts: Tensor, *, score: str = "softmax"
     if _backend.use_reference(logits):
         return _reference(logits, experts, score=score)
     return load_balance_loss_fwd(logits, experts, score)[0]
+
+
+def load_balance_loss_from_probs(probs: Tensor, counts: Tensor) -> Tensor:
+    r"""The load-balance loss of any router, from its probabilities and its experts' loads.
+
+    .. math::
+        L = \sum_i f_i\,p_i, \qquad
+        f_i = \frac{E\,n_i}{\sum_j n_j}, \qquad
+        p_i = \frac{1}{T} \sum_t q_{ti}
+
+    It is :func:`load_balance_loss` where q are a gate's scores, in each row divided by their sum,
+    and n its counts. With the counts of all ranks, the mean of the ranks' losses is that of the
+    whole batch, if the ranks have equally many tokens. Plain torch, not a kernel of ours: it is one
+    reduction, which torch.compile fuses. The factor that weighs it against the model's loss is the
+    caller's.
+
+    Args:
+        probs: q, ``[T, E]``, float16 | bfloat16 | float32 | float64, with any strides. Its rows
+            should add up to 1.
+        counts: n, ``[E]``, of an integer or floating-point dtype, without a gradient: rows of each
+            expert, as in :class:`Gating`. A constant factor does not matter. Slots of no expert
+            are not counted.
+
+    Returns:
+        A float32 scalar (float64 for float64 ``probs``), 0 where T or the sum of the counts is 0,
+        with a gradient to ``probs``. The host does not wait.
+
+    Raises:
+        TypeError: An argument has another type or dtype.
+        ValueError: An argument has another shape or device.
+
+    Source:
+        Fedus et al. 2022, "Switch Transformers", eq. 4 to 6 (arXiv:2101.03961), there for one
+        expert a token.
+    """
+    _checks.tensors(("probs", probs, "[T, E]", _checks.FLOATS), ("counts", counts, "[E]", COUNTS))
+    T, E = probs.shape
+    acc = torch.promote_types(probs.dtype, torch.float32)
+    n = counts.detach().to(acc)  # [E]
+    total = n.sum()
+    f = n * (E / torch.where(total == 0.0, 1.0, total))
+    return (f * (probs.sum(0, dtype=acc) / max(T, 1))).sum()
 
 
 def router_z_loss(logits: Tensor) -> Tensor:

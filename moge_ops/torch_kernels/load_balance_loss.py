@@ -17,7 +17,8 @@ def load_balance_loss_fwd(logits: Tensor, experts: Tensor, score: str) -> tuple[
     ids = torch.where((ids >= 0) & (ids < E), ids, E)
     counts = torch.bincount(ids, minlength=E + 1)[:E]
     f = counts.to(scores.dtype) * (E / max(ids.numel(), 1))
-    return f @ (scores.sum(0) / max(T, 1)), f
+    # not f @ p: autocast would round that
+    return (f * (scores.sum(0) / max(T, 1))).sum(), f
 
 
 def load_balance_loss_bwd(d_loss: Tensor, logits: Tensor, f: Tensor, score: str) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import moge_ops
 from moge_ops import _backend, testing
+from moge_ops.ops.grouped_gate import SCORES
 
 Case = dict[str, Any]
 Arguments = dict[str, Any]
@@ -125,6 +126,10 @@ OPS = {
             "score": "softmax",
         },
     ),
+    "load_balance_loss_from_probs": Op(
+        moge_ops.load_balance_loss_from_probs,
+        lambda: {"probs": torch.rand(3, 4), "counts": torch.tensor([3, 0, 1, 2])},
+    ),
     "router_z_loss": Op(moge_ops.router_z_loss, lambda: {"logits": torch.randn(3, 4)}),
     "nn.MoGE": Op(
         lambda **sizes: moge_ops.nn.MoGE(**sizes)(torch.randn(3, sizes["hidden_size"])),
@@ -159,7 +164,7 @@ OPS = {
 
 VALUES: list[Any] = [
     *(None, True, False, 0, 1, 2, 3, -1, 10**12, 2**63, 10**30, -(10**30), 1.0, 0.5, -1e300),
-    *("", "softmax", "sigmoid", "output", "x" * 99, [], [1], [[1.0, 2.0], [3.0, 4.0]], {"a": 1}),
+    *("", *SCORES, "output", "x" * 99, [], [1], [[1.0, 2.0], [3.0, 4.0]], {"a": 1}),
     *({"float": "nan"}, {"float": "inf"}, {"array": [1.0, 2.0]}, {"number": 2}, {"tensor": 2}),
     *({"tensor": 1.5}, {"bytes": "softmax"}, {"complex": 1}),
 ]
@@ -250,7 +255,7 @@ def may_be_valid(op: str, name: str, value: Any, how: list[Any], backend: str) -
         return name in OPS[op].optional
     if how[0] == "is":
         if name in ("score", "weight_on"):
-            return kind in {"score": ("softmax", "sigmoid"), "weight_on": ("output",)}[name]
+            return kind in {"score": SCORES, "weight_on": ("output",)}[name]
         if name == "renormalize":
             return isinstance(value, bool)
         if name == "scaling":

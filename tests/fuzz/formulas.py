@@ -38,7 +38,17 @@ def sort_slots(ids: Tensor, E: int, G: int | None) -> Tensors:
 
 
 def score_of(logits: Tensor, score: str) -> Tensor:
+    if score == "sqrtsoftplus":
+        soft = torch.logaddexp(logits, torch.zeros_like(logits))
+        # the root of 0 has no derivative
+        return torch.where(soft > 0.0, torch.where(soft > 0.0, soft, 1.0).sqrt(), soft)
     return logits.softmax(-1) if score == "softmax" else logits.sigmoid()
+
+
+def shares_of(scores: Tensor) -> Tensor:
+    total = scores.sum(1, keepdim=True)
+    shares = scores / torch.where(total == 0.0, 1.0, total)
+    return torch.where(total == 0.0, 1.0 / max(1, scores.shape[1]), shares)
 
 
 def choose(c: Case, t: Tensors) -> tuple[Tensor, Tensor]:
@@ -89,7 +99,7 @@ def gate_formula(c: Case, t: Tensors) -> Tensors:
     scores, ids = choose(c, t)
     weights = scores.gather(1, ids)
     if c["renormalize"]:
-        weights = weights / weights.sum(1, keepdim=True)
+        weights = shares_of(weights)
     weights = weights * c["scaling"]
     if "router_scale" in t:
         weights = weights * t["router_scale"][ids]
@@ -135,7 +145,7 @@ def unpermute_formula(c: Case, t: Tensors) -> Tensors:
 def loss_formula(c: Case, t: Tensors) -> Tensors:
     T, E = t["logits"].shape
     q = score_of(t["logits"], c["score"])
-    q = q / q.sum(1, keepdim=True) if c["score"] == "sigmoid" else q
+    q = q if c["score"] == "softmax" else shares_of(q)
     if not T * c["K"]:
         return {"loss": q.sum() * 0.0}
     counts = [0] * E

@@ -25,6 +25,7 @@ from torch import Tensor
 
 import moge_ops
 from moge_ops._backend import BACKENDS
+from moge_ops.ops.grouped_gate import SCORES
 
 DTYPES = {str(d).removeprefix("torch."): d for d in BACKENDS["torch"].dtypes}
 DTYPES = {name: DTYPES[name] for name in ("float32", "float16", "bfloat16", "float64")}
@@ -102,7 +103,7 @@ def gate_fields(draw: st.DrawFn) -> Case:
         "G": G,
         "P": P,
         "k": draw(whole(1, voted or P)),
-        "score": draw(choice("softmax", "sigmoid")),
+        "score": draw(choice(*SCORES)),
         "renormalize": draw(FLAG),
         "scaling": draw(choice(1.0, 2.5, -0.3, 3)),
         "steps": draw(choice(64, 8, 2, 1)),
@@ -243,7 +244,7 @@ def loss_fields(draw: st.DrawFn) -> Case:
         "K": draw(whole(0, 5)),
         "ids": draw(IDS),
         "id_dtype": draw(choice("int32", "int64")),
-        "score": draw(choice("softmax", "sigmoid")),
+        "score": draw(choice(*SCORES)),
         "bad": draw(BAD),
     }
 
