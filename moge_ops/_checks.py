@@ -74,8 +74,9 @@ def tensors(*specs: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, 
     Args:
         specs: ``(name, tensor, layout, dtypes)`` for each; the caller leaves out what
             is absent. The letters of a layout, ``"[E, 2F, H]"`` or ``"[E + 1]"``, take their
-            sizes from the first spec that has them, and every later one must agree; N is T·K. All
-            tensors are on the device of the first, and ``dtypes`` may be :data:`SAME`: its dtype.
+            sizes from the first spec that has them, and every later one must agree; N is T·K, or
+            more where rows are padded. All tensors are on the device of the first, and ``dtypes``
+            may be :data:`SAME`: its dtype.
 
     Returns:
         Letters -> size.
@@ -118,9 +119,9 @@ def tensors(*specs: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, 
             raise ValueError(
                 f"{name} must be on the device of {first_name}, {first.device}, got {x.device}"
             )
-    if {"N", "T", "K"} <= sizes.keys() and sizes["N"] != sizes["T"] * sizes["K"]:
+    if {"N", "T", "K"} <= sizes.keys() and sizes["N"] < sizes["T"] * sizes["K"]:
         N = sizes["T"] * sizes["K"]
-        raise ValueError(f"{rows_of} must have N = T * K = {N} rows, got {sizes['N']}")
+        raise ValueError(f"{rows_of} must have at least N = T * K = {N} rows, got {sizes['N']}")
     return sizes
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import moge_ops
 from moge_ops import _backend
@@ -98,6 +99,97 @@ def test_a_batch_that_fits_the_tile_takes_one_launch(device: str) -> None:
 @ONLY_TRITON
 def test_one_past_the_tile(device: str) -> None:
     check(group_ids(1025, 64, 8, 1).to(device), 64, 8)
+
+
+@given(
+    T=st.integers(0, 20),
+    G=st.integers(1, 4),
+    P=st.integers(1, 5),
+    k=st.integers(0, 3),
+    pad_to=st.sampled_from([1, 2, 3, 16, 128]),
+    lowest=st.sampled_from([0, -2]),
+    grouped=st.booleans(),
+)
+def test_padded(
+    T: int, G: int, P: int, k: int, pad_to: int, lowest: int, grouped: bool, device: str
+) -> None:
+    E, K = G * P, G * k
+    num_groups = G if grouped else None
+    experts = torch.randint(lowest, E - lowest, (T, K), device=device)
+    routing = moge_ops.route(experts, E, num_groups=num_groups, pad_to=pad_to)
+    want = oracle(experts, E, num_groups=num_groups, pad_to=pad_to)
+    for name, a, b in zip(routing._fields, routing, want, strict=True):
+        assert a.dtype is torch.int32, name
+        assert torch.equal(a, b), f"{name}: {a} != {b}"
+
+    row_to_slot, slot_to_row, offsets = routing
+    plain = check(experts, E, num_groups)
+    counts = plain.offsets.diff()
+    assert (offsets % pad_to == 0).all()
+    assert torch.equal(offsets.diff(), (counts + pad_to - 1) // pad_to * pad_to)
+    assert offsets[-1] <= len(row_to_slot) == len(row_to_slot) // pad_to * pad_to
+    # the rows of each expert are those without padding, and then padding
+    for e in range(E):
+        mine = row_to_slot[offsets[e] : offsets[e + 1]]
+        assert torch.equal(
+            mine[: counts[e]], plain.row_to_slot[plain.offsets[e] : plain.offsets[e + 1]]
+        )
+        assert (mine[counts[e] :] == -1).all()
+    assert (row_to_slot[offsets[-1] :] == -1).all()
+    kept = slot_to_row.flatten() >= 0
+    assert torch.equal(kept, plain.slot_to_row.flatten() >= 0)
+    slots = torch.arange(T * K, dtype=torch.int32, device=device)
+    assert torch.equal(row_to_slot[slot_to_row.flatten()[kept].long()], slots[kept])
+
+
+def test_padded_rows_are_enough_for_any_choice(device: str) -> None:
+    for T, E in ((1, 3), (5, 3), (2, 9)):
+        worst = torch.arange(T * 2, device=device).view(T, 2) % E  # the most experts with rows
+        one = torch.zeros_like(worst)
+        rows = [len(moge_ops.route(x, E, pad_to=4).row_to_slot) for x in (worst, one)]
+        assert rows[0] == rows[1]  # no size depends on a value
+        offsets = moge_ops.route(worst, E, pad_to=4).offsets
+        assert 0 <= rows[0] - offsets[-1] <= 4 * min(E, 2 * T)
+    # the bound is met: as many rows as slots and padding can make
+    offsets = moge_ops.route(torch.tensor([[0, 1], [2, 2]], device=device), 3, pad_to=2).offsets
+    assert offsets.tolist() == [0, 2, 4, 6]
+
+
+def test_padding_reads_nothing_back() -> None:
+    with FakeTensorMode():  # tensors without values
+        routing = moge_ops.route(torch.zeros(5, 4, dtype=torch.int32), 8, num_groups=2, pad_to=16)
+    assert routing.row_to_slot.shape == ((20 + 8 * 15) // 16 * 16,)
+
+
+def test_padding_compiles_for_every_length() -> None:
+    compiled = torch.compile(
+        lambda x: moge_ops.route(x, 6, pad_to=4), backend="eager", fullgraph=True, dynamic=True
+    )
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for T in (5, 9, 30, 1000):
+            experts = torch.randint(0, 6, (T, 2))
+            got, want = compiled(experts), moge_ops.route(experts, 6, pad_to=4)
+            assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_grouped_mlp_takes_no_padded_rows() -> None:
+    routing = moge_ops.route(torch.tensor([[0, 1]]), 2, pad_to=4)
+    x, w_gate_up, w_down = torch.zeros(1, 8), torch.zeros(2, 8, 8), torch.zeros(2, 8, 4)
+    with pytest.raises(ValueError, match=r"no padded rows.* N = T \* K = 2, got 8"):
+        moge_ops.grouped_mlp(x, w_gate_up, w_down, torch.ones(1, 2), routing)
+
+
+@pytest.mark.parametrize(
+    ("pad_to", "error", "message"),
+    [
+        (0, ValueError, r"pad_to must be in \[1, 2147483647\], got 0"),
+        (2.0, TypeError, "pad_to must be an int, got float"),
+        (2**30, ValueError, r"less than 2\^31 rows, got 1073741824, which makes 4294967296"),
+    ],
+)
+def test_rejects_a_bad_padding(pad_to: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        moge_ops.route(torch.zeros(2, 2, dtype=torch.int32), 4, pad_to=pad_to)
 
 
 def test_laws(device: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import moge_ops
-from moge_ops import _backend
+from moge_ops import _backend, testing
 from moge_ops.reference.unpermute import unpermute as oracle
 from moge_ops.testing import assert_matches, group_ids, rms_error
 
@@ -85,6 +85,70 @@ def test_any_shape_stride_and_dropped_slot(
     rows = torch.randn(H, T * K * step, device=device).to(dtype).t()[::step]
     weights = torch.randn(K, T * step, device=device).t()[::step] if weighted else None
     check(rows, routing, weights)
+
+
+@given(
+    T=st.integers(0, 6),
+    H=st.integers(0, 20),
+    K=st.integers(0, 5),
+    pad_to=st.integers(1, 17),
+    lowest=st.sampled_from([0, -2]),
+    weighted=st.booleans(),
+)
+def test_padded_rows(
+    T: int, H: int, K: int, pad_to: int, lowest: int, weighted: bool, device: str
+) -> None:
+    routing = moge_ops.route(
+        torch.randint(lowest, 4 - lowest, (T, K), device=device), 4, pad_to=pad_to
+    )
+    rows = torch.randn(len(routing.row_to_slot), H, device=device)
+    check(rows, routing, torch.randn(T, K, device=device) if weighted else None)
+    # those of no slot are not read
+    unread = rows.detach().masked_fill((routing.row_to_slot < 0).unsqueeze(1), float("nan"))
+    assert moge_ops.unpermute(unread, routing).isfinite().all()
+
+
+def experts_of(inputs: tuple[Tensor, ...], routing: moge_ops.Routing) -> Tensor:
+    """The layer of operators, one after the other."""
+    x, w_gate_up, w_down, weights = inputs
+    rows = moge_ops.permute(x, routing)
+    act = moge_ops.swiglu(moge_ops.grouped_gemm(rows, w_gate_up, routing.offsets))
+    return moge_ops.unpermute(moge_ops.grouped_gemm(act, w_down, routing.offsets), routing, weights)
+
+
+@pytest.mark.slow_on("triton")
+@pytest.mark.parametrize(
+    ("T", "K", "pad_to", "lowest"),
+    [(5, 2, 4, 0), (7, 4, 16, -2), (1, 3, 128, 0), (0, 2, 4, 0), (6, 2, 3, -1)],
+)
+def test_a_layer_of_padded_rows(T: int, K: int, pad_to: int, lowest: int, device: str) -> None:
+    E, H, F = 6, 16, 32
+    ids = torch.randint(lowest, E - lowest, (T, K), device=device)
+    sizes = ((T, H), (E, 2 * F, H), (E, H, F), (T, K))
+    inputs = tuple(torch.randn(s, device=device).requires_grad_() for s in sizes)
+    inputs64 = tuple(x.detach().double().requires_grad_() for x in inputs)
+    d_y = torch.randn(T, H, device=device)
+
+    y = experts_of(inputs, moge_ops.route(ids, E, pad_to=pad_to))
+    gradients = torch.autograd.grad(y, inputs, d_y)
+    with testing.backend("reference"):
+        y64 = experts_of(inputs64, moge_ops.route(ids, E))  # not padded
+    gradients64 = torch.autograd.grad(y64, inputs64, d_y.double())
+    assert_matches(y, y64, "y", slack=3.0)
+    for name, a, b in zip(
+        ("x", "w_gate_up", "w_down", "weights"), gradients, gradients64, strict=True
+    ):
+        assert_matches(a, b, f"d_{name}", slack=3.0)
+
+
+@pytest.mark.parametrize("device", ["torch"], indirect=True)
+def test_gradcheck_of_padded_rows(device: str) -> None:
+    routing = moge_ops.route(torch.tensor([[0, 2], [9, 0], [1, 0]], device=device), 3, pad_to=4)
+    sizes = ((3, 2), (3, 4, 2), (3, 2, 2), (3, 2))
+    inputs = tuple(
+        torch.randn(s, dtype=torch.float64, device=device, requires_grad=True) for s in sizes
+    )
+    assert torch.autograd.gradcheck(lambda *inputs: experts_of(inputs, routing), inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)

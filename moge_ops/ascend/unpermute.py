@@ -2,10 +2,11 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from moge_ops import _C
 
-from ._common import dtype_of, pointer, stream
+from ._common import dtype_of, pointer, stream, whole_tokens
 
 
 def unpermute_fwd(
@@ -13,9 +14,16 @@ def unpermute_fwd(
 ) -> Tensor:
     """``[N, H], [N], [T, K], [T, K] -> [T, H]``."""
     dtype = dtype_of("rows", rows)
-    (T, K), H = slot_to_row.shape, rows.shape[1]
+    (T, K), (N, H) = slot_to_row.shape, rows.shape
     if not rows.numel():
         return rows.new_zeros(T, H)
+    if N > T * K:
+        if weights is None:
+            row_to_slot, slot_to_row = whole_tokens(row_to_slot, slot_to_row)
+        else:
+            row_to_slot, slot_to_row, weights = whole_tokens(row_to_slot, slot_to_row, weights)
+        rows = pad(rows, (0, 0, 0, row_to_slot.shape[0] - N))
+        return unpermute_fwd(rows, row_to_slot, slot_to_row, weights)[:T]
     rows = rows.contiguous()
     weights = None if weights is None else weights.float().contiguous()
     y = rows.new_empty(T, H)
@@ -38,7 +46,13 @@ def unpermute_bwd(
 ) -> tuple[Tensor, Tensor]:
     """``[T, H], [N, H], [N], [T, K], [T, K] -> [N, H], [T, K]``."""
     dtype = dtype_of("rows", rows)
-    (T, K), H = slot_to_row.shape, rows.shape[1]
+    (T, K), (N, H) = slot_to_row.shape, rows.shape
+    if N > T * K:
+        whole = whole_tokens(row_to_slot, slot_to_row, d_y, weights)
+        whole_row_to_slot, slot_to_row, d_y, weights = whole
+        rows = pad(rows, (0, 0, 0, whole_row_to_slot.shape[0] - N))
+        d_rows, d_weights = unpermute_bwd(d_y, rows, whole_row_to_slot, slot_to_row, weights)
+        return d_rows[:N].masked_fill_((row_to_slot < 0).unsqueeze(1), 0.0), d_weights[:T]
     if not rows.numel():
         return torch.empty_like(rows), weights.new_zeros(weights.shape)
     d_y, rows = d_y.contiguous(), rows.contiguous()

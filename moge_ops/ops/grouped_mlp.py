@@ -134,7 +134,7 @@ def grouped_mlp(
         w_gate_up: ``[E, 2F, H]``, dtype of ``x``, gate half first.
         w_down: ``[E, H, F]``, dtype of ``x``.
         weights: ``[T, K]``, any float dtype, as from :func:`moge_ops.grouped_gate`.
-        routing: From :func:`moge_ops.route`. Dropped slots add nothing.
+        routing: From :func:`moge_ops.route`, without ``pad_to``. Dropped slots add nothing.
         weight_on: ``"output"`` multiplies by the weight after the down projection (the released
             Pangu Pro MoE code), ``"activation"`` before it (vLLM-Ascend): equal in exact
             arithmetic, not in rounding.
@@ -155,13 +155,18 @@ def grouped_mlp(
         Guo et al. 2025, "SonicMoE" (arXiv:2512.14080).
     """
     x, w_gate_up, w_down = _checks.autocast(x, w_gate_up, w_down)
-    _checks.tensors(
+    sizes = _checks.tensors(
         ("x", x, "[T, H]", _checks.FLOATS),
         ("w_down", w_down, "[E, H, F]", _checks.SAME),
         ("w_gate_up", w_gate_up, "[E, 2F, H]", _checks.SAME),
         *routing_specs(routing),
         ("weights", weights, "[T, K]", _checks.FLOATS),
     )
+    if sizes["N"] != sizes["T"] * sizes["K"]:
+        raise ValueError(
+            "routing must have no padded rows, which this operator does not need: N = T * K = "
+            f"{sizes['T'] * sizes['K']}, got {sizes['N']}"
+        )
     _checks.choice("weight_on", weight_on, WEIGHT_ON)
     if _backend.use_reference(x):
         return _reference(x, w_gate_up, w_down, weights, *routing, weight_on=weight_on)

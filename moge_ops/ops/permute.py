@@ -32,10 +32,11 @@ def permute(x: Tensor, routing: Routing) -> Tensor:
 
     Args:
         x: ``[T, H]``, float16 | bfloat16 | float32 | float64. Any H; any strides.
-        routing: What :func:`moge_ops.route` returned for these T tokens.
+        routing: What :func:`moge_ops.route` returned for these T tokens. Where it was padded
+            (``pad_to``), so are the rows.
 
     Returns:
-        ``[N, H]``, dtype and device of ``x``. Rows of dropped slots are zero. Deterministic. The
+        ``[N, H]``, dtype and device of ``x``. Rows of no slot are zero. Deterministic. The
         gradient sums a token's rows in float32 (float64 for float64), in the order of its columns.
 
     Raises:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from moge_ops import _backend, _checks
@@ -16,7 +17,8 @@ class Routing(NamedTuple):
     """Where every slot's row is; ``slot = t * K + column`` numbers the entries of ``experts``.
 
     Attributes:
-        row_to_slot: ``[N]`` int32, the inverse of ``slot_to_row``; -1 from row ``offsets[E]`` on.
+        row_to_slot: ``[N]`` int32, the inverse of ``slot_to_row``; -1 from row ``offsets[E]`` on,
+            and at padded rows.
         slot_to_row: ``[T, K]`` int32; -1 for a dropped slot.
         offsets: ``[E + 1]`` int32; expert e owns rows ``[offsets[e], offsets[e + 1])``.
     """
@@ -48,7 +50,33 @@ def routing_specs(routing: Any) -> list[tuple[str, Any, str, tuple[torch.dtype, 
     ]
 
 
-def route(experts: Tensor, num_experts: int, *, num_groups: int | None = None) -> Routing:
+def _pad(routing: Routing, N: int, pad_to: int) -> Routing:
+    """Moves each expert's rows to a multiple of ``pad_to``, of N rows in all."""
+    row_to_slot, slot_to_row, offsets = routing
+    counts = offsets.diff()
+    padded = (counts + (pad_to - 1)) // pad_to * pad_to
+    ends = padded.cumsum(0, dtype=torch.int32)
+    shift = ends - padded - offsets[:-1]  # [E]
+
+    row = torch.arange(N, dtype=torch.int32, device=ends.device)
+    # rows behind those of all experts count as rows of the last one, past its own
+    expert = torch.bucketize(row, ends, right=True).clamp_max(counts.shape[0] - 1)
+    source = row - shift[expert]
+    moved = row_to_slot[source.clamp_max(row_to_slot.shape[0] - 1)]
+    moved = torch.where(source < offsets[1:][expert], moved, -1)
+
+    expert = torch.bucketize(slot_to_row, offsets[1:], right=True).clamp_max(counts.shape[0] - 1)
+    slot_to_row = torch.where(slot_to_row < 0, -1, slot_to_row + shift[expert])
+    return Routing(moved, slot_to_row, F.pad(ends, (1, 0)))
+
+
+def route(
+    experts: Tensor,
+    num_experts: int,
+    *,
+    num_groups: int | None = None,
+    pad_to: int | None = None,
+) -> Routing:
     r"""Sorts the slots of a batch by expert, within an expert by slot (stable).
 
     Null experts (AdaMoE), which let a token use fewer than K: give the router E + n logits, let
@@ -64,7 +92,11 @@ def route(experts: Tensor, num_experts: int, *, num_groups: int | None = None) -
         num_groups: G, if column block g (K/G columns) holds only experts of group g (E/G
             neighbours), as :func:`moge_ops.grouped_gate` gives them. Every group is then
             partitioned on its own; the result is the same. Without dropped slots group g owns rows
-            ``[g * T * K/G, (g + 1) * T * K/G)``.
+            ``[g * T * K/G, (g + 1) * T * K/G)``, unless they are padded.
+        pad_to: If given, every expert with rows owns a multiple of this many, as products of other
+            libraries may want: N becomes ``(T*K + min(E, T*K) * (pad_to - 1)) // pad_to * pad_to``,
+            enough for any choice of experts. The last rows of an expert may then be padding: -1 in
+            ``row_to_slot``, zero in what :func:`moge_ops.permute` gives, and in no token's sum.
 
     Returns:
         :class:`Routing`, on the device of ``experts``. Slots whose id is outside ``[0, E)``, or
@@ -75,7 +107,8 @@ def route(experts: Tensor, num_experts: int, *, num_groups: int | None = None) -
     Raises:
         TypeError: ``experts`` is not an int32 or int64 tensor, or a count is not an int.
         ValueError: ``experts`` is not 2-D or has 2^31 elements or more, ``num_experts`` is outside
-            [1, 16384], or ``num_groups`` does not divide both K and ``num_experts``.
+            [1, 16384], ``num_groups`` does not divide both K and ``num_experts``, or ``pad_to`` is
+            below 1, or makes 2^31 rows or more.
 
     Source:
         Tang et al. 2025, "Pangu Pro MoE: Mixture of Grouped Experts for Efficient Sparsity",
@@ -94,6 +127,15 @@ def route(experts: Tensor, num_experts: int, *, num_groups: int | None = None) -
             raise ValueError(
                 f"experts must be [T, K] with K divisible by num_groups={num_groups}, got {[T, K]}"
             )
+    N = T * K
+    if pad_to is not None:
+        _checks.integer("pad_to", pad_to, least=1, most=MAX_ROWS)
+        with_rows = torch.sym_min(num_experts, N)  # type: ignore[no-untyped-call]
+        N = (N + with_rows * (pad_to - 1)) // pad_to * pad_to
+        if not torch.compiler.is_compiling() and N > MAX_ROWS:
+            raise ValueError(f"pad_to must make less than 2^31 rows, got {pad_to}, which makes {N}")
     if _backend.use_reference(experts):
-        return Routing(*_reference(experts, num_experts, num_groups=num_groups))
-    return Routing(*route_fwd(experts, num_experts, num_groups))
+        found = _reference(experts, num_experts, num_groups=num_groups, pad_to=pad_to)
+        return Routing(*found)
+    routing = Routing(*route_fwd(experts, num_experts, num_groups))
+    return routing if pad_to is None else _pad(routing, N, pad_to)

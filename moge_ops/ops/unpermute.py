@@ -49,8 +49,8 @@ def unpermute(rows: Tensor, routing: Routing, weights: Tensor | None = None) -> 
     .. math:: y_{th} = \sum_j w_{tj}\, r_{nh}, \quad n = \mathrm{slot\_to\_row}_{tj} \ge 0
 
     Args:
-        rows: ``[N, H]``, float16 | bfloat16 | float32 | float64. Any H; any strides. Rows from
-            ``routing.offsets[E]`` on are not read and may hold anything.
+        rows: ``[N, H]``, float16 | bfloat16 | float32 | float64. Any H; any strides. Padded
+            rows and those from ``routing.offsets[E]`` on are not read and may hold anything.
         routing: What :func:`moge_ops.route` returned.
         weights: ``[T, K]``, float16 | bfloat16 | float32 | float64; all ones if None. Those of
             dropped slots are not read as data.
@@ -58,7 +58,8 @@ def unpermute(rows: Tensor, routing: Routing, weights: Tensor | None = None) -> 
     Returns:
         ``[T, H]``, dtype and device of ``rows``; a token whose slots were all dropped is zero.
         Summed in float32 (float64 for float64 rows) in one fixed order: deterministic. The
-        gradient of ``weights`` has their dtype; gradients of dropped rows and slots are zero.
+        gradient of ``weights`` has their dtype; gradients of dropped slots, and of rows that are
+        not read, are zero.
 
     Raises:
         TypeError: ``rows`` or ``weights`` is not a floating-point tensor, or ``routing`` no Routing

@@ -7,7 +7,11 @@ from moge_ops.reference._order import argsort
 
 
 def route(
-    experts: Tensor, num_experts: int, *, num_groups: int | None = None
+    experts: Tensor,
+    num_experts: int,
+    *,
+    num_groups: int | None = None,
+    pad_to: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[T, K] -> row_to_slot [N], slot_to_row [T, K], offsets [E + 1]``, all int32."""
     T, K = experts.shape
@@ -26,4 +30,12 @@ def route(
     row_to_slot = torch.where(rows < offsets[-1], order, -1)
     slot_to_row = torch.zeros_like(order).scatter(0, order, rows)
     slot_to_row = torch.where(kept.flatten(), slot_to_row, -1).view(T, K)
+    if pad_to is not None:
+        N = (T * K + min(num_experts, T * K) * (pad_to - 1)) // pad_to * pad_to
+        sizes = (counts + pad_to - 1) // pad_to * pad_to
+        padded = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
+        moved = slot_to_row.flatten() + (padded - offsets)[ids]
+        places = torch.where(kept.flatten(), moved, N)  # dropped slots go to one more row
+        row_to_slot = rows.new_full((N + 1,), -1).scatter(0, places, rows)[:-1]
+        slot_to_row, offsets = torch.where(kept, moved.view(T, K), -1), padded
     return row_to_slot.int(), slot_to_row.int(), offsets.int()
