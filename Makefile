@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help test test-quick test-oldest test-wheel test-newest check typecheck-ascend demo train-demo \
+.PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem check typecheck-ascend demo train-demo \
 	balance bench fuzz gpu gpu-static gpu-wheels ascend-counters ascend-model mutants clean
 
 PYTHON ?= python3
@@ -37,6 +37,10 @@ test-newest: .venv/made ## all tests, newest Triton
 test-oldest: .venv-triton36/made ## the kernels' tests, oldest Triton, interpreted
 	$(say) 'kernel tests on the oldest Triton'
 	@CUDA_VISIBLE_DEVICES= MOGE_OPS_EXAMPLES=5 $(subst .venv,.venv-triton36,$(PYTEST)) -k 'triton or test_compile'
+
+test-ecosystem: .venv-ecosystem/made ## the Hugging Face model under Trainer, PEFT, TRL, accelerate, lm-eval, serving
+	$(say) 'tools of Hugging Face and lm-eval'
+	@CUDA_VISIBLE_DEVICES= $(subst .venv,.venv-ecosystem,$(PYTEST)) tests/ecosystem
 
 test-wheel: .venv/made ## build sdist and wheel, test the installed wheel
 	$(say) 'sdist and wheel'
@@ -102,7 +106,7 @@ gpu-wheels: ## the peers' wheels into .whl, for a machine without network
 	@du -sh .whl
 
 clean: ## remove environments, builds and caches
-	@rm -rf .venv .venv-triton36 .venv-wheel .whl build dist out moge_ops/_C.*.so moge_ops/_C.txt *.egg-info .hypothesis .benchmarks .*_cache
+	@rm -rf .venv .venv-ecosystem .venv-triton36 .venv-wheel .whl build dist out moge_ops/_C.*.so moge_ops/_C.txt *.egg-info .hypothesis .benchmarks .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # stamps: an environment is brought up to date only when its requirements have changed
@@ -124,4 +128,10 @@ EXTENSION := $(shell git ls-files -co --exclude-standard csrc ascend_kernels)
 	@$(PYTHON) -m venv .venv-triton36
 	@$(call pip,.venv-triton36) "$(TORCH)" -r requirements/test.txt -e .
 	@$(call pip,.venv-triton36) --no-deps -r requirements/triton-oldest.txt
+	@touch $@
+
+.venv-ecosystem/made: $(SETUP) requirements/ecosystem.txt
+	$(say) '.venv-ecosystem: torch==2.13.0, what trains, adapts, places and serves transformers models'
+	@$(PYTHON) -m venv .venv-ecosystem
+	@$(call pip,.venv-ecosystem) torch==2.13.0 -r requirements/test.txt -r requirements/ecosystem.txt -e '.[models,test-ecosystem]'
 	@touch $@
