@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.backend_registration
 from torch import Tensor
 
 import moge_ops
@@ -299,6 +300,25 @@ def test_triton_that_torch_has_imported_is_not_interpreted(tmp_path: Path, code:
     done = in_a_new_process("torch", tmp_path, code)
     assert "RuntimeError: the triton backend on CPU tensors needs Triton's interp" in done.stderr
     assert "set TRITON_INTERPRET=1, or MOGE_OPS_BACKEND=triton, before it starts" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch has no devices in Python",
+)
+@pytest.mark.skipif(_backend.ascend_build() == "cann", reason="the device is the NPU")
+def test_the_torch_path_stays_on_a_device_without_kernels(tmp_path: Path) -> None:
+    worker = Path(__file__).with_name("other_device_worker.py")
+    done = in_a_new_process("torch", tmp_path, worker.read_text())
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len(rows) == 12
+    for name, error, forward, backward in rows:
+        assert float(error) < 1e-5, name
+        # the host reads the offsets of products alone, once for each operator that has some
+        products = {"steps": ("1", "2"), "moved": ("0", "0"), "loss": ("0", "0")}
+        assert (forward, backward) == products.get(name, ("1", "1")), name
 
 
 def test_a_bad_name_in_the_environment_is_refused(tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ def flops_backward(N: int, H: int, F: int, need_d_x: bool = True, need_d_w: bool
 
 
 def _flops(*args: Any) -> int:
-    _, _, (_, H, F), _, (N,), *_ = args
-    return flops(N, H, F)
+    _, _, (_, H, F), _, _, (T, K), *_ = args
+    return flops(T * K, H, F)
 
 
 def _flops_backward(*args: Any) -> int:
-    _, _, _, (_, H, F), _, (N,), *_, need_d_x, need_d_w = args
-    return flops_backward(N, H, F, need_d_x, need_d_w)
+    _, _, _, (_, H, F), _, _, (T, K), *_, need_d_x, need_d_w = args
+    return flops_backward(T * K, H, F, need_d_x, need_d_w)
 
 
 @_backend.define(flops=_flops_backward)

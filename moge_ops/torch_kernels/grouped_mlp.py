@@ -75,20 +75,24 @@ def _batch(spans: list[tuple[int, int, int]], w: Tensor) -> _Batch | None:
     if len(ids) == 1 or padding * w.itemsize**2 > len(ids) * PADDED:
         return None
     experts: slice | Tensor
+    device = w.device
     skipped = ids[-1] + 1 - ids[0] - len(ids)
     if skipped * w[0].nbytes <= len(ids) * SKIPPED:
         experts = slice(ids[0], ids[-1] + 1)
         place_of = [e - ids[0] for e in ids]
     elif w[0].nbytes <= COPIED:
-        experts = torch.tensor(ids)
+        experts = torch.tensor(ids, device=device)
         place_of = list(range(len(ids)))
     else:
         return None
     if (place_of[-1] + 1) * longest == n:
         return _Batch(experts, None, None)
-    shift = torch.tensor([i * longest - a for i, (_, a, _) in zip(place_of, spans, strict=True)])
-    row = torch.arange(n)
-    places = shift.repeat_interleave(torch.tensor(counts)).add_(row)
+    shift, count = torch.tensor(
+        ([i * longest - a for i, (_, a, _) in zip(place_of, spans, strict=True)], counts),
+        device=device,
+    )
+    row = torch.arange(n, device=device)
+    places = shift.repeat_interleave(count, output_size=n).add_(row)
     rows = places.new_zeros((place_of[-1] + 1) * longest).scatter_(0, places, row)
     return _Batch(experts, rows, places)
 

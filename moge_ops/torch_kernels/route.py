@@ -23,8 +23,9 @@ def route_fwd(
 
     row_to_slot = order.int()
     rows = torch.arange(N, dtype=torch.int32, device=device)
-    used = int(offsets[E])
-    if used < N:
-        row_to_slot[used:] = rows[used:] = -1
+    if not experts.is_cpu or int(offsets[E]) < N:  # elsewhere the host does not wait to look
+        dropped = rows >= offsets[E]
+        row_to_slot.masked_fill_(dropped, -1)
+        rows.masked_fill_(dropped, -1)
     slot_to_row = torch.empty_like(rows).scatter_(0, order, rows).view(T, K)
     return row_to_slot, slot_to_row, offsets
