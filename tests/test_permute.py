@@ -69,6 +69,13 @@ def test_padded_rows(T: int, H: int, K: int, pad_to: int, lowest: int, device: s
     assert not rows[routing.row_to_slot < 0].any()
 
 
+def test_padding_that_is_not_at_the_end(device: str) -> None:
+    routing = moge_ops.route(torch.tensor([[0], [1], [1]], device=device), 2, pad_to=2)
+    assert routing.row_to_slot.tolist() == [0, -1, 1, 2]
+    rows = moge_ops.permute(torch.tensor([[1.0], [2.0], [3.0]], device=device), routing)
+    assert rows.tolist() == [[1.0], [0.0], [2.0], [3.0]]
+
+
 def test_routing_of_any_stride(device: str) -> None:
     routing = moge_ops.route(torch.randint(-1, 4, (6, 3), device=device), 4)
     row_to_slot, slot_to_row, offsets = routing

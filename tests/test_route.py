@@ -1,5 +1,7 @@
 """moge_ops.route agrees with its oracle, and with the laws of a permutation, on every backend."""
 
+import re
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -13,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import moge_ops
 from moge_ops import _backend
 from moge_ops.reference.route import route as oracle
-from moge_ops.testing import group_ids
+from moge_ops.testing import assert_matches, group_ids
 
 SHAPES = [
     pytest.param(1, 64, 8, 1, id="one-token"),
@@ -170,6 +172,20 @@ def test_padding_compiles_for_every_length() -> None:
             experts = torch.randint(0, 6, (T, 2))
             got, want = compiled(experts), moge_ops.route(experts, 6, pad_to=4)
             assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.slow_on("triton")
+def test_the_example_of_padded_rows(device: str) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "operators.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    with torch.device(device):
+        exec(block, names)
+    assert (names["sizes"] % 16 == 0).all()
+    gating = names["gating"]
+    plain = moge_ops.route(gating.experts, names["E"], num_groups=2)
+    inputs = [names[name] for name in ("x", "w_gate_up", "w_down")]
+    assert_matches(names["y"], moge_ops.grouped_mlp(*inputs, gating.weights, plain).double(), "y")
 
 
 def test_grouped_mlp_takes_no_padded_rows() -> None:
