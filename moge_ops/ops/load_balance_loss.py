@@ -10,9 +10,6 @@ from moge_ops.ops.grouped_gate import SCORES
 from moge_ops.reference.load_balance_loss import load_balance_loss as _reference
 from moge_ops.reference.load_balance_loss import shares as shares  # in plain torch
 
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-COUNTS = (*INTEGERS, *_checks.FLOATS)
-
 
 @_backend.define()
 def load_balance_loss_bwd(d_loss: Tensor, logits: Tensor, f: Tensor, score: str) -> Tensor:
@@ -97,7 +94,7 @@ def load_balance_loss_from_probs(probs: Tensor, counts: Tensor) -> Tensor:
     Args:
         probs: q, ``[T, E]``, float16 | bfloat16 | float32 | float64, with any strides. Its rows
             should add up to 1.
-        counts: n, ``[E]``, of an integer or floating-point dtype, without a gradient: rows of each
+        counts: n, ``[E]``, int32 | int64 or one of these dtypes, without a gradient: rows of each
             expert, as in :class:`Gating`. A constant factor does not matter. Slots of no expert
             are not counted.
 
@@ -113,7 +110,10 @@ def load_balance_loss_from_probs(probs: Tensor, counts: Tensor) -> Tensor:
         Fedus et al. 2022, "Switch Transformers", eq. 4 to 6 (arXiv:2101.03961), there for one
         expert a token.
     """
-    _checks.tensors(("probs", probs, "[T, E]", _checks.FLOATS), ("counts", counts, "[E]", COUNTS))
+    _checks.tensors(
+        ("probs", probs, "[T, E]", _checks.FLOATS),
+        ("counts", counts, "[E]", (*_checks.IDS, *_checks.FLOATS)),
+    )
     T, E = probs.shape
     acc = torch.promote_types(probs.dtype, torch.float32)
     n = counts.detach().to(acc)  # [E]
