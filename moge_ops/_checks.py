@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -180,6 +181,11 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
         ValueError: Out of bounds.
     """
     if not isinstance(value, int) or isinstance(value, bool):
+        if torch._C._get_tracing_state() is not None:
+            raise RuntimeError(
+                f"{name} must be an int, got a Tensor, which torch.jit.trace makes of a size: use "
+                "torch.export.export or torch.compile"
+            )
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if (least is not None and value < least) or (most is not None and value > most):
         if least is None:
@@ -216,6 +222,11 @@ def _autocasts(x: Tensor) -> bool:
         and x.device.type != "meta"
         and torch.is_autocast_enabled(x.device.type)
     )
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Where autocast would change the dtype of a product of ``x``, a block without it."""
+    return torch.autocast(x.device.type, enabled=False) if _autocasts(x) else nullcontext()
 
 
 def autocast(*tensors: Any) -> Any:

@@ -57,12 +57,17 @@ class MoGE(nn.Module):
             :func:`moge_ops.grouped_gate`; None for no vote. The attribute may change at any time.
         weight_on: As in :func:`moge_ops.grouped_mlp`.
         device, dtype: Of all parameters and of ``bias``.
+        router_dtype: Of ``gate``, ``router_scale`` and ``bias``, if it is another: float32 beside
+            bfloat16 experts, because a small error of a logit may choose another expert. The router
+            computes in the dtype of ``gate``, under autocast too.
 
     Raises:
         TypeError, ValueError: A size is not a positive int, or G, k and E do not fit.
 
     Source:
-        Tang et al. 2025, "Pangu Pro MoE", section 2.1 (arXiv:2505.21411).
+        Tang et al. 2025, "Pangu Pro MoE", section 2.1 (arXiv:2505.21411). The router in higher
+        precision: Fedus et al. 2021, "Switch Transformers", section 2.4 (arXiv:2101.03961);
+        DeepSeek-V3 keeps its gates in their original precision, section 3.3 (arXiv:2412.19437).
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class MoGE(nn.Module):
         weight_on: str = "output",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        router_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         _checks.integer("hidden_size", hidden_size, least=1, most=_checks.MOST_SIZE)
@@ -98,17 +104,19 @@ class MoGE(nn.Module):
             _checks.voted(num_voted, k, num_experts // num_groups)
         self.num_voted, self.weight_on = num_voted, weight_on
 
-        def parameter(*shape: int) -> nn.Parameter:
+        of_router = dtype if router_dtype is None else router_dtype
+
+        def parameter(*shape: int, dtype: torch.dtype | None = dtype) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
         H, E, F_ = hidden_size, num_experts, expert_size
-        self.gate = parameter(E, H)
-        self.router_scale = parameter(E) if router_scale else None
+        self.gate = parameter(E, H, dtype=of_router)
+        self.router_scale = parameter(E, dtype=of_router) if router_scale else None
         self.w_gate_up = parameter(E, 2 * F_, H)
         self.w_down = parameter(E, H, F_)
         self.shared_gate_up = parameter(2 * shared_size, H) if shared_size else None
         self.shared_down = parameter(H, shared_size) if shared_size else None
-        bias = torch.empty(E, device=device, dtype=dtype) if selection_bias else None
+        bias = torch.empty(E, device=device, dtype=of_router) if selection_bias else None
         self.register_buffer("bias", bias)
         self.register_buffer("expert_mask", None, persistent=False)
         self.reset_parameters()
@@ -142,7 +150,8 @@ class MoGE(nn.Module):
     def router(self, x: Tensor, row_mask: Tensor | None = None) -> tuple[Tensor, Gating]:
         """Logits ``[T, E]`` and gating of tokens ``x [T, H]``; ``row_mask [T]`` says which vote."""
         gate, router_scale = self.router_weights()
-        logits = F.linear(x, gate)
+        with _checks.no_autocast(x):
+            logits = F.linear(x.to(gate.dtype), gate)
         gating = grouped_gate(
             logits,
             self.num_groups,
@@ -154,9 +163,13 @@ class MoGE(nn.Module):
             scaling=self.scaling,
             expert_mask=self.expert_mask if isinstance(self.expert_mask, Tensor) else None,
             num_voted=self.num_voted,
-            row_mask=row_mask,
+            row_mask=None if self.num_voted is None else row_mask,
         )
         return logits, gating
+
+    def counted(self, row_mask: Tensor | None) -> Tensor | None:
+        """``[T]`` bool: which rows of the reported gating count in statistics; None for all."""
+        return None if row_mask is None else row_mask.flatten()
 
     def forward(
         self, x: Tensor, *, return_routing: bool = False, row_mask: Tensor | None = None
@@ -164,9 +177,10 @@ class MoGE(nn.Module):
         """Applies the layer to every token.
 
         Args:
-            x: ``[..., H]``, in the dtype of the parameters; under autocast in any.
+            x: ``[..., H]``, in the dtype of the experts; under autocast in any.
             return_routing: Also return the router's logits and the gating, for a balance loss.
-            row_mask: ``[...]`` bool, true where a token votes; only with ``num_voted``.
+            row_mask: ``[...]`` bool, false at padding: it does not vote, and
+                :class:`moge_ops.statistics.RouterStatistics` leaves it out.
 
         Returns:
             ``[..., H]``, or a :class:`MoGEOutput`.
@@ -177,11 +191,13 @@ class MoGE(nn.Module):
         """
         H, E = self.gate.shape[1], self.gate.shape[0]
         _checks.tensor("x", x, "[..., H]")
-        if row_mask is not None:
-            _checks.tensor("row_mask", row_mask, "[...]")
         if x.ndim < 1 or x.shape[-1] != H:
             raise ValueError(f"x must be [..., H={H}], got {list(x.shape)}")
-        _checks.parameters_take("x", x, self.gate)
+        if row_mask is not None:
+            _checks.shape("row_mask", row_mask, "[...]", tuple(x.shape[:-1]))
+            if row_mask.dtype != torch.bool:
+                raise TypeError(f"row_mask must be bool, got {row_mask.dtype}")
+        _checks.parameters_take("x", x, self.w_down)
         tokens = x.reshape(-1, H)  # [T, H]
         logits, gating = self.router(tokens, None if row_mask is None else row_mask.flatten())
         routing = route(gating.experts, E, num_groups=self.num_groups)

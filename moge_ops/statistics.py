@@ -44,7 +44,14 @@ class RouterStatistics:
         self.sums: dict[str, dict[str, Tensor]] = {}
 
     @torch.no_grad()
-    def update(self, task: str, layer: str, gating: Gating, num_groups: int) -> None:
+    def update(
+        self,
+        task: str,
+        layer: str,
+        gating: Gating,
+        num_groups: int,
+        row_mask: Tensor | None = None,
+    ) -> None:
         """Adds one batch. The sums are deterministic, and the host does not wait for the device.
 
         Args:
@@ -52,11 +59,17 @@ class RouterStatistics:
             layer: The layer's name.
             gating: From :func:`moge_ops.grouped_gate`.
             num_groups: G.
+            row_mask: ``[T]`` bool, false for a row that is left out, as padding is.
         """
-        weights = gating.weights.double()
-        scores = weights.new_zeros(len(weights), len(gating.counts))  # [T, E]
-        scores.scatter_(1, gating.experts.long(), weights)  # a token's experts are all different
-        new = torch.stack([scores.sum(0), gating.counts.double()]).view(2, num_groups, -1)
+        weights, counts = gating.weights.double(), gating.counts.double()
+        scores = weights.new_zeros(len(weights), len(counts))  # [T, E]
+        ids = gating.experts.long()
+        scores.scatter_(1, ids, weights)  # a token's experts are all different
+        if row_mask is not None:
+            scores.masked_fill_(~row_mask.unsqueeze(1), 0.0)  # not a product: a weight may be NaN
+            ones = row_mask.unsqueeze(1).expand_as(ids).flatten().double()
+            counts = torch.zeros_like(counts).scatter_add_(0, ids.flatten(), ones)
+        new = torch.stack([scores.sum(0), counts]).view(2, num_groups, -1)
         layers = self.sums.setdefault(task, {})
         layers[layer] = layers[layer] + new if layer in layers else new
 
@@ -64,15 +77,21 @@ class RouterStatistics:
     def collect(self, model: nn.Module, task: str) -> Iterator[None]:
         """Adds every forward of the :class:`moge_ops.nn.MoGE` layers in ``model`` inside the block.
 
-        A layer that is called without ``return_routing`` is computed twice.
+        Rows that a ``row_mask`` leaves out do not count, and neither does what activation
+        checkpointing computes a second time. A layer that is called without ``return_routing`` is
+        computed twice.
         """
 
         def watch(name: str, module: MoGE) -> Any:
             @torch.no_grad()
             def hook(_: MoGE, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+                # recomputed within a backward pass: counted in the forward pass already
+                if torch._C._current_graph_task_id() != -1:
+                    return
                 if not isinstance(out, MoGEOutput):
                     out = module.forward(*args, **{**kwargs, "return_routing": True})
-                self.update(task, name, out.gating, module.num_groups)
+                rows = module.counted(kwargs.get("row_mask"))
+                self.update(task, name, out.gating, module.num_groups, rows)
 
             return module.register_forward_hook(hook, with_kwargs=True)
 

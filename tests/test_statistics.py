@@ -1,12 +1,15 @@
 """Statistics of the routers and the masks made from them, on layers and on a whole model."""
 
+import functools
 import io
 import os
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import moge_ops
 from moge_ops.models import PanguMoEForCausalLM
@@ -15,11 +18,11 @@ from moge_ops.statistics import RouterStatistics
 from moge_ops.testing import assert_matches
 
 TINY = Path(__file__).parent / "data" / "pangu_tiny"
-H, F, E, G = 24, 16, 12, 3
+H, WIDTH, E, G = 24, 16, 12, 3
 
 
 def layer_with_everything(k: int = 2) -> MoGE:
-    layer = MoGE(H, F, E, G, k, score="sigmoid", selection_bias=True, shared_size=8)
+    layer = MoGE(H, WIDTH, E, G, k, score="sigmoid", selection_bias=True, shared_size=8)
     with torch.no_grad():
         for x in (layer.router_scale, layer.bias):
             assert isinstance(x, Tensor)
@@ -29,8 +32,8 @@ def layer_with_everything(k: int = 2) -> MoGE:
 
 
 def tiny() -> PanguMoEForCausalLM:
-    checkpoint = pytest.importorskip("moge_ops.models.checkpoint", reason="needs safetensors")
-    model: PanguMoEForCausalLM = checkpoint.from_pretrained(TINY)
+    loading = pytest.importorskip("moge_ops.models.checkpoint", reason="needs safetensors")
+    model: PanguMoEForCausalLM = loading.from_pretrained(TINY)
     return model
 
 
@@ -55,15 +58,77 @@ def test_collects_from_a_layer(return_routing: bool) -> None:
         for layer in model.values():
             layer(x, return_routing=return_routing, row_mask=mask if layer.num_voted else None)
     for name, layer in model.items():  # these calls are no longer collected
-        votes = mask if layer.num_voted else None
-        gating = layer(x, return_routing=True, row_mask=votes).gating
-        want.update("a", name, gating, G)
+        rows = mask if layer.num_voted else None
+        gating = layer(x, return_routing=True, row_mask=rows).gating
+        want.update("a", name, gating, G, None if rows is None else rows.flatten())
     assert {task: set(layers) for task, layers in statistics.sums.items()} == {
         "a": {"first", "last"}
     }
     for name, sums in statistics.sums["a"].items():
         assert sums.equal(want.sums["a"][name]), name
         assert not sums.requires_grad
+
+
+def test_rows_that_are_masked_do_not_count(device: str) -> None:
+    logits, kept = torch.randn(12, E, device=device), torch.arange(12, device=device) % 3 > 0
+    logits[0] = torch.nan  # of a row that is left out
+    some, few = RouterStatistics(), RouterStatistics()
+    some.update("task", "layer", moge_ops.grouped_gate(logits, G, 2), G, kept)
+    few.update("task", "layer", moge_ops.grouped_gate(logits[kept], G, 2), G)
+    assert torch.equal(some.sums["task"]["layer"], few.sums["task"]["layer"])
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_model_leaves_padding_out(padded: bool) -> None:
+    model, ids = tiny(), torch.randint(3, 64, (2, 6))
+    padding = 10 if padded else 0
+    mask = F.pad(torch.ones_like(ids), (padding, 0))
+    statistics, want = RouterStatistics(), RouterStatistics()
+    with statistics.collect(model, "a"), torch.no_grad():
+        model(F.pad(ids, (padding, 0)), mask)
+    with want.collect(model, "a"), torch.no_grad():
+        model(ids)
+    for name, sums in statistics.sums["a"].items():
+        assert torch.equal(sums[1], want.sums["a"][name][1]), name
+        assert sums[1].sum() == ids.numel() * model.config.num_experts_per_tok
+
+
+@pytest.mark.parametrize("voted", [1, None])
+def test_padding_changes_no_logits(voted: int | None) -> None:
+    model, ids = tiny().double(), torch.randint(3, 64, (1, 6))
+    for layer in model.layers:
+        layer.moge.num_voted = voted
+    mask = F.pad(torch.ones_like(ids), (10, 0))
+    with torch.no_grad():
+        assert_matches(model(F.pad(ids, (10, 0)), mask)[:, 10:], model(ids), "logits")
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("return_routing", [False, True])
+def test_recomputed_activations_count_once(reentrant: bool, return_routing: bool) -> None:
+    layer, x = layer_with_everything(), torch.randn(20, H, requires_grad=True)
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        y = layer(x, return_routing=return_routing)
+        return torch.tanh(y.y if return_routing else y) ** 2
+
+    statistics = RouterStatistics()
+    with statistics.collect(layer, "a"):
+        checkpoint(f, x, use_reentrant=reentrant).sum().backward()
+    assert x.grad is not None
+    assert statistics.sums["a"][""][1].sum() == 20 * G * layer.k
+
+
+def test_selective_checkpointing_counts_once() -> None:
+    layer, x = layer_with_everything(), torch.randn(20, H, requires_grad=True)
+    policy = functools.partial(
+        create_selective_checkpoint_contexts, [torch.ops.moge_ops.grouped_gate.default]
+    )
+    statistics = RouterStatistics()
+    with statistics.collect(layer, "a"):
+        y = checkpoint(lambda x: layer(x) ** 2, x, use_reentrant=False, context_fn=policy)
+        y.sum().backward()
+    assert statistics.sums["a"][""][1].sum() == 20 * G * layer.k
 
 
 def test_masks_keep_the_best_of_each_group() -> None:

@@ -6,8 +6,6 @@ Each model's largest error goes into the report (``--junitxml``), as a property 
 import copy
 import functools
 import inspect
-import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,9 +26,6 @@ from transformers.integrations.moe import use_experts_implementation  # noqa: E4
 
 from moge_ops.integrations import _experts_interface  # noqa: E402
 from moge_ops.integrations import transformers as moge_transformers  # noqa: E402
-from moge_ops.integrations.pangu_auto import _CACHE as CACHE  # noqa: E402
-from moge_ops.integrations.pangu_auto import PanguCache, PanguProMoEForCausalLM  # noqa: E402
-from moge_ops.models import checkpoint  # noqa: E402
 from moge_ops.testing import TOLERANCES, assert_matches, rms_error  # noqa: E402
 
 moge_transformers.register()
@@ -481,7 +475,7 @@ def test_a_vision_tower_beside_experts_needs_none(tmp_path: Path) -> None:
 
 
 def test_our_own_model_takes_the_option() -> None:
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN)
+    model = AutoModelForCausalLM.from_pretrained(Path(__file__).parent / "data" / "pangu_tiny")
     model.set_experts_implementation("moge_ops")
 
 
@@ -725,246 +719,3 @@ def test_refuses_another_routing(name: str, change: dict[str, Any], message: str
 def test_refuses_a_model_without_grouped_routing() -> None:
     with pytest.raises(ValueError, match=r"no MoGE routing that is known here: .* got Sequential"):
         moge_transformers.swap_moge_routing(nn.Sequential(nn.Linear(3, 3)))
-
-
-GOLDEN = Path(__file__).parent / "data" / "pangu_tiny"
-
-
-@pytest.fixture(scope="module")
-def golden() -> dict[str, Tensor]:
-    with np.load(GOLDEN / "golden.npz") as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The golden checkpoint with a tokenizer: word ``w7`` is token 7."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    for name in ("config.json", "model.safetensors"):
-        shutil.copyfile(GOLDEN / name, tmp_path / name)
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(96)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0")
-    tokenizer.save_pretrained(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def pangu() -> Any:
-    return AutoModelForCausalLM.from_pretrained(GOLDEN)
-
-
-def test_auto_classes_load_our_model(pangu: Any, golden: dict[str, Tensor]) -> None:
-    assert type(pangu) is PanguProMoEForCausalLM
-    assert not pangu.training
-    ours = checkpoint.from_pretrained(GOLDEN)
-    with torch.no_grad():
-        for ids, logits in (("input_ids", "logits"), ("input_ids_2", "logits_2")):
-            got, want = pangu(golden[ids]).logits, golden[logits]
-            assert torch.equal(got, ours(golden[ids]))
-            assert (got - want).abs().max() <= 1e-5 * want.abs().max()
-        out = pangu(golden["input_ids"], output_hidden_states=True, output_router_logits=True)
-    assert len(out.hidden_states) == 3
-    assert len(out.router_logits) == 2
-    assert pangu(golden["input_ids"], return_dict=False)[0].shape == (2, 19, 96)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", "auto", None], ids=str)
-def test_auto_classes_load_any_dtype(dtype: torch.dtype | str | None) -> None:
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN, dtype=dtype, device_map="cpu")
-    want = torch.float32 if dtype in ("auto", None) else torch.bfloat16
-    assert model.dtype == model.config.dtype == want
-
-
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_generates_the_golden_tokens(
-    pangu: Any, golden: dict[str, Tensor], use_cache: bool
-) -> None:
-    prompt = golden["input_ids_2"]
-    options = {"max_new_tokens": 12, "do_sample": False, "use_cache": use_cache}
-    out = pangu.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
-    assert torch.equal(out[:, prompt.shape[1] :], golden["greedy_tokens"])
-
-
-def test_forward_takes_every_prepared_input(pangu: Any) -> None:
-    ids = torch.arange(7).view(1, 7)
-    offered = {"attention_mask": torch.ones_like(ids), "use_cache": False}
-    of_other_versions = {"cache_position": torch.arange(7), "position_ids": ids}
-    inputs = pangu.prepare_inputs_for_generation(ids, **offered, **of_other_versions)
-    assert inputs.keys() == {"input_ids", *offered}
-    assert torch.equal(pangu(**inputs).logits, pangu(ids).logits)
-
-
-@pytest.mark.parametrize("name", ["past_key_values", "cache"])
-def test_forward_takes_the_cache_under_either_name(pangu: Any, name: str) -> None:
-    ids = torch.arange(7).view(1, 7)
-    cache = PanguCache(pangu.model.config, 1, 7)
-    first = pangu(ids[:, :4], **{name: cache})
-    assert first[CACHE] is cache
-    logits = torch.cat([first.logits, pangu(ids[:, 4:], **{name: cache}).logits], 1)
-    assert torch.allclose(logits, pangu(ids).logits, atol=1e-5)
-
-
-def test_a_cut_without_a_cache_is_an_error(pangu: Any) -> None:
-    ids = torch.arange(7).view(1, 7)
-    with pytest.raises(RuntimeError, match="expected the cache as"):
-        pangu.prepare_inputs_for_generation(ids, next_sequence_length=1, renamed_cache=object())
-
-
-def test_a_prompt_in_chunks_gives_the_golden_tokens(pangu: Any, golden: dict[str, Tensor]) -> None:
-    prompt = golden["input_ids_2"]
-    options = {"max_new_tokens": 12, "do_sample": False, "prefill_chunk_size": 3}
-    out = pangu.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
-    assert torch.equal(out[:, prompt.shape[1] :], golden["greedy_tokens"])
-
-
-def test_generates_from_unequal_prompts(pangu: Any, golden: dict[str, Tensor]) -> None:
-    prompts = golden["input_ids"].clone()
-    mask = torch.ones_like(prompts)
-    prompts[1, :6] = mask[1, :6] = 0
-    options = {"attention_mask": mask, "max_new_tokens": 8, "do_sample": False}
-    want = pangu.model.generate(prompts, 8, attention_mask=mask, temperature=0.0)
-    assert torch.equal(pangu.generate(prompts, pad_token_id=0, **options), want)
-
-
-def test_beams_move_with_their_cache(pangu: Any, golden: dict[str, Tensor]) -> None:
-    options = {
-        "attention_mask": torch.ones_like(golden["input_ids"]),
-        "max_new_tokens": 10,
-        "num_beams": 4,
-        "num_return_sequences": 3,
-        "do_sample": False,
-        "pad_token_id": 0,
-    }
-    with_cache = pangu.generate(golden["input_ids"], **options)
-    assert with_cache.shape == (6, 29)
-    assert torch.equal(pangu.generate(golden["input_ids"], use_cache=False, **options), with_cache)
-
-
-def test_pipeline_generates_text(folder: Path, golden: dict[str, Tensor]) -> None:
-    pipe = transformers.pipeline("text-generation", model=str(folder))
-    options = {"max_new_tokens": 12, "do_sample": False, "return_full_text": False}
-
-    def words(tokens: Tensor) -> list[str]:
-        return [f"w{token}" for token in tokens.flatten()]
-
-    (out,) = pipe(" ".join(words(golden["input_ids_2"])), **options)
-    assert out["generated_text"].split() == words(golden["greedy_tokens"])
-
-
-def test_labels_give_the_models_loss(golden: dict[str, Tensor]) -> None:
-    model = AutoModelForCausalLM.from_pretrained(GOLDEN)
-    model.model.config.router_aux_loss_coef = 0.5
-    ids = golden["input_ids"]
-    mask = torch.ones_like(ids)
-    mask[0, :5] = 0
-    labels = ids.masked_fill(ids % 7 == 0, -100)
-    want = model.model.loss(ids, labels, mask)
-    want.backward()
-    grads = {name: p.grad.clone() for name, p in model.named_parameters()}
-
-    model.zero_grad()
-    model.activation_checkpointing_enable()
-    model.train()
-    out = model(ids, mask, labels=labels)
-    assert_matches(out.loss, want.double(), "loss")
-    assert 0.5 < out.aux_loss.item() < 5.0
-    out.loss.backward()
-    for name, p in model.named_parameters():
-        assert_matches(p.grad, grads[name].double(), name)
-
-
-def test_saves_the_released_layout(pangu: Any, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    pangu.save_pretrained(tmp_path, max_shard_size="1MB")
-    assert len(list(tmp_path.glob("model-*.safetensors"))) == 3
-    saved: dict[str, Tensor] = {}
-    for path in tmp_path.glob("*.safetensors"):
-        saved |= load_file(path)
-    released = load_file(GOLDEN / "model.safetensors")
-    assert saved.keys() == released.keys()
-    assert all(torch.equal(saved[name], released[name]) for name in released)
-
-    again = AutoModelForCausalLM.from_pretrained(tmp_path)
-    for name, parameter in pangu.named_parameters():
-        assert torch.equal(again.get_parameter(name), parameter)
-
-
-def test_a_new_model_from_a_config(tmp_path: Path) -> None:
-    values = json.loads((GOLDEN / "config.json").read_text())
-    config = AutoConfig.for_model(
-        **{**values, "router_n_groups": 4, "num_experts": 12, "num_experts_per_tok": 4, "note": "x"}
-    )
-    assert (config.num_groups, config.note) == (4, "x")
-    model = AutoModelForCausalLM.from_config(config)
-    assert model.model.layers[0].moge.num_groups == 4
-    assert 0.015 < model.model.embed.weight.std() < 0.025  # initializer_range
-
-    model.generation_config.max_new_tokens = 7
-    model.save_pretrained(tmp_path)
-    again = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert again.config.note == "x"
-    assert again.generation_config.max_new_tokens == 7
-    ids = torch.arange(9).view(1, 9)
-    assert torch.equal(again(ids).logits, model(ids).logits)
-
-
-def test_the_72b_model_on_meta() -> None:
-    config = AutoConfig.for_model("PanguProMoE")
-    assert config.tie_word_embeddings is False
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    assert model.num_parameters() == 71_988_781_056
-
-
-def test_reads_the_generation_config(folder: Path) -> None:
-    transformers.GenerationConfig(max_new_tokens=7, eos_token_id=9).save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    assert model.generation_config.max_new_tokens == 7
-    assert model.generation_config.eos_token_id == 9
-
-
-def test_runs_nothing_from_the_folder(folder: Path) -> None:
-    values = json.loads((folder / "config.json").read_text())
-    values["auto_map"] = {
-        "AutoConfig": "configuration_evil.Config",
-        "AutoModelForCausalLM": "modeling_evil.Model",
-    }
-    (folder / "config.json").write_text(json.dumps(values))
-    for name in ("configuration", "modeling"):
-        (folder / f"{name}_evil.py").write_text("raise SystemExit('executed')")
-    assert type(AutoModelForCausalLM.from_pretrained(folder)) is PanguProMoEForCausalLM
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"device_map": "auto"}, "device_map must be one device, got 'auto'"),
-        ({"device_map": {"model.embed": 0, "": 1}}, "device_map must be one device, got {"),
-        ({"quantization_config": {"bits": 4}}, "not supported: quantization_config"),
-        ({"hidden_size": 128}, "hidden_size must be the folder's, 64, got 128"),
-        ({"rope_scaling": {"type": "yarn"}}, "not supported: rope_scaling"),
-    ],
-)
-def test_refuses_to_load_otherwise(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        AutoModelForCausalLM.from_pretrained(GOLDEN, **options)
-
-
-def test_refuses_what_it_cannot_do(pangu: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a local folder of released files, got 'a/b'"):
-        PanguProMoEForCausalLM.from_pretrained("a/b")
-    with pytest.raises(ValueError, match="rope_scaling must be None, got"):
-        AutoConfig.for_model("PanguProMoE", rope_scaling={"type": "yarn"})
-    with pytest.raises(ValueError, match="not supported: push_to_hub, state_dict"):
-        pangu.save_pretrained(tmp_path, state_dict={"x": 1}, push_to_hub=True)
-    with pytest.raises(TypeError, match="past_key_values must be a PanguCache, got DynamicCache"):
-        pangu(torch.ones(1, 1, dtype=torch.long), past_key_values=transformers.DynamicCache())
-    size = pangu.config.vocab_size
-    with pytest.raises(ValueError, match=f"new_num_tokens must be vocab_size={size}, got 100"):
-        pangu.resize_token_embeddings(100)
-    for same in (None, size):  # training scripts ask for this if they added no token
-        assert pangu.resize_token_embeddings(same) is pangu.get_input_embeddings()
-    assert not list(tmp_path.iterdir())

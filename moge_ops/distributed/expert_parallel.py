@@ -124,6 +124,19 @@ class ExpertParallel(MoGE):
         scale = self.router_scale
         return own_part(self.gate), None if scale is None else own_part(scale)
 
+    def _gathered(self, row_mask: Tensor, rows: int) -> Tensor:
+        """``[...] -> [ranks, rows]``: the masks of all ranks, false where there is no token."""
+        mask = filled(row_mask.to(torch.uint8).view(-1, 1), rows)
+        return gather(mask, self.group).view(self.group.size(), rows).bool()
+
+    def counted(self, row_mask: Tensor | None) -> Tensor | None:
+        """As in :class:`moge_ops.nn.MoGE`, for every rank in ``routing_of``; all ranks call it."""
+        if row_mask is None:
+            return None
+        T = row_mask.numel()
+        masks = self._gathered(row_mask, T if self.max_tokens is None else self.max_tokens)
+        return torch.cat([masks[rank, :T] for rank in self.routing_of])
+
     def forward(
         self, x: Tensor, *, return_routing: bool = False, row_mask: Tensor | None = None
     ) -> Tensor | MoGEOutput:
@@ -152,13 +165,12 @@ class ExpertParallel(MoGE):
             if self.max_tokens < T:
                 raise ValueError(f"x must have at most max_tokens={self.max_tokens}, got {T}")
             own = filled(own, self.max_tokens)
+        if row_mask is not None and row_mask.numel() != T:
+            raise ValueError(f"row_mask must have the {T} tokens of x, got {row_mask.numel()}")
         voters = None
-        if row_mask is not None or (self.num_voted is not None and self.max_tokens is not None):
-            mask = own.new_ones(T) if row_mask is None else row_mask.flatten()
-            if len(mask) != T:
-                raise ValueError(f"row_mask must have the {T} tokens of x, got {len(mask)}")
-            mask = filled(mask.to(torch.uint8).unsqueeze(1), own.shape[0])
-            voters = gather(mask, self.group).flatten().bool()  # [ranks * T]
+        if self.num_voted is not None and (row_mask is not None or self.max_tokens is not None):
+            mask = own.new_ones(T, dtype=torch.bool) if row_mask is None else row_mask
+            voters = self._gathered(mask, own.shape[0]).flatten()  # [ranks * T]
         tokens = gather(own, self.group)  # [ranks * T, H]
 
         logits, gating = self.router(tokens, voters)

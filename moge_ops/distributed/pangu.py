@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from moge_ops.distributed._collectives import filled, gather, reduce_scatter
 from moge_ops.distributed._mesh import Plan, check_divides, own_part, size, split
 from moge_ops.distributed.expert_parallel import ExpertParallel, gating_of
-from moge_ops.models.pangu_moe import Attention, Context, Layer, PanguMoEForCausalLM
+from moge_ops.models.pangu_moe import Attention, Cache, Context, Layer, PanguMoEForCausalLM
 from moge_ops.nn import MoGE, MoGEOutput
 from moge_ops.ops.grouped_gate import Gating
 
@@ -163,16 +163,15 @@ class ParallelLayer(nn.Module):
             )
 
     def forward(
-        self, x: Tensor, context: Context, kv: Tensor | None
+        self, x: Tensor, context: Context, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor, Gating]:
         """As :meth:`moge_ops.models.pangu_moe.Layer.forward`."""
         B, L = context.shape
         everyone = self.shards.gather(self.attention_norm(x), B * L)
-        x = x + self.attention(everyone.view(B, L, -1), context, kv)
-        voters = None
-        if self.moge.num_voted is not None:  # padding does not vote
-            voters = self.shards.own(x.new_ones(B * L, 1)).flatten().bool()
-        out: MoGEOutput = self.moge(self.moge_norm(x), return_routing=True, row_mask=voters)
+        x = x + self.attention(everyone.view(B, L, -1), context, cache)
+        rows = x.new_ones(B, L) if context.rows is None else context.rows
+        mask = self.shards.own(rows.to(torch.uint8).view(-1, 1)).flatten().bool()
+        out: MoGEOutput = self.moge(self.moge_norm(x), return_routing=True, row_mask=mask)
         x = x + out.y
         if self.last:
             x = self.shards.whole(x, B * L).view(B, L, -1)

@@ -1,58 +1,95 @@
-"""Pangu Pro MoE in transformers' interfaces: configuration, loading, forward, generation."""
+"""Pangu Pro MoE in transformers' interfaces, on the layers of the reference model.
+
+Caches, masks, generation, loading and saving are transformers' own; the layers, and the layout of
+the released files, are those of :mod:`moge_ops.models`.
+"""
 
 # mypy: allow-untyped-calls
 # transformers types its arguments, but not all of its methods
 
-import copy
 import dataclasses
-import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import transformers
-from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+from torch import Tensor, nn
+from transformers import (
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    initialization,
+)
+from transformers.cache_utils import DynamicCache
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import (
+    Concatenate,
+    ConversionOps,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+)
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from moge_ops import _files
-from moge_ops.models import checkpoint
+from moge_ops import _checks, _files
+from moge_ops.models import checkpoint, layout
 from moge_ops.models.pangu_moe import (
-    KVCache,
+    IGNORED,
+    Attention,
+    Context,
+    Layer,
+    Norm,
     PanguMoEConfig,
-    PanguMoEForCausalLM,
-    PanguMoEOutput,
-    losses,
+    balance,
+    predicted,
+    rotation,
 )
+from moge_ops.nn import MoGE
 
-__all__ = ["PanguCache", "PanguProMoEConfig", "PanguProMoEForCausalLM"]
+__all__ = [
+    "PanguProMoEConfig",
+    "PanguProMoEForCausalLM",
+    "PanguProMoEForSequenceClassification",
+    "PanguProMoEModel",
+    "PanguProMoEModelOutput",
+]
 
-# what the generation loop calls its cache: `cache` since transformers 5.24, before it
-# `past_key_values`; the output class has the same name for it, and is public
-_CACHE = (
-    "cache"
-    if "cache" in {field.name for field in dataclasses.fields(MoeCausalLMOutputWithPast)}
-    else "past_key_values"
+# what transformers calls a cache in arguments and outputs: `cache` since 5.24
+_CACHE = next(
+    (
+        name
+        for name in ("cache", "past_key_values")
+        if name in {field.name for field in dataclasses.fields(MoeModelOutputWithPast)}
+    ),
+    "",
 )
+if not _CACHE:
+    raise ImportError(
+        f"transformers {transformers.__version__} has no cache in MoeModelOutputWithPast under a "
+        "name that is known here, 'cache' or 'past_key_values', so that generation would go on "
+        "without earlier tokens: install a version from 5.17 to 5.24, which were run"
+    )
 
-# options that auto classes and pipelines pass along and that do not matter for a local folder
-_OF_THE_HUB = {
-    "_commit_hash",
-    "_from_auto",
-    "_from_pipeline",
-    "adapter_kwargs",
-    "cache_dir",
-    "code_revision",
-    "force_download",
-    "local_files_only",
-    "low_cpu_mem_usage",
-    "proxies",
-    "revision",
-    "token",
-    "trust_remote_code",
-    "use_safetensors",
-    "weights_only",
+# they repeat position_ids for some attention functions, which get them
+_OF_PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+_INSTEAD = {
+    "token_type_ids": "call the tokenizer with return_token_type_ids=False, as there is one type",
+    "cache_position": "pass position_ids; where a cache goes on, it knows itself",
+    "head_mask": "set the columns of attention.o to zero",
 }
+
+
+def _refuse(arguments: Mapping[str, Any]) -> None:
+    """Raises TypeError for arguments that would be ignored."""
+    for name, value in arguments.items():
+        if value is not None and value is not False:
+            instead = _INSTEAD.get(name, "leave it out")
+            raise TypeError(f"PanguProMoE cannot honour the argument {name!r}: {instead}")
 
 
 class PanguProMoEConfig(PreTrainedConfig):
@@ -63,243 +100,572 @@ class PanguProMoEConfig(PreTrainedConfig):
     """
 
     model_type = "PanguProMoE"
-    keys_to_ignore_at_inference = ("past_key_values", "cache")
+    # an evaluation that predicts gathers the rest
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "cache",
+        "aux_loss",
+        "router_logits",
+    ]
 
     def __init__(self, **kwargs: Any) -> None:
         defaults = dataclasses.asdict(PanguMoEConfig())
         del defaults["extra"], defaults["num_groups"]
-        of_transformers = {"output_router_logits": False, "tie_word_embeddings": False}
+        of_transformers = {
+            "output_router_logits": False,
+            "pad_token_id": None,
+            "tie_word_embeddings": False,
+        }
         values = {**defaults, **of_transformers, **kwargs}
         values["num_groups"] = PanguMoEConfig.from_dict(values).num_groups
+        # what the base class would take for an option of generation
+        self.use_cache = values.pop("use_cache", True)
         super().__init__(**values)
 
-
-class PanguCache(KVCache):
-    """The preallocated cache with what ``generate`` asks of one."""
-
-    is_compileable = False  # `length` is a Python int: a compiled step would be one for each
-    # read since transformers 5.24: no layer has a state instead of tokens, none drops tokens
-    is_linear = (False,)
-    is_croppable = False
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens of a row that are in the cache."""
-        return self.length
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Puts the rows into the order of the beams that go on."""
-        used = self.kv[..., : self.length, :]
-        used.copy_(used.index_select(2, beam_idx.to(used.device)))
+    @property
+    def head_dim(self) -> int:
+        """D."""
+        return int(self.hidden_size // self.num_attention_heads)
 
 
-class PanguProMoEForCausalLM(PreTrainedModel, GenerationMixin):
-    """The reference model for transformers, which holds it as its attribute ``model``.
+class _Join(Concatenate):
+    """Queries, keys and values to one projection; unlike their kind, they have unequal sizes."""
 
-    ``generate``, ``pipeline("text-generation")`` and training with labels work as for any model
-    there. ``generate`` allocates this project's cache; a plain forward makes none.
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return _Part(self.dim)
+
+
+class _Part(ConversionOps):
+    """The inverse of :class:`_Join`."""
+
+    def __init__(self, dim: int = 0) -> None:
+        self.dim = dim
+
+    @torch.no_grad()
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """One tensor to three."""
+        ((whole,), config) = input_dict.values(), kwargs["config"]
+        whole = whole[0] if isinstance(whole, list) else whole
+        heads = (config.num_attention_heads, *[config.num_key_value_heads] * 2)
+        parts = whole.split([n * config.head_dim for n in heads], self.dim)
+        return {name: part.contiguous() for name, part in zip(target_patterns, parts, strict=True)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return _Join(self.dim)
+
+
+class _Flatten(ConversionOps):
+    """``router_scale``, ``[1, E]`` in the released files, to ``[E]``, or back."""
+
+    def __init__(self, shape: tuple[int, ...] = (-1,)) -> None:
+        self.shape = shape
+
+    @torch.no_grad()
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """One tensor to another view of it."""
+        (x,) = input_dict.values()
+        x = x[0] if isinstance(x, list) else x
+        return {target_patterns[0]: x.reshape(self.shape)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return _Flatten((1, -1) if self.shape == (-1,) else (-1,))
+
+
+def _gate_and_up(source: str, target: str, operations: list[ConversionOps]) -> WeightConverter:
+    sources = [f"mlp.{source}.{half}_proj.weight" for half in ("gate", "up")]
+    return WeightConverter(sources, f"moge.{target}_gate_up", operations)
+
+
+# the released layout to this model's parameters; transformers inverts it when it saves
+register_checkpoint_conversion_mapping(
+    PanguProMoEConfig.model_type,
+    [
+        WeightRenaming("embed_tokens.weight", "embed.weight"),
+        WeightRenaming("input_layernorm.weight", "attention_norm.weight"),
+        WeightRenaming("post_attention_layernorm.weight", "moge_norm.weight"),
+        WeightRenaming("self_attn.o_proj.weight", "attention.o.weight"),
+        WeightRenaming("self_attn.o_proj.bias", "attention.o.bias"),
+        WeightRenaming("mlp.gate.weight", "moge.gate"),
+        WeightRenaming("mlp.shared_expert.down_proj.weight", "moge.shared_down"),
+        *(
+            WeightConverter(
+                [f"self_attn.{name}_proj.{kind}" for name in "qkv"],
+                f"attention.qkv.{kind}",
+                [_Join(0)],
+            )
+            for kind in ("weight", "bias")
+        ),
+        WeightConverter("mlp.router_scale", "moge.router_scale", [_Flatten()]),
+        _gate_and_up("experts.*", "w", [MergeModulelist(0), Concatenate(1)]),
+        _gate_and_up("shared_expert", "shared", [Concatenate(0)]),
+        WeightConverter("mlp.experts.*.down_proj.weight", "moge.w_down", [MergeModulelist(0)]),
+    ],
+    overwrite=True,
+)
+
+
+@dataclasses.dataclass
+class PanguProMoEModelOutput(MoeModelOutputWithPast):
+    """What :class:`PanguProMoEModel` returns.
+
+    Attributes:
+        router_experts: Ids ``[T, K]`` that each layer's router chose, with ``router_logits``.
     """
 
+    router_experts: tuple[Tensor, ...] | None = None
+
+
+def _eager(
+    attention: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    *,
+    dropout: float,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention in steps, which has the probabilities ``[B, A, L, S]``."""
+    k, v = (x.repeat_interleave(attention.num_key_value_groups, 1) for x in (k, v))
+    scores = q @ k.mT * scaling
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
+    acc = torch.promote_types(scores.dtype, torch.float32)
+    weights = F.dropout(scores.softmax(-1, dtype=acc).to(q.dtype), dropout, attention.training)
+    return (weights @ v).transpose(1, 2), weights
+
+
+class PanguProMoEPreTrainedModel(PreTrainedModel):
+    """What the classes of this model share."""
+
     config_class = PanguProMoEConfig
+    base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _no_split_modules = ["Layer"]
+    _skip_keys_device_placement = [_CACHE]
     _input_embed_layer = "embed"
-
-    def __init__(self, config: PanguProMoEConfig) -> None:
-        super().__init__(config)
-        self.model = PanguMoEForCausalLM(PanguMoEConfig.from_dict(config.to_dict()))
-        self.post_init()
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls,
-        folder: str | Path,
-        *,
-        config: PanguProMoEConfig | None = None,
-        dtype: torch.dtype | str | None = None,
-        torch_dtype: torch.dtype | str | None = None,
-        device_map: Any = None,
-        **kwargs: Any,
-    ) -> "PanguProMoEForCausalLM":
-        """Loads a released folder by :func:`moge_ops.models.checkpoint.from_pretrained`.
+        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As everywhere in transformers, but a damaged folder is an error and no pickle is read.
 
-        Args:
-            folder: Holds ``config.json`` and safetensors files.
-            config: The folder's configuration, if the caller has read it.
-            dtype, torch_dtype: Dtype of the weights; that of the files if None or "auto".
-            device_map: One device, or ``{"": device}``; the CPU if None.
-            kwargs: Options for downloads, which are ignored.
+        Where a folder holds the released layout, names, shapes and dtypes in all files are checked
+        against ``config.json`` first, as :func:`moge_ops.models.checkpoint.from_pretrained` does.
+        By default parameters keep the dtypes that the files have, a float32 router beside bfloat16
+        experts too; ``dtype`` is for all of them, but for routers whose config has a
+        ``router_dtype``.
 
         Raises:
-            ValueError: There is no such folder, or it is damaged; ``device_map`` is not one device;
-                ``config`` differs from the folder's; or an option is not supported here.
+            ValueError: The folder is damaged, or tensors are missing.
         """
-        if unknown := sorted(k for k in kwargs.keys() - _OF_THE_HUB if kwargs[k] is not None):
-            raise ValueError(f"options that are not supported: {', '.join(unknown)}")
-        if not Path(folder).is_dir():
-            raise ValueError(f"expected a local folder of released files, got {str(folder)!r}")
-        device = device_map or "cpu"
-        if isinstance(device_map, dict) and device_map.keys() == {""}:
-            device = device_map[""]
-        try:
-            device = torch.device(device)
-        except (RuntimeError, TypeError):
-            raise ValueError(f"device_map must be one device, got {device_map!r}") from None
-        dtype = torch_dtype if dtype is None else dtype
-        if isinstance(dtype, str):
-            dtype = None if dtype == "auto" else getattr(torch, dtype)
-
-        inner = checkpoint.from_pretrained(folder, dtype=dtype, device=device)
-        config = copy.deepcopy(config) or PanguProMoEConfig.from_pretrained(folder)
-        asked = PanguMoEConfig.from_dict(config.to_dict())
-        for field in dataclasses.fields(PanguMoEConfig):
-            got, want = getattr(asked, field.name), getattr(inner.config, field.name)
-            if field.name != "extra" and got != want:
-                raise ValueError(f"{field.name} must be the folder's, {want!r}, got {got!r}")
-        config.dtype = inner.embed.weight.dtype
-        config.name_or_path = str(folder)
-        with torch.device("meta"):
-            model = cls(config)
-        model.model = inner
-        settings = Path(folder) / "generation_config.json"
-        if settings.exists():
-            # what is no object of a bearable size is refused before transformers reads it
-            _files.read_object(settings, checkpoint.MOST_CONFIG)
-            model.generation_config = GenerationConfig.from_pretrained(folder)
-        model.eval()
-        return model
+        folder, elsewhere = Path(pretrained_model_name_or_path), kwargs.get("subfolder")
+        if folder.is_dir() and not elsewhere and kwargs.get("state_dict") is None:
+            kwargs = _checked(folder, kwargs)
+        report = kwargs.pop("output_loading_info", False)
+        options = {"use_safetensors": True, **kwargs, "output_loading_info": True}
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
+        model, info = loaded
+        # the head of a classifier is new where the folder is that of a language model
+        missing = sorted(name for name in info["missing_keys"] if name != "score.weight")
+        if missing:
+            names = ", ".join(missing[: checkpoint.MOST_SHOWN])
+            raise ValueError(f"{pretrained_model_name_or_path} lacks {names}")
+        return (model, info) if report else model
 
     def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: str | Path,
-        is_main_process: bool = True,
-        state_dict: None = None,
-        max_shard_size: int | str = "5GB",
-        **kwargs: Any,
+        self, save_directory: str | Path, *args: Any, **kwargs: Any
     ) -> None:
-        """Writes the released layout, by :func:`moge_ops.models.checkpoint.save_pretrained`.
-
-        Raises:
-            ValueError: An option is not supported here.
+        """As everywhere in transformers: the released layout, or with
+        ``save_original_format=False`` this model's own. A folder may have been saved to before.
         """
-        options = {"state_dict": state_dict, **kwargs}
-        if unknown := sorted(name for name, value in options.items() if value):
-            raise ValueError(f"options that are not supported: {', '.join(unknown)}")
-        if is_main_process:
-            checkpoint.refuse_weights(Path(save_directory))
-            with _files.staged(Path(save_directory), last="config.json") as stage:
-                checkpoint.save_pretrained(self.model, stage, max_shard_size=max_shard_size)
-                self.generation_config.save_pretrained(stage)
+        before = _written(Path(save_directory))
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            for path, version in _written(Path(save_directory)).items():
+                # transformers leaves the file of a save with other shards, and may load that one
+                if before.get(path) == version:
+                    path.unlink()
 
-    def get_output_embeddings(self) -> torch.nn.Module:
-        """The head, ``[V, H]``."""
-        head: torch.nn.Module = self.model.lm_head
-        return head
+    def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
+        names = getattr(self.config, "mixed_dtypes", None) or {}
+        mixed = {name: getattr(torch, value) for name, value in names.items()}
+        return {**super()._get_dtype_plan(dtype), **mixed}
 
-    def resize_token_embeddings(
-        self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any
-    ) -> torch.nn.Embedding:
-        """The embedding. The vocabulary keeps the size that it has in the checkpoint.
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, MoGE):
+            for name, parameter in module.named_parameters(recurse=False):
+                if name == "router_scale":
+                    initialization.ones_(parameter)
+                else:
+                    initialization.normal_(parameter, std=self.config.initializer_range)
 
-        Raises:
-            ValueError: ``new_num_tokens`` is another size.
-        """
-        size = self.model.config.vocab_size
-        if new_num_tokens not in (None, size):
-            raise ValueError(f"new_num_tokens must be vocab_size={size}, got {new_num_tokens}")
-        embedding: torch.nn.Embedding = self.model.embed
-        return embedding
 
-    def _prepare_cache_for_generation(  # type: ignore[override]
+class PanguProMoEModel(PanguProMoEPreTrainedModel):
+    """The layers without a head: ``[B, L] -> last_hidden_state [B, L, H]``."""
+
+    _keys_to_ignore_on_load_unexpected = ["lm_head.weight"]
+
+    def __init__(self, config: PanguProMoEConfig) -> None:
+        super().__init__(config)
+        sizes = PanguMoEConfig.from_dict(config.to_dict())
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(sizes, i) for i in range(config.num_hidden_layers))
+        self.norm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.register_load_state_dict_pre_hook(_load_released)
+        self.post_init()
+
+    def _context(
         self,
-        generation_config: GenerationConfig,
-        model_kwargs: dict[str, Any],
-        generation_mode: Any,
-        batch_size: int,
-        max_cache_length: int,
-    ) -> None:
-        if generation_config.use_cache is False or model_kwargs.get(_CACHE) is not None:
-            return
-        rows = batch_size * max(generation_config.num_beams, generation_config.num_return_sequences)
-        model_kwargs[_CACHE] = PanguCache(
-            self.model.config, rows, max_cache_length, device=self.device, dtype=self.dtype
+        x: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Any,
+        attend: Any,
+    ) -> Context:
+        B, L, _ = x.shape
+        past = 0 if cache is None else cache.get_seq_length()
+        rows = None
+        padded = attention_mask is not None and attention_mask.ndim == 2
+        if attention_mask is not None and padded:
+            if isinstance(past, int):
+                _checks.shape("attention_mask", attention_mask, "[B, S]", (B, past + L))
+            rows = attention_mask[:, -L:].bool()
+        columns = torch.arange(L, device=x.device) + past
+        if position_ids is None and attention_mask is not None and padded:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -L:]
+        elif position_ids is None:
+            position_ids = columns.unsqueeze(0)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=x,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            **{_CACHE: cache},
         )
-
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Inputs of the next step: what ``forward`` takes, of what all the versions 5 offer.
-
-        Raises:
-            RuntimeError: The loop left out the tokens that a cache should hold, but has no cache
-                here: a release of transformers that keeps it under yet another name.
-        """
-        mixin: Any = super()
-        inputs = mixin.prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        taken = inspect.signature(self.forward).parameters
-        inputs = {name: value for name, value in inputs.items() if name in taken}
-        if inputs.get(_CACHE) is None and inputs["input_ids"].shape[1] < input_ids.shape[1]:
-            raise RuntimeError(
-                f"transformers {transformers.__version__} passes the last tokens only, expected "
-                f"the cache as {_CACHE!r} beside them, got none: call generate(use_cache=False), "
-                "and tell moge_ops about this version"
-            )
-        return inputs
+        if rows is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:
+            # `generate` made it for a static cache: only padding does not see itself
+            seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+            rows = seen[:, 0].gather(-1, columns.view(1, L, 1).expand(len(seen), L, 1)).squeeze(-1)
+            rows = rows.expand(B, L)
+        return Context(*rotation(position_ids, self.config, x.dtype), mask, rows, (B, L), attend)
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: PanguCache | None = None,
-        labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         output_router_logits: bool | None = None,
-        logits_to_keep: int = 0,
         return_dict: bool | None = None,
-        cache: PanguCache | None = None,
-    ) -> MoeCausalLMOutputWithPast | tuple[Any, ...]:
-        """As :meth:`moge_ops.models.PanguMoEForCausalLM.forward`, in transformers' terms.
+        cache: Any = None,
+        **kwargs: Any,
+    ) -> PanguProMoEModelOutput | tuple[Any, ...]:
+        """As every decoder of transformers.
 
         Args:
-            input_ids: ``[B, L]``.
-            attention_mask: ``[B, S]``, 0 at padding; S counts the cached tokens too.
-            past_key_values, cache: Tokens before these, under either name of transformers; these
-                are added to it.
-            labels: ``[B, L]``, -100 where there is none; adds ``loss``, the cross-entropy of the
-                next token plus ``router_aux_loss_coef`` times the load-balance loss.
-            use_cache: Ignored: a cache is used where one is given.
+            input_ids: ``[B, L]``; or ``inputs_embeds`` ``[B, L, H]``.
+            attention_mask: ``[B, S]``, 0 at padding; S counts the cached tokens too. Or a mask of
+                four dimensions that ``attn_implementation`` takes as it is.
+            position_ids: ``[B or 1, L]``. Where they start again, without a mask and a cache, a new
+                sequence begins, which does not see those before it (packing). By default the
+                places among the tokens that ``attention_mask`` keeps.
+            past_key_values, cache: A cache of transformers with the tokens before these, under
+                either of its names; these are added.
+            use_cache: Whether to return a cache. By default the config's; but none in training.
+            output_attentions: Needs ``attn_implementation="eager"``.
             output_hidden_states, output_router_logits, return_dict: As everywhere in transformers.
-            logits_to_keep: Number of last tokens whose logits are returned; 0 for all.
+            kwargs: ``cu_seq_lens_q`` and its kind, beside ``position_ids``, for attention
+                functions that read them.
 
         Raises:
-            TypeError: A cache of another class.
-            ValueError: As the model's forward.
+            TypeError: An argument that would be ignored; the message says what to use instead.
+            ValueError: Both or neither of ``input_ids`` and ``inputs_embeds``; a mask of another
+                shape; probabilities of an attention function that has none.
         """
+        config = self.config
+        packing = {name: kwargs.pop(name) for name in _OF_PACKING if name in kwargs}
+        _refuse(kwargs)
+        if packing and position_ids is None:
+            raise ValueError(f"{', '.join(packing)} must come with position_ids, got None")
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("expected one of input_ids and inputs_embeds, got both or neither")
         cache = past_key_values if cache is None else cache
-        if cache is not None and not isinstance(cache, PanguCache):
-            raise TypeError(f"past_key_values must be a PanguCache, got {type(cache).__name__}")
+        implementation = config._attn_implementation
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+        if output_attentions and implementation != "eager":
+            raise ValueError(
+                f"output_attentions must be False with attn_implementation={implementation!r}, "
+                "which has no probabilities: load or set attn_implementation='eager'"
+            )
         if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+            output_hidden_states = config.output_hidden_states
         if output_router_logits is None:
-            output_router_logits = self.config.output_router_logits
-        details: PanguMoEOutput = self.model(
-            input_ids,
-            attention_mask,
-            cache,
-            logits_to_keep=logits_to_keep,
-            return_details=True,
-        )
-        loss = aux_loss = None
-        if labels is not None:
-            cross_entropy, aux_loss = losses(details, labels, attention_mask)
-            loss = cross_entropy + float(self.model.config.router_aux_loss_coef) * aux_loss
-        out = MoeCausalLMOutputWithPast(
-            loss=loss,
-            aux_loss=aux_loss,
-            logits=details.logits,
-            hidden_states=tuple(details.hidden_states) if output_hidden_states else None,
-            router_logits=tuple(details.router_logits) if output_router_logits else None,  # type: ignore[arg-type]
+            output_router_logits = config.output_router_logits
+        if use_cache is None:
+            use_cache = config.use_cache and not self.training
+
+        x = self.embed(input_ids) if inputs_embeds is None else inputs_embeds  # [B, L, H]
+        interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager)
+        attentions: list[Tensor] = []
+
+        def attend(
+            attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+        ) -> Tensor:
+            dropout = attention.dropout if attention.training else 0.0
+            scaling = attention.head_dim**-0.5
+            y: Tensor
+            y, weights = interface(
+                attention, q, k, v, mask, dropout=dropout, scaling=scaling, **packing
+            )
+            if output_attentions:
+                attentions.append(weights)
+            return y
+
+        context = self._context(x, attention_mask, position_ids, cache, attend)
+        recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        if recompute and (use_cache or cache is not None):
+            raise ValueError(f"gradient checkpointing takes no {_CACHE}: pass use_cache=False")
+        if use_cache and cache is None:  # after the mask, which may be packed
+            cache = DynamicCache(config=config)
+        hidden_states, router_logits, experts = [x], [], []
+        for layer in self.layers:
+            if recompute:
+                x, logits, gating = self._gradient_checkpointing_func(layer.__call__, x, context)
+            else:
+                x, logits, gating = layer(x, context, **{"cache": cache})
+            hidden_states.append(x)
+            router_logits.append(logits)
+            experts.append(gating.experts)
+        x = self.norm(x)
+        out = PanguProMoEModelOutput(
+            last_hidden_state=x,
+            hidden_states=(*hidden_states[:-1], x) if output_hidden_states else None,
+            # later calls of `attend` recompute the same
+            attentions=tuple(attentions[: len(self.layers)]) if output_attentions else None,
+            router_logits=tuple(router_logits) if output_router_logits else None,
+            router_experts=tuple(experts) if output_router_logits else None,
         )
         if cache is not None:
             out[_CACHE] = cache
-        return out.to_tuple() if return_dict is False else out
+        return out.to_tuple() if _as_tuple(return_dict, config) else out
+
+
+def _as_tuple(return_dict: bool | None, config: PreTrainedConfig) -> bool:
+    return not (config.return_dict if return_dict is None else return_dict)
+
+
+@torch.no_grad()
+def _load_released(
+    module: nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    local_metadata: Any,
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
+    """Takes the tensors of released files in ``load_state_dict``, which need not be all of them.
+
+    Trainer passes the files that ``save_pretrained`` wrote as they are, shard by shard, to
+    ``load_state_dict(strict=False)``. Parts are copied to their places in the stacked parameters
+    here, and for each parameter the state dict then has the parameter itself.
+    """
+    own, found, absent = layout.state_dict(module), set[str](), set[str]()
+    sizes = PanguMoEConfig.from_dict(module.config.to_dict())  # type: ignore[operator, union-attr]
+    for name, whole, index in layout.released_names(sizes):
+        name, parameter = prefix + name.removeprefix("model."), layout.parameter_name(whole)
+        if whole not in own:  # the head
+            continue
+        if name not in state_dict:
+            absent.add(parameter)
+            continue
+        tensor, part = state_dict.pop(name), own[whole][index]
+        if tensor.shape != part.shape:
+            error_msgs.append(
+                f"size mismatch for {name}: expected {list(part.shape)}, got {list(tensor.shape)}"
+            )
+        else:
+            part.copy_(tensor)
+            found.add(parameter)
+    for parameter in found - absent:
+        state_dict[prefix + parameter] = module.get_parameter(parameter).detach()
+
+
+class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
+    """The language model. What transformers' tools expect of one works here."""
+
+    def __init__(self, config: PanguProMoEConfig) -> None:
+        super().__init__(config)
+        self.model = PanguProMoEModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_router_logits: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        cache: Any = None,
+        num_items_in_batch: Tensor | int | None = None,
+        shift_labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> MoeCausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits ``[B, L, V]``, and with labels the loss.
+
+        The loss is the cross-entropy of the next tokens. In training, and with
+        ``output_router_logits`` in evaluation too, ``router_aux_loss_coef`` times the load-balance
+        loss is added; ``aux_loss`` has it alone. Padding counts in neither.
+
+        Args:
+            labels: ``[B, L]``, -100 where there is none.
+            logits_to_keep: Number of last tokens whose logits are returned, 0 for all; or which
+                tokens, ``[n]`` for all rows, ``[B, n]``, or bool ``[B, L]``, as in transformers.
+            num_items_in_batch: Labels of all parts of a batch whose gradients are accumulated: the
+                cross-entropy is the sum over these divided by that number, and the load-balance
+                loss has this part's share in it.
+            shift_labels: ``[B, L]``, the labels moved to where they are predicted already.
+            input_ids, attention_mask, position_ids, past_key_values, cache, inputs_embeds,
+                use_cache, output_router_logits, return_dict, kwargs: As in
+                :meth:`PanguProMoEModel.forward`.
+
+        Raises:
+            TypeError, ValueError: As :meth:`PanguProMoEModel.forward`; labels of another shape, or
+                with fewer logits than labels.
+        """
+        if output_router_logits is None:
+            output_router_logits = self.config.output_router_logits
+        learns = labels is not None or shift_labels is not None
+        with_aux_loss = output_router_logits or (learns and self.training)
+        if labels is not None:
+            B, L = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]  # type: ignore[union-attr]
+            _checks.shape("labels", labels, "[B, L]", (B, L))
+            if shift_labels is None and (isinstance(logits_to_keep, Tensor) or logits_to_keep):
+                raise ValueError("logits_to_keep must be 0 with labels, which need all logits")
+        out = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_router_logits=with_aux_loss,
+            return_dict=True,
+            **{_CACHE: past_key_values if cache is None else cache},
+            **kwargs,
+        )
+        logits = self.lm_head(_kept(out.last_hidden_state, logits_to_keep))
+        loss = aux_loss = None
+        if with_aux_loss:
+            mask = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask
+            rows = None if mask is None else mask[:, -out.last_hidden_state.shape[1] :].bool()
+            aux_loss = balance(out.router_logits, out.router_experts, rows)
+        if learns:
+            if labels is not None and attention_mask is not None:
+                same = attention_mask.shape == labels.shape
+                labels = predicted(labels, attention_mask if same else None)
+            loss = self.loss_function(
+                logits,
+                labels,
+                self.config.vocab_size,
+                num_items_in_batch=num_items_in_batch,
+                ignore_index=IGNORED,
+                shift_labels=shift_labels,
+            )
+            if aux_loss is not None:
+                share: Tensor | float = 1.0
+                if num_items_in_batch is not None:
+                    targets = labels[:, 1:] if shift_labels is None else shift_labels  # type: ignore[index]
+                    share = (targets != IGNORED).sum().to(aux_loss) / num_items_in_batch
+                weighted = self.config.router_aux_loss_coef * share * aux_loss
+                loss = loss + weighted.to(loss.device)
+        result = MoeCausalLMOutputWithPast(
+            loss=loss,
+            aux_loss=aux_loss,
+            logits=logits,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+            router_logits=out.router_logits if output_router_logits else None,
+        )
+        if out.get(_CACHE) is not None:
+            result[_CACHE] = out[_CACHE]
+        return result.to_tuple() if _as_tuple(return_dict, self.config) else result
+
+
+def _kept(x: Tensor, which: int | Tensor) -> Tensor:
+    """The tokens of ``[B, L, H]`` that ``logits_to_keep`` means."""
+    if isinstance(which, Tensor) and which.ndim == 2:
+        return x[which] if which.dtype == torch.bool else x.take_along_dim(which[..., None], 1)
+    return x[:, which if isinstance(which, Tensor) else slice(-which, None)]
+
+
+def _written(folder: Path) -> dict[Path, tuple[int, int]]:
+    """The file of all weights, or the index of several, each with what tells its versions apart."""
+    paths = [folder / checkpoint.SINGLE, folder / checkpoint.INDEX]
+    return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths if p.is_file()}
+
+
+def _checked(folder: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The options of loading a folder after its files were checked; raises as ``checkpoint``."""
+    settings = folder / "generation_config.json"
+    if settings.exists():
+        # what is no object of a bearable size is refused before transformers reads it
+        _files.read_object(settings, checkpoint.MOST_CONFIG)
+    if (folder / "adapter_config.json").exists() or not checkpoint.is_released(folder):
+        return kwargs
+    dtypes = checkpoint.stored_dtypes(folder)
+    dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+    if dtype in (None, "auto") and len(set(dtypes.values())) > 1:
+        config = kwargs.get("config") or PanguProMoEConfig.from_pretrained(folder)
+        main = dtypes["embed.weight"]
+        config.mixed_dtypes = {
+            k: str(v).removeprefix("torch.") for k, v in dtypes.items() if v != main
+        }
+        kwargs = {**kwargs, "config": config}
+    return kwargs
+
+
+class PanguProMoEForSequenceClassification(
+    GenericForSequenceClassification,
+    PanguProMoEPreTrainedModel,
+):
+    """Classes of whole sequences, from the hidden state of their last token."""
+
+    _keys_to_ignore_on_load_unexpected = ["lm_head.weight"]

@@ -34,6 +34,8 @@ from moge_ops.integrations import _experts_interface
 from moge_ops.integrations.pangu_auto import (
     PanguProMoEConfig,
     PanguProMoEForCausalLM,
+    PanguProMoEForSequenceClassification,
+    PanguProMoEModel,
 )
 from moge_ops.ops.grouped_gate import grouped_gate
 from moge_ops.ops.grouped_gemm import grouped_gemm
@@ -68,7 +70,9 @@ def register() -> None:
     _experts_interface.forbid_silence()
     AutoConfig.register(PanguProMoEConfig.model_type, PanguProMoEConfig, exist_ok=True)
     for auto_class, model in (
+        (AutoModel, PanguProMoEModel),
         (AutoModelForCausalLM, PanguProMoEForCausalLM),
+        (AutoModelForSequenceClassification, PanguProMoEForSequenceClassification),
     ):
         auto_class.register(PanguProMoEConfig, model, exist_ok=True)
 

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from moge_ops import _files
-from moge_ops.models.layout import released_count, released_names, released_shapes, state_dict
+from moge_ops.models.layout import (
+    parameter_name,
+    released_count,
+    released_names,
+    released_shapes,
+    state_dict,
+)
 from moge_ops.models.pangu_moe import PanguMoEConfig, PanguMoEForCausalLM
 
 try:
@@ -23,10 +29,12 @@ except ImportError as error:
 
 __all__ = [
     "from_pretrained",
+    "is_released",
     "read_config",
     "released",
     "save_pretrained",
     "stored_dtype",
+    "stored_dtypes",
     "stored_tensors",
 ]
 
@@ -38,6 +46,8 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+# parameters that may have another dtype than the rest, which many keep in float32 (released names)
+MIXED = ("mlp.gate.weight", "mlp.router_scale", "norm.weight")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 MOST_SHOWN = 20  # problems in one message; a folder of another model has thousands
 MOST_NAMED = 100_000  # tensors that are named one by one; the released model has 9,939
@@ -163,10 +173,10 @@ def _check(
                     problems.append(
                         f"misshapen: {where} must be {shapes[name]}, got {header.get_shape()}"
                     )
-                if header.get_dtype() != stored:
-                    problems.append(
-                        f"wrong dtype: {where} must be {stored}, got {header.get_dtype()}"
-                    )
+                allowed = DTYPES if name.endswith(MIXED) else (stored,)
+                if header.get_dtype() not in allowed:
+                    kinds, got = " | ".join(allowed), header.get_dtype()
+                    problems.append(f"wrong dtype: {where} must be {kinds}, got {got}")
     problems = [f"missing: {name}" for name in shapes if name not in found] + problems
     if problems:
         more = len(problems) - MOST_SHOWN
@@ -205,6 +215,24 @@ def stored_tensors(folder: str | Path) -> Iterator[tuple[str, str, int]]:
                 yield name, header.get_dtype(), math.prod(header.get_shape())
 
 
+def is_released(folder: str | Path) -> bool:
+    """Whether a folder holds a language model in the released layout; raises if unreadable."""
+    names = {name for name, _, _ in stored_tensors(folder)}
+    return {"model.embed_tokens.weight", "lm_head.weight"} <= names
+
+
+def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
+    """The dtype of every parameter, after all files were checked.
+
+    Raises as :func:`from_pretrained` does.
+    """
+    folder = Path(folder)
+    config, shards = read_config(folder), _shards(folder)
+    _check(folder, shards, config, _stored(folder, config, shards))
+    codes = {name: code for name, code, _ in stored_tensors(folder)}
+    return {parameter_name(whole): DTYPES[codes[name]] for name, whole, _ in released_names(config)}
+
+
 def checked(
     folder: str | Path, dtype: torch.dtype | None
 ) -> tuple[PanguMoEForCausalLM, list[Path]]:
@@ -212,14 +240,15 @@ def checked(
 
     Raises as :func:`from_pretrained` does.
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    shards = _shards(folder)
-    stored = _stored(folder, config, shards)
-    _check(folder, shards, config, stored)
+    stored, config = stored_dtypes(folder), read_config(folder)
     with torch.device("meta"):
-        model = PanguMoEForCausalLM(config).to(dtype or DTYPES[stored])
-    return model, list(shards)
+        model = PanguMoEForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        if dtype is None:
+            parameter.data = parameter.data.to(stored[name])
+        elif config.router_dtype is None or not name.endswith(("moge.gate", "moge.router_scale")):
+            parameter.data = parameter.data.to(dtype)
+    return model, list(_shards(Path(folder)))
 
 
 def from_pretrained(
@@ -238,7 +267,9 @@ def from_pretrained(
     Args:
         folder: Holds ``config.json``, and either ``model.safetensors`` or the files that
             ``model.safetensors.index.json`` names.
-        dtype: Dtype of the weights; by default that of the files.
+        dtype: Dtype of the weights, but for routers if the config has a ``router_dtype``. By
+            default every tensor keeps the dtype that it has in the files, where routers and norms
+            may be in float32 beside weights in bfloat16.
         device: Device of the weights.
 
     Returns:

@@ -1,6 +1,7 @@
 """The model's tensors by name: in a state dict that a mesh can split, and in the released files."""
 
 import math
+import re
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +13,7 @@ from moge_ops.nn import MoGE
 __all__ = [
     "Index",
     "parameter_counts",
+    "parameter_name",
     "released_count",
     "released_names",
     "released_shapes",
@@ -83,6 +85,11 @@ def released_names(config: PanguMoEConfig) -> Iterator[tuple[str, str, Index]]:
             yield f"{at}.down_proj.weight", f"{here}.moge.{kind}_down", index
     yield "model.norm.weight", "norm.weight", ()
     yield "lm_head.weight", "lm_head.weight", ()
+
+
+def parameter_name(name: str) -> str:
+    """The module's own name for the parameter that a tensor of :func:`state_dict` is a part of."""
+    return re.sub(r"\bqkv\.[qkv]_", "qkv.", name)
 
 
 def released_count(config: PanguMoEConfig) -> int:

@@ -13,7 +13,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from moge_ops.ops.load_balance_loss import load_balance_loss
 
 IGNORED = -100  # label of a token that the loss leaves out
 OPTIONAL = ("num_groups", "max_position_embeddings")  # sizes that a config.json may lack
+ROUTER_DTYPES = ("float64", "float32", "bfloat16", "float16")
 MULTIPLES = {  # a size -> the size that it must be a multiple of
     "hidden_size": "num_attention_heads",
     "num_attention_heads": "num_key_value_heads",
@@ -59,8 +60,9 @@ class PanguMoEConfig:
     """A released ``config.json``. The defaults are those of the 72B model.
 
     The released files do not give the number of groups: it is 8, unless ``num_groups`` or
-    ``router_n_groups`` says otherwise. ``extra`` holds the file as it was read, so that keys that
-    are unknown here are written back.
+    ``router_n_groups`` says otherwise. ``router_dtype`` is the dtype of the routers' parameters in
+    a new model, as in :class:`moge_ops.nn.MoGE`; files keep the dtypes that they have. ``extra``
+    holds the file as it was read, so that keys that are unknown here are written back.
 
     Raises:
         ValueError: A value has the wrong type or is out of range, a size does not fit another, an
@@ -85,6 +87,7 @@ class PanguMoEConfig:
     attention_dropout: float = 0.0
     initializer_range: float = 0.02
     router_aux_loss_coef: float = 0.001
+    router_dtype: str | None = None
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 45892
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -113,6 +116,9 @@ class PanguMoEConfig:
                 raise ValueError(
                     f"{name} must be a number from {low} to {high}, got {value!r:.200}"
                 )
+        if self.router_dtype not in (None, *ROUTER_DTYPES):
+            names, got = ", ".join(ROUTER_DTYPES), f"{self.router_dtype!r:.200}"
+            raise ValueError(f"router_dtype must be one of {names}, or null, got {got}")
         for name in ("bos_token_id", "eos_token_id"):
             self._check_ids(name, getattr(self, name))
         for name, only in FIXED.items():
@@ -161,6 +167,13 @@ class PanguMoEConfig:
         }
 
 
+class Cache(Protocol):
+    """Keys and values of earlier tokens: :class:`KVCache`, or one of transformers' classes."""
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
+        """Adds ``[B, C, L, D]`` to a layer's tokens; returns all of them, ``[B, C, S, D]``."""
+
+
 class KVCache:
     """Keys and values of all layers, allocated once, in the model's dtype.
 
@@ -192,16 +205,33 @@ class KVCache:
         self.kv = torch.empty(shape, device=device, dtype=dtype)
         self.length = 0
 
+    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
+        """As :class:`Cache`; a forward of the model advances ``length`` after all layers."""
+        k, v = self.kv[layer, :, :, :, : self.length + keys.shape[2]]
+        k[:, :, self.length :] = keys
+        v[:, :, self.length :] = values
+        return k, v
+
 
 class Context(NamedTuple):
     """What all layers of one forward share."""
 
     cos: Tensor  # [B or 1, L, 1, 1, D/2]
     sin: Tensor  # [B or 1, L, 1, 2, D/2], negative for the first half
-    mask: Tensor | None  # [B or 1, 1, L, S], true where a query sees a key
-    causal: bool  # if there is no mask: whether a query sees no later key
-    start: int  # S - L
+    mask: Tensor | None  # [B or 1, 1, L, S], true where a query sees a key; None: all before it
+    rows: Tensor | None  # [B, L] bool, false at padding; None: there is none
     shape: tuple[int, int]  # B, L
+    # (attention, q [B, A, L, D], k and v [B, C, S, D], mask) -> [B, L, A, D]
+    attend: Callable[["Attention", Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def rotation(positions: Tensor, config: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``cos`` and ``sin`` of a :class:`Context` for positions ``[B or 1, L]``."""
+    D = config.head_dim
+    powers = torch.arange(0, D, 2, device=positions.device, dtype=torch.float32) / D
+    angles = positions[..., None, None, None] * float(config.rope_theta) ** -powers
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return cos, torch.cat([-sin, sin], -2)
 
 
 def rotate(x: Tensor, context: Context) -> Tensor:
@@ -210,50 +240,71 @@ def rotate(x: Tensor, context: Context) -> Tensor:
     return torch.addcmul(halves * context.cos, halves.flip(-2), context.sin).flatten(-2)
 
 
+def attend(attention: "Attention", q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention, as a :class:`Context` has it."""
+    B, A, L, D = q.shape
+    C = k.shape[1]
+    dropout = attention.dropout if attention.training else 0.0
+    if L == 1:  # heads that share a key become queries of one head, so no key is repeated
+        q = q.reshape(B, C, A // C, D)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout).view(B, 1, A, D)
+    # in this order, because torch.compile knows L as a symbol, and `L > 1` is no bool then
+    causal = L > 1 and mask is None
+    y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=True)
+    return y.transpose(1, 2)
+
+
 class Attention(nn.Module):
     """Grouped-query attention; the projections of queries, keys and values are one product."""
 
-    def __init__(self, config: PanguMoEConfig) -> None:
+    is_causal = True  # the attention functions of transformers read it
+
+    def __init__(self, config: PanguMoEConfig, layer: int) -> None:
         super().__init__()
         H = config.hidden_size
+        self.layer = layer  # its place in the model, and in a cache
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
         self.dropout = config.attention_dropout
         self.qkv = nn.Linear(H, (self.heads + 2 * self.kv_heads) * config.head_dim)
         self.o = nn.Linear(H, H)
 
-    def forward(self, x: Tensor, context: Context, kv: Tensor | None) -> Tensor:
-        """``[B, L, H] -> [B, L, H]``; adds keys and values to ``kv [2, B, C, S, D]``."""
+    @property
+    def num_key_value_groups(self) -> int:
+        """Heads that share a key, by the name that transformers' attention functions read."""
+        return self.heads // self.kv_heads
+
+    def forward(self, x: Tensor, context: Context, cache: Cache | None) -> Tensor:
+        """``[B, L, H] -> [B, L, H]``; adds keys and values to the cache."""
         B, L, _ = x.shape
         A, C, D = self.heads, self.kv_heads, self.head_dim
         qkv = self.qkv(x).view(B, L, A + 2 * C, D)
         qk = rotate(qkv[:, :, : A + C], context).transpose(1, 2)  # [B, A + C, L, D]
         q, k = qk[:, :A], qk[:, A:]
         v = qkv[:, :, A + C :].transpose(1, 2)  # [B, C, L, D]
-        if kv is not None:
-            kv[0, :, :, context.start :] = k
-            kv[1, :, :, context.start :] = v
-            k, v = kv[0], kv[1]
-
-        dropout = self.dropout if self.training else 0.0
-        if L == 1:  # heads that share a key become queries of one head, so no key is repeated
-            q = q.reshape(B, C, A // C, -1)
-            y = F.scaled_dot_product_attention(q, k, v, context.mask, dropout)
-        else:
-            y = F.scaled_dot_product_attention(
-                q, k, v, context.mask, dropout, context.causal, enable_gqa=True
-            ).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer)
+        y = context.attend(self, q, k, v, context.mask)
         return self.o(y.reshape(B, L, A * D))  # type: ignore[no-any-return]
+
+
+class Norm(nn.RMSNorm):
+    """RMSNorm in the dtype of its weight, which may be float32 beside bfloat16 matrices."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., H] -> [..., H]``, in the dtype of ``x``."""
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class Layer(nn.Module):
     """Attention and experts, each after a norm and added to its input."""
 
-    def __init__(self, config: PanguMoEConfig) -> None:
+    def __init__(self, config: PanguMoEConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.attention = Attention(config)
-        self.moge_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention_norm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config, layer)
+        self.moge_norm = Norm(config.hidden_size, config.rms_norm_eps)
+        name = config.router_dtype
         self.moge = MoGE(
             config.hidden_size,
             config.moe_intermediate_size,
@@ -261,14 +312,17 @@ class Layer(nn.Module):
             config.num_groups,
             config.num_experts_per_tok // config.num_groups,
             shared_size=config.shared_expert_intermediate_size,
+            router_dtype=None if name is None else getattr(torch, name),
         )
 
     def forward(
-        self, x: Tensor, context: Context, kv: Tensor | None
+        self, x: Tensor, context: Context, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor, Gating]:
         """``[B, L, H] -> [B, L, H]``, with the router's logits ``[T, E]`` and its choice."""
-        x = x + self.attention(self.attention_norm(x), context, kv)
-        y, router_logits, gating = self.moge(self.moge_norm(x), return_routing=True)
+        x = x + self.attention(self.attention_norm(x), context, cache)
+        y, router_logits, gating = self.moge(
+            self.moge_norm(x), return_routing=True, row_mask=context.rows
+        )
         return x + y, router_logits, gating
 
 
@@ -281,28 +335,37 @@ class PanguMoEOutput(NamedTuple):
     gating: list[Gating]  # of every layer
 
 
+def predicted(labels: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Labels ``[B, L]``, ``IGNORED`` at padding and where there is only padding to predict from."""
+    if attention_mask is None:
+        return labels
+    real = attention_mask.bool()
+    return labels.masked_fill(~(real & real.roll(1, 1)), IGNORED)
+
+
+def balance(
+    router_logits: Sequence[Tensor], experts: Sequence[Tensor], rows: Tensor | None
+) -> Tensor:
+    """Mean over layers of :func:`moge_ops.load_balance_loss`, of the tokens that ``rows`` keeps."""
+    kept: slice | Tensor = slice(None) if rows is None else rows.flatten()
+    of_layers = [
+        load_balance_loss(logits[kept], chosen[kept])
+        for logits, chosen in zip(router_logits, experts, strict=True)
+    ]
+    return torch.stack([loss.to(of_layers[0].device) for loss in of_layers]).mean()
+
+
 def losses(
     out: PanguMoEOutput, labels: Tensor, attention_mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The two terms of :meth:`PanguMoEForCausalLM.loss`, which describes the arguments.
-
-    Returns:
-        The mean cross-entropy, and the mean over layers of :func:`moge_ops.load_balance_loss`.
-    """
+    """The two terms of :meth:`PanguMoEForCausalLM.loss`, which describes the arguments."""
     _checks.shape("labels", labels, "[B, L]", tuple(out.logits.shape[:2]))
-    rows: slice | Tensor = slice(None)
-    if attention_mask is not None:
-        real = attention_mask.bool()
-        # padding is not predicted, and a row's first token is not predicted from padding
-        labels = labels.masked_fill(~(real & real.roll(1, 1)), IGNORED)
-        rows = real.flatten()
     acc = torch.promote_types(out.logits.dtype, torch.float32)
-    logits, labels = out.logits[:, :-1].flatten(0, 1).to(acc), labels[:, 1:].flatten()
-    balance = [
-        load_balance_loss(router[rows], gates.experts[rows])
-        for router, gates in zip(out.router_logits, out.gating, strict=True)
-    ]
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED), torch.stack(balance).mean()
+    targets = predicted(labels, attention_mask)[:, 1:].flatten()
+    logits = out.logits[:, :-1].flatten(0, 1).to(acc)
+    rows = None if attention_mask is None else attention_mask.bool()
+    aux_loss = balance(out.router_logits, [gates.experts for gates in out.gating], rows)
+    return F.cross_entropy(logits, targets, ignore_index=IGNORED), aux_loss
 
 
 class PanguMoEForCausalLM(nn.Module):
@@ -322,8 +385,8 @@ class PanguMoEForCausalLM(nn.Module):
         self.gradient_checkpointing = False
         self.kv_heads = config.num_key_value_heads  # of a new cache
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = Norm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.reset_parameters()
 
@@ -351,25 +414,22 @@ class PanguMoEForCausalLM(nn.Module):
         )
 
     def _context(
-        self, attention_mask: Tensor | None, shape: tuple[int, int], start: int
+        self, x: Tensor, shape: tuple[int, int], attention_mask: Tensor | None, start: int
     ) -> Context:
-        weight, (_, L) = self.embed.weight, shape
-        columns = torch.arange(start + L, device=weight.device)  # [S]
+        L = shape[1]
+        columns = torch.arange(start + L, device=x.device)  # [S]
         positions = columns[start:].unsqueeze(0)  # [1, L]
-        mask = None
+        mask = rows = None
         if attention_mask is not None:
             real = attention_mask.bool()  # [B, S]
+            rows = real[:, start:]
             positions = (real.cumsum(-1) - 1).clamp_min(0)[:, start:]  # [B, L]
             # a query that sees nothing becomes NaN, so padding sees the tokens before it
-            seen = real[:, None, :] | ~real[:, start:, None]  # [B, L, S]
+            seen = real[:, None, :] | ~rows[:, :, None]  # [B, L, S]
             mask = (seen & (columns <= columns[start:, None])).unsqueeze(1)
         elif start and L > 1:
             mask = (columns <= columns[start:, None])[None, None]
-        D = self.config.head_dim
-        powers = torch.arange(0, D, 2, device=weight.device, dtype=torch.float32) / D
-        angles = positions[..., None, None, None] * float(self.config.rope_theta) ** -powers
-        cos, sin = angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)
-        return Context(cos, torch.cat([-sin, sin], -2), mask, mask is None and L > 1, start, shape)
+        return Context(*rotation(positions, self.config, x.dtype), mask, rows, shape, attend)
 
     def forward(
         self,
@@ -412,15 +472,14 @@ class PanguMoEForCausalLM(nn.Module):
             V, got = self.config.vocab_size, f"{int(input_ids.min())} to {int(input_ids.max())}"
             raise ValueError(f"input_ids must be in [0, {V}), got {got}") from error
 
-        context = self._context(attention_mask, (B, L), start)
+        context = self._context(x, (B, L), attention_mask, start)
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         hidden_states, router_logits, gating = [x], [], []
-        for i, layer in enumerate(self.layers):
-            kv = None if cache is None else cache.kv[i, :, :, :, :S]
+        for layer in self.layers:
             if recompute:
-                x, scores, gates = checkpoint(layer, x, context, kv, use_reentrant=False)
+                x, scores, gates = checkpoint(layer, x, context, cache, use_reentrant=False)
             else:
-                x, scores, gates = layer(x, context, kv)
+                x, scores, gates = layer(x, context, cache)
             if return_details:
                 hidden_states.append(x)
                 router_logits.append(scores)
@@ -450,8 +509,8 @@ class PanguMoEForCausalLM(nn.Module):
         """
         out = self(input_ids, attention_mask, return_details=True)
         labels = input_ids if labels is None else labels
-        cross_entropy, balance = losses(out, labels, attention_mask)
-        return cross_entropy + float(self.config.router_aux_loss_coef) * balance
+        cross_entropy, aux_loss = losses(out, labels, attention_mask)
+        return cross_entropy + float(self.config.router_aux_loss_coef) * aux_loss
 
     def generate(
         self,
