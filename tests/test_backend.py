@@ -251,6 +251,12 @@ LAYER = """
 import torch, moge_ops
 layer = moge_ops.nn.MoGE(16, 8, 8, 4, shared_size=8)
 layer(torch.randn(3, 16)).sum().backward()
+x = torch.randn(3, 8)
+ids = moge_ops.grouped_gate(x, 2).experts
+routing = moge_ops.route(ids, 8)
+rows = moge_ops.permute(x, routing)
+moge_ops.unpermute(moge_ops.grouped_gemm(rows, torch.randn(8, 4, 8), routing.offsets), routing)
+moge_ops.load_balance_loss(x, ids)
 """
 
 
