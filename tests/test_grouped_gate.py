@@ -119,7 +119,12 @@ def test_every_kind_of_gate(E: int, G: int, k: int, gate: dict[str, Any], device
 
 def extremes(score: str, dtype: torch.dtype, vanished: bool) -> float:
     """A logit whose score is 0, or subnormal; by how much the best exceeds it, for the softmax."""
-    limit = (1000.0 if vanished else 709.5) if dtype is torch.float64 else 120.0 if vanished else 88
+    if vanished:
+        limit = 1000.0 if dtype is torch.float64 else 120.0
+    elif score == "softmax":  # the quotient of one and the score overflows
+        limit = 740.0 if dtype is torch.float64 else 100.0
+    else:
+        limit = 709.5 if dtype is torch.float64 else 88.0
     return -2.0 * limit if score == "sqrtsoftplus" else -limit
 
 

@@ -158,12 +158,15 @@ def launch_all(layer: Layer, T: int, dtype: torch.dtype, variants: list[tuple[st
     grouped_mlp.grouped_mlp_bwd(x, *tensors, pre, True, True)
 
 
-def launch_gate(E: int, T: int) -> None:
-    """The gate forward and backward, E experts in 8 groups."""
+def launch_gate(E: int, T: int, score: str = "softmax", renormalize: bool = False) -> None:
+    """The gate and the balance loss forward and backward, E experts in 8 groups."""
     logits = torch.empty(T, E, dtype=torch.bfloat16, device="meta")
-    gate = (torch.empty(E, dtype=torch.bfloat16, device="meta"), False, 1.0)
-    weights, experts, _ = grouped_gate.grouped_gate_fwd(logits, 8, 1, "softmax", None, *gate)
-    grouped_gate.grouped_gate_bwd(weights, logits, experts, 8, "softmax", *gate)
+    gate = (torch.empty(E, dtype=torch.bfloat16, device="meta"), renormalize, 1.0)
+    weights, experts, _ = grouped_gate.grouped_gate_fwd(logits, 8, 1, score, None, *gate)
+    grouped_gate.grouped_gate_bwd(weights, logits, experts, 8, score, *gate)
+    if score != "softmax":  # else one of the layers has it
+        _, f = load_balance_loss.load_balance_loss_fwd(logits, experts, score)
+        load_balance_loss.load_balance_loss_bwd(f.sum(), logits, f, score)
 
 
 SHAPE_OPS = {
@@ -302,6 +305,8 @@ def main(target: str, out: str) -> None:
         for T in (1, 131072):
             collector.use = ("bf16", f"gate-{E}", T)
             launch_gate(E, T)
+    collector.use = ("bf16", "sqrtsoftplus", 4096)  # the other scores are those of the layers
+    launch_gate(64, 4096, "sqrtsoftplus", True)
     rows = [
         row | figures(binary) | {"narrow": narrow_products(binary.asm["ttir"])}
         for binary, row in collector.binaries.values()

@@ -148,9 +148,44 @@ MUTANTS = [
     ),
     Mutant(
         "ascend_kernels/grouped_gate/grouped_gate_rows_kernel.h",
-        "const float d = (d_base.GetValue(c) - along_base) / total;",
-        "const float d = d_base.GetValue(c) / total;",
+        "float d = d_base.GetValue(c) - along_base;",
+        "float d = d_base.GetValue(c);",
         "The gradient lacks the term of the sum that renormalises.",
+        GATE_ROWS,
+    ),
+    Mutant(
+        "ascend_kernels/grouped_gate/grouped_gate_rows_kernel.h",
+        "return total == 0.0f ? 1.0f / static_cast<float>(tiling.G * tiling.k) : score / total;",
+        "return score / total;",
+        "The shares of a row whose scores vanish are NaN.",
+        "tests/test_grouped_gate.py -k 'vanish and ascend'",
+    ),
+    Mutant(
+        "ascend_kernels/grouped_gate/grouped_gate_rows_kernel.h",
+        "Muls(row_.slopes, row_.slopes, 0.0f, row_.width);",
+        "Duplicate(row_.slopes, 0.0f, row_.width);",
+        "Experts that were not chosen lose a row's NaN.",
+        "tests/test_grouped_gate.py -k 'nan_row and ascend'",
+    ),
+    Mutant(
+        "ascend_kernels/grouped_gate/grouped_gate_pangu_tile.h",
+        "Select(shares, bits, shares, 1.0f / kG,",
+        "Select(shares, bits, shares, 0.0f,",
+        "The shares of a row whose scores vanish are zero.",
+        "tests/test_grouped_gate.py -k 'vanish and ascend'",
+    ),
+    Mutant(
+        "ascend_kernels/grouped_gate/grouped_gate_pangu_tile.h",
+        "Select(total, bits, total, 1.0f,",
+        "Select(total, bits, total, 0.0f,",
+        "The gradients of a row whose scores vanish are NaN.",
+        "tests/test_grouped_gate.py -k 'vanish and ascend'",
+    ),
+    Mutant(
+        "ascend_kernels/grouped_gate/grouped_gate_common.h",
+        "Muls(slopes, spare, 0.5f, count);",
+        "Muls(slopes, spare, 1.0f, count);",
+        "The slope of the softplus' root is twice too large.",
         GATE_ROWS,
     ),
     # --- balance loss ---
@@ -167,6 +202,13 @@ MUTANTS = [
         "Adds(d_scores, d_q, 0.0f * along, E);",
         "The gradient lacks the term of the scores' sum.",
         LOSS,
+    ),
+    Mutant(
+        "ascend_kernels/load_balance_loss/load_balance_loss_kernel.h",
+        "if (total_ == 0.0f) {",
+        "if (total_ < 0.0f) {",
+        "The loss of a row whose scores vanish is NaN.",
+        "tests/test_load_balance_loss.py -k 'vanish and ascend'",
     ),
     # --- grouped products ---
     Mutant(
