@@ -46,6 +46,7 @@ from moge_ops.distributed import (
 from moge_ops.distributed import checkpoint as parallel_checkpoint
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, checkpoint
 from moge_ops.ops.grouped_gate import SCORES
+from moge_ops.statistics import RouterStatistics
 from moge_ops.testing import assert_matches, rms_error
 
 H, F, E, G, S = 24, 16, 32, 8, 16
@@ -351,6 +352,47 @@ def check_model_with_votes(world: World) -> None:
             experts = wanted.experts.view(len(sets), 7, -1)[mine]
             assert torch.equal(gating.experts, experts), f"{what}: experts of layer {i}"
         world.matches(got.logits, want.logits[mine : mine + 1], f"{what}: logits")
+
+
+def check_padding_counts_nowhere(world: World) -> None:
+    """Masked tokens neither vote nor count in statistics, whatever the ranks add to fill up."""
+    for what, mesh, plan, sets in layouts(world):
+        torch.manual_seed(5)
+        ids = [torch.randint(0, 31, (2, 7)) for _ in sets]
+        masks = [torch.ones(2, 7, dtype=torch.long) for _ in sets]
+        for i, mask in enumerate(masks):
+            mask[1, : 1 + i % 3] = 0
+        mine = next(i for i, ranks in enumerate(sets) if world.rank in ranks)
+        model, oracle = parallelize(pangu(), mesh, plan), pangu().double()
+        for layer in (*model.layers, *oracle.layers):
+            layer.moge.num_voted = 1
+        with torch.no_grad():
+            logits = model(ids[mine], masks[mine])
+            want = oracle(torch.cat(ids), torch.cat(masks)).view(len(sets), 2, 7, -1)[mine]
+        real = masks[mine].bool()
+        world.matches(logits[real], want[real], f"{what}: logits")
+        for layer in (*model.layers, *oracle.layers):
+            layer.moge.num_voted = None
+        got, alone = RouterStatistics(), RouterStatistics()
+        with torch.no_grad(), got.collect(model, "a"):
+            model(ids[mine], masks[mine])
+        with torch.no_grad(), alone.collect(oracle, "a"):
+            oracle(ids[mine], masks[mine])
+        for name, sums in alone.sums["a"].items():
+            assert torch.equal(got.sums["a"][name][1], sums[1]), f"{what}: counts of {name}"
+            assert sums[1].sum() == real.sum() * oracle.config.num_experts_per_tok
+
+
+def check_router_in_float32(world: World) -> None:
+    """A router keeps its dtype beside bfloat16 experts on a mesh."""
+    layer = moge(dtype=torch.bfloat16, router_dtype=torch.float32)
+    x = torch.randn(5, H).bfloat16()
+    want = layer(x, return_routing=True)
+    got = ExpertParallel(layer, world.mesh(ep=world.size))(x, return_routing=True)
+    assert got.logits.dtype == torch.float32
+    assert torch.equal(got.logits, want.logits)
+    assert torch.equal(got.gating.experts, want.gating.experts)
+    world.matches(got.y, want.y.double(), "y")
 
 
 def check_generation(world: World) -> None:

@@ -226,6 +226,46 @@ def test_inputs_that_the_parameters_do_not_take(device: str) -> None:
         assert layer(torch.zeros(3, 4, device=device).bfloat16()).dtype is torch.bfloat16
 
 
+def test_row_masks_that_do_not_fit(device: str) -> None:
+    layer, x = nn.MoGE(4, 4, 4, 2, device=device), torch.zeros(3, 4, device=device)
+    with pytest.raises(ValueError, match=r"row_mask must be \[\.\.\.\] = \[3\], got \[4\]"):
+        layer(x, row_mask=torch.ones(4, dtype=torch.bool, device=device))
+    with pytest.raises(TypeError, match=r"row_mask must be bool, got torch\.float32"):
+        layer(x, row_mask=torch.ones(3, device=device))
+    mask = torch.zeros(3, dtype=torch.bool, device=device)  # without votes it changes nothing
+    assert torch.equal(layer(x, row_mask=mask), layer(x))
+
+
+@pytest.mark.parametrize("how", ["argument", "cast", "autocast"])
+def test_a_router_in_float32(how: str, device: str) -> None:
+    dtypes = {"dtype": torch.bfloat16, "router_dtype": torch.float32} if how == "argument" else {}
+    layer = nn.MoGE(H, F, E, G, selection_bias=True, shared_size=S, device=device, **dtypes)
+    if how == "cast":
+        layer.bfloat16()
+        for name in ("gate", "router_scale"):
+            parameter = getattr(layer, name)
+            parameter.data = parameter.data.float()
+    if how == "argument":
+        wide = {n for n, v in layer.state_dict().items() if v.dtype == torch.float32}
+        assert wide == {"gate", "router_scale", "bias"}
+    with torch.no_grad():
+        layer.gate.mul_(1.001)  # no bfloat16 numbers
+    x = torch.randn(40, H, device=device).bfloat16().requires_grad_()
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=how == "autocast"):
+        y, logits, gating = layer(x, return_routing=True)
+    assert (y.dtype, logits.dtype) == (torch.bfloat16, torch.float32)
+    want = x.detach().float() @ layer.gate.T
+    assert_matches(logits, want.double(), "logits")
+    again = moge_ops.grouped_gate(want, G, bias=layer.bias, router_scale=layer.router_scale)
+    assert torch.equal(gating.experts, again.experts)
+    (y.float().square().sum() + logits.square().sum()).backward()
+    assert layer.gate.grad.dtype == torch.float32
+    assert x.grad.dtype == torch.bfloat16
+    scale = 2 * logits.detach()  # of the second term, whose gradient is known
+    alone = torch.autograd.grad(layer.router(x)[0].square().sum(), layer.gate)[0]
+    assert_matches(alone, (scale.T @ x.detach().float()).double(), "d_gate")
+
+
 @pytest.mark.parametrize("name", ["hidden_size", "expert_size", "num_experts", "shared_size"])
 def test_sizes_that_no_tensor_has(name: str) -> None:
     sizes = {"hidden_size": 4, "expert_size": 4, "num_experts": 4, "num_groups": 2}
