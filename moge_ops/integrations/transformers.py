@@ -77,6 +77,10 @@ def register() -> None:
         auto_class.register(PanguProMoEConfig, model, exist_ok=True)
 
 
+# a tuple: Dynamo of torch 2.6 cannot trace a union of types
+_SILU = (nn.SiLU, SiLUActivation)
+
+
 def _add_bias(rows: Tensor, bias: Tensor, offsets: Tensor) -> Tensor:
     """``rows [N, O]`` plus the ``bias [E, O]`` of each row's expert."""
     # as a product with I = 1: rows need no expert ids, and the gradient of the bias is summed in
@@ -125,7 +129,7 @@ def experts_forward(
     post_norm = getattr(experts, "has_post_expert_norm", False)
     own_gate = type(experts)._apply_gate is not _experts_interface._default_apply_gate
     act_fn = getattr(experts, "act_fn", None)  # may be missing beside a gate of the module's own
-    silu = act_fn is F.silu or isinstance(act_fn, nn.SiLU | SiLUActivation)
+    silu = act_fn is F.silu or isinstance(act_fn, _SILU)
     plain_swiglu = experts.has_gate and experts.is_concatenated and silu and not own_gate
     if plain_swiglu and not experts.has_bias and not post_norm:
         y = grouped_mlp(x, w_up, w_down, top_k_weights, routing)
