@@ -14,6 +14,7 @@ CHECKPOINT = "tests/test_checkpoint.py"
 CLI = "tests/test_cli.py"
 FILES = "tests/test_checkpoint.py"
 TOKENIZER = "tests/test_tokenizer.py"
+TRANSFORMS = "tests/test_transforms.py -m 'not slow'"
 TWO_RANKS = "tests/test_distributed.py -k 'gloo and 2-'"
 
 MUTANTS = [
@@ -89,6 +90,48 @@ MUTANTS = [
         "tests/test_grouped_gemm.py -k 'autocast and torch'",
     ),
     # --- backends ---
+    Mutant(
+        "moge_ops/_backend.py",
+        "        or forward_ad._current_level >= 0",
+        "        or False",
+        "A kernel is called where a tangent would be lost.",
+        TRANSFORMS,
+    ),
+    Mutant(
+        "moge_ops/_backend.py",
+        "(_transformed() and _differentiated())",
+        "False",
+        "A derivative of torch.func meets the kernels.",
+        TRANSFORMS,
+    ),
+    Mutant(
+        "moge_ops/_backend.py",
+        "                    _refuse_forward_mode(name, args)",
+        "                    pass",
+        "An operator loses a tangent in silence.",
+        TRANSFORMS,
+    ),
+    Mutant(
+        "moge_ops/reference/grouped_gemm.py",
+        "if _functorch.is_batchedtensor(x):",
+        "if False:",
+        "The host reads offsets that differ from sample to sample.",
+        TRANSFORMS,
+    ),
+    Mutant(
+        "moge_ops/ops/grouped_mlp.py",
+        "6 * need_d_w",
+        "4 * need_d_w",
+        "A product of the backward pass is not counted.",
+        "tests/test_flops.py -m 'not slow'",
+    ),
+    Mutant(
+        "moge_ops/torch_kernels/grouped_mlp.py",
+        "row = torch.arange(n, device=device)",
+        "row = torch.arange(n)",
+        "An index tensor of a batch is on the CPU, wherever the rows are.",
+        "tests/test_backend.py -k stays_on",
+    ),
     Mutant(
         "moge_ops/_backend.py",
         "b.device == device and b.built()",

@@ -215,8 +215,8 @@ MUTANTS = [
     # --- expert layer ---
     Mutant(
         "moge_ops/torch_kernels/grouped_mlp.py",
-        "places = shift.repeat_interleave(torch.tensor(counts)).add_(row)",
-        "places = shift.repeat_interleave(torch.tensor(counts)).sub_(-row).clamp_(0, n - 1)",
+        "output_size=n).add_(row)",
+        "output_size=n).sub_(-row).clamp_(0, n - 1)",
         "Rows of a padded batch are put to the wrong places.",
         MLP,
     ),
@@ -374,15 +374,15 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/torch_kernels/route.py",
-        "row_to_slot[used:] = rows[used:] = -1",
-        "row_to_slot[used:] = -1",
+        "rows.masked_fill_(dropped, -1)",
+        "rows",
         "Dropped slots have rows.",
         "tests/test_route.py -k 'dropped and torch'",
     ),
     Mutant(
         "moge_ops/ops/route.py",
-        "if T * K > MAX_ROWS:",
-        "if T * K > MAX_ROWS + 1:",
+        "and T * K > MAX_ROWS:",
+        "and T * K > MAX_ROWS + 1:",
         "2^31 slots are accepted, which int32 cannot number.",
         "tests/test_route.py -k rejects",
     ),
