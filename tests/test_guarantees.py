@@ -5,7 +5,7 @@ import gc
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,60 @@ def layer(device: str = "cpu") -> tuple[list[Tensor], Callable[[], Tensor]]:
         return moge_ops.grouped_mlp(x, w_gate_up, w_down, gating.weights, routing)
 
     return inputs, call
+
+
+def batches(
+    dtype: torch.dtype, device: str, sizes: Sequence[int] = (1, 2, 5, 17, 300)
+) -> Iterator[tuple[int, Tensor, Tensor, list[Tensor]]]:
+    """Where a row is, x and logits of a batch around it, and the experts' weights."""
+    torch.manual_seed(0)
+    width = 136
+    shapes = ((1, width), (1, E), (E, 2 * F, width), (E, width, F))
+    x, logits, *weights = (torch.randn(s).to(device, dtype) for s in shapes)
+    weights[0] *= width**-0.5
+    for tokens in sizes:
+        at = tokens * 5 // 7
+        others = torch.randn(tokens, width).to(x), torch.randn(tokens, E).to(x)
+        for all_rows, row in zip(others, (x, logits), strict=True):
+            all_rows[at] = row[0]
+        yield at, *others, weights
+
+
+@pytest.mark.slow_on("triton")
+def test_a_choice_does_not_depend_on_the_batch(
+    device: str, float_dtypes: list[torch.dtype]
+) -> None:
+    for dtype in float_dtypes:
+        for options in ({}, {"score": "sigmoid", "renormalize": True}):
+            rows = []
+            for at, _, logits, _ in batches(dtype, device):
+                gating = moge_ops.grouped_gate(logits, G, **options)
+                rows.append((gating.weights[at], gating.experts[at]))
+            for weights, experts in rows:
+                assert torch.equal(weights, rows[0][0])
+                assert torch.equal(experts, rows[0][1])
+
+
+@pytest.mark.slow_on("triton")
+def test_a_product_depends_little_on_the_batch(
+    device: str, float_dtypes: list[torch.dtype], request: pytest.FixtureRequest
+) -> None:
+    backend = request.node.callspec.params["device"]
+    few = {"sizes": (1, 17)} if backend == "triton" else {}  # the interpreter is slow
+    for dtype in float_dtypes:
+        rows = []
+        for at, x, logits, (w_gate_up, w_down) in batches(dtype, device, **few):
+            gating = moge_ops.grouped_gate(logits, G)
+            routing = moge_ops.route(gating.experts, E, num_groups=G)
+            sorted_rows = moge_ops.permute(x, routing)
+            product = moge_ops.grouped_gemm(sorted_rows, w_gate_up, routing.offsets)
+            y = moge_ops.grouped_mlp(x, w_gate_up, w_down, gating.weights, routing)
+            rows.append((product[routing.slot_to_row[at].long()], y[at]))
+        for row in rows:
+            for got, alone in zip(row, rows[0], strict=True):
+                testing.assert_matches(got, alone.double(), f"{dtype}", slack=0.5)
+                if backend == "ascend":
+                    assert torch.equal(got, alone), dtype
 
 
 FORKED = """

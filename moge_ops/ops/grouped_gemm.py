@@ -71,7 +71,9 @@ def grouped_gemm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         ``[N, O]``, dtype of ``rows``, accumulated in float32 (float64 for float64). Rows past
         ``offsets[E]`` are neither read nor multiplied: their result is zero. Deterministic; the
-        host does not wait for the device. float32 products follow
+        host does not wait for the device. How many rows there are may choose the order of a row's
+        sum: its bits may differ in another batch, by less than the tolerances of
+        :mod:`moge_ops.testing`. float32 products follow
         ``torch.get_float32_matmul_precision()`` on CUDA: IEEE unless it is lowered. Under
         autocast, ``rows`` and ``weight`` are cast to its dtype.
 

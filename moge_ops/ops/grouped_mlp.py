@@ -142,8 +142,8 @@ def grouped_mlp(
     Returns:
         ``[T, H]``, dtype of ``x``; products and the sum over experts accumulate in float32
         (float64 for float64), the sum in column order. Deterministic, forward and backward; the
-        host does not wait for the device. Alignment, float32 precision and autocast as in
-        :func:`moge_ops.grouped_gemm`.
+        host does not wait for the device. Alignment, float32 precision, autocast and what another
+        batch may change as in :func:`moge_ops.grouped_gemm`.
 
     Raises:
         TypeError: A dtype is not one of the above, those of ``x`` and the expert weights differ,
