@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.numpy import load_file
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from moge_ops.models import KVCache, PanguMoEConfig, PanguMoEForCausalLM, checkpoint
 from moge_ops.models.generation import Sampler
@@ -372,6 +373,17 @@ class TestTraining:
         model.loss(ids).backward()
         for (name, p), grad in zip(model.named_parameters(), compiled, strict=True):
             assert error(grad, p.grad) < 1e-5, name
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_any_length_is_the_same_graph(self, masked: bool) -> None:
+        model, counter = random_model(), CompileCounterWithBackend("aot_eager")
+        whole = torch.compile(model, fullgraph=True, backend=counter)
+        for n in (10, 7, 12, 9):
+            ids = ids_of(2, n)
+            mask = torch.ones_like(ids) if masked else None
+            assert error(whole(ids, mask), model(ids, mask).detach()) < 1e-6, n
+        assert counter.frame_count == 2  # with the first length as a number, then for any
 
 
 def greedy(model: PanguMoEForCausalLM, row: list[int], n: int) -> list[int]:

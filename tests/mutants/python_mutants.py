@@ -10,6 +10,7 @@ SURGERY = "tests/test_surgery.py"
 MODEL = "tests/test_pangu_moe.py -k 'formulas and not numpy'"
 GENERATE = "tests/test_pangu_moe.py -k 'prompts or eos or cache'"
 LOSSES = "tests/test_pangu_moe.py -k 'loss or labels or neither_term'"
+AUTO = "tests/test_pangu_auto.py"
 CHECKPOINT = "tests/test_checkpoint.py"
 CLI = "tests/test_cli.py"
 FILES = "tests/test_checkpoint.py"
@@ -49,9 +50,9 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/_checks.py",
-        'if {"N", "T", "K"} <= sizes.keys() and sizes["N"] != sizes["T"] * sizes["K"]:',
         'if {"N", "T", "K"} <= sizes.keys() and sizes["N"] < sizes["T"] * sizes["K"]:',
-        "More rows than slots are accepted.",
+        "if False:",
+        "Fewer rows than slots are accepted.",
         "tests/test_permute.py -k rejects",
     ),
     Mutant(
@@ -192,12 +193,97 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/nn.py",
-        "            row_mask=row_mask,\n",
-        "",
+        "row_mask=None if self.num_voted is None else row_mask",
+        "row_mask=None",
         "The layer ignores who votes.",
         NN,
     ),
+    Mutant(
+        "moge_ops/nn.py",
+        "with _checks.no_autocast(x):",
+        "if True:",
+        "Autocast rounds the router's logits.",
+        NN,
+    ),
+    Mutant(
+        "moge_ops/nn.py",
+        "self.gate = parameter(E, H, dtype=of_router)",
+        "self.gate = parameter(E, H)",
+        "The router has the dtype of the experts.",
+        NN,
+    ),
     # --- statistics, surgery ---
+    Mutant(
+        "moge_ops/statistics.py",
+        "if torch._C._current_graph_task_id() != -1:",
+        "if False:",
+        "What checkpointing recomputes counts twice.",
+        "tests/test_statistics.py -k once",
+    ),
+    Mutant(
+        "moge_ops/statistics.py",
+        'rows = module.counted(kwargs.get("row_mask"))',
+        "rows = None",
+        "Padding counts in statistics.",
+        "tests/test_statistics.py -k padding",
+    ),
+    Mutant(
+        "moge_ops/distributed/expert_parallel.py",
+        "return torch.cat([masks[rank, :T] for rank in self.routing_of])",
+        "return torch.cat([masks[0, :T] for rank in self.routing_of])",
+        "Statistics take the padding of rank 0 for every rank's.",
+        "tests/test_distributed.py -k padding_counts",
+    ),
+    # --- Pangu Pro MoE in transformers ---
+    Mutant(
+        "moge_ops/integrations/pangu_auto.py",
+        "rows = attention_mask[:, -L:].bool()",
+        "rows = None",
+        "Padding votes in the model of transformers.",
+        AUTO + " -k padding_neither",
+    ),
+    Mutant(
+        "moge_ops/integrations/pangu_auto.py",
+        "rows = seen[:, 0].gather(-1, columns.view(1, L, 1).expand(len(seen), L, 1)).squeeze(-1)",
+        "rows = seen[:, 0, :, 0]",
+        "Beside a static cache a token is padding if it does not see the first.",
+        AUTO + " -k padding_neither",
+    ),
+    Mutant(
+        "moge_ops/integrations/pangu_auto.py",
+        "for parameter in found - absent:",
+        "for parameter in found:",
+        "A parameter of which the files have a part only is taken for whole.",
+        AUTO + " -k names_what_is_wrong",
+    ),
+    Mutant(
+        "moge_ops/integrations/pangu_auto.py",
+        "if before.get(path) == version:",
+        "if False:",
+        "A second save with other shards leaves the index of the first.",
+        AUTO + " -k released_layout",
+    ),
+    Mutant(
+        "moge_ops/integrations/pangu_auto.py",
+        "share = (targets != IGNORED).sum().to(aux_loss) / num_items_in_batch",
+        "share = 1.0",
+        "Each part of a batch adds a whole load-balance loss.",
+        AUTO + " -k accumulated",
+    ),
+    Mutant(
+        "moge_ops/integrations/pangu_auto.py",
+        "with_aux_loss = output_router_logits or (learns and self.training)",
+        "with_aux_loss = output_router_logits or learns",
+        "Evaluation adds the load-balance loss.",
+        AUTO + " -k evaluation",
+    ),
+    Mutant(
+        "moge_ops/integrations/pangu_auto.py",
+        "return {**super()._get_dtype_plan(dtype), **mixed}",
+        "return super()._get_dtype_plan(dtype)",
+        "A float32 router of the files is rounded to bfloat16.",
+        AUTO + " -k mixed",
+    ),
     Mutant(
         "moge_ops/statistics.py",
         "layers[layer] = layers[layer] + new if layer in layers else new",
@@ -244,7 +330,7 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/models/pangu_moe.py",
-        "seen = real[:, None, :] | ~real[:, start:, None]",
+        "seen = real[:, None, :] | ~rows[:, :, None]",
         "seen = real[:, None, :].expand(-1, real.shape[1] - start, -1)",
         "Padding sees nothing and becomes NaN.",
         "tests/test_pangu_moe.py -k 'sees_nothing or padded'",
@@ -265,15 +351,15 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/models/pangu_moe.py",
-        "labels = labels.masked_fill(~(real & real.roll(1, 1)), IGNORED)",
-        "labels = labels.masked_fill(~real, IGNORED)",
+        "return labels.masked_fill(~(real & real.roll(1, 1)), IGNORED)",
+        "return labels.masked_fill(~real, IGNORED)",
         "A row's first token is predicted from padding.",
         LOSSES,
     ),
     Mutant(
         "moge_ops/models/pangu_moe.py",
-        "load_balance_loss(router[rows], gates.experts[rows])",
-        "load_balance_loss(router, gates.experts)",
+        "load_balance_loss(logits[kept], chosen[kept])",
+        "load_balance_loss(logits, chosen)",
         "Padding counts in the balance loss.",
         LOSSES,
     ),
@@ -314,8 +400,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/models/checkpoint.py",
-        "if header.get_dtype() != stored:",
-        "if header.get_dtype() not in DTYPES:",
+        "allowed = DTYPES if name.endswith(MIXED) else (stored,)",
+        "allowed = DTYPES",
         "Tensors of another dtype than the config says are loaded.",
         CHECKPOINT + " -k 'fit or dtype'",
     ),
