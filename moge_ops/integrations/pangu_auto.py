@@ -8,6 +8,7 @@ the released files, are those of :mod:`moge_ops.models`.
 # transformers types its arguments, but not all of its methods
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ if not _CACHE:
     )
 
 # they repeat position_ids for some attention functions, which get them
-_OF_PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+_OF_PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 _INSTEAD = {
     "token_type_ids": "call the tokenizer with return_token_type_ids=False, as there is one type",
     "cache_position": "pass position_ids; where a cache goes on, it knows itself",
@@ -118,6 +119,8 @@ class PanguProMoEConfig(PreTrainedConfig):
         }
         values = {**defaults, **of_transformers, **kwargs}
         values["num_groups"] = PanguMoEConfig.from_dict(values).num_groups
+        if values.get("rope_scaling") is None:  # the base class warns of its name
+            values.pop("rope_scaling", None)
         # what the base class would take for an option of generation
         self.use_cache = values.pop("use_cache", True)
         super().__init__(**values)
@@ -251,6 +254,26 @@ def _eager(
     acc = torch.promote_types(scores.dtype, torch.float32)
     weights = F.dropout(scores.softmax(-1, dtype=acc).to(q.dtype), dropout, attention.training)
     return (weights @ v).transpose(1, 2), weights
+
+
+def _attend(
+    interface: Any,
+    packing: dict[str, Any],
+    attentions: list[Tensor] | None,
+    attention: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """One of transformers' attention functions, as a :class:`Context` has it."""
+    dropout = attention.dropout if attention.training else 0.0
+    scaling = attention.head_dim**-0.5
+    y: Tensor
+    y, weights = interface(attention, q, k, v, mask, dropout=dropout, scaling=scaling, **packing)
+    if attentions is not None:
+        attentions.append(weights)
+    return y
 
 
 class PanguProMoEPreTrainedModel(PreTrainedModel):
@@ -437,21 +460,8 @@ class PanguProMoEModel(PanguProMoEPreTrainedModel):
 
         x = self.embed(input_ids) if inputs_embeds is None else inputs_embeds  # [B, L, H]
         interface = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, _eager)
-        attentions: list[Tensor] = []
-
-        def attend(
-            attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
-        ) -> Tensor:
-            dropout = attention.dropout if attention.training else 0.0
-            scaling = attention.head_dim**-0.5
-            y: Tensor
-            y, weights = interface(
-                attention, q, k, v, mask, dropout=dropout, scaling=scaling, **packing
-            )
-            if output_attentions:
-                attentions.append(weights)
-            return y
-
+        attentions: list[Tensor] | None = [] if output_attentions else None
+        attend = functools.partial(_attend, interface, packing, attentions)
         context = self._context(x, attention_mask, position_ids, cache, attend)
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         if recompute and (use_cache or cache is not None):
@@ -471,8 +481,8 @@ class PanguProMoEModel(PanguProMoEPreTrainedModel):
         out = PanguProMoEModelOutput(
             last_hidden_state=x,
             hidden_states=(*hidden_states[:-1], x) if output_hidden_states else None,
-            # later calls of `attend` recompute the same
-            attentions=tuple(attentions[: len(self.layers)]) if output_attentions else None,
+            # a backward pass that recomputes adds the same once more
+            attentions=None if attentions is None else tuple(attentions[: len(self.layers)]),
             router_logits=tuple(router_logits) if output_router_logits else None,
             router_experts=tuple(experts) if output_router_logits else None,
         )
@@ -532,6 +542,11 @@ class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As in transformers, without arguments of ``generate`` that are not the model's."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)
+        return {k: v for k, v in inputs.items() if k not in ("tokenizer", "assistant_tokenizer")}
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -546,7 +561,6 @@ class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         cache: Any = None,
         num_items_in_batch: Tensor | int | None = None,
-        shift_labels: Tensor | None = None,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast | tuple[Any, ...]:
         """Logits ``[B, L, V]``, and with labels the loss.
@@ -562,9 +576,10 @@ class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
             num_items_in_batch: Labels of all parts of a batch whose gradients are accumulated: the
                 cross-entropy is the sum over these divided by that number, and the load-balance
                 loss has this part's share in it.
-            shift_labels: ``[B, L]``, the labels moved to where they are predicted already.
+            kwargs: ``shift_labels`` ``[B, L]``, labels that stand where they are predicted; and as
+                in :meth:`PanguProMoEModel.forward`.
             input_ids, attention_mask, position_ids, past_key_values, cache, inputs_embeds,
-                use_cache, output_router_logits, return_dict, kwargs: As in
+                use_cache, output_router_logits, return_dict: As in
                 :meth:`PanguProMoEModel.forward`.
 
         Raises:
@@ -573,6 +588,8 @@ class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
         """
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
+        # not named in the signature: Trainer would expect it in every batch
+        shift_labels: Tensor | None = kwargs.pop("shift_labels", None)
         learns = labels is not None or shift_labels is not None
         with_aux_loss = output_router_logits or (learns and self.training)
         if labels is not None:

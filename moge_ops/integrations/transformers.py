@@ -15,6 +15,7 @@ Transformers, ViTPose, dense models, and remote code with a list of expert modul
 :func:`swap_moge_routing` serves such code if its routing is MoGE's.
 """
 
+import sys
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -75,6 +76,9 @@ def register() -> None:
         (AutoModelForSequenceClassification, PanguProMoEForSequenceClassification),
     ):
         auto_class.register(PanguProMoEConfig, model, exist_ok=True)
+        # `transformers serve` looks a folder's architecture up there; while transformers is being
+        # imported it puts another module in its own place
+        setattr(sys.modules["transformers"], model.__name__, model)
 
 
 # a tuple: Dynamo of torch 2.6 cannot trace a union of types
