@@ -3,8 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem check typecheck-ascend demo train-demo \
-	balance bench fuzz gpu gpu-static gpu-wheels ascend-counters ascend-model mutants clean
+.PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem check typecheck-ascend \
+	demo train-demo balance bench fuzz gpu gpu-static gpu-wheels ascend-counters ascend-model mutants clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -24,7 +24,7 @@ CPP = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h')
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
 
-test: test-oldest test-wheel test-newest ## everything, in three environments
+test: test-oldest test-wheel test-ecosystem test-newest ## everything, in four environments
 
 test-quick: .venv/made ## the subset for every edit
 	$(say) 'quick tests'
@@ -34,9 +34,13 @@ test-newest: .venv/made ## all tests, newest Triton
 	$(say) 'all tests'
 	@$(PYTEST)
 
-test-oldest: .venv-triton36/made ## the kernels' tests, oldest Triton, interpreted
-	$(say) 'kernel tests on the oldest Triton'
-	@CUDA_VISIBLE_DEVICES= MOGE_OPS_EXAMPLES=5 $(subst .venv,.venv-triton36,$(PYTEST)) -k 'triton or test_compile'
+# what a version of these could break: operators, compiled kernels, derivatives, layers, models
+OF_VERSIONS := tests/test_{backend,compile,flops,grouped_gate,grouped_gemm,grouped_mlp,load_balance_loss}.py \
+	tests/test_{nn,pangu_auto,permute,registration,route,swiglu,transformers,transforms,unpermute}.py
+
+test-oldest: .venv-oldest/made ## operators and models on the oldest torch, Triton and transformers
+	$(say) 'operators and models on the oldest torch, Triton and transformers'
+	@CUDA_VISIBLE_DEVICES= MOGE_OPS_EXAMPLES=5 $(subst .venv,.venv-oldest,$(PYTEST)) $(OF_VERSIONS) -k 'not ascend'
 
 test-ecosystem: .venv-ecosystem/made ## the Hugging Face model under Trainer, PEFT, TRL, accelerate, lm-eval, serving
 	$(say) 'tools of Hugging Face and lm-eval'
@@ -106,7 +110,7 @@ gpu-wheels: ## the peers' wheels into .whl, for a machine without network
 	@du -sh .whl
 
 clean: ## remove environments, builds and caches
-	@rm -rf .venv .venv-ecosystem .venv-triton36 .venv-wheel .whl build dist out moge_ops/_C.*.so moge_ops/_C.txt *.egg-info .hypothesis .benchmarks .*_cache
+	@rm -rf .venv .venv-ecosystem .venv-oldest .venv-wheel .whl build dist out moge_ops/_C.*.so moge_ops/_C.txt *.egg-info .hypothesis .benchmarks .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # stamps: an environment is brought up to date only when its requirements have changed
@@ -123,15 +127,15 @@ EXTENSION := $(shell git ls-files -co --exclude-standard csrc ascend_kernels)
 		"note: the package index offered no CPU build of torch; this one carries CUDA")')
 	@touch $@
 
-.venv-triton36/made: $(SETUP) requirements/triton-oldest.txt
-	$(say) '.venv-triton36: $(TORCH), oldest Triton'
-	@$(PYTHON) -m venv .venv-triton36
-	@$(call pip,.venv-triton36) "$(TORCH)" -r requirements/test.txt -e .
-	@$(call pip,.venv-triton36) --no-deps -r requirements/triton-oldest.txt
+.venv-oldest/made: $(SETUP) requirements/oldest.txt
+	$(say) '.venv-oldest: the oldest torch, Triton and transformers'
+	@$(PYTHON) -m venv .venv-oldest
+	@$(call pip,.venv-oldest) -r requirements/oldest.txt -r requirements/test.txt -e '.[models]'
 	@touch $@
 
 .venv-ecosystem/made: $(SETUP) requirements/ecosystem.txt
 	$(say) '.venv-ecosystem: torch==2.13.0, what trains, adapts, places and serves transformers models'
 	@$(PYTHON) -m venv .venv-ecosystem
-	@$(call pip,.venv-ecosystem) torch==2.13.0 -r requirements/test.txt -r requirements/ecosystem.txt -e '.[models,test-ecosystem]'
+	@# all are pinned: nothing is resolved, which takes pip minutes
+	@$(call pip,.venv-ecosystem) --no-deps torch==2.13.0 -r requirements/test.txt -r requirements/ecosystem.txt -e .
 	@touch $@

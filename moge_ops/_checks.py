@@ -120,7 +120,8 @@ def tensors(*specs: tuple[str, Any, str, tuple[torch.dtype, ...]]) -> dict[str, 
             raise ValueError(
                 f"{name} must be on the device of {first_name}, {first.device}, got {x.device}"
             )
-    if {"N", "T", "K"} <= sizes.keys() and sizes["N"] < sizes["T"] * sizes["K"]:
+    # not as sets, which Dynamo of torch 2.10 cannot compare with keys
+    if all(letter in sizes for letter in "NTK") and sizes["N"] < sizes["T"] * sizes["K"]:
         N = sizes["T"] * sizes["K"]
         raise ValueError(f"{rows_of} must have at least N = T * K = {N} rows, got {sizes['N']}")
     return sizes

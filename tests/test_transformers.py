@@ -384,9 +384,6 @@ def test_compiles_in_one_graph(flags: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    torch.__version__.startswith("2.6."), reason="cannot trace the wrappers of transformers' models"
-)
 def test_a_model_compiles_in_one_graph() -> None:
     model = tiny("qwen3_moe", torch.float32)
     want = run(model, "moge_ops")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # The functional collectives trace under torch.compile(fullgraph=True) and have meta kernels. The
-# operators are called directly because their names are the same in every torch from 2.6 on, unlike
+# operators are called directly because their names are the same in every torch from 2.10 on, unlike
 # those of the Python functions around them. The in-place collectives of torch.distributed would
 # break the graph within an autograd Function.
 _ops = torch.ops._c10d_functional

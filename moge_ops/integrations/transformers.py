@@ -81,7 +81,6 @@ def register() -> None:
         setattr(sys.modules["transformers"], model.__name__, model)
 
 
-# a tuple: Dynamo of torch 2.6 cannot trace a union of types
 _SILU = (nn.SiLU, SiLUActivation)
 
 
