@@ -37,10 +37,13 @@ test-newest: .venv/made ## all tests, newest Triton
 # what a version of these could break: operators, compiled kernels, derivatives, layers, models
 OF_VERSIONS := tests/test_{backend,compile,flops,grouped_gate,grouped_gemm,grouped_mlp,load_balance_loss}.py \
 	tests/test_{nn,pangu_auto,permute,registration,route,swiglu,transformers,transforms,unpermute}.py
+OLDEST = @CUDA_VISIBLE_DEVICES= MOGE_OPS_EXAMPLES=5 $(subst .venv,.venv-oldest,$(PYTEST)) $(OF_VERSIONS)
 
-test-oldest: .venv-oldest/made ## operators and models on the oldest torch, Triton and transformers
-	$(say) 'operators and models on the oldest torch, Triton and transformers'
-	@CUDA_VISIBLE_DEVICES= MOGE_OPS_EXAMPLES=5 $(subst .venv,.venv-oldest,$(PYTEST)) $(OF_VERSIONS) -k 'not ascend'
+test-oldest: .venv-oldest/made ## operators, kernels and models on the oldest torch, Triton and transformers
+	$(say) 'operators, compiled kernels and models on the oldest versions'
+	$(OLDEST) -k 'not triton and not ascend'
+	$(say) 'kernels interpreted by the oldest Triton: the quick tests'
+	$(OLDEST) -k triton -m 'not slow'
 
 test-ecosystem: .venv-ecosystem/made ## the Hugging Face model under Trainer, PEFT, TRL, accelerate, lm-eval, serving
 	$(say) 'tools of Hugging Face and lm-eval'

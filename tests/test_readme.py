@@ -45,3 +45,17 @@ def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     names = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert names == set(re.findall(r"\]\(([a-z]+\.md)\)", index))
+
+
+def test_the_versions_are_those_that_were_run() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    pinned = {"torch": {*re.findall(r"torch==([\d.]+)", makefile)}}
+    for file in ("oldest", "triton-newest", "dev", "ecosystem"):
+        for line in (ROOT / "requirements" / f"{file}.txt").read_text().splitlines():
+            if match := re.match(r"([\w-]+)==([\d.]+)(?!.*python_version <)", line):
+                pinned.setdefault(match[1].replace("_", "-"), set()).add(match[2])
+    table = (ROOT / "README.md").read_text().partition("## Run with")[2].partition("##")[0]
+    rows = re.findall(r"^\| ([\w-]+) \| ([\d., ]+) \|", table, re.MULTILINE)
+    assert len(rows) == 8
+    for tool, versions in rows:
+        assert {*versions.split(", ")} == pinned[tool.lower()], tool
