@@ -250,7 +250,7 @@ MUTANTS = [
         AUTO + " -k padding_neither",
     ),
     Mutant(
-        "moge_ops/integrations/pangu_auto.py",
+        "moge_ops/integrations/_pangu_files.py",
         "for parameter in found - absent:",
         "for parameter in found:",
         "A parameter of which the files have a part only is taken for whole.",

@@ -1,0 +1,185 @@
+"""Files of Pangu Pro MoE for transformers: the released layout, and transformers' own.
+
+transformers loads and saves. Here stand what it converts, what it leaves unchecked, and what it
+does not see: files that other tools pass as they are.
+"""
+
+# mypy: allow-untyped-calls
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import (
+    Concatenate,
+    ConversionOps,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+)
+
+from moge_ops import _files
+from moge_ops.models import checkpoint, layout
+from moge_ops.models.pangu_moe import FIXED, PanguMoEConfig
+
+__all__ = ["checked", "load_released", "written"]
+
+
+class _Join(Concatenate):
+    """Queries, keys and values to one projection; unlike their kind, they have unequal sizes."""
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return _Part(self.dim)
+
+
+class _Part(ConversionOps):
+    """The inverse of :class:`_Join`."""
+
+    def __init__(self, dim: int = 0) -> None:
+        self.dim = dim
+
+    @torch.no_grad()
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """One tensor to three."""
+        ((whole,), config) = input_dict.values(), kwargs["config"]
+        whole = whole[0] if isinstance(whole, list) else whole
+        heads = (config.num_attention_heads, *[config.num_key_value_heads] * 2)
+        parts = whole.split([n * config.head_dim for n in heads], self.dim)
+        return {name: part.contiguous() for name, part in zip(target_patterns, parts, strict=True)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return _Join(self.dim)
+
+
+class _Flatten(ConversionOps):
+    """``router_scale``, ``[1, E]`` in the released files, to ``[E]``, or back."""
+
+    def __init__(self, shape: tuple[int, ...] = (-1,)) -> None:
+        self.shape = shape
+
+    @torch.no_grad()
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """One tensor to another view of it."""
+        (x,) = input_dict.values()
+        x = x[0] if isinstance(x, list) else x
+        return {target_patterns[0]: x.reshape(self.shape)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return _Flatten((1, -1) if self.shape == (-1,) else (-1,))
+
+
+def _gate_and_up(source: str, target: str, operations: list[ConversionOps]) -> WeightConverter:
+    sources = [f"mlp.{source}.{half}_proj.weight" for half in ("gate", "up")]
+    return WeightConverter(sources, f"moge.{target}_gate_up", operations)
+
+
+# the released layout to this model's parameters; transformers inverts it when it saves
+register_checkpoint_conversion_mapping(
+    str(FIXED["model_type"]),
+    [
+        WeightRenaming("embed_tokens.weight", "embed.weight"),
+        WeightRenaming("input_layernorm.weight", "attention_norm.weight"),
+        WeightRenaming("post_attention_layernorm.weight", "moge_norm.weight"),
+        WeightRenaming("self_attn.o_proj.weight", "attention.o.weight"),
+        WeightRenaming("self_attn.o_proj.bias", "attention.o.bias"),
+        WeightRenaming("mlp.gate.weight", "moge.gate"),
+        WeightRenaming("mlp.shared_expert.down_proj.weight", "moge.shared_down"),
+        *(
+            WeightConverter(
+                [f"self_attn.{name}_proj.{kind}" for name in "qkv"],
+                f"attention.qkv.{kind}",
+                [_Join(0)],
+            )
+            for kind in ("weight", "bias")
+        ),
+        WeightConverter("mlp.router_scale", "moge.router_scale", [_Flatten()]),
+        _gate_and_up("experts.*", "w", [MergeModulelist(0), Concatenate(1)]),
+        _gate_and_up("shared_expert", "shared", [Concatenate(0)]),
+        WeightConverter("mlp.experts.*.down_proj.weight", "moge.w_down", [MergeModulelist(0)]),
+    ],
+    overwrite=True,
+)
+
+
+@torch.no_grad()
+def load_released(
+    module: nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    local_metadata: Any,
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
+    """Takes the tensors of released files in ``load_state_dict``, which need not be all of them.
+
+    Trainer passes the files that ``save_pretrained`` wrote as they are, shard by shard, to
+    ``load_state_dict(strict=False)``. Parts are copied to their places in the stacked parameters
+    here, and for each parameter the state dict then has the parameter itself.
+    """
+    own, found, absent = layout.state_dict(module), set[str](), set[str]()
+    sizes = PanguMoEConfig.from_dict(module.config.to_dict())  # type: ignore[operator, union-attr]
+    for name, whole, index in layout.released_names(sizes):
+        name, parameter = prefix + name.removeprefix("model."), layout.parameter_name(whole)
+        if whole not in own:  # the head
+            continue
+        if name not in state_dict:
+            absent.add(parameter)
+            continue
+        tensor, part = state_dict.pop(name), own[whole][index]
+        if tensor.shape != part.shape:
+            error_msgs.append(
+                f"size mismatch for {name}: expected {list(part.shape)}, got {list(tensor.shape)}"
+            )
+        else:
+            part.copy_(tensor)
+            found.add(parameter)
+    for parameter in found - absent:
+        state_dict[prefix + parameter] = module.get_parameter(parameter).detach()
+
+
+def written(folder: Path) -> dict[Path, tuple[int, int]]:
+    """The file of all weights, or the index of several, each with what tells its versions apart."""
+    paths = [folder / checkpoint.SINGLE, folder / checkpoint.INDEX]
+    return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths if p.is_file()}
+
+
+def checked(
+    folder: Path, kwargs: dict[str, Any], config_class: type[PreTrainedConfig]
+) -> dict[str, Any]:
+    """The options of loading a folder after its files were checked; raises as ``checkpoint``."""
+    settings = folder / "generation_config.json"
+    if settings.exists():
+        # what is no object of a bearable size is refused before transformers reads it
+        _files.read_object(settings, checkpoint.MOST_CONFIG)
+    if (folder / "adapter_config.json").exists() or not checkpoint.is_released(folder):
+        return kwargs
+    dtypes = checkpoint.stored_dtypes(folder)
+    dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+    if dtype in (None, "auto") and len(set(dtypes.values())) > 1:
+        config = kwargs.get("config") or config_class.from_pretrained(folder)
+        main = dtypes["embed.weight"]
+        config.mixed_dtypes = {
+            k: str(v).removeprefix("torch.") for k, v in dtypes.items() if v != main
+        }
+        kwargs = {**kwargs, "config": config}
+    return kwargs
