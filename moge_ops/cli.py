@@ -364,6 +364,7 @@ def generate(args: argparse.Namespace) -> None:
     if args.text == "-" and sys.stdin is None:
         raise ValueError("standard input must be open to read the prompt from it, got none")
     text = _utf8("the prompt", sys.stdin.buffer.read() if args.text == "-" else args.text)
+    text = text.replace("\r\n", "\n")  # as reading text does
     if not text:
         raise ValueError("the prompt must not be empty")
     system = _utf8("--system", args.system)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moge_ops import _files
+from moge_ops import _checks, _files
 from moge_ops.nn import MoGE, MoGEOutput
 from moge_ops.ops.grouped_gate import Gating
 
@@ -66,6 +66,9 @@ class RouterStatistics:
         ids = gating.experts.long()
         scores.scatter_(1, ids, weights)  # a token's experts are all different
         if row_mask is not None:
+            _checks.shape("row_mask", row_mask, "[T]", (len(weights),))
+            if row_mask.dtype != torch.bool:
+                raise TypeError(f"row_mask must be bool, got {row_mask.dtype}")
             scores.masked_fill_(~row_mask.unsqueeze(1), 0.0)  # not a product: a weight may be NaN
             ones = row_mask.unsqueeze(1).expand_as(ids).flatten().double()
             counts = torch.zeros_like(counts).scatter_add_(0, ids.flatten(), ones)

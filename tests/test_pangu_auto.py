@@ -113,6 +113,8 @@ def test_auto_classes_load_our_model(pangu: Any, golden: dict[str, Tensor]) -> N
     assert torch.equal(hidden, out.hidden_states[-1])
     assert len(out.router_logits) == 2
     assert pangu(golden["input_ids"], return_dict=False)[0].shape == (2, 19, 96)
+    parts = base(golden["input_ids"], return_dict=False, output_hidden_states=True)
+    assert [type(part) for part in parts] == [Tensor, DynamicCache, tuple]
 
 
 def test_embeddings_in_place_of_ids() -> None:
@@ -136,11 +138,45 @@ def test_packed_sequences_do_not_see_each_other(attention: str, use_cache: bool 
     assert_matches(packed, want, "logits")
 
 
+@pytest.mark.parametrize("beside", ["mask", "cache", "static cache"])
+def test_packing_beside_what_hides_it_from_transformers(beside: str) -> None:
+    model, ids = tiny(), tokens(1, 6)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2]])
+    want = model(ids, position_ids=positions).logits
+    caches = {"cache": DynamicCache(), "static cache": StaticCache(model.config, max_cache_len=6)}
+    extra = {CACHE: caches[beside]} if beside in caches else {}
+    if beside == "mask":
+        extra = {"attention_mask": torch.ones_like(ids)}
+    if beside != "static cache":
+        assert_matches(model(ids, position_ids=positions, **extra).logits, want, "logits")
+    for bad in ({"attention_mask": torch.tensor([[0, 1, 1, 1, 1, 1]])}, {CACHE: model(ids)[CACHE]}):
+        with pytest.raises(ValueError, match="position_ids must not start again beside padding"):
+            model(ids, position_ids=positions, **bad)
+
+
+def test_other_words_for_packing_must_say_the_same() -> None:
+    model, ids = tiny(), tokens(1, 6)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2]])
+    want = model(ids, position_ids=positions).logits
+    right = {
+        "cu_seq_lens_q": torch.tensor([0, 3, 6]),
+        "seq_idx": torch.tensor([[0, 0, 0, 1, 1, 1]]),
+    }
+    assert torch.equal(model(ids, position_ids=positions, **right).logits, want)
+    for name, value in right.items():
+        with pytest.raises(ValueError, match=f"{name} must begin sequences where position_ids"):
+            model(ids, position_ids=torch.arange(6).unsqueeze(0), **{name: value})
+
+
 def test_positions_are_those_given() -> None:
     model, ids = tiny(), tokens(2, 6)
     far = torch.arange(6).unsqueeze(0) * 3
     out = model(ids, position_ids=far, attention_mask=torch.ones_like(ids)).logits
     assert not torch.allclose(out, model(ids).logits)
+    assert_matches(model(ids, position_ids=far).logits, out, "logits")  # a gap begins no sequence
+    for bad in (torch.arange(4).view(1, 4), torch.tensor([[3]])):
+        with pytest.raises(ValueError, match=r"position_ids must be \[B or 1, L\] = \[2 or 1, 6\]"):
+            model(ids, position_ids=bad)
     moved = model(ids, position_ids=torch.arange(6).unsqueeze(0) + 7).logits
     # only distances matter, but for the float32 of the angles
     assert_matches(moved.float(), model(ids).logits, "logits")
@@ -242,6 +278,10 @@ def test_refuses_masks_and_packing_that_do_not_fit() -> None:
     model, ids = tiny(), tokens(2, 5)
     with pytest.raises(ValueError, match=r"attention_mask must be \[B, S\] = \[2, 5\], got"):
         model(ids, attention_mask=torch.ones(2, 4))
+    cache = StaticCache(model.config, max_cache_len=9)
+    model(ids, **{CACHE: cache})
+    with pytest.raises(ValueError, match=r"attention_mask must be \[B, S\] = \[2, 7\], got"):
+        model(ids[:, :2], attention_mask=torch.ones(2, 2), **{CACHE: cache})
     with pytest.raises(ValueError, match=r"labels must be \[B, L\] = \[2, 5\], got \[2, 4\]"):
         model(ids, labels=ids[:, 1:])
     with pytest.raises(ValueError, match="cu_seq_lens_q must come with position_ids"):
@@ -355,11 +395,32 @@ def test_accumulated_gradients_are_those_of_the_batch() -> None:
     assert_matches(loss.float(), cross_entropy + 0.5 * aux_loss, "loss")
 
 
-def test_shifted_labels() -> None:
-    model, ids = tiny(), tokens(2, 9)
+def test_padding_counts_in_no_loss_however_it_is_said() -> None:
+    model, ids = tiny(router_aux_loss_coef=0.5).train(), tokens(2, 9)
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0
+    want = model(ids, attention_mask=mask, labels=ids).loss
+    assert not torch.allclose(model(ids, labels=ids).loss, want)
     shifted = F.pad(ids[:, 1:], (0, 1), value=-100)
-    want = model(ids, labels=ids).loss
-    assert_matches(model(ids, shift_labels=shifted).loss, want, "loss")
+    seen = mask.bool()[:, None, None, :] & torch.ones(9, 9, dtype=torch.bool).tril()
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    for how in (
+        {"attention_mask": mask, "shift_labels": shifted},
+        {"attention_mask": seen, "position_ids": positions, "labels": ids},
+    ):
+        assert_matches(model(ids, **how).loss, want.double(), str(how.keys()))
+    with pytest.raises(ValueError, match=r"shift_labels must be \[B, L\] = \[2, 9\]"):
+        model(ids, shift_labels=shifted[:, 1:])
+    with pytest.raises(ValueError, match="expected one of input_ids and inputs_embeds"):
+        model(labels=ids)
+
+    cache = model.eval()(ids[:, :4])[CACHE]  # labels of what follows cached tokens
+    later = ids[:, 4:]
+    full = torch.cat([torch.ones(2, 4).long(), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])], 1)
+    got = model(later, attention_mask=full, labels=later, **{CACHE: cache}).loss
+    unpadded = later.masked_fill(full[:, 4:] == 0, -100)
+    again = model(ids[:, :4])[CACHE]
+    assert_matches(got, model(later, labels=unpadded, **{CACHE: again}).loss.double(), "loss")
 
 
 # generation
@@ -553,6 +614,19 @@ def test_load_state_dict_names_what_is_wrong(tmp_path: Path) -> None:
     state["model.layers.0.mlp.experts.3.up_proj.weight"] = torch.zeros(3, 4)
     with pytest.raises(RuntimeError, match=r"size mismatch for .*experts\.3\.up_proj"):
         tiny(seed=1).load_state_dict(state)
+    with pytest.raises(RuntimeError, match=r"w_down is on the meta device: call to_empty first"):
+        tiny().to("meta").load_state_dict(state, assign=True)
+
+
+def test_a_variant_replaces_no_other_files(tmp_path: Path) -> None:
+    model, other = tiny(), tiny(seed=1)
+    model.save_pretrained(tmp_path)
+    other.save_pretrained(tmp_path, variant="half")
+    assert same_tensors(AutoModelForCausalLM.from_pretrained(tmp_path), model)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, variant="half")
+    assert same_tensors(loaded, other)
+    with pytest.raises(ValueError, match="use_safetensors must not be False"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, use_safetensors=False)
 
 
 def test_classifies_sequences(tmp_path: Path) -> None:
@@ -589,6 +663,19 @@ def test_mixed_dtypes_load_and_save_as_they_are(tmp_path: Path) -> None:
     ids = tokens(2, 9)
     assert torch.equal(again(ids).logits, model(ids).logits)
     assert again(ids, output_router_logits=True).router_logits[0].dtype == torch.float32
+
+    for name, options in (("own", {"save_original_format": False}), ("again", {})):
+        again.save_pretrained(tmp_path / name, **options)
+        assert same_tensors(AutoModelForCausalLM.from_pretrained(tmp_path / name), model)
+        inside = AutoModelForCausalLM.from_pretrained(tmp_path, subfolder=name)
+        assert same_tensors(inside, model)
+        assert same_tensors(AutoModel.from_pretrained(tmp_path / name), model.model)
+        narrow = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.bfloat16)
+        assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16}
+    one = tiny(dtype=torch.bfloat16)
+    one.model.norm.weight.data = one.model.norm.weight.data.float() * 1.001
+    one.save_pretrained(tmp_path / "one")
+    assert same_tensors(AutoModelForCausalLM.from_pretrained(tmp_path / "one"), one)
 
     ours = checkpoint.from_pretrained(tmp_path)
     assert_matches(ours(ids), model(ids).logits.double(), "logits")

@@ -6,12 +6,15 @@ does not see: files that other tools pass as they are.
 
 # mypy: allow-untyped-calls
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import (
     Concatenate,
@@ -25,7 +28,7 @@ from moge_ops import _files
 from moge_ops.models import checkpoint, layout
 from moge_ops.models.pangu_moe import FIXED, PanguMoEConfig
 
-__all__ = ["checked", "load_released", "written"]
+__all__ = ["checked", "load_released", "stored", "written"]
 
 
 class _Join(Concatenate):
@@ -146,7 +149,9 @@ def load_released(
             absent.add(parameter)
             continue
         tensor, part = state_dict.pop(name), own[whole][index]
-        if tensor.shape != part.shape:
+        if part.is_meta:
+            error_msgs.append(f"{prefix}{parameter} is on the meta device: call to_empty first")
+        elif tensor.shape != part.shape:
             error_msgs.append(
                 f"size mismatch for {name}: expected {list(part.shape)}, got {list(tensor.shape)}"
             )
@@ -163,23 +168,46 @@ def written(folder: Path) -> dict[Path, tuple[int, int]]:
     return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths if p.is_file()}
 
 
-def checked(
-    folder: Path, kwargs: dict[str, Any], config_class: type[PreTrainedConfig]
-) -> dict[str, Any]:
-    """The options of loading a folder after its files were checked; raises as ``checkpoint``."""
+stored: ContextVar[dict[str, torch.dtype]] = ContextVar("stored", default={})  # noqa: B039
+"""Within :func:`checked`: dtypes that are not the embedding's, by a pattern for each parameter."""
+
+
+@contextmanager
+def checked(folder: Path, options: dict[str, Any]) -> Iterator[None]:
+    """Checks what ``from_pretrained`` will read, and sets :data:`stored` meanwhile.
+
+    Raises as :func:`moge_ops.models.checkpoint.from_pretrained` does.
+    """
     settings = folder / "generation_config.json"
     if settings.exists():
         # what is no object of a bearable size is refused before transformers reads it
         _files.read_object(settings, checkpoint.MOST_CONFIG)
-    if (folder / "adapter_config.json").exists() or not checkpoint.is_released(folder):
-        return kwargs
-    dtypes = checkpoint.stored_dtypes(folder)
-    dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-    if dtype in (None, "auto") and len(set(dtypes.values())) > 1:
-        config = kwargs.get("config") or config_class.from_pretrained(folder)
-        main = dtypes["embed.weight"]
-        config.mixed_dtypes = {
-            k: str(v).removeprefix("torch.") for k, v in dtypes.items() if v != main
-        }
-        kwargs = {**kwargs, "config": config}
-    return kwargs
+    elsewhere = any(options.get(name) for name in ("variant", "state_dict", "gguf_file"))
+    here = folder.is_dir() and not (folder / "adapter_config.json").exists() and not elsewhere
+    dtypes: dict[str, torch.dtype] = {}
+    if here:
+        if checkpoint.is_released(folder):
+            checkpoint.stored_dtypes(folder)
+        if options.get("dtype", options.get("torch_dtype")) in (None, "auto"):
+            dtypes = _mixed(folder)
+    token = stored.set(dtypes)
+    try:
+        yield
+    finally:
+        stored.reset(token)
+
+
+def _mixed(folder: Path) -> dict[str, torch.dtype]:
+    """The parameters of files in any layout whose dtype is not that of the embedding."""
+    released = layout.released_names(checkpoint.read_config(folder))
+    own = {name: layout.parameter_name(whole) for name, whole, _ in released}
+    found = {}
+    for name, code, _ in checkpoint.stored_tensors(folder):
+        name = own.get(name, own.get(f"model.{name}", name)).removeprefix("model.")
+        found[name] = checkpoint.DTYPES.get(code)
+    main = found.get("embed.weight")
+    return {
+        rf"(?<![\w.])(?:model\.)?{re.escape(name)}$": dtype
+        for name, dtype in found.items()
+        if dtype is not None and dtype != main
+    }

@@ -130,9 +130,11 @@ class PanguProMoEModelOutput(MoeModelOutputWithPast):
 
     Attributes:
         router_experts: Ids ``[T, K]`` that each layer's router chose, with ``router_logits``.
+        token_mask: ``[B, L]``, false at padding, for the heads in this file.
     """
 
     router_experts: tuple[Tensor, ...] | None = None
+    token_mask: Tensor | None = None
 
 
 def _eager(
@@ -188,7 +190,7 @@ class PanguProMoEPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _no_split_modules = ["Layer"]
-    _skip_keys_device_placement = [_CACHE]
+    _skip_keys_device_placement = ["cache"]  # of the layers
     _input_embed_layer = "embed"
 
     @classmethod
@@ -197,28 +199,28 @@ class PanguProMoEPreTrainedModel(PreTrainedModel):
     ) -> Any:
         """As everywhere in transformers, but a damaged folder is an error and no pickle is read.
 
-        Where a folder holds the released layout, names, shapes and dtypes in all files are checked
-        against ``config.json`` first, as :func:`moge_ops.models.checkpoint.from_pretrained` does.
-        By default parameters keep the dtypes that the files have, a float32 router beside bfloat16
-        experts too; ``dtype`` is for all of them, but for routers whose config has a
-        ``router_dtype``.
+        Where a folder holds a language model in the released layout, names, shapes and dtypes in
+        all files are checked against ``config.json`` first, as
+        :func:`moge_ops.models.checkpoint.from_pretrained` does. Parameters of a local folder keep
+        the dtypes that its files have, a float32 router beside bfloat16 experts too; ``dtype`` is
+        for all of them, but for routers whose config has a ``router_dtype``.
 
         Raises:
-            ValueError: The folder is damaged, or tensors are missing.
+            ValueError: The folder is damaged, tensors are missing, or ``use_safetensors=False``.
         """
-        folder, elsewhere = Path(pretrained_model_name_or_path), kwargs.get("subfolder")
-        if folder.is_dir() and not elsewhere and kwargs.get("state_dict") is None:
-            kwargs = _pangu_files.checked(folder, kwargs, PanguProMoEConfig)
-        report = kwargs.pop("output_loading_info", False)
-        options = {"use_safetensors": True, **kwargs, "output_loading_info": True}
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("use_safetensors must not be False: no pickle is read")
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        with _pangu_files.checked(folder, kwargs):
+            options = {**kwargs, "use_safetensors": True, "output_loading_info": True}
+            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         model, info = loaded
         # the head of a classifier is new where the folder is that of a language model
         missing = sorted(name for name in info["missing_keys"] if name != "score.weight")
         if missing:
             names = ", ".join(missing[: checkpoint.MOST_SHOWN])
             raise ValueError(f"{pretrained_model_name_or_path} lacks {names}")
-        return (model, info) if report else model
+        return loaded if kwargs.get("output_loading_info") else model
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | Path, *args: Any, **kwargs: Any
@@ -228,16 +230,15 @@ class PanguProMoEPreTrainedModel(PreTrainedModel):
         """
         before = _pangu_files.written(Path(save_directory))
         super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
-            for path, version in _pangu_files.written(Path(save_directory)).items():
-                # transformers leaves the file of a save with other shards, and may load that one
-                if before.get(path) == version:
-                    path.unlink()
+        after = _pangu_files.written(Path(save_directory))
+        stale = [path for path, version in after.items() if before.get(path) == version]
+        # transformers leaves the one file of an earlier save beside several, and the index of
+        # several beside one, and may load that. A variant or an adapter replaces neither
+        if len(stale) == 1 and len(after) == 2:
+            stale[0].unlink()
 
     def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
-        names = getattr(self.config, "mixed_dtypes", None) or {}
-        mixed = {name: getattr(torch, value) for name, value in names.items()}
-        return {**super()._get_dtype_plan(dtype), **mixed}
+        return {**super()._get_dtype_plan(dtype), **_pangu_files.stored.get()}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -275,29 +276,48 @@ class PanguProMoEModel(PanguProMoEPreTrainedModel):
     ) -> Context:
         B, L, _ = x.shape
         past = 0 if cache is None else cache.get_seq_length()
-        rows = None
-        padded = attention_mask is not None and attention_mask.ndim == 2
-        if attention_mask is not None and padded:
-            if isinstance(past, int):
+        if not torch.compiler.is_compiling():
+            past = int(past)  # a tensor in a static cache
+        places = torch.arange(L, device=x.device)
+        given, rows = position_ids, None
+        if attention_mask is not None and attention_mask.ndim == 2:
+            if not torch.compiler.is_compiling():
                 _checks.shape("attention_mask", attention_mask, "[B, S]", (B, past + L))
             rows = attention_mask[:, -L:].bool()
-        columns = torch.arange(L, device=x.device) + past
-        if position_ids is None and attention_mask is not None and padded:
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -L:]
-        elif position_ids is None:
-            position_ids = columns.unsqueeze(0)
+            if position_ids is None:
+                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -L:]
+        elif attention_mask is not None:
+            # `generate` makes it for a static cache: only padding does not see itself
+            seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+            at = (places + past).view(1, L, 1).expand(len(seen), L, 1)
+            rows = seen[:, 0].expand(-1, L, -1).gather(-1, at).squeeze(-1).expand(B, L)
+        if position_ids is None:
+            position_ids = (places + past).unsqueeze(0)
+        if position_ids.shape not in ((1, L), (B, L)):
+            got = list(position_ids.shape)
+            raise ValueError(f"position_ids must be [B or 1, L] = [{B} or 1, {L}], got {got}")
+        if given is not None:
+            again = given.diff(dim=-1) <= 0  # a token begins a sequence, or one of them is padding
+            if rows is not None:
+                again = again & rows[:, 1:] & rows[:, :-1]
+            # where each token stands in its own sequence: transformers takes any step but one for
+            # the beginning of another, and looks at positions only without a mask and a cache
+            begins = F.pad(again, (1, 0))
+            given = places - torch.where(begins, places, 0).cummax(-1).values
+            if not torch.compiler.is_compiling() and again.any():
+                if past or (rows is not None and not rows.all()):
+                    raise ValueError(
+                        "position_ids must not start again beside padding or cached tokens, got "
+                        "packed sequences: pack without padding, into an empty cache or none"
+                    )
+                attention_mask = rows = cache = None
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=x,
             attention_mask=attention_mask,
-            position_ids=position_ids,
+            position_ids=given,
             **{_CACHE: cache},
         )
-        if rows is None and isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:
-            # `generate` made it for a static cache: only padding does not see itself
-            seen = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
-            rows = seen[:, 0].gather(-1, columns.view(1, L, 1).expand(len(seen), L, 1)).squeeze(-1)
-            rows = rows.expand(B, L)
         return Context(*rotation(position_ids, self.config, x.dtype), mask, rows, (B, L), attend)
 
     def forward(
@@ -321,27 +341,28 @@ class PanguProMoEModel(PanguProMoEPreTrainedModel):
             input_ids: ``[B, L]``; or ``inputs_embeds`` ``[B, L, H]``.
             attention_mask: ``[B, S]``, 0 at padding; S counts the cached tokens too. Or a mask of
                 four dimensions that ``attn_implementation`` takes as it is.
-            position_ids: ``[B or 1, L]``. Where they start again, without a mask and a cache, a new
-                sequence begins, which does not see those before it (packing). By default the
-                places among the tokens that ``attention_mask`` keeps.
+            position_ids: ``[B or 1, L]``. Where they start again (packing), a new sequence begins,
+                which does not see those before it; there must be no padding and no cached token
+                then. By default the places among the tokens that ``attention_mask`` keeps.
             past_key_values, cache: A cache of transformers with the tokens before these, under
                 either of its names; these are added.
             use_cache: Whether to return a cache. By default the config's; but none in training.
             output_attentions: Needs ``attn_implementation="eager"``.
             output_hidden_states, output_router_logits, return_dict: As everywhere in transformers.
-            kwargs: ``cu_seq_lens_q`` and its kind, beside ``position_ids``, for attention
-                functions that read them.
+            kwargs: ``cu_seq_lens_q`` and its kind, which collators put beside ``position_ids`` and
+                some attention functions read; they must say the same.
 
         Raises:
             TypeError: An argument that would be ignored; the message says what to use instead.
-            ValueError: Both or neither of ``input_ids`` and ``inputs_embeds``; a mask of another
-                shape; probabilities of an attention function that has none.
+            ValueError: Both or neither of ``input_ids`` and ``inputs_embeds``; a mask or positions
+                of another shape; packing beside padding, or another than ``cu_seq_lens_q`` or
+                ``seq_idx`` say; probabilities of an attention function that has none.
         """
         config = self.config
         packing = {name: kwargs.pop(name) for name in _OF_PACKING if name in kwargs}
+        with_rows = kwargs.pop("output_token_mask", False)  # for the heads here
         _refuse(kwargs)
-        if packing and position_ids is None:
-            raise ValueError(f"{', '.join(packing)} must come with position_ids, got None")
+        _check_packing(packing, position_ids)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("expected one of input_ids and inputs_embeds, got both or neither")
         cache = past_key_values if cache is None else cache
@@ -375,22 +396,41 @@ class PanguProMoEModel(PanguProMoEPreTrainedModel):
             if recompute:
                 x, logits, gating = self._gradient_checkpointing_func(layer.__call__, x, context)
             else:
-                x, logits, gating = layer(x, context, **{"cache": cache})
+                x, logits, gating = layer(x, context, cache=cache)
             hidden_states.append(x)
             router_logits.append(logits)
             experts.append(gating.experts)
         x = self.norm(x)
         out = PanguProMoEModelOutput(
             last_hidden_state=x,
+            **({} if cache is None else {_CACHE: cache}),
             hidden_states=(*hidden_states[:-1], x) if output_hidden_states else None,
             # a backward pass that recomputes adds the same once more
             attentions=None if attentions is None else tuple(attentions[: len(self.layers)]),
             router_logits=tuple(router_logits) if output_router_logits else None,
             router_experts=tuple(experts) if output_router_logits else None,
+            token_mask=context.rows if with_rows else None,
         )
-        if cache is not None:
-            out[_CACHE] = cache
         return out.to_tuple() if _as_tuple(return_dict, config) else out
+
+
+def _check_packing(packing: Mapping[str, Any], position_ids: Tensor | None) -> None:
+    """Raises ValueError where arguments say that other sequences begin than ``position_ids`` do."""
+    if not packing:
+        return
+    if position_ids is None:
+        raise ValueError(f"{', '.join(packing)} must come with position_ids, got None")
+    if torch.compiler.is_compiling():
+        return
+    begins = F.pad(position_ids.diff(dim=-1) <= 0, (1, 0), value=True)
+    found = {}
+    if packing.get("cu_seq_lens_q") is not None:
+        found["cu_seq_lens_q"] = packing["cu_seq_lens_q"][:-1], begins.flatten().nonzero()[:, 0]
+    if packing.get("seq_idx") is not None:
+        found["seq_idx"] = packing["seq_idx"].diff(dim=-1) != 0, begins[:, 1:]
+    for name, (said, positions) in found.items():
+        if said.shape != positions.shape or not (said == positions).all():
+            raise ValueError(f"{name} must begin sequences where position_ids start again")
 
 
 def _as_tuple(return_dict: bool | None, config: PreTrainedConfig) -> bool:
@@ -440,8 +480,8 @@ class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
             num_items_in_batch: Labels of all parts of a batch whose gradients are accumulated: the
                 cross-entropy is the sum over these divided by that number, and the load-balance
                 loss has this part's share in it.
-            kwargs: ``shift_labels`` ``[B, L]``, labels that stand where they are predicted; and as
-                in :meth:`PanguProMoEModel.forward`.
+            kwargs: ``shift_labels`` ``[B, L]``, labels that stand where they are predicted and are
+                taken in place of ``labels``; and as in :meth:`PanguProMoEModel.forward`.
             input_ids, attention_mask, position_ids, past_key_values, cache, inputs_embeds,
                 use_cache, output_router_logits, return_dict: As in
                 :meth:`PanguProMoEModel.forward`.
@@ -456,11 +496,9 @@ class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
         shift_labels: Tensor | None = kwargs.pop("shift_labels", None)
         learns = labels is not None or shift_labels is not None
         with_aux_loss = output_router_logits or (learns and self.training)
-        if labels is not None:
-            B, L = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]  # type: ignore[union-attr]
-            _checks.shape("labels", labels, "[B, L]", (B, L))
-            if shift_labels is None and (isinstance(logits_to_keep, Tensor) or logits_to_keep):
-                raise ValueError("logits_to_keep must be 0 with labels, which need all logits")
+        whole = not isinstance(logits_to_keep, Tensor) and logits_to_keep == 0
+        if shift_labels is None and labels is not None and not whole:
+            raise ValueError("logits_to_keep must be 0 with labels, which need all logits")
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -468,20 +506,24 @@ class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_router_logits=with_aux_loss,
+            output_token_mask=True,
             return_dict=True,
             **{_CACHE: past_key_values if cache is None else cache},
             **kwargs,
         )
         logits = self.lm_head(_kept(out.last_hidden_state, logits_to_keep))
-        loss = aux_loss = None
+        rows, loss, aux_loss = out.token_mask, None, None
         if with_aux_loss:
-            mask = None if attention_mask is None or attention_mask.ndim != 2 else attention_mask
-            rows = None if mask is None else mask[:, -out.last_hidden_state.shape[1] :].bool()
             aux_loss = balance(out.router_logits, out.router_experts, rows)
         if learns:
-            if labels is not None and attention_mask is not None:
-                same = attention_mask.shape == labels.shape
-                labels = predicted(labels, attention_mask if same else None)
+            if shift_labels is not None:
+                _checks.shape("shift_labels", shift_labels, "[B, L]", tuple(logits.shape[:2]))
+                if rows is not None and whole:  # a token and the next one
+                    shift_labels = shift_labels.masked_fill(~(rows & rows.roll(-1, 1)), IGNORED)
+            else:
+                assert labels is not None
+                _checks.shape("labels", labels, "[B, L]", tuple(logits.shape[:2]))
+                labels = predicted(labels, rows)
             loss = self.loss_function(
                 logits,
                 labels,
@@ -494,19 +536,19 @@ class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
                 share: Tensor | float = 1.0
                 if num_items_in_batch is not None:
                     targets = labels[:, 1:] if shift_labels is None else shift_labels  # type: ignore[index]
-                    share = (targets != IGNORED).sum().to(aux_loss) / num_items_in_batch
+                    number = torch.as_tensor(num_items_in_batch, device=aux_loss.device)
+                    share = (targets != IGNORED).sum().to(aux_loss) / number
                 weighted = self.config.router_aux_loss_coef * share * aux_loss
                 loss = loss + weighted.to(loss.device)
         result = MoeCausalLMOutputWithPast(
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,
+            **({} if out.get(_CACHE) is None else {_CACHE: out[_CACHE]}),
             hidden_states=out.hidden_states,
             attentions=out.attentions,
             router_logits=out.router_logits if output_router_logits else None,
         )
-        if out.get(_CACHE) is not None:
-            result[_CACHE] = out[_CACHE]
         return result.to_tuple() if _as_tuple(return_dict, self.config) else result
 
 
@@ -522,5 +564,7 @@ class PanguProMoEForSequenceClassification(
     PanguProMoEPreTrainedModel,
 ):
     """Classes of whole sequences, from the hidden state of their last token."""
+
+    accepts_loss_kwargs = False  # Trainer then does not count the labels of accumulated batches
 
     _keys_to_ignore_on_load_unexpected = ["lm_head.weight"]

@@ -4,6 +4,7 @@ A tokenizer's file is changed, in memory, into one that encodes all other text a
 ids. Its control tokens keep theirs and are found in no text.
 """
 
+import re
 import secrets
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -19,8 +20,11 @@ NUMBER, BYTES, FIXED = 0, 2, {1: 8, 5: 4}
 def _is_control(token: str) -> bool:
     """Whether a token that was added to a vocabulary is no text.
 
-    Runs of spaces are added too, to shorten texts, and so are single characters.
+    Runs of spaces are added too, to shorten texts, and so are single characters, and names of
+    bytes, which stand for characters that have no token.
     """
+    if re.fullmatch("<0x[0-9A-F]{2}>", token):
+        return False
     return len(token) > 1 and not token.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").isspace()
 
 

@@ -46,7 +46,7 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-# parameters that may have another dtype than the rest, which many keep in float32 (released names)
+# parameters, by their released names, that many keep in float32 while the rest is in 16 bits
 MIXED = ("mlp.gate.weight", "mlp.router_scale", "norm.weight")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 MOST_SHOWN = 20  # problems in one message; a folder of another model has thousands

@@ -339,7 +339,7 @@ def predicted(labels: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Labels ``[B, L]``, ``IGNORED`` at padding and where there is only padding to predict from."""
     if attention_mask is None:
         return labels
-    real = attention_mask.bool()
+    real = attention_mask.bool()[:, -labels.shape[1] :]  # without cached tokens
     return labels.masked_fill(~(real & real.roll(1, 1)), IGNORED)
 
 
@@ -347,11 +347,10 @@ def balance(
     router_logits: Sequence[Tensor], experts: Sequence[Tensor], rows: Tensor | None
 ) -> Tensor:
     """Mean over layers of :func:`moge_ops.load_balance_loss`, of the tokens that ``rows`` keeps."""
-    kept: slice | Tensor = slice(None) if rows is None else rows.flatten()
-    of_layers = [
-        load_balance_loss(logits[kept], chosen[kept])
-        for logits, chosen in zip(router_logits, experts, strict=True)
-    ]
+    of_layers = []
+    for logits, chosen in zip(router_logits, experts, strict=True):  # each on its own device
+        kept = slice(None) if rows is None else rows.flatten().to(logits.device)
+        of_layers.append(load_balance_loss(logits[kept], chosen[kept]))
     return torch.stack([loss.to(of_layers[0].device) for loss in of_layers]).mean()
 
 

@@ -181,8 +181,9 @@ def grouped_gate(
         a row of NaN chooses the lowest ids of each group; its weights are NaN. As in
         :func:`torch.softmax`, one NaN or +inf among a row's logits makes all its softmax scores
         NaN. Computed in float32 (float64 for float64), deterministic bit for bit; the host does
-        not wait. Unless ``num_voted`` is given, a token's bits do not depend on its batch. Only the
-        weights have a gradient, with respect to ``logits`` and ``router_scale``.
+        not wait. Unless ``num_voted`` is given, a token's bits do not depend on its batch; but
+        torch's elementwise scores on a CPU may differ in the last bit with the place in the batch.
+        Only the weights have a gradient, with respect to ``logits`` and ``router_scale``.
 
     Raises:
         TypeError: An argument has another type or dtype.

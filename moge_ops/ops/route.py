@@ -54,7 +54,7 @@ def _pad(routing: Routing, N: int, pad_to: int) -> Routing:
     """Moves each expert's rows to a multiple of ``pad_to``, of N rows in all."""
     row_to_slot, slot_to_row, offsets = routing
     counts = offsets.diff()
-    padded = (counts + (pad_to - 1)) // pad_to * pad_to
+    padded = ((counts.long() + (pad_to - 1)) // pad_to * pad_to).int()
     ends = padded.cumsum(0, dtype=torch.int32)
     shift = ends - padded - offsets[:-1]  # [E]
 

@@ -30,7 +30,8 @@ def grouped_gemm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
         out = rows.new_zeros(N, weight.shape[1])
         for e, w in enumerate(weight.unbind()):
             mine = (row >= offsets[e]) & (row < offsets[e + 1])
-            out = torch.where(mine, rows @ w.T, out)
+            # others' rows as zeros, because 0 times what they may hold is no zero in a gradient
+            out = torch.where(mine, torch.where(mine, rows, 0.0) @ w.T, out)
         return out
     starts = offsets.tolist()
     if starts[0] != 0 or starts[-1] > N or starts != sorted(starts):

@@ -31,7 +31,8 @@ def route(
     slot_to_row = torch.zeros_like(order).scatter(0, order, rows)
     slot_to_row = torch.where(kept.flatten(), slot_to_row, -1).view(T, K)
     if pad_to is not None:
-        N = (T * K + min(num_experts, T * K) * (pad_to - 1)) // pad_to * pad_to
+        with_rows = torch.sym_min(num_experts, T * K)  # type: ignore[no-untyped-call]
+        N = (T * K + with_rows * (pad_to - 1)) // pad_to * pad_to
         sizes = (counts + pad_to - 1) // pad_to * pad_to
         padded = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
         moved = slot_to_row.flatten() + (padded - offsets)[ids]

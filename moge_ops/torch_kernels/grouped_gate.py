@@ -106,9 +106,11 @@ def grouped_gate_bwd(
     d_base = d_weights.to(scores.dtype) * scaling
     d_router_scale = logits.new_empty(0)
     if router_scale is not None:
-        # an expert's rows are summed one after another: in float64 their number does no harm
-        d_router_scale = torch.zeros(E, dtype=torch.float64, device=logits.device)
-        d_router_scale.index_add_(0, ids.flatten(), (d_base * base).flatten().double())
+        # an expert's rows are summed one after another: in float64 their number does no harm. Metal
+        # has none
+        wide = scores.dtype if logits.device.type == "mps" else torch.float64
+        d_router_scale = torch.zeros(E, dtype=wide, device=logits.device)
+        d_router_scale.index_add_(0, ids.flatten(), (d_base * base).flatten().to(wide))
         d_router_scale = d_router_scale.to(router_scale.dtype)
         d_base *= router_scale.to(scores.dtype)[ids]
     slopes = slopes_of(scores, score)
