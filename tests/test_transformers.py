@@ -545,6 +545,7 @@ else:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.slow
 def test_registers_only_when_told() -> None:
     program = """
 import sys
