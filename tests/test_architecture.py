@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "integrations": {"models", "nn", "ops", "_checks", "_files"},
     "models": {"nn", "ops", "_checks", "_files"},
     "nn": {"ops", "_checks"},
-    "statistics": {"nn", "ops", "_files"},
+    "statistics": {"nn", "ops", "_checks", "_files"},
     "surgery": {"nn"},
     "testing": {"_backend", "_memory"},
     "ops": {"reference", "_backend", "_checks"},

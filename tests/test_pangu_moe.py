@@ -377,6 +377,7 @@ class TestTraining:
     @pytest.mark.slow
     @pytest.mark.parametrize("masked", [False, True])
     def test_any_length_is_the_same_graph(self, masked: bool) -> None:
+        torch._dynamo.reset()  # what other tests compiled may have made the length a symbol
         model, counter = random_model(), CompileCounterWithBackend("aot_eager")
         whole = torch.compile(model, fullgraph=True, backend=counter)
         for n in (10, 7, 12, 9):

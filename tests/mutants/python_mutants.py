@@ -244,8 +244,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/integrations/pangu_auto.py",
-        "rows = seen[:, 0].gather(-1, columns.view(1, L, 1).expand(len(seen), L, 1)).squeeze(-1)",
-        "rows = seen[:, 0, :, 0]",
+        "rows = seen[:, 0].expand(-1, L, -1).gather(-1, at).squeeze(-1).expand(B, L)",
+        "rows = seen[:, 0, :, 0].expand(B, L)",
         "Beside a static cache a token is padding if it does not see the first.",
         AUTO + " -k padding_neither",
     ),
@@ -258,14 +258,14 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/integrations/pangu_auto.py",
-        "if before.get(path) == version:",
+        "if len(stale) == 1 and len(after) == 2:",
         "if False:",
         "A second save with other shards leaves the index of the first.",
         AUTO + " -k released_layout",
     ),
     Mutant(
         "moge_ops/integrations/pangu_auto.py",
-        "share = (targets != IGNORED).sum().to(aux_loss) / num_items_in_batch",
+        "share = (targets != IGNORED).sum().to(aux_loss) / number",
         "share = 1.0",
         "Each part of a batch adds a whole load-balance loss.",
         AUTO + " -k accumulated",
@@ -279,7 +279,7 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/integrations/pangu_auto.py",
-        "return {**super()._get_dtype_plan(dtype), **mixed}",
+        "return {**super()._get_dtype_plan(dtype), **_pangu_files.stored.get()}",
         "return super()._get_dtype_plan(dtype)",
         "A float32 router of the files is rounded to bfloat16.",
         AUTO + " -k mixed",

@@ -35,18 +35,16 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/torch_kernels/grouped_gate.py",
-        "d_router_scale = torch.zeros(E, dtype=torch.float64, device=logits.device)",
-        "d_router_scale = torch.zeros(E, dtype=torch.float32, device=logits.device).double()\n"
+        "d_router_scale = torch.zeros(E, dtype=wide, device=logits.device)",
+        "d_router_scale = torch.zeros(E, dtype=torch.float32, device=logits.device).to(wide)\n"
         "        d_base = d_base.float()",
         "The gradient of router_scale is summed from float32 products in float64 runs.",
         "tests/test_grouped_gate.py -k 'gradcheck and torch'",
     ),
     Mutant(
         "moge_ops/torch_kernels/grouped_gate.py",
-        "d_router_scale = torch.zeros(E, dtype=torch.float64, device=logits.device)\n"
-        "        d_router_scale.index_add_(0, ids.flatten(), (d_base * base).flatten().double())",
-        "d_router_scale = torch.zeros(E, dtype=d_base.dtype, device=logits.device)\n"
-        "        d_router_scale.index_add_(0, ids.flatten(), (d_base * base).flatten())",
+        'wide = scores.dtype if logits.device.type == "mps" else torch.float64',
+        "wide = scores.dtype",
         "The gradient of router_scale is a float32 sum over all tokens.",
         "tests/test_grouped_gate.py -k many_rows_sum",
     ),
