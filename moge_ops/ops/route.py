@@ -59,7 +59,7 @@ def _pad(routing: Routing, N: int, pad_to: int) -> Routing:
     shift = ends - padded - offsets[:-1]  # [E]
 
     row = torch.arange(N, dtype=torch.int32, device=ends.device)
-    # a row that no expert owns gets the last expert here, and -1 below, as it is past that one's rows
+    # a row that no expert owns gets the last expert here, and -1 below: it is past that one's rows
     expert = torch.bucketize(row, ends, right=True).clamp_max(counts.shape[0] - 1)
     source = row - shift[expert]
     moved = row_to_slot[source.clamp_max(row_to_slot.shape[0] - 1)]
