@@ -25,14 +25,55 @@ from torch.autograd import forward_ad
 from moge_ops import _flops
 from moge_ops._checks import FLOATS, IDS
 
+try:
+    from moge_ops import _cpu
+except ImportError:  # not built, or for another Python
+    _cpu = None  # type: ignore[assignment]
+
 Declaration = TypeVar("Declaration", bound=Callable[..., Any])
 
 
 @functools.cache
+def _build(extension: str) -> str:
+    note = Path(__file__).with_name(f"{extension}.txt")
+    return note.read_text().strip() if note.is_file() else "off: the package was not installed"
+
+
 def ascend_build() -> str:
     """How the extension ``moge_ops._C`` was built: "emulate", "cann", or "off: " and why."""
-    note = Path(__file__).with_name("_C.txt")
-    return note.read_text().strip() if note.is_file() else "off: the package was not installed"
+    return _build("_C")
+
+
+@functools.cache
+def cpu_levels() -> list[tuple[str, str]]:
+    """Levels of the instruction set, lowest first, and why each cannot run: empty if it can.
+
+    None where there are no native kernels.
+    """
+    return [] if _cpu is None else _cpu.levels()
+
+
+@functools.cache
+def cpu_level() -> str:
+    """The level of the native CPU kernels, or "off: " and why there is none.
+
+    The highest that the processor has, unless ``MOGE_OPS_CPU_ISA`` names another.
+
+    Raises:
+        ValueError: There is no level of that name.
+        RuntimeError: The processor or the operating system lacks it.
+    """
+    if _cpu is None:
+        built = _build("_cpu")
+        return built if built.startswith("off") else "off: moge_ops._cpu cannot be imported"
+    name = os.environ.get("MOGE_OPS_CPU_ISA")
+    if name is not None:
+        try:
+            _cpu.set_level(name)
+        except (RuntimeError, ValueError) as error:
+            raise type(error)(f"MOGE_OPS_CPU_ISA: {error}") from None
+    lowest, missing = _cpu.levels()[0]
+    return _cpu.level() or f"off: {lowest}, the lowest level: {missing}"
 
 
 # Triton's interpreter replaces functions of triton.language while it runs: one launch at a time. It
@@ -77,7 +118,10 @@ def _emulate() -> AbstractContextManager[Any]:
             "an NPU: install with MOGE_ASCEND_BACKEND=emulate"
         )
     # a call of the extension keeps the GIL, so that no other thread's launch runs beside it
-    return nullcontext()
+    return _anywhere
+
+
+_anywhere = nullcontext()  # one for all launches, as it has no state
 
 
 class Backend(NamedTuple):
@@ -93,7 +137,7 @@ class Backend(NamedTuple):
     """Whether it can do so here; a fact of the installation, not an attempt."""
     runs_on: Callable[[], str] = lambda: "cpu"
     """What it runs on here, for ``info``."""
-    on_cpu: Callable[[], AbstractContextManager[Any]] = nullcontext
+    on_cpu: Callable[[], AbstractContextManager[Any]] = lambda: _anywhere
     """What a launch for CPU tensors runs under; RuntimeError where it cannot serve them."""
     remedy: Callable[[], str] = lambda: "the installation is incomplete"
     """What to do where its modules cannot be imported."""
@@ -103,6 +147,15 @@ BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("torch", "torch_kernels", FLOATS),
+        Backend(
+            "cpu",
+            "cpu_kernels",
+            FLOATS[:3],
+            device="cpu",
+            built=lambda: not cpu_level().startswith("off"),
+            runs_on=cpu_level,
+            remedy=lambda: f"the extension does not run here: {cpu_level()}",
+        ),
         Backend("reference", "reference", FLOATS, runs_on=lambda: "any device"),
         Backend(
             "triton",
@@ -171,6 +224,7 @@ def use_reference(x: torch.Tensor) -> bool:
 
 # by names of this module: each look-up on the way would cost as much as the answer
 _transformed, _traced = torch._C._are_functorch_transforms_active, torch.compiler.is_compiling
+_overridden = torch.overrides.has_torch_function
 
 
 def _differentiated() -> bool:
@@ -190,22 +244,21 @@ def override(name: str) -> Iterator[None]:
     before, _choice.backend = _choice.backend, _checked(name)
     try:
         with BACKENDS[name].on_cpu():
-            _load_for_cpu("swiglu")  # what cannot be loaded raises here, not in the first call
+            load(name, "swiglu")  # what cannot be loaded raises here, not in the first call
         yield
     finally:
         _choice.backend = before
 
 
-def _launch_context(x: torch.Tensor) -> AbstractContextManager[Any]:
-    """What a launch for the device of ``x`` runs under.
+def _launch_context(device: str, x: torch.Tensor) -> AbstractContextManager[Any]:
+    """What a launch for ``x`` runs under, by the kernel for one type of device.
 
     Raises:
         RuntimeError: The chosen backend cannot serve CPU tensors here, or not through a launcher.
     """
-    if x.is_cuda:
-        return torch.cuda.device(x.device)  # Triton launches on the current one
-    if x.device.type != "cpu":
-        return nullcontext()
+    if device != "cpu":
+        # Triton launches on the current one
+        return torch.cuda.device(x.device) if x.is_cuda else _anywhere
     if _choice.backend == "reference":
         raise RuntimeError(
             "the reference backend has public functions only, whose gradients come from autograd: "
@@ -215,14 +268,13 @@ def _launch_context(x: torch.Tensor) -> AbstractContextManager[Any]:
     return BACKENDS[_choice.backend].on_cpu()
 
 
-def _load_for_cpu(op: str) -> ModuleType:
-    """The module of ``op`` that serves this thread's CPU tensors."""
-    return load(_choice.backend, op)
-
-
-def _load_for(device: str, op: str) -> ModuleType:
-    """The module of ``op`` that serves the tensors of one type of device."""
-    return load(_serving(device), op)
+def _load_for(device: str, op: str, x: torch.Tensor) -> ModuleType:
+    """The module of ``op`` that serves ``x``, on one type of device, in this thread."""
+    if device != "cpu":
+        return load(_serving(device), op)
+    # the native kernels have no float64
+    native = _choice.backend == "cpu" and x.dtype is torch.float64
+    return load("torch" if native else _choice.backend, op)
 
 
 @functools.cache  # not import_module on every call: it costs as much as a small kernel
@@ -253,7 +305,64 @@ def _refuse_forward_mode(op: str, args: tuple[Any, ...]) -> None:
 
 def _as_launched(x: Any) -> Any:
     """An argument as the launchers may expect it: tensors of indices are contiguous."""
-    return x.contiguous() if isinstance(x, torch.Tensor) and x.dtype in IDS else x
+    # the first question settles most arguments, and nothing is asked of a tensor twice
+    if not isinstance(x, torch.Tensor) or x.is_contiguous() or x.dtype not in IDS:
+        return x
+    return x.contiguous()
+
+
+_library = torch.library.Library("moge_ops", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def _untraced(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Hides ``f``, and all that it calls, from Dynamo, at no cost in a call."""
+    dynamo = torch._C._dynamo.eval_frame
+    skip = dynamo._FrameAction.SKIP
+    dynamo.set_code_exec_strategy(f.__code__, dynamo._FrameExecStrategy(skip, skip))
+    return f
+
+
+def _differentiable(
+    name: str,
+    operator: Callable[..., Any],
+    names: tuple[str, ...],
+    save: Callable[[Any, Any, Any], None] | None,
+    backward: Callable[..., dict[str, Any]] | None,
+) -> Callable[..., Any]:
+    """An operator with its node of autograd's graph, where a gradient is needed.
+
+    That of ``torch.library.register_autograd`` does the same in twice the time.
+    """
+    arguments = namedtuple("arguments", names)  # type: ignore[misc]
+    below_autograd = torch._C._AutoDispatchBelowAutograd
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        with below_autograd():
+            output = operator(*args)
+        if save is not None:
+            ctx.needs = arguments(*ctx.needs_input_grad)
+            save(ctx, arguments(*args), output)
+        return output
+
+    def in_order(ctx: Any, *d_outputs: Any) -> tuple[Any, ...]:
+        if backward is None:
+            raise RuntimeError(
+                f"Trying to backward through {operator} but no autograd formula was registered. "
+                "Please use register_autograd to add one."
+            )
+        gradients = backward(ctx, *d_outputs)
+        return tuple(map(gradients.get, names))
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(in_order)}
+    node: Any = type(f"moge_ops_{name}", (torch.autograd.Function,), methods)
+
+    def call(*args: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return node.apply(*args)
+        with below_autograd():
+            return operator(*args)
+
+    return _untraced(call)
 
 
 def define(
@@ -266,7 +375,7 @@ def define(
 
     The declaration has the name and the signature of the launcher that every backend has in its
     module for this operator, and returns what inference of shapes and dtypes needs: empty results.
-    The operator is ``moge_ops::<name>``, without ``_fwd``; launchers are called by keyword. What
+    The operator is ``moge_ops::<name>``, without ``_fwd``; launchers are called by position. What
     they get may have any strides, but integers are contiguous.
 
     Args:
@@ -282,42 +391,36 @@ def define(
         name = launcher.removesuffix("_fwd")
         names = tuple(inspect.signature(declaration).parameters)
 
-        def kernel(module: Callable[[], ModuleType]) -> Callable[..., Any]:
-            def call(*args: Any) -> Any:
+        schema = torch.library.infer_schema(declaration, mutates_args=())
+        tags = (torch.Tag.pt2_compliant_tag,)
+        _library.define(name + schema, tags=tags)  # type: ignore[no-untyped-call]
+        operator = getattr(torch.ops.moge_ops, name).default
+
+        def serve(device: str) -> None:
+            def kernel(*args: Any) -> Any:
                 if forward_ad._current_level >= 0:
                     _refuse_forward_mode(name, args)
-                named = dict(zip(names, map(_as_launched, args), strict=True))
-                with _launch_context(args[0]):
-                    return getattr(module(), launcher)(**named)
+                with _launch_context(device, args[0]):
+                    launch = getattr(_load_for(device, op, args[0]), launcher)
+                    return launch(*map(_as_launched, args))
 
-            return call
+            torch.library.impl(f"moge_ops::{name}", device, _untraced(kernel), lib=_library)
 
-        # the torch kernels also serve every device that has none of its own
-        definition = torch.library.custom_op(
-            f"moge_ops::{name}",
-            kernel(lambda: load("torch", op)),
-            mutates_args=(),
-            schema=torch.library.infer_schema(declaration, mutates_args=()),
-        )
-        definition.register_kernel("cpu")(kernel(lambda: _load_for_cpu(op)))
-        for device in {b.device for b in BACKENDS.values() if b.device} - {"cpu"}:
-            definition.register_kernel(device)(kernel(functools.partial(_load_for, device, op)))
-        definition.register_fake(declaration)
+        # the torch kernels are the default: they also serve a device that has none of its own
+        for device in {"default", "cpu"}.union(b.device for b in BACKENDS.values() if b.device):
+            serve(device)
+        torch.library.register_fake(f"moge_ops::{name}", declaration, lib=_library)
+        differentiable = _differentiable(name, operator, names, save, backward)
+        _library.impl(name, differentiable, "Autograd")  # type: ignore[no-untyped-call]
         if flops is not None:
             _flops.register(name, flops)
 
-        if save is not None and backward is not None:
-            arguments = namedtuple("arguments", names)  # type: ignore[misc]
+        def call(*args: Any, **named: Any) -> Any:
+            # straight to what the dispatcher would call first, where nobody listens in between
+            if named or _traced() or _transformed() or _overridden(args):
+                return operator(*args, **named)
+            return differentiable(*args)
 
-            def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-                ctx.needs = arguments(*ctx.needs_input_grad[: len(names)])
-                save(ctx, arguments(*inputs), output)
-
-            def in_order(ctx: Any, *d_outputs: Any) -> tuple[Any, ...]:
-                gradients = backward(ctx, *d_outputs)
-                return tuple(gradients.get(name) for name in names)
-
-            definition.register_autograd(in_order, setup_context=setup_context)
-        return definition  # type: ignore[return-value]
+        return functools.update_wrapper(call, declaration)  # type: ignore[return-value]
 
     return registered

@@ -229,8 +229,14 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "ascend c", _backend.ascend_build()
 
 
+def _native() -> str:
+    """Level of the instruction set, and why it is not a higher one."""
+    above = [f"no {name}: {missing}" for name, missing in _backend.cpu_levels() if missing]
+    return ", ".join([_backend.cpu_level(), *above])
+
+
 def _devices() -> Iterator[tuple[str, str]]:
-    yield "cpu", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    yield "cpu", f"{torch.get_num_threads()} threads, native kernels: {_native()}"
     for i in range(torch.cuda.device_count()):
         yield f"cuda:{i}", torch.cuda.get_device_name(i)
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +19,7 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 from hypothesis import HealthCheck, settings
 
 from moge_ops import ops, testing
-from moge_ops._backend import BACKENDS
+from moge_ops._backend import BACKENDS, cpu_level, cpu_levels
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 # a property test's time depends on the backend: no deadline; the same examples on every run
@@ -39,6 +40,8 @@ EMULATED = {
     "statistics",
     *(module.name for module in pkgutil.iter_modules(ops.__path__)),
 }
+# the native kernels are tested at each level of the instruction set that the machine has
+LEVELS = [level for level, missing in cpu_levels() if not missing]
 # Triton's kernels are loaded once in a process: for the GPU where there is one, else interpreted
 TRITON = "cuda" if torch.cuda.is_available() else "triton"
 
@@ -54,11 +57,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     stem = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
     needs = {torch.float64} if any(metafunc.definition.iter_markers("float64")) else set()
     slow = {name for mark in metafunc.definition.iter_markers("slow_on") for name in mark.args}
+    params = {name: [name] for name in BACKENDS}
+    params |= {"triton": [TRITON], "cpu": [f"cpu_{level}" for level in LEVELS] or ["cpu"]}
     names = [
-        pytest.param(
-            TRITON if name == "triton" else name, marks=[pytest.mark.slow] * (name in slow)
-        )
+        pytest.param(param, marks=[pytest.mark.slow] * (name in slow))
         for name, backend in BACKENDS.items()
+        for param in params[name]
         if name != "reference"  # the oracle itself
         and (name != "ascend" or stem in EMULATED)
         and needs <= set(backend.dtypes)
@@ -72,18 +76,33 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "cuda":
         yield "cuda"
         return
-    if request.param == "ascend":
+    name, _, level = request.param.partition("_")
+    if name == "ascend":
         extension = pytest.importorskip("moge_ops._C", reason="built without the Ascend emulator")
         extension.set_emulation(cores=3)  # few: each has several tiles, and they start quickly
-    with testing.backend(request.param):
+    if name == "cpu" and not LEVELS:
+        pytest.skip(f"no native kernels: {cpu_level()}")
+    with testing.backend(name), at_level(level):
         yield "cpu"
+
+
+@contextmanager
+def at_level(level: str) -> Iterator[None]:
+    """Native kernels of one level of the instruction set; of the usual one if it is empty."""
+    if not level:
+        yield
+        return
+    extension = importlib.import_module("moge_ops._cpu")
+    extension.set_level(level)
+    yield
+    extension.set_level(cpu_level())
 
 
 @pytest.fixture
 def float_dtypes(request: pytest.FixtureRequest, device: str) -> list[torch.dtype]:
     """Dtypes of the backend's operators: an NPU has no float64."""
     name = request.node.callspec.params["device"]
-    return list(BACKENDS["triton" if name == TRITON else name].dtypes)
+    return list(BACKENDS["triton" if name == TRITON else name.partition("_")[0]].dtypes)
 
 
 @pytest.fixture(autouse=True)

@@ -27,9 +27,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": set(),
     "torch_kernels": set(),
     "triton_kernels": set(),
+    "cpu_kernels": {"_cpu"},
     "ascend": {"_C", "_checks"},
     "_C": set(),
-    "_backend": {"_checks", "_flops"},  # loads the kernels by name, when they are first used
+    "_cpu": set(),
+    "_backend": {
+        "_checks",
+        "_cpu",
+        "_flops",
+    },  # loads kernels by name, when first used
     "_checks": set(),
     "_files": set(),
     "_flops": set(),

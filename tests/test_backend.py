@@ -17,8 +17,10 @@ from torch import Tensor
 
 import moge_ops
 from moge_ops import _backend, testing
-from moge_ops._backend import BACKENDS
+from moge_ops._backend import BACKENDS, cpu_level
 from moge_ops.reference import swiglu as oracle
+
+DEFAULT = "torch" if cpu_level().startswith("off") else "cpu"
 
 
 @pytest.fixture
@@ -35,8 +37,13 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     return seen
 
 
-def test_cpu_tensors_take_the_torch_path(loaded: list[tuple[str, str]]) -> None:
+def test_cpu_tensors_take_the_native_kernels(loaded: list[tuple[str, str]]) -> None:
     moge_ops.swiglu(torch.ones(1, 4))
+    assert loaded == [(DEFAULT, "swiglu")]
+
+
+def test_float64_takes_the_torch_path(loaded: list[tuple[str, str]]) -> None:
+    moge_ops.swiglu(torch.ones(1, 4, dtype=torch.float64))
     assert loaded == [("torch", "swiglu")]
 
 
@@ -49,7 +56,7 @@ def test_triton_reroutes_forward_and_backward(loaded: list[tuple[str, str]]) -> 
     assert loaded.count(("triton", "swiglu")) == 2
     loaded.clear()
     moge_ops.swiglu(x)
-    assert loaded == [("torch", "swiglu")]
+    assert loaded == [(DEFAULT, "swiglu")]
 
 
 def test_reference_goes_past_the_dispatcher(loaded: list[tuple[str, str]]) -> None:
@@ -67,7 +74,7 @@ def test_reference_goes_past_the_dispatcher(loaded: list[tuple[str, str]]) -> No
 def test_plain_torch_serves_what_no_kernel_can(loaded: list[tuple[str, str]]) -> None:
     x = torch.randn(3, 2, 6)
     kernels = torch.func.vmap(moge_ops.swiglu)(x)  # kernels, for one sample after the other
-    assert loaded == [("torch", "swiglu")] * 3
+    assert loaded == [(DEFAULT, "swiglu")] * 3
     loaded.clear()
     plain, _ = torch.func.vjp(torch.func.vmap(moge_ops.swiglu), x)
     torch.func.vmap(torch.func.grad(lambda x: moge_ops.swiglu(x).sum()))(x)
@@ -77,7 +84,7 @@ def test_plain_torch_serves_what_no_kernel_can(loaded: list[tuple[str, str]]) ->
     assert not loaded
     torch.testing.assert_close(plain, kernels)
     moge_ops.swiglu(x[0])
-    assert loaded == [("torch", "swiglu")]
+    assert loaded == [(DEFAULT, "swiglu")]
 
 
 def in_threads(*calls: Callable[[], Any]) -> list[Any]:
@@ -137,7 +144,7 @@ def test_an_override_is_of_its_thread_alone(loaded: list[tuple[str, str]]) -> No
         assert entered.wait(timeout=60)
         loaded.clear()
         moge_ops.swiglu(x)
-        assert loaded == [("torch", "swiglu")]
+        assert loaded == [(DEFAULT, "swiglu")]
         with testing.backend("reference"):
             pass
         left.set()
@@ -145,7 +152,7 @@ def test_an_override_is_of_its_thread_alone(loaded: list[tuple[str, str]]) -> No
     in_threads(first, second)
     loaded.clear()
     moge_ops.swiglu(x)
-    assert loaded == [("torch", "swiglu")]
+    assert loaded == [(DEFAULT, "swiglu")]
 
 
 def test_a_backward_pass_runs_in_the_thread_that_calls_it() -> None:
@@ -168,11 +175,11 @@ def test_a_compiled_call_sees_the_backend_of_its_thread(loaded: list[tuple[str, 
         assert torch.equal(compiled(x), moge_ops.swiglu(x))
         return loaded.copy()
 
-    assert kernels() == [("torch", "swiglu")] * 2
+    assert kernels() == [(DEFAULT, "swiglu")] * 2
     with testing.backend("reference"):
         assert kernels() == []
-        assert in_threads(kernels) == [[("torch", "swiglu")] * 2]
-    assert kernels() == [("torch", "swiglu")] * 2
+        assert in_threads(kernels) == [[(DEFAULT, "swiglu")] * 2]
+    assert kernels() == [(DEFAULT, "swiglu")] * 2
 
 
 def test_the_reference_has_no_launchers() -> None:

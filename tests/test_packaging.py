@@ -24,7 +24,10 @@ MODULES = sorted(
 
 
 # the extension's types and how it was built, and the tiles of the Triton kernels
-DATA = ("py.typed", "_C.pyi", "_C.txt", "triton_kernels/configs.csv")
+DATA = (
+    *("py.typed", "_C.pyi", "_C.txt", "_cpu.pyi", "_cpu.txt"),
+    "triton_kernels/configs.csv",
+)
 
 
 @pytest.fixture
@@ -112,29 +115,49 @@ def built(tmp_path: Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("env", "note"),
+    ("env", "module", "note"),
     [
-        ({"MOGE_ASCEND_BACKEND": "off"}, "off: MOGE_ASCEND_BACKEND=off at installation"),
-        ({"PATH": "/nowhere"}, "off: no cmake at installation"),
-        ({"CXX": "no-such-compiler"}, "off: no C++17 compiler at installation (no-such-compiler)"),
-        ({"MOGE_ASCEND_BACKEND": "cann"}, "cann"),
+        ({"MOGE_ASCEND_BACKEND": "off"}, "_C", "off: MOGE_ASCEND_BACKEND=off at installation"),
+        ({"PATH": "/nowhere"}, "_C", "off: no cmake at installation"),
+        (
+            {"CXX": "no-such-compiler"},
+            "_C",
+            "off: no compiler for C++17 at installation (no-such-compiler)",
+        ),
+        ({"MOGE_ASCEND_BACKEND": "cann"}, "_C", "cann"),
+        ({"MOGE_OPS_CPU": "off"}, "_cpu", "off: MOGE_OPS_CPU=off at installation"),
+        ({"PATH": "/nowhere"}, "_cpu", "off: no cmake at installation"),
+        (
+            {"CXX": "no-such-compiler"},
+            "_cpu",
+            "off: no compiler for C++17 -mavx512bf16 -mamx-tile -mamx-bf16 at installation "
+            "(no-such-compiler)",
+        ),
     ],
-    ids=["off", "no-cmake", "no-compiler", "cann"],
+    ids=["off", "no-cmake", "no-compiler", "cann", "cpu-off", "cpu-no-cmake", "cpu-no-compiler"],
 )
-def test_the_extension_is_optional(env: dict[str, str], note: str, tmp_path: Path) -> None:
+def test_an_extension_is_optional(
+    env: dict[str, str], module: str, note: str, tmp_path: Path
+) -> None:
     pytest.importorskip("setuptools", "77")
     if "CXX" in env and not shutil.which("cmake"):
         pytest.skip("there is no cmake, which is asked for first")
     done = built(tmp_path, **env)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "moge_ops" / "_C.txt").read_text().strip() == note
+    assert (tmp_path / "moge_ops" / f"{module}.txt").read_text().strip() == note
 
 
-def test_an_unknown_ascend_backend_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [("MOGE_ASCEND_BACKEND", "npu", "emulate, cann or off"), ("MOGE_OPS_CPU", "1", "on or off")],
+)
+def test_an_unknown_way_to_build_is_refused(
+    name: str, value: str, allowed: str, tmp_path: Path
+) -> None:
     pytest.importorskip("setuptools", "77")
-    done = built(tmp_path, MOGE_ASCEND_BACKEND="npu")
+    done = built(tmp_path, **{name: value})
     assert done.returncode
-    assert "MOGE_ASCEND_BACKEND must be emulate, cann or off, got 'npu'" in done.stderr
+    assert f"{name} must be {allowed}, got {value!r}" in done.stderr
 
 
 def test_torch_is_the_only_dependency_of_the_core() -> None:

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.export import Dim
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import moge_ops
+from moge_ops import _checks
 from moge_ops._backend import BACKENDS, load
 from moge_ops.testing import group_ids
 
@@ -400,3 +402,70 @@ def test_the_layer_exports_with_two_dimensions_free() -> None:
 def test_a_traced_layer_ends_in_one_error() -> None:
     with pytest.raises(RuntimeError, match=r"num_experts must be an int, .* use torch\.export"):
         torch.jit.trace(layer("cpu"), torch.randn(3, H))
+
+
+def test_what_has_passed_is_not_taken_for_another() -> None:
+    x, r = torch.randn(T, H), routing("cpu")
+    for _ in range(2):  # the second call finds what the first has passed
+        assert moge_ops.permute(x, r).shape == (T * K, H)
+    for other, error in (
+        (torch.randn(T + 1, H), r"x must be|routing.slot_to_row must be"),
+        (x.int(), "x must be float16"),
+        (x.to("meta"), "must be on the device of x, meta, got cpu"),
+        (x.to_sparse(), "x must be a dense Tensor"),
+        (x[0], "x must be"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=error):
+            moge_ops.permute(other, r)
+    with pytest.raises(TypeError, match="weight must have the dtype of rows, float32, got float64"):
+        moge_ops.grouped_gemm(x, torch.randn(E, 5, H).double(), r.offsets)
+    x.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"x must have its .* got a storage of 0 bytes"):
+        moge_ops.permute(x, r)
+
+
+def test_what_has_passed_is_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_checks, "_passed", {})
+    monkeypatch.setattr(_checks, "MOST_PASSED", 3)
+    for rows in range(1, 20):
+        assert moge_ops.swiglu(torch.zeros(rows, 4)).shape == (rows, 2)
+        assert len(_checks._passed) <= 3
+
+
+class Doubled(TorchFunctionMode):
+    """Twice the result of our operators."""
+
+    def __torch_function__(
+        self, f: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = f(*args, **(kwargs or {}))
+        return 2.0 * out if "moge_ops" in str(f) else out
+
+
+def test_who_replaces_an_operator_is_differentiated_too() -> None:
+    x = leaf(5, 2 * WIDTH, device="cpu")
+    once = torch.autograd.grad(moge_ops.swiglu(x).sum(), x)[0]
+    with Doubled():
+        y = moge_ops.swiglu(x).sum()
+    torch.testing.assert_close(torch.autograd.grad(y, x)[0], 2.0 * once)
+
+
+def test_samples_of_a_leaf() -> None:
+    x = leaf(3, 5, 2 * WIDTH, device="cpu")
+    got = torch.autograd.grad(torch.func.vmap(moge_ops.swiglu)(x).square().sum(), x)[0]
+    want = torch.autograd.grad(moge_ops.swiglu(x.flatten(0, 1)).square().sum(), x)[0]
+    torch.testing.assert_close(got, want)
+
+
+def test_dynamo_does_not_look_into_a_kernel() -> None:
+    @torch._dynamo.disable(recursive=False)
+    def eager(x: Tensor) -> Any:  # what it calls may be compiled
+        return torch.ops.moge_ops.swiglu(x)
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    x = leaf(5, 2 * WIDTH, device="cpu")
+    got = torch.compile(lambda x: eager(x + 1.0), backend="eager")(x)
+    assert torch.equal(got, moge_ops.swiglu(x + 1.0))
+    # that of the function, and what is left of it after the call
+    assert torch._dynamo.utils.counters["frames"]["total"] == 2

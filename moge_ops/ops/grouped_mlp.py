@@ -77,17 +77,17 @@ def _backward(ctx: Any, d_y: Tensor | None, d_pre: None) -> dict[str, Tensor]:
     needs = ctx.needs
     x, w_gate_up, w_down, weights, row_to_slot, slot_to_row, offsets, pre = ctx.saved_tensors
     found = grouped_mlp_bwd(
-        d_y=d_y,
-        x=x,
-        w_gate_up=w_gate_up,
-        w_down=w_down,
-        weights=weights,
-        row_to_slot=row_to_slot,
-        slot_to_row=slot_to_row,
-        offsets=offsets,
-        pre=pre,
-        need_d_x=needs.x,
-        need_d_w=needs.w_gate_up or needs.w_down,
+        d_y,
+        x,
+        w_gate_up,
+        w_down,
+        weights,
+        row_to_slot,
+        slot_to_row,
+        offsets,
+        pre,
+        needs.x,
+        needs.w_gate_up or needs.w_down,
     )
     gradients = dict(zip(("x", "w_gate_up", "w_down", "weights"), found, strict=True))
     return {name: d for name, d in gradients.items() if getattr(needs, name)}
@@ -170,6 +170,8 @@ def grouped_mlp(
     _checks.choice("weight_on", weight_on, WEIGHT_ON)
     if _backend.use_reference(x):
         return _reference(x, w_gate_up, w_down, weights, *routing, weight_on=weight_on)
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, w_gate_up, w_down, weights))
+    save = torch.is_grad_enabled() and (
+        x.requires_grad or w_gate_up.requires_grad or w_down.requires_grad or weights.requires_grad
+    )
     y, _ = grouped_mlp_fwd(x, w_gate_up, w_down, weights, *routing, weight_on, save)
     return y

@@ -5,6 +5,7 @@ from mutant import Mutant
 NN = "tests/test_nn.py -k 'not triton and not ascend'"
 REJECTS = "tests/test_grouped_mlp.py tests/test_grouped_gemm.py tests/test_swiglu.py -k rejects"
 GATE_REJECTS = "tests/test_grouped_gate.py tests/test_route.py tests/test_nn.py -k rejects"
+PASSED = "tests/test_registration.py -k what_has_passed"
 STATISTICS = "tests/test_statistics.py -k 'not triton and not ascend'"
 SURGERY = "tests/test_surgery.py"
 MODEL = "tests/test_pangu_moe.py -k 'formulas and not numpy'"
@@ -90,6 +91,34 @@ MUTANTS = [
         "Autocast narrows float64.",
         "tests/test_grouped_gemm.py -k 'autocast and torch'",
     ),
+    Mutant(
+        "moge_ops/_checks.py",
+        "metadata += layout, dtypes, x.shape, x.dtype, x.device",
+        "metadata += layout, dtypes, x.dtype, x.device",
+        "A shape that has passed lets every other one pass.",
+        PASSED,
+    ),
+    Mutant(
+        "moge_ops/_checks.py",
+        "metadata += layout, dtypes, x.shape, x.dtype, x.device",
+        "metadata += layout, dtypes, x.shape, x.device",
+        "A dtype that has passed lets every other one pass.",
+        PASSED,
+    ),
+    Mutant(
+        "moge_ops/_checks.py",
+        "and x.data_ptr() != x.storage_offset() * x.itemsize",
+        "and True",
+        "A call that has passed once passes without its memory, whose reading ends the process.",
+        PASSED,
+    ),
+    Mutant(
+        "moge_ops/_checks.py",
+        "            _passed.clear()",
+        "            pass",
+        "What has passed is kept for every shape that ever came.",
+        PASSED,
+    ),
     # --- backends ---
     Mutant(
         "moge_ops/_backend.py",
@@ -142,7 +171,7 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/_backend.py",
-        "return tuple(gradients.get(name) for name in names)",
+        "return tuple(map(gradients.get, names))",
         "return (*gradients.values(), *[None] * (len(names) - len(gradients)))",
         "Gradients go to the first arguments, whatever their names.",
         "tests/test_grouped_gate.py -k 'every_kind and torch'",
@@ -156,10 +185,31 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/_backend.py",
-        "return x.contiguous() if isinstance(x, torch.Tensor) and x.dtype in IDS else x",
-        "return x",
+        "    return x.contiguous()",
+        "    return x",
         "Kernels read a routing of other strides as if it were contiguous.",
         "tests/test_permute.py -k 'any_stride'",
+    ),
+    Mutant(
+        "moge_ops/_backend.py",
+        " or _overridden(args)",
+        "",
+        "A mode that replaces an operator loses the gradient of what it does.",
+        "tests/test_registration.py -k who_replaces",
+    ),
+    Mutant(
+        "moge_ops/_backend.py",
+        " or _transformed() or _overridden",
+        " or _overridden",
+        "A leaf within vmap meets a node that cannot be batched.",
+        "tests/test_registration.py -k samples_of_a_leaf",
+    ),
+    Mutant(
+        "moge_ops/_backend.py",
+        "return _untraced(call)",
+        "return call",
+        "torch.compile traces what an operator does for autograd, and warns of it.",
+        "tests/test_registration.py -k look_into_a_kernel",
     ),
     # --- modules ---
     Mutant(

@@ -91,7 +91,11 @@ class Copy:
         self.running: subprocess.Popen[str] | None = None
         listed = ["git", "ls-files", "-co", "--exclude-standard"]
         names = subprocess.run(listed, cwd=tree, check=True, capture_output=True, text=True).stdout
-        built = [str(path.relative_to(tree)) for path in tree.glob("moge_ops/_C.*")]
+        built = [
+            str(path.relative_to(tree))
+            for stem in ("_C", "_cpu")
+            for path in tree.glob(f"moge_ops/{stem}.*")
+        ]
         for name in {*names.splitlines(), *built}:
             if (tree / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,156 @@
+// The three products of expert-sorted rows with their experts' weights.
+#pragma once
+#include "memory.h"
+
+namespace moge_cpu {
+namespace MOGE_LEVEL {
+
+constexpr int64_t kColumns = 64;  // of b at once, where b is a weight or a part of the rows
+
+// Zeros in the rows that no expert has.
+template <typename T>
+inline void ZeroRest(const Gemm& s, void* rows, int64_t width, const Team& team) {
+  const int64_t used = s.offsets[s.E];
+  if (team.id == 0)
+    memset(static_cast<T*>(rows) + used * width, 0, (s.N - used) * width * sizeof(T));
+}
+
+// out = rows W': b is the rows of a block, a the weight.
+template <typename T>
+struct GemmMemory {
+  Carver own, shared;
+  Right<T> rows;
+  float* c;
+
+  GemmMemory(const Gemm& s, int64_t most, int64_t, char* own_base, char*) {
+    own.base = own_base;
+    rows = own.TakeRight<T>(s.I, most);
+    c = own.Take<float>(2 * kGroup * RoundUp(most, kPanel));
+  }
+};
+
+template <typename T>
+void RunGemm(const Gemm& s, int most, Team& team) {
+  const TileScope tiles;
+  const GemmMemory<T> memory(s, most, 0, s.scratch.own + team.id * s.scratch.own_bytes, nullptr);
+  ZeroRest<T>(s, s.out.data, s.O, team);
+  const int64_t parts = s.plan.parts;
+  for (int64_t i; (i = team.Next()) < s.plan.count * parts;) {
+    const Block& block = s.plan.blocks[i / parts];
+    const Right<T> rows = WithColumns(memory.rows, block.count);
+    PackColumns(rows, [&](int64_t j) {
+      return static_cast<const T*>(s.rows.data) + (block.first + j) * s.rows.row;
+    });
+    const T* weight = static_cast<const T*>(s.weight.data) + block.expert * s.weight.expert;
+    T* out = static_cast<T*>(s.out.data) + block.first * s.O;
+    const Span span(s.O, i % parts, parts);
+    for (int64_t o = span.first; o < span.last; o += 2 * kGroup) {
+      const TwoGroups<T> groups(weight, s.weight.row, o, span.last);
+      Product(groups.rows, groups.count, rows, memory.c);
+      for (int g = 0; g < groups.count; g++)
+        Unpack(memory.c + g * (rows.lines ? rows.columns : kGroup) * rows.Width(), rows,
+               groups.rows[g].count, [&](int64_t j) { return out + j * s.O + o + g * kGroup; });
+    }
+  }
+}
+
+// Rows of c, of which `columns` are wanted, to rows in memory.
+template <typename T>
+inline void StoreRows(const float* c, int64_t width, int64_t rows, int64_t columns, T* to,
+                      int64_t stride) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < columns; j += kLanes)
+      Store(to + i * stride + j, Load(c + i * width + j), columns - j);
+}
+
+// d_rows = d_out W, in `rows`: b is a part of the weight, a the rows of d_out.
+template <typename T>
+struct GemmDxMemory {
+  Carver own, shared;
+  Right<T> weight;
+  float* c;
+
+  GemmDxMemory(const Gemm& s, int64_t, int64_t, char* own_base, char*) {
+    own.base = own_base;
+    weight = own.TakeRight<T>(s.O, kColumns);
+    c = own.Take<float>(2 * kGroup * kColumns);
+  }
+};
+
+template <typename T>
+void RunGemmDx(const Gemm& s, int most, Team& team) {
+  const TileScope tiles;
+  const GemmDxMemory<T> memory(s, most, 0, s.scratch.own + team.id * s.scratch.own_bytes, nullptr);
+  ZeroRest<T>(s, s.rows.data, s.I, team);
+  const int64_t parts = s.plan.parts;
+  for (int64_t i; (i = team.Next()) < s.plan.count * parts;) {
+    const Block& block = s.plan.blocks[i / parts];
+    const T* weight = static_cast<const T*>(s.weight.data) + block.expert * s.weight.expert;
+    const T* d_out = static_cast<const T*>(s.out.data);
+    T* d_rows = static_cast<T*>(s.rows.data);
+    const int64_t last_row = block.first + block.count;
+    const Span span(s.I, i % parts, parts);
+    for (int64_t j = span.first; j < span.last; j += kColumns) {
+      const Right<T> b = AsPanels(memory.weight, s.O, Least(kColumns, span.last - j));
+      PackRows(b, [&](int64_t o) { return weight + o * s.weight.row + j; });
+      for (int64_t row = block.first; row < last_row; row += 2 * kGroup) {
+        const TwoGroups<T> groups(d_out, s.out.row, row, last_row);
+        Product(groups.rows, groups.count, b, memory.c);
+        StoreRows(memory.c, b.Width(), Least(2 * kGroup, last_row - row), b.columns,
+                  d_rows + row * s.I + j, s.I);
+      }
+    }
+  }
+}
+
+// d_W = d_out' rows, in `weight`: b is a part of the rows, a is d_out, transposed first.
+template <typename T>
+struct GemmDwMemory {
+  Carver own, shared;
+  T* d_out_t;  // [O, n] for each expert of n rows
+  Right<T> rows;
+  float* c;
+
+  GemmDwMemory(const Gemm& s, int64_t, int64_t longest, char* own_base, char* shared_base) {
+    own.base = own_base;
+    shared.base = shared_base;
+    rows = own.TakeRight<T>(longest, kColumns);
+    c = own.Take<float>(2 * kGroup * kColumns);
+    d_out_t = shared.Take<T>(s.N * s.O);
+  }
+};
+
+template <typename T>
+void RunGemmDw(const Gemm& s, int most, Team& team) {
+  const TileScope tiles;
+  const GemmDwMemory<T> memory(s, most, Longest(s.offsets, s.E),
+                               s.scratch.own + team.id * s.scratch.own_bytes, s.scratch.shared);
+  for (int64_t i; (i = team.Next()) < s.plan.count;) {
+    const Block& block = s.plan.blocks[i];
+    const int64_t start = s.offsets[block.expert], n = s.offsets[block.expert + 1] - start;
+    TransposeRows(static_cast<const T*>(s.out.data) + block.first * s.out.row, s.out.row,
+                  block.count, s.O, memory.d_out_t + start * s.O + block.first - start, n);
+  }
+  team.Wait();
+  const int64_t slices = (s.I + kColumns - 1) / kColumns;
+  for (int64_t i; (i = team.Next()) < s.E * slices;) {
+    const int64_t expert = i / slices, j = i % slices * kColumns;
+    const int64_t start = s.offsets[expert], n = s.offsets[expert + 1] - start;
+    T* d_weight = static_cast<T*>(s.weight.data) + expert * s.O * s.I + j;
+    const Right<T> b = AsPanels(memory.rows, n, Least(kColumns, s.I - j));
+    if (!n)
+      for (int64_t o = 0; o < s.O; o++) memset(d_weight + o * s.I, 0, b.columns * sizeof(T));
+    PackRows(b, [&](int64_t t) {
+      return static_cast<const T*>(s.rows.data) + (start + t) * s.rows.row + j;
+    });
+    for (int64_t o = 0; n && o < s.O; o += 2 * kGroup) {
+      const TwoGroups<T> groups(memory.d_out_t + start * s.O, n, o, s.O);
+      Product(groups.rows, groups.count, b, memory.c);
+      StoreRows(memory.c, b.Width(), Least(2 * kGroup, s.O - o), b.columns, d_weight + o * s.I,
+                s.I);
+    }
+  }
+}
+
+}  // namespace MOGE_LEVEL
+}  // namespace moge_cpu

@@ -1,0 +1,312 @@
+// The expert layer, forward and backward, each in one parallel region.
+#pragma once
+#include "grouped_gemm.h"
+#include "rowwise.h"
+
+namespace moge_cpu {
+namespace MOGE_LEVEL {
+
+// ---- forward:   x --gather--> b --w_gate_up--> c --SwiGLU--> act, again a b --w_down--> rows -->
+// y
+//
+// A block of an expert's rows goes all the way to `rows` while it is in a core's cache. Where there
+// are too few blocks for the threads, the columns of both products are divided too, and all wait in
+// between.
+
+template <typename T>
+struct ForwardMemory {
+  Carver own, shared;
+  T* rows;        // [N, H], what the down projection gives
+  Right<T> acts;  // one for each block; or, if the columns are not divided, for each thread
+  int64_t act;    // elements of one
+  Right<T> x;
+  float* c;
+
+  ForwardMemory(const MlpForward& s, int64_t most, int64_t, char* own_base, char* shared_base) {
+    own.base = own_base;
+    shared.base = shared_base;
+    x = own.TakeRight<T>(s.H, most);
+    c = own.Take<float>(2 * kGroup * RoundUp(most, kPanel));
+    act = Depth(s.F) * RoundUp(most, kPanel);
+    if (s.plan.parts == 1) {
+      acts = own.TakeRight<T>(s.F, most);
+      act = 0;
+    } else {
+      acts = shared.TakeRight<T>(s.F, most * s.plan.count);
+      acts.wide = own.TakeRight<T>(s.F, 0).wide;  // the room for widened rows is each thread's
+    }
+    rows = shared.Take<T>(s.routing.N * s.H);
+  }
+};
+
+// SwiGLU of the gate and up rows [f, f + count) in c, into rows k = f of the next b.
+template <typename T>
+inline void Activate(const float* c, const Right<T>& act, int64_t f, int count,
+                     const float* row_weights) {
+  const int64_t width = act.Width();
+  const float *gate = c, *up = c + (act.lines ? act.columns : kGroup) * width;
+  if (act.lines) {
+    for (int64_t j = 0; j < act.columns; j++)
+      for (int r = 0; r < count; r += kLanes) {
+        const V g = Load(gate + j * kGroup + r), u = Load(up + j * kGroup + r);
+        const V a = g * Sigmoid(g) * u;
+        Store(act.Line(j) + f + r, row_weights ? a * row_weights[j] : a, count - r);
+      }
+    return;
+  }
+  auto at = [&](int r, int64_t j) {
+    if (r >= count) return V{};
+    const V g = Load(gate + r * width + j);
+    const V a = g * Sigmoid(g) * Load(up + r * width + j);
+    return row_weights ? a * Load(row_weights + j) : a;
+  };
+  for (int r = 0; r < count; r += kWord<T>)
+    for (int64_t j = 0; j < width; j += kLanes) {
+      V words = at(r, j);
+      if constexpr (kPairs<T>) words = Pair(words, at(r + 1, j));
+      StoreWords(act.Panel(j / kPanel) + (f + r) * kPanel + j % kPanel * kWord<T>, words);
+    }
+}
+
+// Zeros behind the last row of b, as far as it is read.
+template <typename T>
+inline void PadRight(const Right<T>& b) {
+  const int64_t first = b.lines ? b.K : RoundUp(b.K, kWord<T>);
+  const int64_t bytes = (Depth(b.K) - first) * int64_t(sizeof(Packed<T>));
+  if (b.lines)
+    for (int64_t j = 0; j < b.columns; j++) memset(b.Line(j) + first, 0, bytes);
+  else
+    for (int64_t p = 0; p < b.Panels(); p++) memset(b.Panel(p) + first * kPanel, 0, bytes * kPanel);
+}
+
+template <typename T>
+void GateUp(const MlpForward& s, const Block& block, int64_t part, const ForwardMemory<T>& memory,
+            const Right<T>& act) {
+  const Routing& r = s.routing;
+  const int32_t* slots = r.row_to_slot + block.first;
+  const Right<T> x = WithColumns(memory.x, block.count);
+  PackColumns(
+      x, [&](int64_t j) { return static_cast<const T*>(s.x.data) + slots[j] / r.K * s.x.row; });
+  float row_weights[256];  // of more rows than a block has
+  if (s.weight_on_activation)
+    for (int64_t j = 0; j < RoundUp(block.count, kPanel); j++)
+      row_weights[j] = j < block.count ? s.weights[slots[j]] : 0.0f;
+
+  const T* weight = static_cast<const T*>(s.w_gate_up.data) + block.expert * s.w_gate_up.expert;
+  const int64_t stride = s.w_gate_up.row;
+  T* pre = s.pre ? static_cast<T*>(s.pre) + block.first * 2 * s.F : nullptr;
+  const Span span(s.F, part, s.plan.parts);
+  for (int64_t f = span.first; f < span.last; f += kGroup) {
+    const int count = Least(kGroup, span.last - f);
+    const Rows<T> rows[2] = {{weight + f * stride, stride, count},
+                             {weight + (s.F + f) * stride, stride, count}};
+    Product(rows, 2, x, memory.c);
+    Activate(memory.c, act, f, count, s.weight_on_activation ? row_weights : nullptr);
+    if (pre) {
+      Unpack(memory.c, x, count, [&](int64_t j) { return pre + j * 2 * s.F + f; });
+      const float* up = memory.c + (x.lines ? x.columns : kGroup) * x.Width();
+      Unpack(up, x, count, [&](int64_t j) { return pre + j * 2 * s.F + s.F + f; });
+    }
+  }
+  if (span.last == s.F && span.first < span.last) PadRight(act);
+}
+
+template <typename T>
+void Down(const MlpForward& s, const Block& block, int64_t part, const ForwardMemory<T>& memory,
+          const Right<T>& act) {
+  const T* weight = static_cast<const T*>(s.w_down.data) + block.expert * s.w_down.expert;
+  const Span span(s.H, part, s.plan.parts);
+  for (int64_t h = span.first; h < span.last; h += 2 * kGroup) {
+    const TwoGroups<T> groups(weight, s.w_down.row, h, span.last);
+    Product(groups.rows, groups.count, act, memory.c);
+    for (int g = 0; g < groups.count; g++) {
+      const float* c = memory.c + g * (act.lines ? act.columns : kGroup) * act.Width();
+      T* first = memory.rows + block.first * s.H + h + g * kGroup;
+      Unpack(c, act, groups.rows[g].count, [&](int64_t j) { return first + j * s.H; });
+    }
+  }
+}
+
+template <typename T>
+void RunMlpForward(const MlpForward& s, int most, Team& team) {
+  const TileScope tiles;
+  const ForwardMemory<T> memory(s, most, 0, s.scratch.own + team.id * s.scratch.own_bytes,
+                                s.scratch.shared);
+  const int64_t parts = s.plan.parts, units = s.plan.count * parts;
+  auto act = [&](int64_t block) {
+    Right<T> found = WithColumns(memory.acts, s.plan.blocks[block].count);
+    found.data += block * memory.act;
+    return found;
+  };
+  for (int64_t i; (i = team.Next()) < units;) {
+    GateUp(s, s.plan.blocks[i / parts], i % parts, memory, act(i / parts));
+    if (parts == 1) Down(s, s.plan.blocks[i], 0, memory, act(i));
+  }
+  team.Wait();
+  if (parts > 1) {
+    for (int64_t i; (i = team.Next()) < units;)
+      Down(s, s.plan.blocks[i / parts], i % parts, memory, act(i / parts));
+    team.Wait();
+  }
+  const Matrix rows{memory.rows, s.H, 0};
+  SumRows<T>(s.routing, rows, s.weight_on_activation ? nullptr : s.weights, s.H, s.y, team);
+}
+
+// ---- backward. With y = w (act D'), so that g = d_y D is the gradient of act but for its weight:
+// d_w = g . act, d_act = w g, d_D = d_y' (w act). The output of the down projection is not needed.
+//
+// First for every block g, SwiGLU's derivative, and d_rows; then, when all rows of an expert are
+// there, its weights' gradients, in parts of H; and the sum of d_rows.
+
+template <typename T>
+struct BackwardMemory {
+  Carver own, shared;
+  T* d_rows;               // [N, H]
+  T *d_pre_t, *act_t;      // [2F, n] and [F, n] for each expert of n rows
+  Right<T> b;              // part of the weights
+  T *d_out, *d_pre, *act;  // rows of a block: [most, H], [most, 2F], [most, F]
+  float* c;
+  Right<T> tokens[2];  // x and d_y
+
+  BackwardMemory(const MlpBackward& s, int64_t most, int64_t longest, char* own_base,
+                 char* shared_base) {
+    own.base = own_base;
+    shared.base = shared_base;
+    const int64_t rows = RoundUp(most, kGroup);
+    const int64_t K = s.H > 2 * s.F ? s.H : 2 * s.F;
+    b = own.TakeRight<T>(K, kColumns);
+    d_out = own.Take<T>(rows * s.H);
+    d_pre = own.Take<T>(rows * 2 * s.F);
+    act = own.Take<T>(rows * s.F);
+    c = own.Take<float>(2 * kGroup * kColumns);
+    if (s.d_w_down)
+      for (Right<T>& found : tokens) found = own.TakeRight<T>(longest, kColumns);
+    d_rows = shared.Take<T>(s.d_x ? s.routing.N * s.H : 0);
+    d_pre_t = shared.Take<T>(s.d_w_down ? s.routing.N * 2 * s.F : 0);
+    act_t = shared.Take<T>(s.d_w_down ? s.routing.N * s.F : 0);
+  }
+};
+
+template <typename T>
+void BlockBackward(const MlpBackward& s, const Block& block, const BackwardMemory<T>& memory) {
+  const Routing& r = s.routing;
+  const int32_t* slots = r.row_to_slot + block.first;
+  const int n = block.count, padded = RoundUp(n, kGroup);  // whole groups are quicker than parts
+  for (int i = 0; i < n; i++)
+    memcpy(memory.d_out + i * s.H, static_cast<const T*>(s.d_y.data) + slots[i] / r.K * s.d_y.row,
+           s.H * sizeof(T));
+  memset(memory.d_out + n * s.H, 0, (padded - n) * s.H * sizeof(T));
+  memset(memory.d_pre + n * 2 * s.F, 0, (padded - n) * 2 * s.F * sizeof(T));
+
+  float d_weights[256] = {};
+  const T* down = static_cast<const T*>(s.w_down.data) + block.expert * s.w_down.expert;
+  const T* pre = static_cast<const T*>(s.pre) + block.first * 2 * s.F;
+  for (int64_t f = 0; f < s.F; f += kColumns) {
+    const int64_t columns = Least(kColumns, s.F - f);
+    const Right<T> b = AsPanels(memory.b, s.H, columns);
+    PackRows(b, [&](int64_t h) { return down + h * s.w_down.row + f; });
+    for (int first = 0; first < n; first += 2 * kGroup) {
+      const TwoGroups<T> groups(memory.d_out, s.H, first, padded);
+      Product(groups.rows, groups.count, b, memory.c);
+      for (int i = first; i < n && i < first + 2 * kGroup; i++) {
+        const float weight = s.weights[slots[i]];
+        V dot{};
+        for (int64_t j = 0; j < columns; j += kLanes) {
+          const int64_t left = columns - j, at = f + j;
+          const V gate = Load(pre + i * 2 * s.F + at, left);
+          const V up = Load(pre + i * 2 * s.F + s.F + at, left);
+          const V g = Load(memory.c + (i - first) * b.Width() + j);
+          const V sigmoid = Sigmoid(gate), silu = gate * sigmoid, act = silu * up;
+          const V d_act = g * weight;
+          dot += First(g * act, left);
+          // silu' = s + silu (1 - s)
+          Store(memory.d_pre + i * 2 * s.F + at, d_act * up * (sigmoid + silu * (1.0f - sigmoid)),
+                left);
+          Store(memory.d_pre + i * 2 * s.F + s.F + at, d_act * silu, left);
+          Store(memory.act + i * s.F + at, act * weight, left);
+        }
+        d_weights[i] += Sum(dot);
+      }
+    }
+  }
+  for (int i = 0; i < n; i++) s.d_weights[slots[i]] = d_weights[i];
+
+  if (s.d_w_down) {
+    const int64_t start = r.offsets[block.expert], count = r.offsets[block.expert + 1] - start;
+    T* d_pre_t = memory.d_pre_t + start * 2 * s.F + block.first - start;
+    T* act_t = memory.act_t + start * s.F + block.first - start;
+    TransposeRows(memory.d_pre, 2 * s.F, n, 2 * s.F, d_pre_t, count);
+    TransposeRows(memory.act, s.F, n, s.F, act_t, count);
+  }
+  if (s.d_x) {
+    const T* weight = static_cast<const T*>(s.w_gate_up.data) + block.expert * s.w_gate_up.expert;
+    for (int64_t h = 0; h < s.H; h += kColumns) {
+      const int64_t columns = Least(kColumns, s.H - h);
+      const Right<T> b = AsPanels(memory.b, 2 * s.F, columns);
+      PackRows(b, [&](int64_t o) { return weight + o * s.w_gate_up.row + h; });
+      for (int first = 0; first < n; first += 2 * kGroup) {
+        const TwoGroups<T> groups(memory.d_pre, 2 * s.F, first, padded);
+        Product(groups.rows, groups.count, b, memory.c);
+        StoreRows(memory.c, b.Width(), Least(2 * kGroup, n - first), columns,
+                  memory.d_rows + (block.first + first) * s.H + h, s.H);
+      }
+    }
+  }
+}
+
+// Columns [h, h + kColumns) of d_w_gate_up and rows of d_w_down of one expert.
+template <typename T>
+void WeightsBackward(const MlpBackward& s, int64_t expert, int64_t h,
+                     const BackwardMemory<T>& memory) {
+  const Routing& r = s.routing;
+  const int64_t start = r.offsets[expert], n = r.offsets[expert + 1] - start;
+  const int64_t columns = Least(kColumns, s.H - h);
+  T* d_gate_up = static_cast<T*>(s.d_w_gate_up) + expert * 2 * s.F * s.H + h;
+  T* d_down = static_cast<T*>(s.d_w_down) + expert * s.H * s.F + h * s.F;
+  if (!n) {
+    for (int64_t o = 0; o < 2 * s.F; o++) memset(d_gate_up + o * s.H, 0, columns * sizeof(T));
+    memset(d_down, 0, columns * s.F * sizeof(T));
+    return;
+  }
+  const int32_t* slots = r.row_to_slot + start;
+  auto token = [&](const Matrix& x) {
+    return [&, h](int64_t t) { return static_cast<const T*>(x.data) + slots[t] / r.K * x.row + h; };
+  };
+  const Right<T> x = AsPanels(memory.tokens[0], n, columns);
+  PackRows(x, token(s.x));
+  for (int64_t o = 0; o < 2 * s.F; o += 2 * kGroup) {
+    const TwoGroups<T> groups(memory.d_pre_t + start * 2 * s.F, n, o, 2 * s.F);
+    Product(groups.rows, groups.count, x, memory.c);
+    StoreRows(memory.c, x.Width(), Least(2 * kGroup, 2 * s.F - o), columns, d_gate_up + o * s.H,
+              s.H);
+  }
+  const Right<T> d_y = AsPanels(memory.tokens[1], n, columns);
+  PackRows(d_y, token(s.d_y));
+  for (int64_t f = 0; f < s.F; f += 2 * kGroup) {
+    const TwoGroups<T> groups(memory.act_t + start * s.F, n, f, s.F);
+    Product(groups.rows, groups.count, d_y, memory.c);
+    for (int g = 0; g < groups.count; g++)
+      Unpack(memory.c + g * kGroup * d_y.Width(), d_y, groups.rows[g].count,
+             [&](int64_t j) { return d_down + j * s.F + f + g * kGroup; });
+  }
+}
+
+template <typename T>
+void RunMlpBackward(const MlpBackward& s, int most, Team& team) {
+  const TileScope tiles;
+  const Routing& r = s.routing;
+  const BackwardMemory<T> memory(s, most, Longest(r.offsets, r.E),
+                                 s.scratch.own + team.id * s.scratch.own_bytes, s.scratch.shared);
+  for (int64_t i; (i = team.Next()) < s.plan.count;) BlockBackward(s, s.plan.blocks[i], memory);
+  team.Wait();
+  if (s.d_w_down) {
+    const int64_t slices = (s.H + kColumns - 1) / kColumns;
+    for (int64_t i; (i = team.Next()) < r.E * slices;)
+      WeightsBackward(s, i / slices, i % slices * kColumns, memory);
+    team.Wait();
+  }
+  if (s.d_x) SumRows<T>(r, Matrix{memory.d_rows, s.H, 0}, nullptr, s.H, s.d_x, team);
+}
+
+}  // namespace MOGE_LEVEL
+}  // namespace moge_cpu

@@ -1,0 +1,164 @@
+// What the levels of the instruction set have in common: the arguments of the kernels, and the
+// table of functions that each level fills with its own.
+#pragma once
+#include <cstdint>
+
+#include "pool.h"
+
+namespace moge_cpu {
+
+enum class DType { kFloat32, kBfloat16, kFloat16 };
+constexpr int kDTypes = 3;
+enum class Score { kSoftmax, kSigmoid, kSqrtSoftplus };
+
+// Rows [first, first + count) of the expert-sorted order, all of one expert.
+struct Block {
+  int32_t expert, first, count;
+};
+
+// A matrix [rows, columns], or a stack [E, rows, columns] of them, whose columns are adjacent.
+struct Matrix {
+  void* data;
+  int64_t row, expert;  // strides in elements
+};
+
+// Which row belongs to which slot = token * K + column, as moge_ops.route gives it.
+struct Routing {
+  const int32_t* row_to_slot;  // [N]
+  const int32_t* slot_to_row;  // [T, K]
+  const int32_t* offsets;      // [E + 1]
+  int64_t T, K, N, E;
+};
+
+// How an operator is divided: blocks of rows, largest first, and the parts of each product's
+// columns where the blocks alone are too few for the threads.
+struct Plan {
+  const Block* blocks;
+  int64_t count;
+  int64_t parts;
+};
+
+// Memory for one call. `own` is each thread's, `shared` is everybody's.
+struct Scratch {
+  char* shared;
+  char* own;
+  int64_t own_bytes;
+};
+
+struct MlpForward {
+  Matrix x, w_gate_up, w_down;  // [T, H], [E, 2F, H], [E, H, F]
+  const float* weights;         // [T, K]
+  void *y, *pre;                // [T, H], [N, 2F] or null
+  int64_t H, F;
+  bool weight_on_activation;
+  Routing routing;
+  Plan plan;
+  Scratch scratch;
+};
+
+struct MlpBackward {
+  Matrix d_y, x, w_gate_up, w_down;
+  const float* weights;
+  const void* pre;
+  void *d_x, *d_w_gate_up, *d_w_down;  // null where not needed
+  float* d_weights;                    // [T, K]
+  int64_t H, F;
+  Routing routing;
+  Plan plan;
+  Scratch scratch;
+};
+
+// The three products of one stack of weights: out = rows W', d_rows = d_out W, d_W = d_out' rows.
+struct Gemm {
+  Matrix rows, weight, out;  // [N, I], [E, O, I], [N, O]
+  int64_t N, I, O, E;
+  const int32_t* offsets;
+  Plan plan;
+  Scratch scratch;
+};
+
+struct Rowwise {         // permute, unpermute and the derivative of the latter
+  Matrix x, rows;        // [T, H] and [N, H]
+  const float* weights;  // [T, K] or null
+  void* out;
+  float* d_weights;
+  int64_t H;
+  Routing routing;
+  Scratch scratch;
+};
+
+struct Swiglu {
+  Matrix gate_up, d_act;  // [N, 2F], [N, F]
+  void* out;
+  int64_t N, F;
+  Scratch scratch;
+};
+
+struct Gate {
+  Matrix logits;                     // [T, E]
+  const float *bias, *router_scale;  // [E] or null
+  float* weights;                    // [T, K]
+  int32_t *experts, *counts;         // [T, K], [E]
+  int64_t T, E, G, k;
+  Score score;
+  bool renormalize;
+  float scaling;
+  Scratch scratch;
+  int64_t shared_doubles = 0;
+};
+
+struct GateBackward {
+  Matrix logits;
+  const float *d_weights, *router_scale;
+  const int32_t* experts;
+  void* d_logits;
+  double* d_router_scale;  // [E]
+  int64_t T, E, K;
+  Score score;
+  bool renormalize;
+  float scaling;
+  Scratch scratch;
+  int64_t shared_doubles;
+};
+
+constexpr int64_t kLossRows = 128;  // whose scores are summed together, by whichever thread
+
+struct Loss {
+  Matrix logits;
+  float* f;     // [E]: share of the slots, times E
+  float* loss;  // or its gradient
+  void* d_logits;
+  int64_t T, E;
+  Score score;
+  Scratch scratch;
+  int64_t shared_doubles;
+};
+
+// What a call needs: for all threads together, and for each.
+struct Bytes {
+  int64_t shared, own;
+};
+
+// A kernel for each dtype, run by every thread of a team, and what it needs if no expert has more
+// than `longest` rows.
+template <typename Args>
+struct Kernel {
+  void (*run[kDTypes])(const Args&, Team&);
+  Bytes (*bytes[kDTypes])(const Args&, int64_t longest);
+};
+
+// The kernels of one level of the instruction set.
+struct Kernels {
+  const char* name;
+  int block_rows;
+  Kernel<MlpForward> mlp_forward;
+  Kernel<MlpBackward> mlp_backward;
+  Kernel<Gemm> gemm, gemm_dx, gemm_dw;
+  Kernel<Rowwise> permute, unpermute, unpermute_backward;
+  Kernel<Swiglu> swiglu, swiglu_backward;
+  Kernel<Gate> gate;
+  Kernel<GateBackward> gate_backward;
+  Kernel<Loss> loss, loss_backward;
+};
+
+}  // namespace moge_cpu

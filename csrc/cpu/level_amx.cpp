@@ -1,0 +1,8 @@
+#define MOGE_LEVEL amx
+#define MOGE_PAIRS 1
+#define MOGE_TILES 1
+#include "level.h"
+
+namespace moge_cpu {
+extern constexpr Kernels kernels_amx = amx::Table("amx");
+}

@@ -1,0 +1,59 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace moge_cpu {
+
+void CheckOffsets(const int32_t* offsets, int64_t E, int64_t N) {
+  bool rising = offsets[0] == 0 && offsets[E] <= N;
+  for (int64_t e = 0; e < E; e++) rising &= offsets[e] <= offsets[e + 1];
+  if (rising) return;
+  std::string got;
+  for (int64_t e = 0; e <= E; e++) got += (e ? ", " : "") + std::to_string(offsets[e]);
+  throw std::invalid_argument("offsets must rise from 0 to at most N=" + std::to_string(N) +
+                              ", got [" + got + "]");
+}
+
+void CheckRouting(const Routing& r, bool padding) {
+  CheckOffsets(r.offsets, r.E, r.N);
+  const int64_t used = r.offsets[r.E], slots = r.T * r.K, least = padding ? -1 : 0;
+  bool inside = true;
+  for (int64_t i = 0; i < used; i++)
+    inside &= r.row_to_slot[i] >= least && r.row_to_slot[i] < slots;
+  if (!inside)
+    throw std::invalid_argument("routing.row_to_slot must have, in its first " +
+                                std::to_string(used) + " rows, numbers of " +
+                                std::to_string(slots) + " slots: is it what route returned?");
+}
+
+std::vector<Block> Blocks(const int32_t* offsets, int64_t E, int most) {
+  std::vector<Block> blocks;
+  for (int64_t e = 0; e < E; e++) {
+    const int32_t rows = offsets[e + 1] - offsets[e], parts = (rows + most - 1) / most;
+    for (int32_t part = 0; part < parts; part++) {
+      // of whole panels but the last, and about equal
+      const int32_t step = ((rows + parts - 1) / parts + 15) / 16 * 16;
+      const int32_t first = std::min(rows, part * step), last = std::min(rows, first + step);
+      if (first < last) blocks.push_back({int32_t(e), offsets[e] + first, last - first});
+    }
+  }
+  std::stable_sort(blocks.begin(), blocks.end(),
+                   [](const Block& a, const Block& b) { return a.count > b.count; });
+  return blocks;
+}
+
+int Threads(int threads, double flops) {
+  // a parallel region costs some 3 us when its threads are awake, and milliseconds when they are
+  // not
+  constexpr double kWorth = 1e6;
+  return std::max(1, std::min(threads, int(std::min(flops / kWorth, 1e6))));
+}
+
+int64_t Parts(int64_t blocks, int threads) {
+  if (threads == 1 || blocks >= 3 * threads || !blocks) return 1;
+  return (3 * threads + blocks - 1) / blocks;
+}
+
+}  // namespace moge_cpu

@@ -1,0 +1,118 @@
+#include "pool.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+namespace moge_cpu {
+
+struct Shared {
+  std::atomic<int64_t> next{0};
+  std::atomic<int> arrived{0};
+  std::atomic<int> passed{0};
+};
+
+namespace {
+
+// torch has loaded its OpenMP library for all to see. Linked here, another one could come in, with
+// threads of its own that fight for the same cores.
+struct OpenMP {
+  using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+  Parallel parallel = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  int (*thread)() = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
+  int (*threads)() = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
+  int (*nested)() = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_in_parallel"));
+  bool forked = false;
+};
+
+OpenMP openmp;
+const int registered = pthread_atfork(nullptr, nullptr, [] { openmp.forked = true; });
+
+struct Call {
+  void (*body)(void*, Team&);
+  void* argument;
+  Shared shared;
+};
+
+constexpr int64_t kKept = 64 << 20;
+constexpr int64_t kLargePage = 2 << 20;
+
+struct Arena {
+  char* data = nullptr;
+  int64_t size = 0;
+
+  void Free() {
+    if (data) munmap(data, size);
+    data = nullptr;
+    size = 0;
+  }
+  ~Arena() { Free(); }
+};
+
+thread_local Arena arena;
+
+}  // namespace
+
+void Team::Wait() {
+  if (size == 1) {
+    shared->next.store(0, std::memory_order_relaxed);
+    return;
+  }
+  const int round = shared->passed.load(std::memory_order_relaxed);
+  if (shared->arrived.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
+    shared->arrived.store(0, std::memory_order_relaxed);
+    shared->next.store(0, std::memory_order_relaxed);
+    shared->passed.store(round + 1, std::memory_order_release);
+    return;
+  }
+  // the others are about to come, unless the system has taken their core away
+  for (int spins = 0; shared->passed.load(std::memory_order_acquire) == round; spins++)
+    if (spins < 4096)
+      __builtin_ia32_pause();
+    else
+      sched_yield();
+}
+
+int64_t Team::Next() { return shared->next.fetch_add(1, std::memory_order_relaxed); }
+
+bool HasThreads() { return openmp.parallel && openmp.thread && openmp.threads && openmp.nested; }
+
+void Parallel(int threads, void (*body)(void*, Team&), void* argument) {
+  Call call{body, argument, {}};
+  if (threads > 1 && HasThreads() && !openmp.forked && !openmp.nested()) {
+    auto run = [](void* data) {
+      auto* call = static_cast<Call*>(data);
+      Team team{openmp.thread(), openmp.threads(), &call->shared};
+      call->body(call->argument, team);
+    };
+    openmp.parallel(run, &call, threads, 0);
+  } else {
+    Team team{0, 1, &call.shared};
+    body(argument, team);
+  }
+}
+
+char* Memory(int64_t bytes) {
+  if (bytes > arena.size) {
+    arena.Free();
+    const int64_t size = (bytes + kLargePage - 1) / kLargePage * kLargePage;
+    void* found = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (found == MAP_FAILED) throw std::bad_alloc();
+    // clearing pages of 4 KiB one by one would take longer than a small call
+    madvise(found, size, MADV_HUGEPAGE);
+    arena.data = static_cast<char*>(found);
+    arena.size = size;
+  }
+  return arena.data;
+}
+
+void Release() {
+  if (arena.size > kKept) arena.Free();
+}
+
+}  // namespace moge_cpu

@@ -1,0 +1,27 @@
+// Threads and memory of a call: torch's OpenMP threads, a barrier, and memory that is kept.
+#pragma once
+#include <cstdint>
+
+namespace moge_cpu {
+
+// The threads that work on one call, as each of them sees it.
+struct Team {
+  int id, size;
+  struct Shared* shared;
+
+  void Wait();     // for all others; the counter then begins anew
+  int64_t Next();  // the next number of a counter that all share, from 0
+};
+
+// Runs body(argument, team) on at most `threads` threads of torch's OpenMP pool; on the calling one
+// alone within another parallel region, in a forked child, whose pool did not come along, and where
+// torch was built without OpenMP.
+void Parallel(int threads, void (*body)(void*, Team&), void* argument);
+bool HasThreads();
+
+// At least `bytes` of memory, aligned to a cache line, for this thread until its next call.
+char* Memory(int64_t bytes);
+// Gives it back to the system if it is more than is worth keeping.
+void Release();
+
+}  // namespace moge_cpu

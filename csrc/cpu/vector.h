@@ -1,0 +1,161 @@
+// Vectors of float32 and what loads, stores and transposes them, at one level of the instruction
+// set. Each level compiles this header into a namespace of its own, with its own compiler flags;
+// templates of the standard library stay away, since the linker would keep one level's copy of them
+// for all.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+namespace moge_cpu {
+namespace MOGE_LEVEL {
+
+#ifdef __AVX512F__
+constexpr int kLanes = 16;
+#else
+constexpr int kLanes = 8;
+#endif
+typedef float V __attribute__((vector_size(4 * kLanes)));
+typedef int32_t I __attribute__((vector_size(4 * kLanes)));
+typedef float UnalignedV __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef int32_t UnalignedI __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+inline V Splat(float x) { return x - V{}; }  // not V{} + x, which is 0 and not -0 for x = -0
+inline I Splat(int32_t x) { return x - I{}; }
+inline V Bits(I x) { return (V)x; }  // the same bits, as another type
+inline I Bits(V x) { return (I)x; }
+
+inline V Load(const float* p) { return *reinterpret_cast<const UnalignedV*>(p); }
+inline I LoadBits(const void* p) { return *static_cast<const UnalignedI*>(p); }
+inline void Store(float* p, V x) { *reinterpret_cast<UnalignedV*>(p) = x; }
+inline void StoreBits(void* p, I x) { *static_cast<UnalignedI*>(p) = x; }
+
+// 16-bit numbers, each in the low half of a lane
+inline I LoadShorts(const void* p) {
+#ifdef __AVX512F__
+  return reinterpret_cast<I>(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)));
+#else
+  return reinterpret_cast<I>(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)));
+#endif
+}
+inline void StoreShorts(void* p, I x) {
+#ifdef __AVX512F__
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(x)));
+#else
+  const __m256i y = reinterpret_cast<__m256i>(x);
+  const __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(y, y), 0x08);
+  _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(both));
+#endif
+}
+
+// The upper half of each lane is x rounded to bfloat16, to nearest even.
+inline I Rounded(V x) {
+  const I bits = Bits(x);
+  const I rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return x == x ? rounded : (bits | 0x400000);  // a NaN stays one
+}
+
+inline V Load(const Bfloat16* p) { return Bits(LoadShorts(p) << 16); }
+inline void Store(Bfloat16* p, V x) { StoreShorts(p, (Rounded(x) >> 16) & 0xffff); }
+
+inline V Load(const Half* p) {
+#ifdef __AVX512F__
+  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#else
+  return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#endif
+}
+inline void Store(Half* p, V x) {
+#ifdef __AVX512F__
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#endif
+}
+
+// The first n of a vector's elements; n may exceed them. The other lanes are 0.
+template <typename T>
+inline V Load(const T* p, int64_t n) {
+  if (n >= kLanes) return Load(p);
+  T part[kLanes] = {};
+  for (int64_t i = 0; i < n; i++) part[i] = p[i];
+  return Load(part);
+}
+template <typename T>
+inline void Store(T* p, V x, int64_t n) {
+  if (n >= kLanes) return Store(p, x);
+  T part[kLanes];
+  Store(part, x);
+  for (int64_t i = 0; i < n; i++) p[i] = part[i];
+}
+
+template <int S, size_t... J>
+inline void Exchange(V& a, V& b, std::index_sequence<J...>) {
+  constexpr int L = kLanes;
+  const V low = __builtin_shufflevector(a, b, ((J & S) ? int(J) - S + L : int(J))...);
+  b = __builtin_shufflevector(a, b, ((J & S) ? int(J) + L : int(J) + S)...);
+  a = low;
+}
+
+template <int S = kLanes / 2>
+inline void Transpose(V (&m)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i++)
+    if (!(i & S)) Exchange<S>(m[i], m[i + S], std::make_index_sequence<kLanes>());
+  if constexpr (S > 1) Transpose<S / 2>(m);
+}
+
+// The first n lanes, and y in the others.
+inline V Select(V x, int64_t n, float y) {
+  if (n >= kLanes) return x;
+  I lane;
+  for (int i = 0; i < kLanes; i++) lane[i] = i;
+  return lane < Splat(int32_t(n)) ? x : Splat(y);
+}
+inline V First(V x, int64_t n) { return Select(x, n, 0.0f); }
+
+inline float Sum(V x) {
+  float parts[kLanes], sum = 0.0f;
+  Store(parts, x);
+  for (float part : parts) sum += part;
+  return sum;
+}
+
+inline V Minimum(V x, float y) { return x > y ? Splat(y) : x; }  // of NaN: NaN
+inline V Maximum(V x, float y) { return x < y ? Splat(y) : x; }
+
+// e^x within 2 units in the last place: 2^n e^r with |r| <= ln 2 / 2, and the Taylor series of e^r.
+inline V Exp(V x) {
+  x = Maximum(Minimum(x, 89.0f), -105.0f);  // beyond, the result is infinite, or 0
+  const V magic = Splat(12582912.0f);       // 1.5 * 2^23: the sum's last bits are the integer
+  const V shifted = x * 1.44269504f + magic;
+  const V n = shifted - magic;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = Splat(1.0f / 5040);
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  // in two factors, either of which is a normal number where their product is not
+  const I power = Bits(shifted) - Bits(magic);
+  const I half = power >> 1;
+  return p * Bits((half + 127) << 23) * Bits((power - half + 127) << 23);
+}
+
+inline V Sigmoid(V x) { return 1.0f / (1.0f + Exp(-x)); }
+
+}  // namespace MOGE_LEVEL
+}  // namespace moge_cpu
