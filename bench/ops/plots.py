@@ -6,32 +6,44 @@ from pathlib import Path
 from typing import Any
 
 import harness
-import peers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from peers import HUGGING_FACE
+from problem import BOTH, FORWARD, OURS
 
 # Okabe and Ito's colours can be told apart by the colour-blind; markers and dashes repeat the
 # difference for a print in black and white
 STYLES = {
-    peers.OURS: ("#D55E00", "o", "-"),
+    OURS: ("#D55E00", "o", "-"),
     "hf eager": ("#0072B2", "s", "--"),
     "hf batched_mm": ("#009E73", "^", "--"),
     "hf grouped_mm": ("#56B4E9", "D", "--"),
     "torch grouped_mm": ("#CC79A7", "v", ":"),
-    "dense": ("#000000", "", "-."),
-}
-GPU_STYLES = {
-    **{name: style for name, style in STYLES.items() if name != "dense"},
     "liger": ("#E69F00", "P", "--"),
     "moe-ops": ("#8B6914", "X", "--"),
     "scattermoe": ("#6A3D9A", "<", "--"),
     "sonicmoe": ("#555555", "*", "--"),
 }
+HF = "Hugging Face, fastest of three"
+CPU_STYLES = {
+    OURS: STYLES[OURS],
+    "vllm": ("#0072B2", "s", "--"),
+    "sglang": ("#009E73", "^", "--"),
+    "zentorch": ("#E69F00", "P", "--"),
+    HF: STYLES["hf grouped_mm"],
+    "torch grouped_mm": STYLES["torch grouped_mm"],
+}
+CEILING = ("#000000", "", "-.")
+# picture of a CPU -> the passes that it shows; the second has what the engines cannot do
+CPU_PICTURES = {
+    "": [("bfloat16", FORWARD)],
+    "_training": [("float32", FORWARD), ("float32", BOTH), ("bfloat16", BOTH)],
+}
 FEW = 456  # tokens: up to here the weights' bytes decide, above it the products
+KEY = ("dtype", "direction", "H", "T")  # of a row of run.py: its panel and its place there
 KERNELS = 8  # largest ones that the split shows by name
-LABELS = {"dense": "one 2048³ product"}
 
 Row = dict[str, str]
 
@@ -58,49 +70,68 @@ def plot(panel: Axes, points: Sequence[tuple[int, float]], style: tuple[str, str
 def key(styles: Mapping[str, tuple[str, str, str]]) -> list[Line2D]:
     """Handles of a legend."""
     return [
-        Line2D([], [], color=colour, marker=marker, ls=line, label=LABELS.get(variant, variant))
+        Line2D([], [], color=colour, marker=marker, ls=line, label=variant)
         for variant, (colour, marker, line) in styles.items()
     ]
 
 
-def newest(path: Path) -> dict[tuple[str, str, int, str], Row]:
-    """The last timing of each (dtype, direction, T, variant) in the file."""
-    rows = [row for row in harness.read(path) if row["op"] in ("moe", "ceiling")]
-    rows.sort(key=lambda row: row["date"])
-    return {(row["dtype"], row["direction"], int(row["T"]), row["variant"]): row for row in rows}
+def drawn(path: Path) -> tuple[dict[tuple[str, str, int], dict[str, dict[int, Row]]], str]:
+    """Rows by (dtype, direction, H), line and T: the newest, of cold caches where there is one.
+
+    Warm caches of a server hold a small layer, which then seems to pass the memory's rate.
+    """
+    found: dict[tuple[str, str, int], dict[str, dict[int, Row]]] = {}
+    rows = [row for row in harness.read(path) if row["op"] == "moe" and row["median_ms"]]
+    rows.sort(key=lambda row: (row["caches"] == "cold", row["date"]))
+    latest = {(*(row[name] for name in KEY), row["variant"]): row for row in rows}
+    for row in latest.values():
+        lines = found.setdefault((row["dtype"], row["direction"], int(row["H"])), {})
+        line = lines.setdefault(HF if row["variant"] in HUGGING_FACE else row["variant"], {})
+        other = line.get(int(row["T"]), row)
+        line[int(row["T"])] = min(row, other, key=lambda row: float(row["median_ms"]))
+    last = max(rows, key=lambda row: row["date"])
+    kernel = next(row["kernel"] for row in reversed(rows) if row["variant"] == OURS)
+    where = f"{last['machine']} ({last['isa']}), {last['threads']} threads"
+    return found, f"{where}, ours: {kernel}, torch {last['torch']}, {last['date'][:10]}"
 
 
-def draw_rates(rows: Mapping[tuple[str, str, int, str], Row]) -> Figure:
-    """GFLOP/s against T, one panel per dtype and direction."""
-    dtypes = sorted({dtype for dtype, _, _, _ in rows}, reverse=True)  # float32 first
-    directions = sorted({direction for _, direction, _, _ in rows})
-    figure = Figure(figsize=(5.2 * len(directions), 3.9 * len(dtypes) + 0.9), layout="constrained")
-    panels = figure.subplots(len(dtypes), len(directions), sharex=True, sharey=True, squeeze=False)
-    for i, dtype in enumerate(dtypes):
-        for j, direction in enumerate(directions):
-            panel: Axes = panels[i, j]
-            for variant, style in STYLES.items():
+def draw_cpu(paths: Sequence[Path], passes: Sequence[tuple[str, str]]) -> Figure | None:
+    """Share of the machine's bound against T, one line of panels per machine."""
+    machines = [drawn(path) for path in paths]
+    columns = [
+        panel
+        for way in passes
+        for panel in sorted({it for found, _ in machines for it in found if it[:2] == way})
+    ]
+    if not columns:
+        return None
+    size = 4.9 * len(columns) + 0.6, 3.7 * len(machines) + 0.9
+    figure = Figure(figsize=size, layout="constrained")
+    parts = figure.subfigures(len(machines), 1, squeeze=False)[:, 0]
+    for part, (found, where) in zip(parts, machines, strict=True):
+        part.suptitle(where, fontsize="medium")
+        panels = part.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        for panel, (dtype, direction, H) in zip(panels, columns, strict=True):
+            lines = found.get((dtype, direction, H), {})
+            for variant, style in CPU_STYLES.items():
                 points = [
-                    (T, float(row["gflop_s"]))
-                    for (d, way, T, name), row in rows.items()
-                    if (d, way, name) == (dtype, direction, variant) and row["median_ms"]
+                    (T, max(float(row["of_read"]), float(row["of_dense"])))
+                    for T, row in lines.get(variant, {}).items()
                 ]
-                plot(panel, points, style)
-            ticks, title = sorted({T for _, _, T, _ in rows}), f"{dtype}, {direction}"
-            finish(panel, ticks, legend=False, title=title, yscale="log")
-            if i == len(dtypes) - 1:
-                panel.set_xlabel("tokens T")
-            if j == 0:
-                panel.set_ylabel("GFLOP/s (more is better)")
-
-    last = max(rows.values(), key=lambda row: row["date"])
-    figure.suptitle(
-        f"Gate, routing and experts: H {last['H']}, E {last['E']}, G {last['G']}, k {last['k']}, "
-        f"F {last['F']}\n{last['machine']}, {last['threads']} threads, torch {last['torch']}, "
-        f"{last['date'][:10]}",
-        fontsize="medium",
-    )
-    figure.legend(handles=key(STYLES), loc="outside lower center", ncols=3, frameon=False)
+                if points:
+                    plot(panel, points, style)
+            panel.axhline(1.0, color=CEILING[0], ls=CEILING[2])
+            ticks = sorted({T for line in lines.values() for T in line})
+            title = f"{dtype}, {direction}, H {H}"
+            finish(panel, ticks, legend=False, title=title, xlabel="tokens T")
+        panels[0].set_ylim(bottom=0)  # of all: they share it
+        panels[0].set_ylabel("least time / time (more is better)")
+    label = "bound: a stream of reads, or a dense product"
+    shown = {line for found, _ in machines for it in columns for line in found.get(it, {})}
+    handles = key({line: style for line, style in CPU_STYLES.items() if line in shown})
+    handles += [Line2D([], [], color=CEILING[0], ls=CEILING[2], label=label)]
+    ncols = min(4, 2 * len(columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False)
     return figure
 
 
@@ -139,7 +170,7 @@ def draw_layer(rows: Sequence[Row]) -> Figure:
                 and row["op"] in ("moe", "ceiling")
                 and (int(row["T"]) <= FEW) == (column == "tb_s")
             ]
-            for variant, style in (GPU_STYLES | {ceiling: STYLES["dense"]}).items():
+            for variant, style in (STYLES | {ceiling: CEILING}).items():
                 points = [(int(r["T"]), float(r[column])) for r in here if r["variant"] == variant]
                 if points:
                     plot(panel, points, style)
@@ -149,7 +180,7 @@ def draw_layer(rows: Sequence[Row]) -> Figure:
             panel.set_ylim(bottom=0)
     figure.suptitle(f"Gate, routing and experts: {caption(rows[-1])}", fontsize="medium")
     shown = {row["variant"] for row in rows}
-    handles = key({name: style for name, style in GPU_STYLES.items() if name in shown})
+    handles = key({name: style for name, style in STYLES.items() if name in shown})
     label = "measured ceiling: copy (left), dense 8192³ product (right)"
     handles.append(Line2D([], [], color="#000000", ls="-.", label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
@@ -163,7 +194,7 @@ def draw_split(rows: Sequence[Row]) -> Figure:
     for row in rows:
         totals[row["variant"]] = totals.get(row["variant"], 0.0) + float(row["median_ms"])
     named = sorted(totals, key=lambda name: -totals[name])[:KERNELS]
-    colours = [colour for colour, _, _ in GPU_STYLES.values()]
+    colours = [colour for colour, _, _ in STYLES.values()]
     looks = {name: (colours[i % len(colours)], ("", "///")[i % 2]) for i, name in enumerate(named)}
     looks["other"] = ("#bbbbbb", "")
     figure = Figure(figsize=(11, 6.0), layout="constrained")
@@ -207,18 +238,21 @@ def draw_gpu(path: Path) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draws a CSV of run.py, or one of gpu.py.")
-    parser.add_argument("csv", type=Path, nargs="?", default=harness.RESULTS / "cpu.csv")
+    parser = argparse.ArgumentParser(description="Draws CSVs of run.py, or one of gpu.py.")
+    text = "CSVs (default: those of all CPUs in bench/results)"
+    parser.add_argument("csv", type=Path, nargs="*", help=text)
     parser.add_argument("--out", type=Path, help="picture of run.py's (default: beside, .png)")
     args = parser.parse_args()
-    with args.csv.open() as file:
-        gpu = "tflop_s" in file.readline().split(",")
-    if gpu:
-        print(*draw_gpu(args.csv), sep="\n")
+    paths = args.csv or sorted(harness.RESULTS.glob("cpu_*.csv"))
+    if paths and "tflop_s" in paths[0].read_text().partition("\n")[0].split(","):
+        print(*draw_gpu(paths[0]), sep="\n")
         return
-    out = args.out or args.csv.with_suffix(".png")
-    draw_rates(newest(args.csv)).savefig(out, dpi=150)
-    print(out)
+    out = args.out or (args.csv[0].with_suffix(".png") if args.csv else harness.RESULTS / "cpu.png")
+    for name, passes in CPU_PICTURES.items():
+        if figure := draw_cpu(paths, passes):
+            picture = out.with_name(f"{out.stem}{name}.png")
+            figure.savefig(picture, dpi=150)
+            print(picture)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ class Problem:
     w_down: Parameter  # [E, H, F]
     logits: Parameter  # [T, E]
     router_scale: Parameter | None = None  # [E]
+    weights: Parameter | None = None  # [T, K], where the gate's work is given: then no logits
 
     @property
     def dtype(self) -> torch.dtype:
@@ -114,8 +115,8 @@ class Problem:
     @property
     def leaves(self) -> dict[str, Tensor]:
         """What gets a gradient."""
-        names = ("x", "w_gate_up", "w_down", "logits")
-        return {name: getattr(self, name) for name in names}
+        last = "logits" if self.weights is None else "weights"
+        return {name: getattr(self, name) for name in ("x", "w_gate_up", "w_down", last)}
 
     @cached_property
     def ids(self) -> Tensor:

@@ -1,168 +1,292 @@
 """Times grouped_mlp with its routing against its peers, all in one run, and appends to a CSV.
 
-Every variant is compared with the float64 oracle before it is timed. The rows of one point come
-from one interleaved run, the ceilings of the machine among them.
+The peers are the kernels of inference engines, Hugging Face's experts and torch's grouped_mm.
+Everyone gets the chosen experts and their weights; ours routes within the call. Every variant is
+compared with the float64 oracle before it is timed, in a process that stays idle while another one
+is timed. The rows of one point come from one interleaved run, the machine's ceilings among them.
 """
 
+import os
 import re
+import shutil
 import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import engines
 import harness
 import peers
 import torch
-from problem import BOTH, FORWARD, problem
+from bench_grouped_mlp import works
+from problem import BOTH, FORWARD, OURS, Problem, Work, problem
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch.nn import Parameter
+from workers import CEILINGS, TORCH, Team
 
 from moge_ops.testing import Sizes
 
-FULL = [harness.LAYER._replace(T=T) for T in (1, 16, 128, 512, 2048)]
-ROUTING = ("grouped_gate", "route", "permute", "unpermute")
+PANGU = Sizes(1, H=5120, E=64, G=8, k=1, F=1344)
+VARIANTS = (OURS, *engines.ENGINES, *TORCH)
+HF = tuple(peers.HUGGING_FACE)
+# what others may take of the cores meanwhile, column `busy`: a call of many threads waits for the
+# last one, so that half a core taken may double its time
+QUIET = 0.1
+PER_TOKEN = ("x", "logits", "weights")  # tensors of a problem
+COLUMNS = [
+    *("date", "machine", "isa", "cores", "threads", "huge_pages", "python", "torch", "revision"),
+    *("op", "variant", "version", "kernel", "dtype", "direction", "caches"),
+    *("T", "H", "E", "G", "k", "F", "median_ms", "q20_ms", "q80_ms", "rounds", "busy"),
+    *("flops", "bytes", "gflop_s", "gb_s", "of_read", "of_copy", "of_dense", "rms_error", "note"),
+]
 
-# Targets
-RATIO = 1.0  # least time of the fastest Hugging Face path over ours
-OF_DENSE = {512: 0.45, 2048: 0.55}  # T -> least share of the dense product's rate
-SHARE, SHARE_FROM = 0.10, 512  # largest share of the routing in a forward pass, from this T on
 
-
-class Point(NamedTuple):
-    """One place in the matrix, and what was measured there."""
+class Place(NamedTuple):
+    """One place in the matrix."""
 
     s: Sizes
     dtype: torch.dtype
     direction: str
-    rows: dict[str, dict[str, Any]]  # by variant
+    caches: str = "hot"
 
     @property
     def name(self) -> str:
-        return f"{str(self.dtype).removeprefix('torch.')} {self.direction} T={self.s.T}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{dtype} {self.direction} H={self.s.H} {self.caches} T={self.s.T}"
+
+    @property
+    def layer(self) -> tuple[Sizes, str]:
+        """Places of one layer have their weights in common."""
+        return self.s._replace(T=0), str(self.dtype)
+
+    def variants(self) -> tuple[str, ...]:
+        """The engines have no backward pass, and multiply bfloat16."""
+        engine = self.direction == FORWARD and self.dtype == torch.bfloat16
+        return VARIANTS if engine else (OURS, *TORCH)
+
+
+def matrix(*, smoke: bool) -> list[Place]:
+    """All places; those of one layer follow each other, the largest layer last."""
+    wide, narrow = torch.float32, torch.bfloat16
+    if smoke:
+        sizes = [s._replace(H=64, F=32) for s in harness.SMOKE]
+        places = [
+            Place(s, d, way) for d in (wide, narrow) for way in (FORWARD, BOTH) for s in sizes
+        ]
+        return [*places, Place(sizes[0], narrow, FORWARD, "cold")]
+
+    def of(s: Sizes, *tokens: int) -> list[Sizes]:
+        return [s._replace(T=T) for T in tokens]
+
+    training = of(harness.LAYER, 1, 16, 128, 512, 2048)
+    serving = of(harness.LAYER, 1, 4, 16, 64, 128, 512, 2048)
+    return [
+        *(Place(s, wide, way) for way in (FORWARD, BOTH) for s in training),
+        *(Place(s, narrow, BOTH) for s in training),
+        *(Place(s, narrow, FORWARD) for s in serving),
+        *(Place(s, narrow, FORWARD, "cold") for s in serving if s.T <= 16),
+        *(Place(s, narrow, FORWARD) for s in of(PANGU, 1, 8, 64, 256)),
+    ]
+
+
+class Point(NamedTuple):
+    """What was measured at one place."""
+
+    place: Place
+    rows: dict[str, dict[str, Any]]  # by variant
 
     def ms(self, variant: str) -> float:
-        """Median in milliseconds; infinite for a variant that was left out."""
-        return float(self.rows[variant]["median_ms"] or "inf")
+        """Median in milliseconds; infinite for a variant that was not timed."""
+        return float(self.rows.get(variant, {}).get("median_ms") or "inf")
 
-    @property
-    def ratio(self) -> float:
-        """The fastest Hugging Face path's time over ours."""
-        return min(map(self.ms, peers.HUGGING_FACE)) / self.ms(peers.OURS)
-
-    @property
-    def of_dense(self) -> float:
-        return float(self.rows[peers.OURS]["of_dense"])
-
-    @property
-    def share(self) -> float | None:
-        """Time of the routing operators over the forward's."""
-        if self.direction != FORWARD:
-            return None
-        return sum(map(self.ms, ROUTING)) / self.ms(peers.OURS)
-
-    def misses(self) -> list[str]:
-        """Targets that this point falls short of."""
-        short = []
-        if self.ratio < RATIO:
-            short.append(f"ratio {self.ratio:.2f} < {RATIO:g}")
-        if self.of_dense < OF_DENSE.get(self.s.T, 0.0):
-            short.append(f"of dense {self.of_dense:.2f} < {OF_DENSE[self.s.T]}")
-        if self.share is not None and self.s.T >= SHARE_FROM and self.share > SHARE:
-            short.append(f"routing share {self.share:.1%} > {SHARE:.0%}")
-        return short
+    def fastest(self, variants: Sequence[str]) -> float:
+        return min(map(self.ms, variants))
 
 
-def measure(s: Sizes, dtype: torch.dtype, direction: str, *, smoke: bool) -> Point:
-    """Checks and times all variants at one place of the matrix.
+def dense_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What this CPU multiplies fastest; without instructions for bfloat16 that is float32."""
+    return dtype if engines.level() in engines.MULTIPLY_BFLOAT16 else torch.float32
+
+
+def taken() -> float:
+    """Seconds of the cores that anyone has taken since the machine started."""
+    stat = Path("/proc/stat")
+    ticks = stat.read_text().partition("\n")[0].split()[1:9] if stat.exists() else [0] * 8
+    user, nice, system, _idle, _iowait, *rest = map(int, ticks)
+    return sum((user, nice, system, *rest)) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(place: Place, p: Problem, team: Team, folder: Path, slow: dict[Any, str]) -> Point:
+    """Checks and times all variants at one place of the matrix; ``slow`` keeps who was too slow.
 
     Raises:
-        AssertionError: Above three times the table's limit for one operator: this is a chain of
-            several, and the softmax's gradient is a difference of nearly equal terms.
+        AssertionError: One of torch's variants or ours differs from the oracle.
     """
+    s, dtype, direction, caches = place
+    key = place.layer, direction
+    asked = place.variants()
+    reasons = {name: peers.too_large(name, s, dtype) for name in asked}
+    reasons |= {name: slow[key, name] for name in asked if (key, name) in slow}
+    names = [name for name in asked if not reasons[name]]
+
+    want, d_y = peers.oracle(p) if direction == BOTH else ({"y": peers.oracle_forward(p)}, None)
+    data = {"s": s, "x": p.x.detach(), "logits": p.logits.detach(), "ids": p.ids}
+    file = folder / "point.pt"
+    torch.save(data | {"weights": p.leaves["weights"].detach(), "d_y": d_y, "want": want}, file)
+    found: dict[str, tuple[str, str]] = {}
+    for answer in team.each(names, "point", names, file, direction, caches == "cold").values():
+        found |= answer
+    for name, (_, reason) in found.items():
+        if reason:
+            reasons[name], slow[key, name] = reason, f"{reason} at T = {s.T}"
+    reasons |= {name: why for name, why in team.reasons.items() if name in asked}
+
+    ceilings = team.of("dense").call("ceilings", dense_dtype(dtype))
+    timed = [name for name in names if not reasons[name]]
+    plan = harness.Plan() if caches == "hot" else harness.Plan(4.0, (7, 15), 0.0)
+    plan = harness.SMOKE_PLAN if s.H < harness.LAYER.H else plan
+    start, before = time.perf_counter(), taken() - team.used()
+    timings = harness.in_turns([*timed, *CEILINGS], team.sample, plan)
+    others = (taken() - team.used() - before) / (time.perf_counter() - start) / os.cpu_count()
+    read, copy = (ceilings[name].bytes / timings[name].median for name in ("read", "copy"))
+    dense = ceilings["dense"].flops / timings["dense"].median
+
+    forward, backward = works(p)
+    both = Work(*(a + b for a, b in zip(forward, backward, strict=True)))
+    shared = {"dtype": str(dtype).removeprefix("torch."), "direction": direction, "caches": caches}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, timing in timings.items():
+        work = ceilings.get(name) or (both if direction == BOTH else forward)
+        rows[name] = {
+            **{"op": "ceiling" if name in CEILINGS else "moe", "variant": name},
+            **shared,
+            **s._asdict(),
+            **harness.measured(timing, work),
+            "busy": f"{max(others, 0.0):.2f}",
+            "of_read": f"{work.bytes / timing.median / read:.3g}",
+            "of_copy": f"{work.bytes / timing.median / copy:.3g}",
+            "of_dense": f"{work.flops / timing.median / dense:.3g}",
+            "rms_error": found[name][0] if name in found else "",
+        }
+    rows["dense"]["note"] = f"product in {dense_dtype(dtype)}"
+    for name in asked:
+        if reasons[name]:
+            row = {"op": "moe", "variant": name, **shared, **s._asdict(), "note": reasons[name]}
+            rows[name] = {"median_ms": "", **row}
+    return Point(place, rows)
+
+
+def points(places: Sequence[Place], team: Team, console: Console) -> Iterator[Point]:
+    """Measures the places, layer after layer."""
+    shm = Path("/dev/shm")  # a file there is memory; of one on a disk the pages are written back
+    roomy = shm.is_dir() and shutil.disk_usage(shm).free > 2**33
+    slow: dict[Any, str] = {}
+    whole: Problem | None = None
+    with tempfile.TemporaryDirectory(dir=shm if roomy else None) as name:
+        folder, last = Path(name), None
+        for place in track(places, "points", console=console, transient=True):
+            if whole is None or place.layer != last:
+                last = place.layer
+                alike = [other for other in places if other.layer == last]
+                most = max(other.s.T for other in alike)
+                whole = layer(place.s._replace(T=most), place.dtype, folder / "layer.pt")
+                asked = {variant for other in alike for variant in other.variants()}
+                team.each(sorted(asked), "layer", folder / "layer.pt")
+            first = {n: Parameter(getattr(whole, n).detach()[: place.s.T]) for n in PER_TOKEN}
+            yield measure(place, replace(whole, s=place.s, **first), team, folder, slow)
+
+
+def layer(s: Sizes, dtype: torch.dtype, file: Path) -> Problem:
+    """Inputs with given weights; those of the experts are the file's, which processes copy."""
     torch.manual_seed(0)
     p = problem(s, dtype)
-    want, d_y = peers.oracle(p)
-    calls: dict[str, Any] = {}
-    errors: dict[str, str] = {}
-    reasons = {name: peers.too_large(name, s, dtype) for name in peers.VARIANTS}
-    for name in peers.VARIANTS:
-        if not reasons[name]:
-            layer = peers.layer(p, name, d_y)
-            worst = harness.agrees(layer.results(), want, 3.0, f"{name}: ")
-            errors[name], calls[name] = f"{worst:.3g}", layer.calls()[direction]
-    if direction == FORWARD:  # the routing operators on their own, for their share
-        calls |= {name: p.operator(name).calls()[FORWARD] for name in ROUTING}
-
-    plan = harness.SMOKE_PLAN if smoke else harness.Plan()
-    place = {"dtype": str(dtype).removeprefix("torch."), "direction": direction, **s._asdict()}
-    rows: dict[str, dict[str, Any]] = {}
-    for name, columns in harness.timed(calls, plan, dtype, smoke=smoke).items():
-        rows[name] = {
-            "op": "moe" if name in errors else name if name in ROUTING else "ceiling",
-            "variant": peers.OURS if name in ROUTING else name,
-            **place,
-            **columns,
-            "rms_error": errors.get(name, ""),
-        }
-    for name, reason in reasons.items():
-        if reason:
-            rows[name] = {"op": "moe", "variant": name, **place, "median_ms": "", "note": reason}
-    return Point(s, dtype, direction, rows)
+    file.unlink(missing_ok=True)  # who still has the last layer's file open keeps it
+    torch.save([p.w_gate_up.detach(), p.w_down.detach()], file)
+    w_gate_up, w_down = (Parameter(w) for w in torch.load(file, mmap=True))
+    weights = Parameter(p.logits.detach().softmax(-1).gather(-1, p.ids))
+    return replace(p, w_gate_up=w_gate_up, w_down=w_down, weights=weights)
 
 
-def table(points: list[Point]) -> Table:
-    """One line per point: medians in milliseconds, and what the targets are about."""
+def table(found: Sequence[Point]) -> Table:
+    """One line per point: medians in milliseconds, and shares of the ceilings."""
     out = Table(title="grouped_mlp with its routing: milliseconds (median)", caption_justify="left")
-    for heading in ("dtype, direction, T", *peers.VARIANTS):
+    alone = {name: (name,) for name in (OURS, *engines.ENGINES, "torch grouped_mm")}
+    columns = {**alone, "hugging face": HF}
+    for heading in ("dtype, direction, sizes", *columns):
         out.add_column(heading, justify="left" if heading.startswith("dtype") else "right")
-    for heading in ("HF / ours", "GFLOP/s", "of dense", "routing"):
+    for heading in ("peer / ours", "of read", "of dense"):
         out.add_column(heading, justify="right")
-    for point in points:
-        ours = point.rows[peers.OURS]
+    for point in found:
+        ours = point.rows[OURS]
+        # 0 where ours was too slow to be timed
+        ratio = point.fastest(VARIANTS[1:]) / point.ms(OURS) if ours["median_ms"] else 0.0
+        cells = (point.fastest(names) for names in columns.values())
         out.add_row(
-            point.name,
-            *(point.rows[name]["median_ms"] or "not run" for name in peers.VARIANTS),
-            f"{point.ratio:.2f}",
-            ours["gflop_s"],
-            f"{point.of_dense:.2f}",
-            "" if point.share is None else f"{point.share:.1%}",
-            style="red" if point.misses() else None,
+            point.place.name,
+            *("" if ms == float("inf") else f"{ms:.4g}" for ms in cells),
+            *(f"{ratio:.2f}", ours.get("of_read", ""), ours.get("of_dense", "")),
+            style="red" if ratio < 1.0 else None,
         )
     return out
 
 
+def environment(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Columns that all rows share, and those of a variant's rows."""
+    shared = harness.environment()
+    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if pages.exists() and "[never]" in pages.read_text():
+        shared["huge_pages"] = "0"
+    shared = {name: value for name, value in shared.items() if name in COLUMNS}
+    own = {OURS: {"version": harness.version("moge-ops"), "kernel": engines.our_level()}}
+    for name, engine in engines.ENGINES.items():
+        version = engines.version(engine.package, folder)
+        own[name] = {"version": f"{engine.package} {version}".strip(), "kernel": engine.kernel()}
+    for name in HF:
+        own[name] = {"version": f"transformers {harness.version('transformers')}"}
+    return {**shared, "isa": engines.level()}, own
+
+
 def main() -> int:
-    parser = harness.parser(__doc__, "cpu.csv")
+    parser = harness.parser(__doc__, f"cpu_{engines.level()}.csv")
     parser.add_argument(
-        "--filter", default="", help="regular expression on points, 'bfloat16 forward T=512$'"
+        "--filter", default="", help="regular expression on points, 'bfloat16 forward .* T=512$'"
+    )
+    parser.add_argument(
+        "--peers", type=Path, default=engines.FOLDER, help="folder of the engines' wheels (.peers)"
+    )
+    parser.add_argument(
+        "--in-process", action="store_true", help="no process of its own for ours and for torch's"
     )
     args = parser.parse_args()
-
-    matrix = [
-        Point(s, dtype, direction, {})
-        for dtype in (torch.float32, torch.bfloat16)
-        for direction in (FORWARD, BOTH)
-        for s in (harness.SMOKE if args.smoke else FULL)
-    ]
-    matrix = [point for point in matrix if re.search(args.filter, point.name)]
-    if not matrix:
+    places = [p for p in matrix(smoke=args.smoke) if re.search(args.filter, p.name)]
+    if not places:
         parser.error(f"--filter {args.filter!r} matches no point")
 
-    environment = harness.environment()
+    shared, own = environment(args.peers)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    points = []
-    for place in track(matrix, "points", console=console, transient=True):
-        point = measure(place.s, place.dtype, place.direction, smoke=args.smoke)
-        harness.append(args.out, [environment | row for row in point.rows.values()])
-        points.append(point)
+    console.print(f"{shared['machine']}, {shared['isa']}, ours: {own[OURS]['kernel']}")
+    team = Team(args.peers, smoke=args.smoke, in_process=args.in_process)
+    found = []
+    try:
+        for point in points(places, team, console):
+            rows = [shared | own.get(name, {}) | row for name, row in point.rows.items()]
+            harness.append(args.out, rows, COLUMNS)
+            found.append(point)
+    finally:
+        team.close()
 
-    console.print(table(points))
-    for point in points:
-        for name in peers.VARIANTS:
-            if note := point.rows[name].get("note"):
-                console.print(f"{point.name}: {name} {note}")
-    for point in [] if args.smoke else points:
-        for miss in point.misses():
-            console.print(f"[red]short of the target[/]: {point.name}: {miss}")
+    console.print(table(found))
+    for point in found:
+        if (others := float(point.rows["read"]["busy"])) > QUIET and not args.smoke:
+            console.print(f"[red]{point.place.name}: others took {others:.0%} of the cores[/]")
+        for name, row in point.rows.items():
+            if (note := row.get("note", "")).startswith("not "):
+                console.print(f"{point.place.name}: {name} {note}")
     return 0
 
 
