@@ -187,12 +187,12 @@ def _checked(name: str) -> str:
     return name
 
 
-def _serving(device: str) -> str:
+def serving(device: str) -> str:
     """The backend that serves the tensors of one type of device unasked."""
     return next((b.name for b in BACKENDS.values() if b.device == device and b.built()), "torch")
 
 
-_default = _checked(os.environ.get("MOGE_OPS_BACKEND", _serving("cpu")))
+_default = _checked(os.environ.get("MOGE_OPS_BACKEND", serving("cpu")))
 if _default == "triton":  # before torch imports Triton
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -271,7 +271,7 @@ def _launch_context(device: str, x: torch.Tensor) -> AbstractContextManager[Any]
 def _load_for(device: str, op: str, x: torch.Tensor) -> ModuleType:
     """The module of ``op`` that serves ``x``, on one type of device, in this thread."""
     if device != "cpu":
-        return load(_serving(device), op)
+        return load(serving(device), op)
     # the native kernels have no float64
     native = _choice.backend == "cpu" and x.dtype is torch.float64
     return load("torch" if native else _choice.backend, op)
@@ -416,9 +416,10 @@ def define(
             _flops.register(name, flops)
 
         def call(*args: Any, **named: Any) -> Any:
+            args += tuple(named[name] for name in names[len(args) :])
             # straight to what the dispatcher would call first, where nobody listens in between
-            if named or _traced() or _transformed() or _overridden(args):
-                return operator(*args, **named)
+            if _traced() or _transformed() or _overridden(args):
+                return operator(*args)
             return differentiable(*args)
 
         return functools.update_wrapper(call, declaration)  # type: ignore[return-value]

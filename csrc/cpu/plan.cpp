@@ -47,7 +47,7 @@ std::vector<Block> Blocks(const int32_t* offsets, int64_t E, int most) {
 int Threads(int threads, double flops) {
   // a parallel region costs some 3 us when its threads are awake, and milliseconds when they are
   // not
-  constexpr double kWorth = 1e6;
+  constexpr double kWorth = 3e5;  // 50 us of one Zen 3 core that reads weights for one token
   return std::max(1, std::min(threads, int(std::min(flops / kWorth, 1e6))));
 }
 

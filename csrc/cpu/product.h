@@ -303,7 +303,7 @@ inline void StoreWords(Bfloat16* p, V words) { StoreBits(p, Bits(words)); }
 template <typename T>
 inline V LoadWords(const T* p, int64_t n) {
   if constexpr (kPairs<T>)
-    return Bits(Step<T, T>::Along(p, n < 2 * kLanes ? n : 2 * kLanes));
+    return Bits(Step<T, T>::Along(p, Most(0, Least(n, 2 * kLanes))));
   else
     return Load(p, n);
 }
