@@ -15,6 +15,8 @@ import run_fuzz
 import torch
 from hypothesis import HealthCheck, given, settings
 
+from moge_ops._backend import cpu_level
+
 # NumPy's of NaN operands, torch's of tensors in beta, which are among the bad arguments
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -28,6 +30,8 @@ def target(name: str) -> Any:
         pytest.skip("Triton is loaded for the GPU, not for the interpreter")
     if name.endswith("ascend"):
         pytest.importorskip("moge_ops._C", reason="built without the Ascend emulator")
+    if name.endswith("cpu") and cpu_level().startswith("off"):
+        pytest.skip(f"no native kernels: {cpu_level()}")
     return run_fuzz.load(name)
 
 

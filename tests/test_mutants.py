@@ -14,6 +14,8 @@ ROOT = run_mutants.ROOT
 MUTANTS = [mutant for mutants in run_mutants.ROOMS.values() for mutant in mutants]
 TRITON = [path for path in (ROOT / "triton_kernels").glob("*.py") if path.stem != "__init__"]
 ASCEND = [path for path in (ROOT / "ascend_kernels").iterdir() if path.is_dir()]
+DECLARATIONS = {"kernels.h", "pool.h", "choice.h"}
+CPU = [path for path in (ROOT / "csrc" / "cpu").glob("*.h") if path.name not in DECLARATIONS]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.file}: {mutant.why}")
@@ -45,10 +47,12 @@ def test_every_room_has_mutants() -> None:
     assert all(len(mutants) >= 20 for mutants in run_mutants.ROOMS.values())
 
 
-@pytest.mark.parametrize("path", [*TRITON, *ASCEND], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*TRITON, *ASCEND, *CPU], ids=lambda path: path.name)
 def test_every_kernel_has_a_mutant(path: Path) -> None:
     place = path.relative_to(ROOT).as_posix()
-    table = f"tests/mutants/{'triton' if path in TRITON else 'ascend'}_mutants.py"
+    rooms = {"triton": TRITON, "ascend": ASCEND, "cpu": CPU}
+    room = next(room for room, paths in rooms.items() if path in paths)
+    table = f"tests/mutants/{room}_mutants.py"
     assert any((ROOT / mutant.file).is_relative_to(path) for mutant in MUTANTS), (
         f"{place} has no mutant: add to {table} faults that an engineer could make in it (a mask, "
         f"a stride, a term of a derivative), each with the tests that see it, and run "

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "choice.h"
@@ -41,7 +42,14 @@ Routing ToRouting(const Routed& r, bool padding = false) {
   return found;
 }
 
-const Level* chosen = BestLevel();
+// Other threads may choose another one: a call asks once.
+std::atomic<const Level*> chosen{BestLevel()};
+
+const Kernels& Chosen() {
+  const Level* level = chosen;
+  if (!level) throw std::runtime_error("the processor has no level of the native kernels");
+  return *level->kernels;
+}
 
 void SetLevel(const std::string& name) {
   std::string names;
@@ -71,17 +79,11 @@ void MlpForwardCall(DType dtype, Strided x, Strided w_gate_up, Strided w_down, A
                ToRouting(routing),
                {},
                {}};
-  const auto blocks = Blocks(s.routing.offsets, s.routing.E, chosen->kernels->block_rows);
-  threads = Threads(threads, 6.0 * s.routing.N * H * F);
-  s.plan = {blocks.data(), int64_t(blocks.size()), Parts(blocks.size(), threads)};
-  Run(chosen->kernels->mlp_forward, dtype, s, 0, threads);
-}
-
-int64_t Longest(const std::vector<Block>& blocks, const int32_t* offsets) {
-  int64_t longest = 0;
-  for (const Block& block : blocks)
-    longest = std::max<int64_t>(longest, offsets[block.expert + 1] - offsets[block.expert]);
-  return longest;
+  const Kernel<MlpForward>& kernel = Chosen().mlp_forward;
+  const auto blocks = Blocks(s.routing.offsets, s.routing.E, kernel.block_rows);
+  const int worth = Threads(threads, 6.0 * s.routing.N * H * F);
+  s.plan = {blocks.data(), int64_t(blocks.size()), Parts(blocks.size(), worth, F), 0};
+  Run(kernel, dtype, s, threads, worth);
 }
 
 void MlpBackwardCall(DType dtype, Strided d_y, Strided x, Strided w_gate_up, Strided w_down,
@@ -104,20 +106,21 @@ void MlpBackwardCall(DType dtype, Strided d_y, Strided x, Strided w_gate_up, Str
                 {}};
   const Routing& r = s.routing;
   std::memset(s.d_weights, 0, r.T * r.K * sizeof(float));
-  const auto blocks = Blocks(r.offsets, r.E, chosen->kernels->block_rows);
-  threads = Threads(threads, 12.0 * r.N * H * F);
-  s.plan = {blocks.data(), int64_t(blocks.size()), 1};
-  Run(chosen->kernels->mlp_backward, dtype, s, Longest(blocks, r.offsets), threads);
+  const Kernel<MlpBackward>& kernel = Chosen().mlp_backward;
+  const auto blocks = Blocks(r.offsets, r.E, kernel.block_rows);
+  s.plan = {blocks.data(), int64_t(blocks.size()), 1, Longest(r.offsets, r.E)};
+  Run(kernel, dtype, s, threads, Threads(threads, 12.0 * r.N * H * F));
 }
 
 void GemmCall(const Kernel<Gemm>& kernel, DType dtype, Strided rows, Strided weight, Strided out,
               Address offsets, int64_t N, int64_t I, int64_t O, int64_t E, int threads) {
   Gemm s{ToMatrix(rows), ToMatrix(weight), ToMatrix(out), N, I, O, E, At<int32_t>(offsets), {}, {}};
   CheckOffsets(s.offsets, E, N);
-  const auto blocks = Blocks(s.offsets, E, chosen->kernels->block_rows);
-  threads = Threads(threads, 2.0 * N * I * O);
-  s.plan = {blocks.data(), int64_t(blocks.size()), Parts(blocks.size(), threads)};
-  Run(kernel, dtype, s, Longest(blocks, s.offsets), threads);
+  const auto blocks = Blocks(s.offsets, E, kernel.block_rows);
+  const int worth = Threads(threads, 2.0 * N * I * O);
+  const int64_t parts = Parts(blocks.size(), worth, std::min(I, O));
+  s.plan = {blocks.data(), int64_t(blocks.size()), parts, Longest(s.offsets, E)};
+  Run(kernel, dtype, s, threads, worth);
 }
 
 // permute, unpermute and unpermute's derivative have no offsets: their rows may be padded.
@@ -135,13 +138,13 @@ void RowwiseCall(const Kernel<Rowwise>& kernel, DType dtype, Strided x, Strided 
             ToRouting(routed, true),
             {}};
   if (s.d_weights) std::memset(s.d_weights, 0, T * K * sizeof(float));
-  Run(kernel, dtype, s, 0, Threads(threads, 4.0 * N * H));
+  Run(kernel, dtype, s, threads, Threads(threads, 4.0 * N * H));
 }
 
 void SwigluCall(const Kernel<Swiglu>& kernel, DType dtype, Strided gate_up, Strided d_act,
                 Address out, int64_t N, int64_t F, int threads) {
   Swiglu s{ToMatrix(gate_up), ToMatrix(d_act), At<void>(out), N, F, {}};
-  Run(kernel, dtype, s, 0, Threads(threads, 8.0 * N * F));
+  Run(kernel, dtype, s, threads, Threads(threads, 8.0 * N * F));
 }
 
 void GateCall(DType dtype, Strided logits, Address bias, Address router_scale, Address weights,
@@ -161,7 +164,7 @@ void GateCall(DType dtype, Strided logits, Address bias, Address router_scale, A
          renormalize,
          scaling,
          {}};
-  Run(chosen->kernels->gate, dtype, s, 0, Threads(threads, 16.0 * T * E));
+  Run(Chosen().gate, dtype, s, threads, Threads(threads, 16.0 * T * E));
 }
 
 void CheckIds(const int32_t* ids, int64_t count, int64_t E) {
@@ -186,16 +189,14 @@ void GateBackwardCall(DType dtype, Strided logits, Address d_weights, Address ro
                  score,
                  renormalize,
                  scaling,
-                 {},
-                 router_scale ? T * K : 0};
+                 {}};
   CheckIds(s.experts, T * K, E);
-  Run(chosen->kernels->gate_backward, dtype, s, 0, Threads(threads, 16.0 * T * E));
+  Run(Chosen().gate_backward, dtype, s, threads, Threads(threads, 16.0 * T * E));
 }
 
 void LossCall(DType dtype, Strided logits, Address experts, bool wide, Address f, Address loss,
               int64_t T, int64_t E, int64_t K, Score score, int threads) {
-  Loss s{ToMatrix(logits),       At<float>(f), At<float>(loss), nullptr, T, E, score, {},
-         (T / kLossRows + 1) * E};
+  Loss s{ToMatrix(logits), At<float>(f), At<float>(loss), nullptr, T, E, score, {}};
   // ids out of range count for no expert
   std::vector<int64_t> counts(E);
   auto count = [&](const auto* ids) {
@@ -205,17 +206,20 @@ void LossCall(DType dtype, Strided logits, Address experts, bool wide, Address f
   wide ? count(At<int64_t>(experts)) : count(At<int32_t>(experts));
   for (int64_t e = 0; e < E; e++)
     s.f[e] = float(double(counts[e]) * E / double(std::max<int64_t>(T * K, 1)));
-  Run(chosen->kernels->loss, dtype, s, 0, Threads(threads, 16.0 * T * E));
+  Run(Chosen().loss, dtype, s, threads, Threads(threads, 16.0 * T * E));
 }
 
 void LossBackwardCall(DType dtype, Strided logits, Address f, Address d_loss, Address d_logits,
                       int64_t T, int64_t E, Score score, int threads) {
-  Loss s{ToMatrix(logits), At<float>(f), At<float>(d_loss), At<void>(d_logits), T, E, score, {}, 0};
-  Run(chosen->kernels->loss_backward, dtype, s, 0, Threads(threads, 16.0 * T * E));
+  Loss s{ToMatrix(logits), At<float>(f), At<float>(d_loss), At<void>(d_logits), T, E, score, {}};
+  Run(Chosen().loss_backward, dtype, s, threads, Threads(threads, 16.0 * T * E));
 }
 
 void RouteCall(Address experts, bool wide, int64_t T, int64_t K, int64_t E, int64_t G,
                Address row_to_slot, Address slot_to_row, Address offsets) {
+  if (G < 1 || K % G || E % G)
+    throw std::invalid_argument("num_groups must divide K=" + std::to_string(K) +
+                                " and E=" + std::to_string(E) + ", got " + std::to_string(G));
   auto run = [&](const auto* ids) {
     Route(ids, T, K, E, G, At<int32_t>(row_to_slot), At<int32_t>(slot_to_row),
           At<int32_t>(offsets));
@@ -233,7 +237,7 @@ void Def(py::module_& m, const char* name, Function function, Names... names) {
 template <typename Args, typename... Rest, typename... Names>
 void DefKernel(py::module_& m, const char* name, void (*call)(const Kernel<Args>&, Rest...),
                Kernel<Args> Kernels::* kernel, Names... names) {
-  Def(m, name, [call, kernel](Rest... rest) { call(chosen->kernels->*kernel, rest...); }, names...);
+  Def(m, name, [call, kernel](Rest... rest) { call(Chosen().*kernel, rest...); }, names...);
 }
 
 void DefGemm(py::module_& m, const char* name, Kernel<Gemm> Kernels::* kernel) {
@@ -266,7 +270,10 @@ PYBIND11_MODULE(_cpu, m) {
     for (const Level& level : Levels()) found.emplace_back(level.name, level.missing);
     return found;
   });
-  m.def("level", [] { return chosen ? chosen->name : std::string(); });
+  m.def("level", [] {
+    const Level* level = chosen;
+    return level ? level->name : std::string();
+  });
   m.def("set_level", SetLevel, py::arg("name"));
   m.def("has_threads", HasThreads);
   Def(m, "grouped_mlp_fwd", MlpForwardCall, "dtype", "x", "w_gate_up", "w_down", "weights",

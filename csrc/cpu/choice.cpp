@@ -9,6 +9,7 @@ namespace moge_cpu {
 
 extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512_bf16, kernels_amx;
 
+#ifndef MOGE_EMULATED
 namespace {
 
 // The kernel saves a thread's tiles for a process only that asked for it.
@@ -18,6 +19,7 @@ bool TilesPermitted() {
 }
 
 }  // namespace
+#endif
 
 const std::vector<Level>& Levels() {
   static const std::vector<Level> levels = [] {

@@ -70,27 +70,63 @@ inline int32_t Key(float x) {
   return bits < 0 ? bits ^ INT32_MAX : bits;
 }
 
-template <typename Args>
-inline float* RowOf(const Args& s, const Team& team, int64_t row) {
-  return reinterpret_cast<float*>(s.scratch.own + team.id * s.scratch.own_bytes) +
-         row * RoundUp(s.E, kLanes);
-}
-
+// Rows of one token, for each thread.
 template <typename T>
 struct GateMemory {
   Carver own, shared;
+  float *scores, *more;
+  int32_t* keys;
+
   template <typename Args>
-  GateMemory(const Args& s, int64_t, int64_t, char*, char*) {
-    own.Take<float>(3 * RoundUp(s.E, kLanes));
-    shared.Take<double>(s.shared_doubles);
+  GateMemory(const Args& s, char* own_base, char*) {
+    own.base = own_base;
+    const int64_t row = RoundUp(s.E, kLanes);
+    scores = own.Take<float>(row);
+    more = own.Take<float>(row);
+    keys = own.Take<int32_t>(row);
   }
 };
 
 template <typename T>
-void RunGate(const Gate& s, int, Team& team) {
+struct GateBackwardMemory {
+  Carver own, shared;
+  float *scores, *d, *base;  // [E], [E], [K]
+  double* terms;             // [T, K], of d_router_scale
+
+  GateBackwardMemory(const GateBackward& s, char* own_base, char* shared_base) {
+    own.base = own_base;
+    shared.base = shared_base;
+    scores = own.Take<float>(RoundUp(s.E, kLanes));
+    d = own.Take<float>(RoundUp(s.E, kLanes));
+    base = own.Take<float>(s.K);
+    terms = shared.Take<double>(s.router_scale ? s.T * s.K : 0);
+  }
+};
+
+constexpr int64_t kLossRows = 128;  // whose scores are summed together, by whichever thread
+
+template <typename T>
+struct LossMemory {
+  Carver own, shared;
+  float* scores;
+  int64_t parts;
+  double* sums;  // [parts, E], of the scores of kLossRows rows each
+
+  LossMemory(const Loss& s, char* own_base, char* shared_base) {
+    own.base = own_base;
+    shared.base = shared_base;
+    scores = own.Take<float>(RoundUp(s.E, kLanes));
+    parts = (s.T + kLossRows - 1) / kLossRows;
+    sums = shared.Take<double>(parts * s.E);
+  }
+};
+
+template <typename T>
+void RunGate(const Gate& s, Team& team) {
+  const GateMemory<T> memory(s, OwnBase(s, team), nullptr);
   const int64_t K = s.G * s.k, P = s.E / s.G;
-  float* scores = RowOf(s, team, 0);
-  int32_t* keys = reinterpret_cast<int32_t*>(RowOf(s, team, 1));
+  float* scores = memory.scores;
+  int32_t* keys = memory.keys;
   Share(s.T, s.E * 4, team, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; t++) {
       Scores(static_cast<const T*>(s.logits.data) + t * s.logits.row, s.E, s.score, scores);
@@ -120,9 +156,9 @@ void RunGate(const Gate& s, int, Team& team) {
 }
 
 template <typename T>
-void RunGateBackward(const GateBackward& s, int, Team& team) {
-  float *scores = RowOf(s, team, 0), *d = RowOf(s, team, 1), *base = RowOf(s, team, 2);
-  auto* terms = reinterpret_cast<double*>(s.scratch.shared);  // [T, K], of d_router_scale
+void RunGateBackward(const GateBackward& s, Team& team) {
+  const GateBackwardMemory<T> memory(s, OwnBase(s, team), s.scratch.shared);
+  float *scores = memory.scores, *d = memory.d, *base = memory.base;
   Share(s.T, s.E * 4, team, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; t++) {
       Scores(static_cast<const T*>(s.logits.data) + t * s.logits.row, s.E, s.score, scores);
@@ -134,7 +170,7 @@ void RunGateBackward(const GateBackward& s, int, Team& team) {
       for (int64_t c = 0; c < s.K; c++) {
         float d_base = s.d_weights[t * s.K + c] * s.scaling;
         if (s.router_scale) {
-          terms[t * s.K + c] = double(d_base * base[c]);
+          memory.terms[t * s.K + c] = double(d_base * base[c]);
           d_base *= s.router_scale[ids[c]];
         }
         d[ids[c]] = d_base;
@@ -159,14 +195,15 @@ void RunGateBackward(const GateBackward& s, int, Team& team) {
   if (team.id || !s.router_scale) return;
   // one after another: the order, and so the bits, are those of one thread
   for (int64_t e = 0; e < s.E; e++) s.d_router_scale[e] = 0.0;
-  for (int64_t i = 0; i < s.T * s.K; i++) s.d_router_scale[s.experts[i]] += terms[i];
+  for (int64_t i = 0; i < s.T * s.K; i++) s.d_router_scale[s.experts[i]] += memory.terms[i];
 }
 
 template <typename T>
-void RunLoss(const Loss& s, int, Team& team) {
-  float* scores = RowOf(s, team, 0);
-  auto* sums = reinterpret_cast<double*>(s.scratch.shared);  // [parts, E]
-  const int64_t parts = (s.T + kLossRows - 1) / kLossRows;
+void RunLoss(const Loss& s, Team& team) {
+  const LossMemory<T> memory(s, OwnBase(s, team), s.scratch.shared);
+  float* scores = memory.scores;
+  double* sums = memory.sums;
+  const int64_t parts = memory.parts;
   for (int64_t part; (part = team.Next()) < parts;) {
     double* sum = sums + part * s.E;
     for (int64_t e = 0; e < s.E; e++) sum[e] = 0.0;
@@ -188,8 +225,9 @@ void RunLoss(const Loss& s, int, Team& team) {
 }
 
 template <typename T>
-void RunLossBackward(const Loss& s, int, Team& team) {
-  float *scores = RowOf(s, team, 0), *q = RowOf(s, team, 1);
+void RunLossBackward(const Loss& s, Team& team) {
+  const GateMemory<T> memory(s, OwnBase(s, team), nullptr);
+  float *scores = memory.scores, *q = memory.more;
   const float scale = *s.loss / float(Most(s.T, 1));
   Share(s.T, s.E * 4, team, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; t++) {

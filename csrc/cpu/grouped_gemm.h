@@ -11,7 +11,7 @@ constexpr int64_t kColumns = 64;  // of b at once, where b is a weight or a part
 template <typename T>
 inline void ZeroRest(const Gemm& s, void* rows, int64_t width, const Team& team) {
   const int64_t used = s.offsets[s.E];
-  if (team.id == 0)
+  if (team.id == 0 && used < s.N)
     memset(static_cast<T*>(rows) + used * width, 0, (s.N - used) * width * sizeof(T));
 }
 
@@ -22,34 +22,35 @@ struct GemmMemory {
   Right<T> rows;
   float* c;
 
-  GemmMemory(const Gemm& s, int64_t most, int64_t, char* own_base, char*) {
+  GemmMemory(const Gemm& s, char* own_base, char*) {
     own.base = own_base;
-    rows = own.TakeRight<T>(s.I, most);
-    c = own.Take<float>(2 * kGroup * RoundUp(most, kPanel));
+    rows = own.TakeRight<T>(s.I, kBlockRows);
+    c = own.Take<float>(2 * kGroup * kBlockRows);
   }
 };
 
 template <typename T>
-void RunGemm(const Gemm& s, int most, Team& team) {
+void RunGemm(const Gemm& s, Team& team) {
   const TileScope tiles;
-  const GemmMemory<T> memory(s, most, 0, s.scratch.own + team.id * s.scratch.own_bytes, nullptr);
+  const GemmMemory<T> memory(s, OwnBase(s, team), nullptr);
   ZeroRest<T>(s, s.out.data, s.O, team);
   const int64_t parts = s.plan.parts;
   for (int64_t i; (i = team.Next()) < s.plan.count * parts;) {
     const Block& block = s.plan.blocks[i / parts];
+    const Span span(s.O, i % parts, parts);
+    if (span.first == span.last) continue;
     const Right<T> rows = WithColumns(memory.rows, block.count);
     PackColumns(rows, [&](int64_t j) {
       return static_cast<const T*>(s.rows.data) + (block.first + j) * s.rows.row;
     });
     const T* weight = static_cast<const T*>(s.weight.data) + block.expert * s.weight.expert;
     T* out = static_cast<T*>(s.out.data) + block.first * s.O;
-    const Span span(s.O, i % parts, parts);
     for (int64_t o = span.first; o < span.last; o += 2 * kGroup) {
       const TwoGroups<T> groups(weight, s.weight.row, o, span.last);
       Product(groups.rows, groups.count, rows, memory.c);
       for (int g = 0; g < groups.count; g++)
-        Unpack(memory.c + g * (rows.lines ? rows.columns : kGroup) * rows.Width(), rows,
-               groups.rows[g].count, [&](int64_t j) { return out + j * s.O + o + g * kGroup; });
+        Unpack(memory.c + g * rows.GroupSize(), rows, groups.rows[g].count,
+               [&](int64_t j) { return out + j * s.O + o + g * kGroup; });
     }
   }
 }
@@ -70,7 +71,7 @@ struct GemmDxMemory {
   Right<T> weight;
   float* c;
 
-  GemmDxMemory(const Gemm& s, int64_t, int64_t, char* own_base, char*) {
+  GemmDxMemory(const Gemm& s, char* own_base, char*) {
     own.base = own_base;
     weight = own.TakeRight<T>(s.O, kColumns);
     c = own.Take<float>(2 * kGroup * kColumns);
@@ -78,9 +79,9 @@ struct GemmDxMemory {
 };
 
 template <typename T>
-void RunGemmDx(const Gemm& s, int most, Team& team) {
+void RunGemmDx(const Gemm& s, Team& team) {
   const TileScope tiles;
-  const GemmDxMemory<T> memory(s, most, 0, s.scratch.own + team.id * s.scratch.own_bytes, nullptr);
+  const GemmDxMemory<T> memory(s, OwnBase(s, team), nullptr);
   ZeroRest<T>(s, s.rows.data, s.I, team);
   const int64_t parts = s.plan.parts;
   for (int64_t i; (i = team.Next()) < s.plan.count * parts;) {
@@ -111,20 +112,19 @@ struct GemmDwMemory {
   Right<T> rows;
   float* c;
 
-  GemmDwMemory(const Gemm& s, int64_t, int64_t longest, char* own_base, char* shared_base) {
+  GemmDwMemory(const Gemm& s, char* own_base, char* shared_base) {
     own.base = own_base;
     shared.base = shared_base;
-    rows = own.TakeRight<T>(longest, kColumns);
+    rows = own.TakeRight<T>(s.plan.longest, kColumns);
     c = own.Take<float>(2 * kGroup * kColumns);
     d_out_t = shared.Take<T>(s.N * s.O);
   }
 };
 
 template <typename T>
-void RunGemmDw(const Gemm& s, int most, Team& team) {
+void RunGemmDw(const Gemm& s, Team& team) {
   const TileScope tiles;
-  const GemmDwMemory<T> memory(s, most, Longest(s.offsets, s.E),
-                               s.scratch.own + team.id * s.scratch.own_bytes, s.scratch.shared);
+  const GemmDwMemory<T> memory(s, OwnBase(s, team), s.scratch.shared);
   for (int64_t i; (i = team.Next()) < s.plan.count;) {
     const Block& block = s.plan.blocks[i];
     const int64_t start = s.offsets[block.expert], n = s.offsets[block.expert + 1] - start;

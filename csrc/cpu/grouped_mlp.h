@@ -22,18 +22,18 @@ struct ForwardMemory {
   Right<T> x;
   float* c;
 
-  ForwardMemory(const MlpForward& s, int64_t most, int64_t, char* own_base, char* shared_base) {
+  ForwardMemory(const MlpForward& s, char* own_base, char* shared_base) {
     own.base = own_base;
     shared.base = shared_base;
-    x = own.TakeRight<T>(s.H, most);
-    c = own.Take<float>(2 * kGroup * RoundUp(most, kPanel));
-    act = Depth(s.F) * RoundUp(most, kPanel);
+    x = own.TakeRight<T>(s.H, kBlockRows);
+    c = own.Take<float>(2 * kGroup * kBlockRows);
+    act = Depth(s.F) * kBlockRows;
     if (s.plan.parts == 1) {
-      acts = own.TakeRight<T>(s.F, most);
+      acts = own.TakeRight<T>(s.F, kBlockRows);
       act = 0;
     } else {
-      acts = shared.TakeRight<T>(s.F, most * s.plan.count);
-      acts.wide = own.TakeRight<T>(s.F, 0).wide;  // the room for widened rows is each thread's
+      acts = shared.TakeRight<T>(s.F, kBlockRows * s.plan.count);
+      acts.a_wide = own.TakeRight<T>(s.F, 0).a_wide;  // the room for widened rows is each thread's
     }
     rows = shared.Take<T>(s.routing.N * s.H);
   }
@@ -44,7 +44,7 @@ template <typename T>
 inline void Activate(const float* c, const Right<T>& act, int64_t f, int count,
                      const float* row_weights) {
   const int64_t width = act.Width();
-  const float *gate = c, *up = c + (act.lines ? act.columns : kGroup) * width;
+  const float *gate = c, *up = c + act.GroupSize();
   if (act.lines) {
     for (int64_t j = 0; j < act.columns; j++)
       for (int r = 0; r < count; r += kLanes) {
@@ -61,7 +61,7 @@ inline void Activate(const float* c, const Right<T>& act, int64_t f, int count,
     return row_weights ? a * Load(row_weights + j) : a;
   };
   for (int r = 0; r < count; r += kWord<T>)
-    for (int64_t j = 0; j < width; j += kLanes) {
+    for (int64_t j = 0; j < act.Vectors() * kLanes; j += kLanes) {
       V words = at(r, j);
       if constexpr (kPairs<T>) words = Pair(words, at(r + 1, j));
       StoreWords(act.Panel(j / kPanel) + (f + r) * kPanel + j % kPanel * kWord<T>, words);
@@ -82,20 +82,21 @@ inline void PadRight(const Right<T>& b) {
 template <typename T>
 void GateUp(const MlpForward& s, const Block& block, int64_t part, const ForwardMemory<T>& memory,
             const Right<T>& act) {
+  const Span span(s.F, part, s.plan.parts);
+  if (span.first == span.last) return;
   const Routing& r = s.routing;
   const int32_t* slots = r.row_to_slot + block.first;
   const Right<T> x = WithColumns(memory.x, block.count);
   PackColumns(
       x, [&](int64_t j) { return static_cast<const T*>(s.x.data) + slots[j] / r.K * s.x.row; });
-  float row_weights[256];  // of more rows than a block has
+  float row_weights[kBlockRows];
   if (s.weight_on_activation)
     for (int64_t j = 0; j < RoundUp(block.count, kPanel); j++)
       row_weights[j] = j < block.count ? s.weights[slots[j]] : 0.0f;
 
   const T* weight = static_cast<const T*>(s.w_gate_up.data) + block.expert * s.w_gate_up.expert;
   const int64_t stride = s.w_gate_up.row;
-  T* pre = s.pre ? static_cast<T*>(s.pre) + block.first * 2 * s.F : nullptr;
-  const Span span(s.F, part, s.plan.parts);
+  T* pre = s.pre ? static_cast<T*>(s.pre) + 2 * s.F * block.first : nullptr;
   for (int64_t f = span.first; f < span.last; f += kGroup) {
     const int count = Least(kGroup, span.last - f);
     const Rows<T> rows[2] = {{weight + f * stride, stride, count},
@@ -104,11 +105,11 @@ void GateUp(const MlpForward& s, const Block& block, int64_t part, const Forward
     Activate(memory.c, act, f, count, s.weight_on_activation ? row_weights : nullptr);
     if (pre) {
       Unpack(memory.c, x, count, [&](int64_t j) { return pre + j * 2 * s.F + f; });
-      const float* up = memory.c + (x.lines ? x.columns : kGroup) * x.Width();
+      const float* up = memory.c + x.GroupSize();
       Unpack(up, x, count, [&](int64_t j) { return pre + j * 2 * s.F + s.F + f; });
     }
   }
-  if (span.last == s.F && span.first < span.last) PadRight(act);
+  if (span.last == s.F) PadRight(act);
 }
 
 template <typename T>
@@ -120,7 +121,7 @@ void Down(const MlpForward& s, const Block& block, int64_t part, const ForwardMe
     const TwoGroups<T> groups(weight, s.w_down.row, h, span.last);
     Product(groups.rows, groups.count, act, memory.c);
     for (int g = 0; g < groups.count; g++) {
-      const float* c = memory.c + g * (act.lines ? act.columns : kGroup) * act.Width();
+      const float* c = memory.c + g * act.GroupSize();
       T* first = memory.rows + block.first * s.H + h + g * kGroup;
       Unpack(c, act, groups.rows[g].count, [&](int64_t j) { return first + j * s.H; });
     }
@@ -128,10 +129,9 @@ void Down(const MlpForward& s, const Block& block, int64_t part, const ForwardMe
 }
 
 template <typename T>
-void RunMlpForward(const MlpForward& s, int most, Team& team) {
+void RunMlpForward(const MlpForward& s, Team& team) {
   const TileScope tiles;
-  const ForwardMemory<T> memory(s, most, 0, s.scratch.own + team.id * s.scratch.own_bytes,
-                                s.scratch.shared);
+  const ForwardMemory<T> memory(s, OwnBase(s, team), s.scratch.shared);
   const int64_t parts = s.plan.parts, units = s.plan.count * parts;
   auto act = [&](int64_t block) {
     Right<T> found = WithColumns(memory.acts, s.plan.blocks[block].count);
@@ -166,21 +166,18 @@ struct BackwardMemory {
   Right<T> b;              // part of the weights
   T *d_out, *d_pre, *act;  // rows of a block: [most, H], [most, 2F], [most, F]
   float* c;
-  Right<T> tokens[2];  // x and d_y
+  Right<T> tokens;  // x, then d_y
 
-  BackwardMemory(const MlpBackward& s, int64_t most, int64_t longest, char* own_base,
-                 char* shared_base) {
+  BackwardMemory(const MlpBackward& s, char* own_base, char* shared_base) {
     own.base = own_base;
     shared.base = shared_base;
-    const int64_t rows = RoundUp(most, kGroup);
     const int64_t K = s.H > 2 * s.F ? s.H : 2 * s.F;
     b = own.TakeRight<T>(K, kColumns);
-    d_out = own.Take<T>(rows * s.H);
-    d_pre = own.Take<T>(rows * 2 * s.F);
-    act = own.Take<T>(rows * s.F);
+    d_out = own.Take<T>(kBlockRows * s.H);
+    d_pre = own.Take<T>(kBlockRows * 2 * s.F);
+    act = own.Take<T>(kBlockRows * s.F);
     c = own.Take<float>(2 * kGroup * kColumns);
-    if (s.d_w_down)
-      for (Right<T>& found : tokens) found = own.TakeRight<T>(longest, kColumns);
+    tokens = own.TakeRight<T>(s.d_w_down ? s.plan.longest : 0, kColumns);
     d_rows = shared.Take<T>(s.d_x ? s.routing.N * s.H : 0);
     d_pre_t = shared.Take<T>(s.d_w_down ? s.routing.N * 2 * s.F : 0);
     act_t = shared.Take<T>(s.d_w_down ? s.routing.N * s.F : 0);
@@ -198,9 +195,9 @@ void BlockBackward(const MlpBackward& s, const Block& block, const BackwardMemor
   memset(memory.d_out + n * s.H, 0, (padded - n) * s.H * sizeof(T));
   memset(memory.d_pre + n * 2 * s.F, 0, (padded - n) * 2 * s.F * sizeof(T));
 
-  float d_weights[256] = {};
+  float d_weights[kBlockRows] = {};
   const T* down = static_cast<const T*>(s.w_down.data) + block.expert * s.w_down.expert;
-  const T* pre = static_cast<const T*>(s.pre) + block.first * 2 * s.F;
+  const T* pre = static_cast<const T*>(s.pre) + 2 * s.F * block.first;
   for (int64_t f = 0; f < s.F; f += kColumns) {
     const int64_t columns = Least(kColumns, s.F - f);
     const Right<T> b = AsPanels(memory.b, s.H, columns);
@@ -216,14 +213,11 @@ void BlockBackward(const MlpBackward& s, const Block& block, const BackwardMemor
           const V gate = Load(pre + i * 2 * s.F + at, left);
           const V up = Load(pre + i * 2 * s.F + s.F + at, left);
           const V g = Load(memory.c + (i - first) * b.Width() + j);
-          const V sigmoid = Sigmoid(gate), silu = gate * sigmoid, act = silu * up;
-          const V d_act = g * weight;
-          dot += First(g * act, left);
-          // silu' = s + silu (1 - s)
-          Store(memory.d_pre + i * 2 * s.F + at, d_act * up * (sigmoid + silu * (1.0f - sigmoid)),
-                left);
-          Store(memory.d_pre + i * 2 * s.F + s.F + at, d_act * silu, left);
-          Store(memory.act + i * s.F + at, act * weight, left);
+          const SwigluGradient d(gate, up, g * weight);
+          dot += First(g * d.act, left);
+          Store(memory.d_pre + i * 2 * s.F + at, d.d_gate, left);
+          Store(memory.d_pre + i * 2 * s.F + s.F + at, d.d_up, left);
+          Store(memory.act + i * s.F + at, d.act * weight, left);
         }
         d_weights[i] += Sum(dot);
       }
@@ -272,7 +266,7 @@ void WeightsBackward(const MlpBackward& s, int64_t expert, int64_t h,
   auto token = [&](const Matrix& x) {
     return [&, h](int64_t t) { return static_cast<const T*>(x.data) + slots[t] / r.K * x.row + h; };
   };
-  const Right<T> x = AsPanels(memory.tokens[0], n, columns);
+  const Right<T> x = AsPanels(memory.tokens, n, columns);
   PackRows(x, token(s.x));
   for (int64_t o = 0; o < 2 * s.F; o += 2 * kGroup) {
     const TwoGroups<T> groups(memory.d_pre_t + start * 2 * s.F, n, o, 2 * s.F);
@@ -280,7 +274,7 @@ void WeightsBackward(const MlpBackward& s, int64_t expert, int64_t h,
     StoreRows(memory.c, x.Width(), Least(2 * kGroup, 2 * s.F - o), columns, d_gate_up + o * s.H,
               s.H);
   }
-  const Right<T> d_y = AsPanels(memory.tokens[1], n, columns);
+  const Right<T> d_y = AsPanels(memory.tokens, n, columns);
   PackRows(d_y, token(s.d_y));
   for (int64_t f = 0; f < s.F; f += 2 * kGroup) {
     const TwoGroups<T> groups(memory.act_t + start * s.F, n, f, s.F);
@@ -292,11 +286,10 @@ void WeightsBackward(const MlpBackward& s, int64_t expert, int64_t h,
 }
 
 template <typename T>
-void RunMlpBackward(const MlpBackward& s, int most, Team& team) {
+void RunMlpBackward(const MlpBackward& s, Team& team) {
   const TileScope tiles;
   const Routing& r = s.routing;
-  const BackwardMemory<T> memory(s, most, Longest(r.offsets, r.E),
-                                 s.scratch.own + team.id * s.scratch.own_bytes, s.scratch.shared);
+  const BackwardMemory<T> memory(s, OwnBase(s, team), s.scratch.shared);
   for (int64_t i; (i = team.Next()) < s.plan.count;) BlockBackward(s, s.plan.blocks[i], memory);
   team.Wait();
   if (s.d_w_down) {

@@ -36,6 +36,7 @@ struct Plan {
   const Block* blocks;
   int64_t count;
   int64_t parts;
+  int64_t longest;  // rows of the expert that has most
 };
 
 // Memory for one call. `own` is each thread's, `shared` is everybody's.
@@ -68,7 +69,10 @@ struct MlpBackward {
   Scratch scratch;
 };
 
-// The three products of one stack of weights: out = rows W', d_rows = d_out W, d_W = d_out' rows.
+// The three products of one stack of weights. Each has its result in one of the operands:
+//   gemm     out    = rows W'
+//   gemm_dx  rows   = out W      (d_rows of d_out)
+//   gemm_dw  weight = out' rows  (d_W of d_out)
 struct Gemm {
   Matrix rows, weight, out;  // [N, I], [E, O, I], [N, O]
   int64_t N, I, O, E;
@@ -104,7 +108,6 @@ struct Gate {
   bool renormalize;
   float scaling;
   Scratch scratch;
-  int64_t shared_doubles = 0;
 };
 
 struct GateBackward {
@@ -118,10 +121,7 @@ struct GateBackward {
   bool renormalize;
   float scaling;
   Scratch scratch;
-  int64_t shared_doubles;
 };
-
-constexpr int64_t kLossRows = 128;  // whose scores are summed together, by whichever thread
 
 struct Loss {
   Matrix logits;
@@ -131,7 +131,6 @@ struct Loss {
   int64_t T, E;
   Score score;
   Scratch scratch;
-  int64_t shared_doubles;
 };
 
 // What a call needs: for all threads together, and for each.
@@ -139,18 +138,17 @@ struct Bytes {
   int64_t shared, own;
 };
 
-// A kernel for each dtype, run by every thread of a team, and what it needs if no expert has more
-// than `longest` rows.
+// A kernel for each dtype, run by every thread of a team, and what it needs. Where a result or an
+// optional input is not wanted its address is null.
 template <typename Args>
 struct Kernel {
+  int block_rows;  // of the largest block that it takes
   void (*run[kDTypes])(const Args&, Team&);
-  Bytes (*bytes[kDTypes])(const Args&, int64_t longest);
+  Bytes (*bytes[kDTypes])(const Args&);
 };
 
 // The kernels of one level of the instruction set.
 struct Kernels {
-  const char* name;
-  int block_rows;
   Kernel<MlpForward> mlp_forward;
   Kernel<MlpBackward> mlp_backward;
   Kernel<Gemm> gemm, gemm_dx, gemm_dw;

@@ -7,33 +7,27 @@
 namespace moge_cpu {
 namespace MOGE_LEVEL {
 
-// Rows of a block: its operand and its activations stay in a core's second cache.
-constexpr int kBlockRows = kLanes == 16 ? (MOGE_TILES ? 128 : 96) : 64;
-
 // A kernel for each dtype, and how much memory it needs.
-#define MOGE_KERNEL(Args, Run, Memory)                                                          \
-  {                                                                                             \
-    {[](const Args& s, Team& team) { Run<float>(s, kBlockRows, team); },                        \
-     [](const Args& s, Team& team) { Run<Bfloat16>(s, kBlockRows, team); },                     \
-     [](const Args& s, Team& team) { Run<Half>(s, kBlockRows, team); }},                        \
-    {                                                                                           \
-      [](const Args& s, int64_t longest) { return BytesOf<Memory<float>>(s, longest); },        \
-          [](const Args& s, int64_t longest) { return BytesOf<Memory<Bfloat16>>(s, longest); }, \
-          [](const Args& s, int64_t longest) { return BytesOf<Memory<Half>>(s, longest); }      \
-    }                                                                                           \
+#define MOGE_KERNEL(Args, Run, Memory)                             \
+  {                                                                \
+      kBlockRows,                                                  \
+      {[](const Args& s, Team& team) { Run<float>(s, team); },     \
+       [](const Args& s, Team& team) { Run<Bfloat16>(s, team); },  \
+       [](const Args& s, Team& team) { Run<Half>(s, team); }},     \
+      {[](const Args& s) { return BytesOf<Memory<float>>(s); },    \
+       [](const Args& s) { return BytesOf<Memory<Bfloat16>>(s); }, \
+       [](const Args& s) { return BytesOf<Memory<Half>>(s); }},    \
   }
 
 template <typename Memory, typename Args>
-inline Bytes BytesOf(const Args& s, int64_t longest) {
-  const Memory memory(s, kBlockRows, longest, nullptr, nullptr);
+inline Bytes BytesOf(const Args& s) {
+  const Memory memory(s, nullptr, nullptr);
   return {memory.shared.used, memory.own.used};
 }
 
 // constexpr: what runs before the level is chosen must not use it
-constexpr Kernels Table(const char* name) {
-  return {name,
-          kBlockRows,
-          MOGE_KERNEL(MlpForward, RunMlpForward, ForwardMemory),
+constexpr Kernels Table() {
+  return {MOGE_KERNEL(MlpForward, RunMlpForward, ForwardMemory),
           MOGE_KERNEL(MlpBackward, RunMlpBackward, BackwardMemory),
           MOGE_KERNEL(Gemm, RunGemm, GemmMemory),
           MOGE_KERNEL(Gemm, RunGemmDx, GemmDxMemory),
@@ -44,8 +38,8 @@ constexpr Kernels Table(const char* name) {
           MOGE_KERNEL(Swiglu, RunSwiglu, NoMemory),
           MOGE_KERNEL(Swiglu, RunSwigluBackward, NoMemory),
           MOGE_KERNEL(Gate, RunGate, GateMemory),
-          MOGE_KERNEL(GateBackward, RunGateBackward, GateMemory),
-          MOGE_KERNEL(Loss, RunLoss, GateMemory),
+          MOGE_KERNEL(GateBackward, RunGateBackward, GateBackwardMemory),
+          MOGE_KERNEL(Loss, RunLoss, LossMemory),
           MOGE_KERNEL(Loss, RunLossBackward, GateMemory)};
 }
 

@@ -20,8 +20,8 @@ struct Carver {
   template <typename T>
   Right<T> TakeRight(int64_t K, int64_t columns) {
     Packed<T>* data = Take<Packed<T>>(Depth(K) * RoundUp(columns, kPanel));
-    float* wide = std::is_same<T, Half>::value ? Take<float>(Depth(K) * kGroup) : nullptr;
-    return {data, wide, K, columns, columns <= kMostLines<T>};
+    float* a_wide = std::is_same<T, Half>::value ? Take<float>(Depth(K) * kGroup) : nullptr;
+    return {data, a_wide, K, columns, columns <= kMostLines<T>};
   }
 };
 
@@ -33,7 +33,8 @@ inline Right<T> WithColumns(Right<T> b, int64_t columns) {
   return b;
 }
 
-// Panels even for few columns: these are not the tokens.
+// The same room for another K and few columns, as panels even so: backward, where b has a part of
+// the columns each time, lines are not worth their own code.
 template <typename T>
 inline Right<T> AsPanels(Right<T> b, int64_t K, int64_t columns) {
   b.K = K;
@@ -67,10 +68,10 @@ struct Span {
   }
 };
 
-inline int64_t Longest(const int32_t* offsets, int64_t E) {
-  int64_t longest = 0;
-  for (int64_t e = 0; e < E; e++) longest = Most(longest, offsets[e + 1] - offsets[e]);
-  return longest;
+// Where a thread's own memory begins.
+template <typename Args>
+inline char* OwnBase(const Args& s, const Team& team) {
+  return s.scratch.own + team.id * s.scratch.own_bytes;
 }
 
 // Two groups of rows of a matrix from `row` on.

@@ -31,12 +31,13 @@ void CheckRouting(const Routing& r, bool padding) {
 std::vector<Block> Blocks(const int32_t* offsets, int64_t E, int most) {
   std::vector<Block> blocks;
   for (int64_t e = 0; e < E; e++) {
-    const int32_t rows = offsets[e + 1] - offsets[e], parts = (rows + most - 1) / most;
-    for (int32_t part = 0; part < parts; part++) {
+    const int64_t rows = offsets[e + 1] - offsets[e], parts = (rows + most - 1) / most;
+    for (int64_t part = 0; part < parts; part++) {
       // of whole panels but the last, and about equal
-      const int32_t step = ((rows + parts - 1) / parts + 15) / 16 * 16;
-      const int32_t first = std::min(rows, part * step), last = std::min(rows, first + step);
-      if (first < last) blocks.push_back({int32_t(e), offsets[e] + first, last - first});
+      const int64_t step = ((rows + parts - 1) / parts + 15) / 16 * 16;
+      const int64_t first = std::min(rows, part * step), last = std::min(rows, first + step);
+      if (first < last)
+        blocks.push_back({int32_t(e), int32_t(offsets[e] + first), int32_t(last - first)});
     }
   }
   std::stable_sort(blocks.begin(), blocks.end(),
@@ -45,15 +46,22 @@ std::vector<Block> Blocks(const int32_t* offsets, int64_t E, int most) {
 }
 
 int Threads(int threads, double flops) {
-  // a parallel region costs some 3 us when its threads are awake, and milliseconds when they are
-  // not
-  constexpr double kWorth = 3e5;  // 50 us of one Zen 3 core that reads weights for one token
+  // A parallel region costs some 3 us when its threads are awake, and far more when they are not.
+  // This is 50 us of one Zen 3 core that reads weights for one token (November 2026).
+  constexpr double kWorth = 3e5;
   return std::max(1, std::min(threads, int(std::min(flops / kWorth, 1e6))));
 }
 
-int64_t Parts(int64_t blocks, int threads) {
+int64_t Parts(int64_t blocks, int threads, int64_t columns) {
   if (threads == 1 || blocks >= 3 * threads || !blocks) return 1;
-  return (3 * threads + blocks - 1) / blocks;
+  const int64_t wanted = (3 * threads + blocks - 1) / blocks;
+  return std::max<int64_t>(1, std::min(wanted, (columns + 31) / 32));
+}
+
+int64_t Longest(const int32_t* offsets, int64_t E) {
+  int64_t longest = 0;
+  for (int64_t e = 0; e < E; e++) longest = std::max<int64_t>(longest, offsets[e + 1] - offsets[e]);
+  return longest;
 }
 
 }  // namespace moge_cpu

@@ -15,30 +15,32 @@ void CheckRouting(const Routing& routing, bool padding);
 // Blocks of the rows of every expert, of at most `most` rows, largest first.
 std::vector<Block> Blocks(const int32_t* offsets, int64_t E, int most);
 
-// Of `threads`, how many are worth waking for a number of multiplications.
+// Of `threads`, how many are worth their while for a number of multiplications and additions.
 int Threads(int threads, double flops);
 
-// Parts of the columns that make enough units of work of `blocks` for the threads.
-int64_t Parts(int64_t blocks, int threads);
+// Parts of `columns` columns that make enough units of work of `blocks` for the threads.
+int64_t Parts(int64_t blocks, int threads, int64_t columns);
+
+int64_t Longest(const int32_t* offsets, int64_t E);
 
 // Slots sorted by expert, within an expert by slot: see moge_ops.route.
 template <typename Id>
 void Route(const Id* experts, int64_t T, int64_t K, int64_t E, int64_t G, int32_t* row_to_slot,
            int32_t* slot_to_row, int32_t* offsets);
 
-// Fills args.scratch and runs one kernel on all threads.
+// Fills args.scratch and runs one kernel on as many of the threads as are worth it.
 template <typename Args>
-void Run(const Kernel<Args>& kernel, DType dtype, Args& args, int64_t longest, int threads) {
-  const Bytes bytes = kernel.bytes[int(dtype)](args, longest);
+void Run(const Kernel<Args>& kernel, DType dtype, Args& args, int threads, int worth) {
+  const Bytes bytes = kernel.bytes[int(dtype)](args);
   args.scratch.own_bytes = (bytes.own + 4095) / 4096 * 4096;
-  args.scratch.own = Memory(bytes.shared + threads * args.scratch.own_bytes);
-  args.scratch.shared = args.scratch.own + threads * args.scratch.own_bytes;
+  args.scratch.own = Memory(bytes.shared + worth * args.scratch.own_bytes);
+  args.scratch.shared = args.scratch.own + worth * args.scratch.own_bytes;
   struct Call {
     void (*run)(const Args&, Team&);
     const Args* args;
   } call{kernel.run[int(dtype)], &args};
   Parallel(
-      threads,
+      threads, worth,
       [](void* data, Team& team) {
         const auto* call = static_cast<Call*>(data);
         call->run(*call->args, team);

@@ -19,14 +19,15 @@ struct Shared {
 
 namespace {
 
-// torch has loaded its OpenMP library for all to see. Linked here, another one could come in, with
-// threads of its own that fight for the same cores.
+// torch has loaded its OpenMP library for all to see (libtorch_global_deps, with RTLD_GLOBAL),
+// before this module. Linked here, another one could come in, with threads of its own that fight
+// for the same cores.
 struct OpenMP {
   using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
   Parallel parallel = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
   int (*thread)() = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
   int (*threads)() = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
-  int (*nested)() = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_in_parallel"));
+  int (*inside)() = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_in_parallel"));
   bool forked = false;
 };
 
@@ -34,6 +35,7 @@ OpenMP openmp;
 const int registered = pthread_atfork(nullptr, nullptr, [] { openmp.forked = true; });
 
 struct Call {
+  int worth;
   void (*body)(void*, Team&);
   void* argument;
   Shared shared;
@@ -80,15 +82,16 @@ void Team::Wait() {
 
 int64_t Team::Next() { return shared->next.fetch_add(1, std::memory_order_relaxed); }
 
-bool HasThreads() { return openmp.parallel && openmp.thread && openmp.threads && openmp.nested; }
+bool HasThreads() { return openmp.parallel && openmp.thread && openmp.threads && openmp.inside; }
 
-void Parallel(int threads, void (*body)(void*, Team&), void* argument) {
-  Call call{body, argument, {}};
-  if (threads > 1 && HasThreads() && !openmp.forked && !openmp.nested()) {
+void Parallel(int threads, int worth, void (*body)(void*, Team&), void* argument) {
+  Call call{worth, body, argument, {}};
+  if (worth > 1 && HasThreads() && !openmp.forked && !openmp.inside()) {
     auto run = [](void* data) {
       auto* call = static_cast<Call*>(data);
-      Team team{openmp.thread(), openmp.threads(), &call->shared};
-      call->body(call->argument, team);
+      const int size = openmp.threads();
+      Team team{openmp.thread(), size < call->worth ? size : call->worth, &call->shared};
+      if (team.id < team.size) call->body(call->argument, team);
     };
     openmp.parallel(run, &call, threads, 0);
   } else {
@@ -100,7 +103,8 @@ void Parallel(int threads, void (*body)(void*, Team&), void* argument) {
 char* Memory(int64_t bytes) {
   if (bytes > arena.size) {
     arena.Free();
-    const int64_t size = (bytes + kLargePage - 1) / kLargePage * kLargePage;
+    // a page more, so that there are whole large ones wherever it begins
+    const int64_t size = (bytes + kLargePage - 1) / kLargePage * kLargePage + kLargePage;
     void* found = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (found == MAP_FAILED) throw std::bad_alloc();
     // clearing pages of 4 KiB one by one would take longer than a small call

@@ -13,10 +13,11 @@ struct Team {
   int64_t Next();  // the next number of a counter that all share, from 0
 };
 
-// Runs body(argument, team) on at most `threads` threads of torch's OpenMP pool; on the calling one
-// alone within another parallel region, in a forked child, whose pool did not come along, and where
-// torch was built without OpenMP.
-void Parallel(int threads, void (*body)(void*, Team&), void* argument);
+// Runs body(argument, team) on `worth` of the `threads` threads of torch's OpenMP pool. It wakes
+// all of them: a smaller region would end the others, and torch's next operator begin them anew. On
+// the calling thread alone within another parallel region, in a forked child, whose pool did not
+// come along, and where torch was built without OpenMP.
+void Parallel(int threads, int worth, void (*body)(void*, Team&), void* argument);
 bool HasThreads();
 
 // At least `bytes` of memory, aligned to a cache line, for this thread until its next call.

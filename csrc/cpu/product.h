@@ -20,6 +20,8 @@ namespace MOGE_LEVEL {
 constexpr int kPanel = 16;
 constexpr int kVectors = kPanel / kLanes;
 constexpr int kGroup = 16;  // rows of a that are multiplied at once
+// Rows of a block of tokens: as b and as activations they stay in a core's second cache.
+constexpr int kBlockRows = kLanes == 16 ? (MOGE_TILES ? 128 : 96) : 64;
 
 template <typename T>
 constexpr bool kPairs = MOGE_PAIRS && std::is_same<T, Bfloat16>::value;
@@ -52,7 +54,7 @@ inline int64_t Depth(int64_t K) { return RoundUp(K, 32); }
 template <typename T>
 struct Right {
   Packed<T>* data;
-  float* wide;  // room for one group of a's rows in float32
+  float* a_wide;  // room for one group of a's rows in float32, where a is float16
   int64_t K, columns;
   bool lines;
 
@@ -62,12 +64,9 @@ struct Right {
   Packed<T>* Line(int64_t j) const { return data + j * Depth(K); }
   // Of one of c's rows; with lines c is transposed, [columns][kGroup].
   int64_t Width() const { return lines ? kGroup : Panels() * kPanel; }
+  // Of what a group of a's rows makes of c.
+  int64_t GroupSize() const { return (lines ? columns : kGroup) * Width(); }
 };
-
-template <typename T>
-inline int64_t RightBytes(int64_t K, int64_t columns) {
-  return Depth(K) * RoundUp(columns, kPanel) * int64_t(sizeof(Packed<T>));
-}
 
 // Rows of a that follow each other, at most kGroup.
 template <typename T>
@@ -98,11 +97,18 @@ namespace MOGE_LEVEL {
 // Two numbers that follow each other, of which n are there, in every lane.
 inline I SplatPair(const Bfloat16* p, int64_t n) {
   if (n == 1) return Splat(int32_t(p->bits));
+#if defined(__AVX512F__) || MOGE_LANES == 8
   I lanes;
   // by hand: a compiler would shift the scalar first and fill the lanes from its register, which
   // takes twice as long as from memory
-  asm("vpbroadcastd %1, %0" : "=v"(lanes) : "m"(*reinterpret_cast<const int32_t*>(p)));
+  typedef int32_t Word __attribute__((may_alias, aligned(2)));
+  asm("vpbroadcastd %1, %0" : "=v"(lanes) : "m"(*reinterpret_cast<const Word*>(p)));
   return lanes;
+#else
+  int32_t pair;
+  memcpy(&pair, p, sizeof(pair));
+  return Splat(pair);
+#endif
 }
 
 // What multiplies and adds, by the types of a and b: kDepth numbers of k at once. A number of a, or
@@ -243,11 +249,7 @@ template <typename T>
 inline void Product(const Rows<T>* a, int groups, const Right<T>& b, float* c) {
   const int64_t depth = Depth(b.K);
   if (b.lines) {
-#ifdef __AVX512F__
-    constexpr int kMost = 4;
-#else
-    constexpr int kMost = 3;
-#endif
+    constexpr int kMost = kLanes == 16 ? 4 : 3;  // columns whose sums fit in the registers
     for (int g = 0; g < groups; g++, c += b.columns * kGroup) {
       int64_t j = 0;
       auto step = [&](auto columns) {
@@ -280,7 +282,7 @@ inline void Product(const Rows<T>* a, int groups, const Right<T>& b, float* c) {
         float* part = c + v * kLanes;
         Packed<T>* right = b.Panel(v / kVectors) + v % kVectors * kLanes * kWord<T>;
         if constexpr (std::is_same<T, Half>::value)  // widened once for all panels
-          ManyRows<N>(Rows<float>{b.wide, depth, a[g].count}, right, panel, b.K, part, width);
+          ManyRows<N>(Rows<float>{b.a_wide, depth, a[g].count}, right, panel, b.K, part, width);
         else
           ManyRows<N>(a[g], right, panel, b.K, part, width);
       }
@@ -288,7 +290,7 @@ inline void Product(const Rows<T>* a, int groups, const Right<T>& b, float* c) {
     if constexpr (std::is_same<T, Half>::value)
       for (int r = 0; r < a[g].count; r++)
         for (int64_t k = 0; k < b.K; k += kLanes)
-          Store(b.wide + r * depth + k, Load(a[g].data + r * a[g].stride + k, b.K - k));
+          Store(b.a_wide + r * depth + k, Load(a[g].data + r * a[g].stride + k, b.K - k));
     if constexpr (kLanes == 16) step(std::integral_constant<int, 3>());
     step(std::integral_constant<int, 2>());
     step(std::integral_constant<int, 1>());

@@ -40,11 +40,11 @@ template <typename T>
 struct NoMemory {
   Carver own, shared;
   template <typename Args>
-  NoMemory(const Args&, int64_t, int64_t, char*, char*) {}
+  NoMemory(const Args&, char*, char*) {}
 };
 
 template <typename T>
-void RunPermute(const Rowwise& s, int, Team& team) {
+void RunPermute(const Rowwise& s, Team& team) {
   const Routing& r = s.routing;
   Share(r.N, s.H, team, [&](int64_t first, int64_t last) {
     for (int64_t n = first; n < last; n++) {
@@ -59,13 +59,13 @@ void RunPermute(const Rowwise& s, int, Team& team) {
 }
 
 template <typename T>
-void RunUnpermute(const Rowwise& s, int, Team& team) {
+void RunUnpermute(const Rowwise& s, Team& team) {
   SumRows<T>(s.routing, s.rows, s.weights, s.H, s.out, team);
 }
 
 // d_rows = w d_y and d_w = d_y . row
 template <typename T>
-void RunUnpermuteBackward(const Rowwise& s, int, Team& team) {
+void RunUnpermuteBackward(const Rowwise& s, Team& team) {
   const Routing& r = s.routing;
   Share(r.N, s.H, team, [&](int64_t first, int64_t last) {
     for (int64_t n = first; n < last; n++) {
@@ -89,7 +89,7 @@ void RunUnpermuteBackward(const Rowwise& s, int, Team& team) {
 }
 
 template <typename T>
-void RunSwiglu(const Swiglu& s, int, Team& team) {
+void RunSwiglu(const Swiglu& s, Team& team) {
   Share(s.N, s.F, team, [&](int64_t first, int64_t last) {
     for (int64_t n = first; n < last; n++) {
       const T* gate = static_cast<const T*>(s.gate_up.data) + n * s.gate_up.row;
@@ -103,7 +103,7 @@ void RunSwiglu(const Swiglu& s, int, Team& team) {
 }
 
 template <typename T>
-void RunSwigluBackward(const Swiglu& s, int, Team& team) {
+void RunSwigluBackward(const Swiglu& s, Team& team) {
   Share(s.N, 2 * s.F, team, [&](int64_t first, int64_t last) {
     for (int64_t n = first; n < last; n++) {
       const T* gate = static_cast<const T*>(s.gate_up.data) + n * s.gate_up.row;
@@ -111,11 +111,9 @@ void RunSwigluBackward(const Swiglu& s, int, Team& team) {
       T* d_gate = static_cast<T*>(s.out) + n * 2 * s.F;
       for (int64_t f = 0; f < s.F; f += kLanes) {
         const V g = Load(gate + f, s.F - f), up = Load(gate + s.F + f, s.F - f);
-        const V d = Load(d_act + f, s.F - f);
-        const V sigmoid = Sigmoid(g), silu = g * sigmoid;
-        // silu' = s + silu (1 - s)
-        Store(d_gate + f, d * up * (sigmoid + silu * (1.0f - sigmoid)), s.F - f);
-        Store(d_gate + s.F + f, d * silu, s.F - f);
+        const SwigluGradient d(g, up, Load(d_act + f, s.F - f));
+        Store(d_gate + f, d.d_gate, s.F - f);
+        Store(d_gate + s.F + f, d.d_up, s.F - f);
       }
     }
   });

@@ -17,6 +17,8 @@ struct TileScope {
       uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } config;
+    // GCC's intrinsics do not say what they read
+    asm volatile("" ::"m"(config) : "memory");
     _tile_loadconfig(&config);
   }
   ~TileScope() { _tile_release(); }
@@ -101,6 +103,7 @@ inline void TileProduct(const Rows<Bfloat16>* a, const Right<Bfloat16>& b, float
     for (int g = 0; g < G; g++)
       for (int r = 0; r < kGroup; r++)
         memcpy(tail[g][r], a[g].data + r * a[g].stride + b.K - rest, rest * sizeof(Bfloat16));
+  asm volatile("" ::: "memory");  // a, tail and b are written before the intrinsics read them
   int64_t p = 0;
   for (; p + 2 <= b.Panels(); p += 2)
     Tiles<G, 2>(a, tail, b.Panel(p), panel, b.K, c + p * kPanel, width);

@@ -13,15 +13,11 @@
 namespace moge_cpu {
 namespace MOGE_LEVEL {
 
-#ifdef __AVX512F__
-constexpr int kLanes = 16;
-#else
-constexpr int kLanes = 8;
-#endif
+constexpr int kLanes = MOGE_LANES;
 typedef float V __attribute__((vector_size(4 * kLanes)));
 typedef int32_t I __attribute__((vector_size(4 * kLanes)));
 typedef float UnalignedV __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-typedef int32_t UnalignedI __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef int32_t UnalignedI __attribute__((vector_size(4 * kLanes), aligned(2), may_alias));
 
 struct Bfloat16 {
   uint16_t bits;
@@ -40,21 +36,31 @@ inline I LoadBits(const void* p) { return *static_cast<const UnalignedI*>(p); }
 inline void Store(float* p, V x) { *reinterpret_cast<UnalignedV*>(p) = x; }
 inline void StoreBits(void* p, I x) { *static_cast<UnalignedI*>(p) = x; }
 
-// 16-bit numbers, each in the low half of a lane
+// 16-bit numbers, each in the low half of a lane. Without AVX-512 by eight; a build that tests 16
+// lanes on any processor has two of these.
 inline I LoadShorts(const void* p) {
 #ifdef __AVX512F__
-  return reinterpret_cast<I>(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)));
+  return (I)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
 #else
-  return reinterpret_cast<I>(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)));
+  I x;
+  for (int i = 0; i < kLanes; i += 8) {
+    const auto* part = (const __m128i*)(static_cast<const uint16_t*>(p) + i);
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(part));
+    memcpy(reinterpret_cast<int32_t*>(&x) + i, &wide, sizeof(wide));
+  }
+  return x;
 #endif
 }
 inline void StoreShorts(void* p, I x) {
 #ifdef __AVX512F__
-  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(x)));
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16((__m512i)x));
 #else
-  const __m256i y = reinterpret_cast<__m256i>(x);
-  const __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(y, y), 0x08);
-  _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(both));
+  for (int i = 0; i < kLanes; i += 8) {
+    __m256i wide;
+    memcpy(&wide, reinterpret_cast<const int32_t*>(&x) + i, sizeof(wide));
+    const __m256i both = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0x08);
+    _mm_storeu_si128((__m128i*)(static_cast<uint16_t*>(p) + i), _mm256_castsi256_si128(both));
+  }
 #endif
 }
 
@@ -72,14 +78,23 @@ inline V Load(const Half* p) {
 #ifdef __AVX512F__
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 #else
-  return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+  V x;
+  for (int i = 0; i < kLanes; i += 8) {
+    const __m256 wide = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + i)));
+    memcpy(reinterpret_cast<float*>(&x) + i, &wide, sizeof(wide));
+  }
+  return x;
 #endif
 }
 inline void Store(Half* p, V x) {
 #ifdef __AVX512F__
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 #else
-  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+  for (int i = 0; i < kLanes; i += 8) {
+    __m256 wide;
+    memcpy(&wide, reinterpret_cast<const float*>(&x) + i, sizeof(wide));
+    _mm_storeu_si128((__m128i*)(p + i), _mm256_cvtps_ph(wide, _MM_FROUND_TO_NEAREST_INT));
+  }
 #endif
 }
 
@@ -156,6 +171,18 @@ inline V Exp(V x) {
 }
 
 inline V Sigmoid(V x) { return 1.0f / (1.0f + Exp(-x)); }
+
+// act = silu(gate) up with silu(x) = x sigmoid(x), and its derivatives, where d is that of act:
+// silu' = s + silu (1 - s).
+struct SwigluGradient {
+  V act, d_gate, d_up;
+  SwigluGradient(V gate, V up, V d) {
+    const V sigmoid = Sigmoid(gate), silu = gate * sigmoid;
+    act = silu * up;
+    d_gate = d * up * (sigmoid + silu * (1.0f - sigmoid));
+    d_up = d * silu;
+  }
+};
 
 }  // namespace MOGE_LEVEL
 }  // namespace moge_cpu

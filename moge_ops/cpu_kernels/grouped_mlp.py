@@ -56,7 +56,8 @@ def grouped_mlp_bwd(
     need_d_w: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``d_y [T, H] -> d_x, d_w_gate_up, d_w_down, d_weights``; empty where not needed."""
-    d_y, x, w_gate_up, w_down, pre = map(adjacent, (d_y, x, w_gate_up, w_down, pre))
+    d_y, x, w_gate_up, w_down = map(adjacent, (d_y, x, w_gate_up, w_down))
+    pre = pre.contiguous()
     wide = float32(weights)
     _, H, F = w_down.shape
     d_x = x.new_empty(x.shape if need_d_x else (0, H))
@@ -71,7 +72,7 @@ def grouped_mlp_bwd(
         w_down=matrix(w_down),
         weights=wide.data_ptr(),
         routing=routing(row_to_slot, slot_to_row, offsets),
-        pre=pre.contiguous().data_ptr(),
+        pre=pre.data_ptr(),
         d_x=d_x.data_ptr(),
         d_w_gate_up=d_w_gate_up.data_ptr(),
         d_w_down=d_w_down.data_ptr(),

@@ -30,8 +30,11 @@ HERE = Path(__file__).resolve().parent
 KEPT = HERE / "cases"
 Case = Any
 TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
-    **{f"layouts:{b}": ("layouts", (b,)) for b in ("torch", "triton", "ascend")},
-    **{f"arguments:{b}": ("arguments", (b,)) for b in ("torch", "triton", "ascend", "reference")},
+    **{f"layouts:{b}": ("layouts", (b,)) for b in ("torch", "cpu", "triton", "ascend")},
+    **{
+        f"arguments:{b}": ("arguments", (b,))
+        for b in ("torch", "cpu", "triton", "ascend", "reference")
+    },
     "folders": ("folders", ()),
 }
 MEMORY = 4 * 2**30  # a child's, past what it has after the imports (0.6 to 1 GB of addresses)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import ascend_mutants
+import cpu_mutants
 import python_mutants
 import torch_mutants
 import triton_mutants
@@ -38,6 +39,7 @@ ROOMS: dict[str, Sequence[Mutant]] = {
     "torch": torch_mutants.MUTANTS,
     "python": python_mutants.MUTANTS,
     "ascend": ascend_mutants.MUTANTS,
+    "cpu": cpu_mutants.MUTANTS,
 }
 KILLED, EQUIVALENT, SURVIVED, ERROR = "killed", "equivalent", "SURVIVED", "ERROR"
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
@@ -65,9 +67,11 @@ class Ran(NamedTuple):
     seconds: float
 
 
-def compiled(file: str) -> bool:
-    """Whether the extension has to be built after a change of this file."""
-    return file.startswith(("ascend_kernels/", "csrc/"))
+def compiled(file: str) -> str:
+    """The extension that has to be built after a change of this file, or nothing."""
+    if file.startswith("csrc/cpu/"):
+        return "_cpu"
+    return "_C" if file.startswith(("ascend_kernels/", "csrc/")) else ""
 
 
 def read(pytest: subprocess.CompletedProcess[str]) -> tuple[str, str]:
@@ -87,7 +91,7 @@ class Copy:
     """A copy of the tree, what is built from it, and its tests."""
 
     def __init__(self, folder: Path, tree: Path, stopping: threading.Event) -> None:
-        self.root, self.stale, self.stopping = folder, False, stopping
+        self.root, self.stale, self.stopping = folder, "", stopping
         self.running: subprocess.Popen[str] | None = None
         listed = ["git", "ls-files", "-co", "--exclude-standard"]
         names = subprocess.run(listed, cwd=tree, check=True, capture_output=True, text=True).stdout
@@ -122,10 +126,17 @@ class Copy:
                 raise SystemExit(f"tests must import the copy {self.root}, got {file}")
         return ran.stdout.strip()
 
-    def build(self) -> str:
-        """Compiles what has changed of the extension; the end of the output if that fails."""
+    def build(self, extension: str) -> str:
+        """Compiles what has changed of one extension; the end of the output if that fails."""
         command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
-        ran = subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True)
+        other, off = (
+            ("_C", "MOGE_ASCEND_BACKEND") if extension == "_cpu" else ("_cpu", "MOGE_OPS_CPU")
+        )
+        note = self.root / "moge_ops" / f"{other}.txt"
+        said = note.read_text()  # the other one stays as it was copied
+        env = {**self.env, off: "off"}
+        ran = subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True)
+        note.write_text(said)
         errors = [line for line in ran.stdout.splitlines() if "error" in line]
         return "" if ran.returncode == 0 else (errors or [ran.stderr.strip()])[0][-300:]
 
@@ -180,8 +191,8 @@ class Baseline:
             future = self.runs.setdefault(tests, Future())
         if first:
             try:
-                problem = copy.build() if copy.stale else ""
-                copy.stale = False
+                problem = copy.build(copy.stale) if copy.stale else ""
+                copy.stale = ""
                 future.set_result(
                     Ran(ERROR, f"the unchanged tree does not build: {problem}", 0.0)
                     if problem
@@ -212,9 +223,10 @@ def tried(room: str, mutant: Mutant, copy: Copy, baseline: Baseline, patience: f
         return result(ERROR, f"the tests must pass on the unchanged tree: {what}")
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
-        if copy.stale or compiled(mutant.file):
-            copy.stale = compiled(mutant.file)
-            if problem := copy.build():
+        changed = compiled(mutant.file)
+        for extension in sorted({copy.stale, changed} - {""}):
+            copy.stale = changed
+            if problem := copy.build(extension):
                 return result(ERROR, f"does not build: {problem}")
         ran = copy.test(mutant.tests, timeout=max(patience, 10.0 * before.seconds))
     finally:

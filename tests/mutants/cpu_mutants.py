@@ -1,0 +1,427 @@
+"""Faults of the native CPU kernels and their launchers.
+
+Each of csrc/cpu takes a minute or two to compile: a header is in every level. What the levels above
+AVX2 have alone is seen where they are emulated.
+"""
+
+from mutant import Mutant
+
+OWN = "tests/test_cpu_kernels.py -k '{}'"
+EMULATED = "tests/test_cpu_emulated.py"
+LAYER_BITS = OWN.format("layer_has_the_same_bits")
+PRODUCT_BITS = OWN.format("products_have_the_same_bits")
+GATE_BITS = OWN.format("gates_have_the_same_bits")
+MLP = "tests/test_grouped_mlp.py -k 'matches_the_oracle and cpu'"
+GEMM = "tests/test_grouped_gemm.py -k 'matches_the_oracle and cpu'"
+GATE = "tests/test_grouped_gate.py -k 'every_kind and cpu'"
+UNPERMUTE = "tests/test_unpermute.py -k 'matches_the_oracle and cpu'"
+SWIGLU = "tests/test_swiglu.py -k 'matches_the_oracle and cpu'"
+
+MUTANTS = [
+    # --- vectors and products ---
+    Mutant(
+        "csrc/cpu/vector.h",
+        "const I rounded = bits + 0x7fff + ((bits >> 16) & 1);",
+        "const I rounded = bits + 0x8000;",
+        "Ties are rounded away from zero and not to even.",
+        OWN.format("bfloat16_ties"),
+    ),
+    Mutant(
+        "csrc/cpu/vector.h",
+        "return x == x ? rounded : (bits | 0x400000);",
+        "return rounded;",
+        "A NaN whose payload is large becomes a number in bfloat16.",
+        OWN.format("bfloat16_ties"),
+    ),
+    Mutant(
+        "csrc/cpu/vector.h",
+        "for (int64_t i = 0; i < n; i++) part[i] = p[i];",
+        "for (int64_t i = 0; i <= n; i++) part[i] = p[i];",
+        "A tail takes one number of its neighbour.",
+        OWN.format("neighbours_in_memory"),
+    ),
+    Mutant(
+        "csrc/cpu/vector.h",
+        "inline V Minimum(V x, float y) { return x > y ? Splat(y) : x; }",
+        "inline V Minimum(V x, float y) { return x < y ? x : Splat(y); }",
+        "The exponential of NaN is infinite.",
+        "tests/test_grouped_gate.py -k 'nan_row_stays and cpu'",
+    ),
+    Mutant(
+        "csrc/cpu/vector.h",
+        "p = p * r + 1.0f / 24;",
+        "p = p * r + 1.0f / 25;",
+        "A term of the exponential's series is wrong.",
+        OWN.format("exponential"),
+    ),
+    Mutant(
+        "csrc/cpu/vector.h",
+        "return lane < Splat(int32_t(n)) ? x : Splat(y);",
+        "return lane <= Splat(int32_t(n)) ? x : Splat(y);",
+        "The lane past the last counts.",
+        GATE,
+    ),
+    Mutant(
+        "csrc/cpu/product.h",
+        "  if (k < K) add(k, K - k);\n",
+        "",
+        "The last term of an odd sum of bfloat16 is left out.",
+        OWN.format("tails and bfloat16"),
+    ),
+    Mutant(
+        "csrc/cpu/product.h",
+        "for (int half = kLanes / 2; half; half /= 2)",
+        "for (int half = kLanes / 2; half > 1; half /= 2)",
+        "With few columns half of each sum is left out.",
+        GEMM,
+    ),
+    Mutant(
+        "csrc/cpu/product.h",
+        "  if (whole < K) add(whole, K - whole);\n",
+        "",
+        "With few columns the end of each sum is left out.",
+        GEMM,
+    ),
+    Mutant(
+        "csrc/cpu/product.h",
+        "return Bits(Step<T, T>::Along(p, Most(0, Least(n, 2 * kLanes))));",
+        "return Bits(Step<T, T>::Along(p, Least(n, 2 * kLanes)));",
+        "Past the end of a short row of pairs a negative number of bytes is copied.",
+        EMULATED,
+    ),
+    Mutant(
+        "csrc/cpu/product.h",
+        "if (k % (64 / sizeof(T)) == 0) __builtin_prefetch",
+        "if (k % (128 / sizeof(T)) == 0) __builtin_prefetch",
+        "Every other line of the next rows is not asked for ahead.",
+        "",
+        "A prefetch changes no result, only the time, which the benchmark sees.",
+    ),
+    Mutant(
+        "csrc/cpu/pairs.h",
+        "return sum + Bits(a << 16) * Bits(b << 16) + Bits(a & kUpper) * Bits(b & kUpper);",
+        "return sum + Bits(a << 16) * Bits(b << 16);",
+        "Every other term of a sum is left out.",
+        EMULATED,
+    ),
+    Mutant(
+        "csrc/cpu/pairs.h",
+        "return Bits(((Rounded(lower) >> 16) & 0xffff) | (Rounded(upper) & int32_t(0xffff0000)));",
+        "return Bits((Rounded(lower) >> 16) | (Rounded(upper) & int32_t(0xffff0000)));",
+        "The sign of a lower number fills the upper one.",
+        EMULATED,
+    ),
+    Mutant(
+        "csrc/cpu/tiles.h",
+        "  if (whole < K) add(whole, tail[0][0], 64, tail[G - 1][0], 64);\n",
+        "",
+        "The terms past the last whole tile are left out.",
+        EMULATED,
+    ),
+    Mutant(
+        "csrc/cpu/tiles.h",
+        "if (G > 1 && P > 1) TILE_STORE(3, c + kPanel, 4 * width);",
+        "if (G > 1 && P > 1) TILE_STORE(2, c + kPanel, 4 * width);",
+        "A tile of the result is stored twice, and another never.",
+        EMULATED,
+    ),
+    Mutant(
+        "csrc/cpu/level.h",
+        "[](const Args& s, Team& team) { Run<Half>(s, kBlockRows, team); }",
+        "[](const Args& s, Team& team) { Run<Bfloat16>(s, kBlockRows, team); }",
+        "Numbers of float16 are read as bfloat16.",
+        SWIGLU,
+    ),
+    # --- memory, threads, and the division of work ---
+    Mutant(
+        "csrc/cpu/memory.h",
+        "const int64_t step = RoundUp((size + n - 1) / n, 2 * kGroup);",
+        "const int64_t step = RoundUp(size / n / 2, 2 * kGroup);",
+        "The columns past the last part are nobody's.",
+        LAYER_BITS,
+    ),
+    Mutant(
+        "csrc/cpu/memory.h",
+        "Store(to + (j + l) * to_stride + i, m[l], rows - i);",
+        "Store(to + (j + l) * to_stride + i, m[l]);",
+        "A transposed row overwrites the beginning of the next.",
+        PRODUCT_BITS,
+    ),
+    Mutant(
+        "csrc/cpu/pool.cpp",
+        "shared->passed.load(std::memory_order_acquire) == round; spins++)",
+        "shared->passed.load(std::memory_order_acquire) == round + 1; spins++)",
+        "The barrier lets every thread through.",
+        OWN.format("no_thread_goes_ahead"),
+    ),
+    Mutant(
+        "csrc/cpu/pool.cpp",
+        "threads > 1 && HasThreads() && !openmp.forked && !openmp.nested()",
+        "threads > 1 && HasThreads() && !openmp.nested()",
+        "A forked child waits for threads that only its parent has.",
+        OWN.format("forked_child"),
+    ),
+    Mutant(
+        "csrc/cpu/pool.cpp",
+        "if (arena.size > kKept) arena.Free();",
+        "",
+        "The memory of the largest call is kept for ever.",
+        OWN.format("given_back"),
+    ),
+    Mutant(
+        "csrc/cpu/pool.cpp",
+        "  if (size == 1) {\n    shared->next.store(0, std::memory_order_relaxed);\n",
+        "  if (size == 1) {\n",
+        "One thread alone goes on from where the step before ended.",
+        PRODUCT_BITS,
+    ),
+    Mutant(
+        "csrc/cpu/plan.h",
+        "args.scratch.shared = args.scratch.own + threads * args.scratch.own_bytes;",
+        "args.scratch.shared = args.scratch.own + args.scratch.own_bytes;",
+        "What is shared lies in the memory of the second thread.",
+        LAYER_BITS,
+    ),
+    Mutant(
+        "csrc/cpu/plan.cpp",
+        "inside &= r.row_to_slot[i] >= least && r.row_to_slot[i] < slots;",
+        "inside &= r.row_to_slot[i] >= least && r.row_to_slot[i] <= slots;",
+        "A row may read the token past the last.",
+        OWN.format("row_of_no_slot"),
+    ),
+    Mutant(
+        "csrc/cpu/plan.cpp",
+        "rising &= offsets[e] <= offsets[e + 1];",
+        "rising &= offsets[0] <= offsets[e + 1];",
+        "Offsets that fall are taken.",
+        OWN.format("do_not_rise"),
+    ),
+    Mutant(
+        "csrc/cpu/plan.cpp",
+        "((rows + parts - 1) / parts + 15) / 16 * 16",
+        "(rows / parts + 15) / 16 * 16",
+        "A last row that fits no block is nobody's.",
+        OWN.format("rows_of_one_expert"),
+    ),
+    Mutant(
+        "csrc/cpu/choice.cpp",
+        "    if (level.missing.empty()) best = &level;",
+        "    if (level.missing.empty() && !best) best = &level;",
+        "The lowest level runs and not the highest.",
+        EMULATED,
+    ),
+    # --- arguments ---
+    Mutant(
+        "csrc/cpu/bindings.cpp",
+        "    if (!level.missing.empty())\n",
+        "    if (level.missing.size() > 99)\n",
+        "A level that the processor lacks is taken.",
+        OWN.format("set_level_refuses"),
+    ),
+    Mutant(
+        "csrc/cpu/bindings.cpp",
+        "py::arg(names)..., py::call_guard<py::gil_scoped_release>());",
+        "py::arg(names)...);",
+        "No other Python thread runs during a call.",
+        OWN.format("another_thread"),
+    ),
+    Mutant(
+        "csrc/cpu/bindings.cpp",
+        "std::memset(s.d_weights, 0, r.T * r.K * sizeof(float));",
+        "",
+        "The gradient of a dropped slot's weight is what was in memory.",
+        "tests/test_grouped_mlp.py -k 'dropped_slots_are_zero and cpu'",
+    ),
+    Mutant(
+        "csrc/cpu/bindings.cpp",
+        "if (ids[i] >= 0 && ids[i] < E) counts[ids[i]]++;",
+        "if (ids[i] >= 0 && ids[i] <= E) counts[ids[i]]++;",
+        "An expert out of range is counted past the end.",
+        "tests/test_load_balance_loss.py -k 'ids_out_of_range and cpu'",
+    ),
+    Mutant(
+        "csrc/cpu/bindings.cpp",
+        "for (int64_t i = 0; i < count; i++) inside &= ids[i] >= 0 && ids[i] < E;",
+        "for (int64_t i = 0; i < count; i++) inside &= ids[i] >= 0 && ids[i] <= E;",
+        "The gate's derivative writes past a row.",
+        OWN.format("chosen_experts"),
+    ),
+    # --- routing, rows, the gate and the loss ---
+    Mutant(
+        "csrc/cpu/route.cpp",
+        "return id >= first && id < first + P ? id : -1;",
+        "return id >= first && id <= first + P ? id : -1;",
+        "An expert of the next group is kept.",
+        "tests/test_route.py -k 'another_group and cpu'",
+    ),
+    Mutant(
+        "csrc/cpu/route.cpp",
+        "  for (int64_t row = offsets[E]; row < N; row++) row_to_slot[row] = -1;\n",
+        "",
+        "The rows of no expert have slots that were in memory.",
+        "tests/test_route.py -k 'dropped and cpu'",
+    ),
+    Mutant(
+        "csrc/cpu/rowwise.h",
+        "if (row < 0 || row >= used) continue;",
+        "if (row < 0) continue;",
+        "A slot reads past the rows in use.",
+        OWN.format("slot_of_no_row"),
+    ),
+    Mutant(
+        "csrc/cpu/rowwise.h",
+        "dot += d * Load(row + h, s.H - h);",
+        "dot = d * Load(row + h, s.H - h);",
+        "The gradient of a weight has the end of the row alone.",
+        UNPERMUTE,
+    ),
+    Mutant(
+        "csrc/cpu/rowwise.h",
+        "Store(d_gate + f, d * up * (sigmoid + silu * (1.0f - sigmoid)), s.F - f);",
+        "Store(d_gate + f, d * up * (sigmoid + sigmoid * (1.0f - sigmoid)), s.F - f);",
+        "A term of SiLU's derivative lacks its factor.",
+        SWIGLU,
+    ),
+    Mutant(
+        "csrc/cpu/gate.h",
+        "if (keys[e] > keys[best]) best = e;  // the first of equals",
+        "if (keys[e] >= keys[best]) best = e;  // the first of equals",
+        "The last of equals is chosen.",
+        "tests/test_grouped_gate.py -k 'ties and cpu'",
+    ),
+    Mutant(
+        "csrc/cpu/gate.h",
+        "return score * (1.0f - score);",
+        "return score;",
+        "The sigmoid's derivative lacks a factor.",
+        GATE,
+    ),
+    Mutant(
+        "csrc/cpu/gate.h",
+        "terms[t * s.K + c] = double(d_base * base[c]);",
+        "terms[t * s.K + c] = double(d_base);",
+        "The gradient of the scale lacks the score.",
+        GATE,
+    ),
+    Mutant(
+        "csrc/cpu/gate.h",
+        "for (int64_t part = 0; part < parts; part++) sum += sums[part * s.E + e];",
+        "for (int64_t part = 0; part < 1; part++) sum += sums[part * s.E + e];",
+        "The loss is that of the first rows alone.",
+        OWN.format("loss_of_many_rows"),
+    ),
+    # --- the products of experts ---
+    Mutant(
+        "csrc/cpu/grouped_gemm.h",
+        "memset(static_cast<T*>(rows) + used * width, 0, (s.N - used) * width * sizeof(T));",
+        "memset(static_cast<T*>(rows) + used * width, 0, 0);",
+        "The rows of no expert are what was in memory.",
+        GEMM,
+    ),
+    Mutant(
+        "csrc/cpu/grouped_gemm.h",
+        "memset(d_weight + o * s.I, 0, b.columns * sizeof(T));",
+        "memset(d_weight + o * s.I, 0, sizeof(T));",
+        "The gradient of an expert without rows is what was in memory.",
+        GEMM,
+    ),
+    Mutant(
+        "csrc/cpu/grouped_gemm.h",
+        "memory.d_out_t + start * s.O + block.first - start, n);",
+        "memory.d_out_t + start * s.O, n);",
+        "An expert's blocks overwrite one another.",
+        GEMM,
+    ),
+    Mutant(
+        "csrc/cpu/grouped_mlp.h",
+        "row_weights[j] = j < block.count ? s.weights[slots[j]] : 0.0f;",
+        "row_weights[j] = j < block.count ? s.weights[block.first + j] : 0.0f;",
+        "An activation has the weight of another slot.",
+        MLP,
+    ),
+    Mutant(
+        "csrc/cpu/grouped_mlp.h",
+        "const V d_act = g * weight;",
+        "const V d_act = g;",
+        "The gradient of an activation lacks its weight.",
+        MLP,
+    ),
+    Mutant(
+        "csrc/cpu/grouped_mlp.h",
+        "      acts.wide = own.TakeRight<T>(s.F, 0).wide;",
+        "      own.TakeRight<T>(s.F, 0);",
+        "All threads widen rows of float16 in the same place.",
+        LAYER_BITS,
+    ),
+    Mutant(
+        "csrc/cpu/grouped_mlp.h",
+        "T* act_t = memory.act_t + start * s.F + block.first - start;",
+        "T* act_t = memory.act_t + start * s.F;",
+        "An expert's blocks overwrite one another's activations.",
+        OWN.format("rows_of_one_expert"),
+    ),
+    # --- launchers ---
+    Mutant(
+        "moge_ops/cpu_kernels/_common.py",
+        "return x if x.stride(-1) == 1 else x.contiguous()",
+        "return x",
+        "A kernel reads columns that are not adjacent.",
+        OWN.format("layouts"),
+    ),
+    Mutant(
+        "moge_ops/cpu_kernels/_common.py",
+        "return x.data_ptr(), x.stride(-2), x.stride(0)",
+        "return x.data_ptr(), x.shape[-1], x.stride(0)",
+        "Rows with gaps are read as if there were none.",
+        OWN.format("layouts"),
+    ),
+    Mutant(
+        "moge_ops/cpu_kernels/_common.py",
+        "return x.contiguous() if x.dtype is torch.float32",
+        "return x if x.dtype is torch.float32",
+        "Weights with gaps are read as if there were none.",
+        OWN.format("layouts"),
+    ),
+    Mutant(
+        "moge_ops/cpu_kernels/grouped_mlp.py",
+        'weight_on_activation=weight_on == "activation"',
+        "weight_on_activation=False",
+        "The weight comes after the down projection though asked for before.",
+        "tests/test_grouped_mlp.py -k 'rounds_no_worse and cpu'",
+    ),
+    Mutant(
+        "moge_ops/cpu_kernels/grouped_mlp.py",
+        "return d_x, d_w_gate_up, d_w_down, d_weights.to(weights.dtype)",
+        "return d_x, d_w_gate_up, d_w_down, d_weights",
+        "The gradient of the weights has another dtype than they.",
+        OWN.format("weights_of_every_dtype"),
+    ),
+    Mutant(
+        "moge_ops/cpu_kernels/route.py",
+        "G=num_groups or 1",
+        "G=1",
+        "An expert of another group is kept.",
+        "tests/test_route.py -k 'another_group and cpu'",
+    ),
+    Mutant(
+        "moge_ops/cpu_kernels/route.py",
+        "wide=experts.dtype is torch.int64",
+        "wide=False",
+        "Ids of int64 are read as twice as many of int32.",
+        "tests/test_route.py -k 'matches_the_oracle and cpu'",
+    ),
+    Mutant(
+        "moge_ops/cpu_kernels/load_balance_loss.py",
+        "wide=experts.dtype is torch.int64",
+        "wide=False",
+        "Ids of int64 are read as twice as many of int32.",
+        OWN.format("loss_of_many_rows"),
+    ),
+    Mutant(
+        "moge_ops/cpu_kernels/unpermute.py",
+        "return d_rows, d_weights.to(weights.dtype)",
+        "return d_rows, d_weights",
+        "The gradient of the weights has another dtype than they.",
+        "tests/test_unpermute.py -k 'weights_of_every_dtype and cpu'",
+    ),
+]
