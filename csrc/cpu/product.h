@@ -346,6 +346,10 @@ inline void PackRows(const Right<T>& b, Row row) {
   const int64_t depth = RoundUp(b.K, kTiles<T> ? 32 : 2);
   for (int64_t k = 0; k < depth; k += kWord<T>) {
     const T* source = k < b.K ? row(k) : nullptr;
+    // rows far apart in memory: a processor's own prefetch does not follow
+    if (const int64_t ahead = k + 16; ahead < b.K)
+      for (int64_t j = 0; j < b.columns; j += 64 / sizeof(T))
+        for (int i = 0; i < kWord<T>; i++) __builtin_prefetch(row(Least(ahead + i, b.K - 1)) + j);
     const T* next = kPairs<T> && k + 1 < b.K ? row(k + 1) : nullptr;
     for (int64_t j = 0; j < b.Panels() * kPanel; j += kLanes) {
       const int64_t n = b.columns - j;
