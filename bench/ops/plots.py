@@ -126,11 +126,11 @@ def draw_cpu(paths: Sequence[Path], passes: Sequence[tuple[str, str]]) -> Figure
             finish(panel, ticks, legend=False, title=title, xlabel="tokens T")
         panels[0].set_ylim(bottom=0)  # of all: they share it
         panels[0].set_ylabel("least time / time (more is better)")
-    label = "bound: a stream of reads, or a dense product"
+    label = "bound: stream of reads, or dense product"
     shown = {line for found, _ in machines for it in columns for line in found.get(it, {})}
     handles = key({line: style for line, style in CPU_STYLES.items() if line in shown})
     handles += [Line2D([], [], color=CEILING[0], ls=CEILING[2], label=label)]
-    ncols = min(4, 2 * len(columns))
+    ncols = 2 * len(columns) - 1  # the labels of one panel stand below each other
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False)
     return figure
 
