@@ -231,12 +231,48 @@ inline void Lines(const T* a, int64_t stride, const B* b, int64_t depth, int64_t
   AddLanes<R, J>(sum, c);
 }
 
+// The same for columns so few that the rows of a come from memory more slowly than they are
+// multiplied: one row after the other, as they lie there, which the processor's own prefetch
+// follows. A layer of 4 tokens, H 1024, took 2.6 and not 3.3 ms (two Zen 3 cores, November 2026).
+template <int R, int J, typename T, typename B>
+inline void RowByRow(const T* a, int64_t stride, const B* b, int64_t depth, int64_t K, float* c) {
+  using S = Step<T, B>;
+  constexpr int kVector = kLanes * S::kDepth;
+  constexpr int U = J == 1 ? 4 : 2;  // sums of a column, enough to hide the latency of an addition
+  V sum[J * R];
+#pragma GCC unroll 1
+  for (int r = 0; r < R; r++, a += stride) {
+    V part[U][J] = {};
+    auto add = [&](int u, int64_t k, int64_t n) __attribute__((always_inline)) {
+      const auto left = S::Along(a + k, n);
+#pragma GCC unroll 4
+      for (int j = 0; j < J; j++)
+        part[u][j] = S::Add(part[u][j], left, S::Right(b + j * depth + k));
+    };
+    int64_t k = 0;
+    for (; k + U * kVector <= K; k += U * kVector) {
+      __builtin_prefetch(a + k + 1024 / sizeof(T));
+#pragma GCC unroll 4
+      for (int u = 0; u < U; u++) add(u, k + u * kVector, kVector);
+    }
+    for (; k < K; k += kVector) add(0, k, Least(kVector, K - k));
+#pragma GCC unroll 4
+    for (int j = 0; j < J; j++) {
+#pragma GCC unroll 4
+      for (int u = 1; u < U; u++) part[0][j] += part[u][j];
+      sum[j * R + r] = part[0][j];
+    }
+  }
+  AddLanes<R, J>(sum, c);
+}
+
 template <int J, typename T, typename B>
-inline void ManyLines(Rows<T> a, const B* b, int64_t depth, int64_t K, float* c) {
+inline void ManyLines(Rows<T> a, const B* b, int64_t depth, int64_t K, float* c, bool few) {
   auto step = [&](auto rows) {
     constexpr int R = decltype(rows)::value;
     for (; a.count >= R; a.count -= R, a.data += R * a.stride, c += R)
-      Lines<R, J>(a.data, a.stride, b, depth, K, c);
+      few ? RowByRow<R, J>(a.data, a.stride, b, depth, K, c)
+          : Lines<R, J>(a.data, a.stride, b, depth, K, c);
   };
   if constexpr (J == 1) step(std::integral_constant<int, 8>());  // sums enough to hide the latency
   step(std::integral_constant<int, 4>());
@@ -255,7 +291,7 @@ inline void Product(const Rows<T>* a, int groups, const Right<T>& b, float* c) {
       auto step = [&](auto columns) {
         constexpr int J = decltype(columns)::value;
         for (; b.columns - j >= J; j += J)
-          ManyLines<J>(a[g], b.Line(j), depth, b.K, c + j * kGroup);
+          ManyLines<J>(a[g], b.Line(j), depth, b.K, c + j * kGroup, b.columns <= kMost);
       };
       step(std::integral_constant<int, kMost>());
       step(std::integral_constant<int, 2>());
