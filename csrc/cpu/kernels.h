@@ -82,7 +82,7 @@ struct Gemm {
 };
 
 struct Rowwise {         // permute, unpermute and the derivative of the latter
-  Matrix x, rows;        // [T, H] and [N, H]
+  Matrix x, rows;        // [T, H], of the derivative d_y, and [N, H]
   const float* weights;  // [T, K] or null
   void* out;
   float* d_weights;

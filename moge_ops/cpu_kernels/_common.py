@@ -10,6 +10,7 @@ DTYPES = {
     torch.bfloat16: _cpu.DType.bfloat16,
     torch.float16: _cpu.DType.float16,
 }
+NONE = (0, 0, 0)  # a matrix that a kernel of several does not have
 SCORES = {
     "softmax": _cpu.Score.softmax,
     "sigmoid": _cpu.Score.sigmoid,

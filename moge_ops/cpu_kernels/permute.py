@@ -5,7 +5,7 @@ from torch import Tensor
 
 from moge_ops import _cpu
 
-from ._common import DTYPES, adjacent, matrix
+from ._common import DTYPES, NONE, adjacent, matrix
 
 
 def permute_fwd(x: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def permute_fwd(x: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
     _cpu.permute_fwd(
         dtype=DTYPES[x.dtype],
         x=matrix(x),
-        rows=matrix(rows),
+        rows=NONE,
         weights=0,
         out=rows.data_ptr(),
         d_weights=0,

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from moge_ops import _cpu
 
-from ._common import DTYPES, adjacent, matrix
+from ._common import DTYPES, NONE, adjacent, matrix
 
 
 def swiglu_fwd(gate_up: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def swiglu_fwd(gate_up: Tensor) -> Tensor:
     _cpu.swiglu_fwd(
         dtype=DTYPES[gate_up.dtype],
         gate_up=matrix(gate_up),
-        d_act=matrix(act),
+        d_act=NONE,
         out=act.data_ptr(),
         N=N,
         F=F,

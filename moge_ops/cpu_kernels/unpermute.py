@@ -5,7 +5,7 @@ from torch import Tensor
 
 from moge_ops import _cpu
 
-from ._common import DTYPES, adjacent, float32, matrix
+from ._common import DTYPES, NONE, adjacent, float32, matrix
 
 
 def unpermute_fwd(
@@ -19,7 +19,7 @@ def unpermute_fwd(
     y = rows.new_empty(T, H)
     _cpu.unpermute_fwd(
         dtype=DTYPES[rows.dtype],
-        x=matrix(y),
+        x=NONE,
         rows=matrix(rows),
         weights=0 if weights is None else weights.data_ptr(),
         out=y.data_ptr(),
