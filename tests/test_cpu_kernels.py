@@ -127,7 +127,7 @@ def draw(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def route_of(counts: list[int], dropped: int = 0) -> Routing:
-    """One slot for each row of experts with so many rows, mixed, and slots without a row."""
+    """A shuffled routing in which expert e has the e-th number of rows; some slots have no row."""
     ids = torch.repeat_interleave(torch.tensor([*counts, dropped]))
     order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(len(ids)))
     return moge_ops.route(ids[order, None].int(), len(counts))

@@ -60,7 +60,8 @@ inline void TileCopy(char* to, int64_t to_bytes, const char* from, int64_t from_
 #endif
 
 // G groups of 16 rows by P panels, at most 2 by 2: four tiles of sums, two of a, two of b.
-// `tail` has the numbers of a past the last whole tile, with zeros behind them.
+// Where K is no multiple of a tile's depth, `tail` holds the last numbers of each row of a, then
+// zeros.
 template <int G, int P>
 inline void Tiles(const Rows<Bfloat16>* a, const Bfloat16 (*tail)[kGroup][kTileDepth],
                   const Bfloat16* b, int64_t panel, int64_t K, float* c, int64_t width) {
