@@ -19,12 +19,12 @@ inline void ZeroRest(const Gemm& s, void* rows, int64_t width, const Team& team)
 template <typename T>
 struct GemmMemory {
   Carver own, shared;
-  Right<T> rows;
+  PackedB<T> rows;
   float* c;
 
   GemmMemory(const Gemm& s, char* own_base, char*) {
     own.base = own_base;
-    rows = own.TakeRight<T>(s.I, kBlockRows);
+    rows = own.TakeB<T>(s.I, kBlockRows);
     c = own.Take<float>(2 * kGroup * kBlockRows);
   }
 };
@@ -39,41 +39,27 @@ void RunGemm(const Gemm& s, Team& team) {
     const Block& block = s.plan.blocks[i / parts];
     const Span span(s.O, i % parts, parts);
     if (span.first == span.last) continue;
-    const Right<T> rows = WithColumns(memory.rows, block.count);
+    const PackedB<T> rows = WithColumns(memory.rows, block.count);
     PackColumns(rows, [&](int64_t j) {
       return static_cast<const T*>(s.rows.data) + (block.first + j) * s.rows.row;
     });
     const T* weight = static_cast<const T*>(s.weight.data) + block.expert * s.weight.expert;
     T* out = static_cast<T*>(s.out.data) + block.first * s.O;
-    for (int64_t o = span.first; o < span.last; o += 2 * kGroup) {
-      const TwoGroups<T> groups(weight, s.weight.row, o, span.last);
-      Product(groups.rows, groups.count, rows, memory.c);
-      for (int g = 0; g < groups.count; g++)
-        Unpack(memory.c + g * rows.GroupSize(), rows, groups.rows[g].count,
-               [&](int64_t j) { return out + j * s.O + o + g * kGroup; });
-    }
+    MultiplyWeight(weight, s.weight.row, span, rows, memory.c,
+                   [&](int64_t j) { return out + j * s.O; });
   }
-}
-
-// Rows of c, of which `columns` are wanted, to rows in memory.
-template <typename T>
-inline void StoreRows(const float* c, int64_t width, int64_t rows, int64_t columns, T* to,
-                      int64_t stride) {
-  for (int64_t i = 0; i < rows; i++)
-    for (int64_t j = 0; j < columns; j += kLanes)
-      Store(to + i * stride + j, Load(c + i * width + j), columns - j);
 }
 
 // d_rows = d_out W, in `rows`: b is a part of the weight, a the rows of d_out.
 template <typename T>
 struct GemmDxMemory {
   Carver own, shared;
-  Right<T> weight;
+  PackedB<T> weight;
   float* c;
 
   GemmDxMemory(const Gemm& s, char* own_base, char*) {
     own.base = own_base;
-    weight = own.TakeRight<T>(s.O, kColumns);
+    weight = own.TakeB<T>(s.O, kColumns);
     c = own.Take<float>(2 * kGroup * kColumns);
   }
 };
@@ -87,19 +73,13 @@ void RunGemmDx(const Gemm& s, Team& team) {
   for (int64_t i; (i = team.Next()) < s.plan.count * parts;) {
     const Block& block = s.plan.blocks[i / parts];
     const T* weight = static_cast<const T*>(s.weight.data) + block.expert * s.weight.expert;
-    const T* d_out = static_cast<const T*>(s.out.data);
-    T* d_rows = static_cast<T*>(s.rows.data);
-    const int64_t last_row = block.first + block.count;
+    const T* d_out = static_cast<const T*>(s.out.data) + block.first * s.out.row;
+    T* d_rows = static_cast<T*>(s.rows.data) + block.first * s.I;
     const Span span(s.I, i % parts, parts);
     for (int64_t j = span.first; j < span.last; j += kColumns) {
-      const Right<T> b = AsPanels(memory.weight, s.O, Least(kColumns, span.last - j));
+      const PackedB<T> b = AsPanels(memory.weight, s.O, Least(kColumns, span.last - j));
       PackRows(b, [&](int64_t o) { return weight + o * s.weight.row + j; });
-      for (int64_t row = block.first; row < last_row; row += 2 * kGroup) {
-        const TwoGroups<T> groups(d_out, s.out.row, row, last_row);
-        Product(groups.rows, groups.count, b, memory.c);
-        StoreRows(memory.c, b.Width(), Least(2 * kGroup, last_row - row), b.columns,
-                  d_rows + row * s.I + j, s.I);
-      }
+      MultiplyRows(d_out, s.out.row, block.count, b, memory.c, block.count, d_rows + j, s.I);
     }
   }
 }
@@ -109,13 +89,13 @@ template <typename T>
 struct GemmDwMemory {
   Carver own, shared;
   T* d_out_t;  // [O, n] for each expert of n rows
-  Right<T> rows;
+  PackedB<T> rows;
   float* c;
 
   GemmDwMemory(const Gemm& s, char* own_base, char* shared_base) {
     own.base = own_base;
     shared.base = shared_base;
-    rows = own.TakeRight<T>(s.plan.longest, kColumns);
+    rows = own.TakeB<T>(s.plan.longest, kColumns);
     c = own.Take<float>(2 * kGroup * kColumns);
     d_out_t = shared.Take<T>(s.N * s.O);
   }
@@ -137,18 +117,13 @@ void RunGemmDw(const Gemm& s, Team& team) {
     const int64_t expert = i / slices, j = i % slices * kColumns;
     const int64_t start = s.offsets[expert], n = s.offsets[expert + 1] - start;
     T* d_weight = static_cast<T*>(s.weight.data) + expert * s.O * s.I + j;
-    const Right<T> b = AsPanels(memory.rows, n, Least(kColumns, s.I - j));
+    const PackedB<T> b = AsPanels(memory.rows, n, Least(kColumns, s.I - j));
     if (!n)
       for (int64_t o = 0; o < s.O; o++) memset(d_weight + o * s.I, 0, b.columns * sizeof(T));
     PackRows(b, [&](int64_t t) {
       return static_cast<const T*>(s.rows.data) + (start + t) * s.rows.row + j;
     });
-    for (int64_t o = 0; n && o < s.O; o += 2 * kGroup) {
-      const TwoGroups<T> groups(memory.d_out_t + start * s.O, n, o, s.O);
-      Product(groups.rows, groups.count, b, memory.c);
-      StoreRows(memory.c, b.Width(), Least(2 * kGroup, s.O - o), b.columns, d_weight + o * s.I,
-                s.I);
-    }
+    if (n) MultiplyRows(memory.d_out_t + start * s.O, n, s.O, b, memory.c, s.O, d_weight, s.I);
   }
 }
 

@@ -16,35 +16,35 @@ namespace MOGE_LEVEL {
 template <typename T>
 struct ForwardMemory {
   Carver own, shared;
-  T* rows;        // [N, H], what the down projection gives
-  Right<T> acts;  // one for each block; or, if the columns are not divided, for each thread
-  int64_t act;    // elements of one
-  Right<T> x;
+  T* rows;          // [N, H], what the down projection gives
+  PackedB<T> acts;  // one for each block; or, if the columns are not divided, for each thread
+  int64_t act;      // elements of one
+  PackedB<T> x;
   float* c;
 
   ForwardMemory(const MlpForward& s, char* own_base, char* shared_base) {
     own.base = own_base;
     shared.base = shared_base;
-    x = own.TakeRight<T>(s.H, kBlockRows);
+    x = own.TakeB<T>(s.H, kBlockRows);
     c = own.Take<float>(2 * kGroup * kBlockRows);
     act = Depth(s.F) * kBlockRows;
     if (s.plan.parts == 1) {
-      acts = own.TakeRight<T>(s.F, kBlockRows);
+      acts = own.TakeB<T>(s.F, kBlockRows);
       act = 0;
     } else {
-      acts = shared.TakeRight<T>(s.F, kBlockRows * s.plan.count);
-      acts.a_wide = own.TakeRight<T>(s.F, 0).a_wide;  // the room for widened rows is each thread's
+      acts = shared.TakeB<T>(s.F, kBlockRows * s.plan.count);
+      acts.a_wide =
+          own.TakeB<T>(s.F, 0).a_wide;  // the room for widened rows is each thread's
     }
     rows = shared.Take<T>(s.routing.N * s.H);
   }
 };
 
-// SwiGLU of the gate and up rows [f, f + count) in c, into rows k = f of the next b.
+// SwiGLU of the gate and up rows [f, f + count), into rows k = f of the next b.
 template <typename T>
-inline void Activate(const float* c, const Right<T>& act, int64_t f, int count,
-                     const float* row_weights) {
+inline void Activate(const float* gate, const float* up, const PackedB<T>& act, int64_t f,
+                     int count, const float* row_weights) {
   const int64_t width = act.Width();
-  const float *gate = c, *up = c + act.GroupSize();
   if (act.lines) {
     for (int64_t j = 0; j < act.columns; j++)
       for (int r = 0; r < count; r += kLanes) {
@@ -70,7 +70,7 @@ inline void Activate(const float* c, const Right<T>& act, int64_t f, int count,
 
 // Zeros behind the last row of b, as far as it is read.
 template <typename T>
-inline void PadRight(const Right<T>& b) {
+inline void PadB(const PackedB<T>& b) {
   const int64_t first = b.lines ? b.K : RoundUp(b.K, kWord<T>);
   const int64_t bytes = (Depth(b.K) - first) * int64_t(sizeof(Packed<T>));
   if (b.lines)
@@ -81,12 +81,12 @@ inline void PadRight(const Right<T>& b) {
 
 template <typename T>
 void GateUp(const MlpForward& s, const Block& block, int64_t part, const ForwardMemory<T>& memory,
-            const Right<T>& act) {
+            const PackedB<T>& act) {
   const Span span(s.F, part, s.plan.parts);
   if (span.first == span.last) return;
   const Routing& r = s.routing;
   const int32_t* slots = r.row_to_slot + block.first;
-  const Right<T> x = WithColumns(memory.x, block.count);
+  const PackedB<T> x = WithColumns(memory.x, block.count);
   PackColumns(
       x, [&](int64_t j) { return static_cast<const T*>(s.x.data) + slots[j] / r.K * s.x.row; });
   float row_weights[kBlockRows];
@@ -97,35 +97,35 @@ void GateUp(const MlpForward& s, const Block& block, int64_t part, const Forward
   const T* weight = static_cast<const T*>(s.w_gate_up.data) + block.expert * s.w_gate_up.expert;
   const int64_t stride = s.w_gate_up.row;
   T* pre = s.pre ? static_cast<T*>(s.pre) + 2 * s.F * block.first : nullptr;
-  for (int64_t f = span.first; f < span.last; f += kGroup) {
-    const int count = Least(kGroup, span.last - f);
-    const Rows<T> rows[2] = {{weight + f * stride, stride, count},
-                             {weight + (s.F + f) * stride, stride, count}};
-    Product(rows, 2, x, memory.c);
-    Activate(memory.c, act, f, count, s.weight_on_activation ? row_weights : nullptr);
-    if (pre) {
-      Unpack(memory.c, x, count, [&](int64_t j) { return pre + j * 2 * s.F + f; });
-      const float* up = memory.c + x.GroupSize();
+  const Places places(span, x.Few() ? kStreams / 2 : 1);
+  for (int64_t first = span.first; first < span.first + places.step; first += kGroup) {
+    Groups<T> groups;  // of gate and up, in turn
+    for (int i = 0; i < places.count; i++) {
+      groups.Add(weight, stride, first + i * places.step, span.last);
+      groups.Add(weight + s.F * stride, stride, first + i * places.step, span.last);
+    }
+    Product(groups.rows, groups.count, x, memory.c);
+    for (int g = 0; g < groups.count; g += 2) {
+      const int64_t f = first + g / 2 * places.step;
+      const int count = groups.rows[g].count;
+      const float *gate = memory.c + g * x.GroupSize(), *up = gate + x.GroupSize();
+      Activate(gate, up, act, f, count, s.weight_on_activation ? row_weights : nullptr);
+      if (!pre) continue;
+      Unpack(gate, x, count, [&](int64_t j) { return pre + j * 2 * s.F + f; });
       Unpack(up, x, count, [&](int64_t j) { return pre + j * 2 * s.F + s.F + f; });
     }
   }
-  if (span.last == s.F) PadRight(act);
+  if (span.last == s.F) PadB(act);
 }
 
 template <typename T>
 void Down(const MlpForward& s, const Block& block, int64_t part, const ForwardMemory<T>& memory,
-          const Right<T>& act) {
+          const PackedB<T>& act) {
   const T* weight = static_cast<const T*>(s.w_down.data) + block.expert * s.w_down.expert;
   const Span span(s.H, part, s.plan.parts);
-  for (int64_t h = span.first; h < span.last; h += 2 * kGroup) {
-    const TwoGroups<T> groups(weight, s.w_down.row, h, span.last);
-    Product(groups.rows, groups.count, act, memory.c);
-    for (int g = 0; g < groups.count; g++) {
-      const float* c = memory.c + g * act.GroupSize();
-      T* first = memory.rows + block.first * s.H + h + g * kGroup;
-      Unpack(c, act, groups.rows[g].count, [&](int64_t j) { return first + j * s.H; });
-    }
-  }
+  T* rows = memory.rows + block.first * s.H;
+  MultiplyWeight(weight, s.w_down.row, span, act, memory.c,
+                 [&](int64_t j) { return rows + j * s.H; });
 }
 
 template <typename T>
@@ -134,7 +134,7 @@ void RunMlpForward(const MlpForward& s, Team& team) {
   const ForwardMemory<T> memory(s, OwnBase(s, team), s.scratch.shared);
   const int64_t parts = s.plan.parts, units = s.plan.count * parts;
   auto act = [&](int64_t block) {
-    Right<T> found = WithColumns(memory.acts, s.plan.blocks[block].count);
+    PackedB<T> found = WithColumns(memory.acts, s.plan.blocks[block].count);
     found.data += block * memory.act;
     return found;
   };
@@ -163,21 +163,21 @@ struct BackwardMemory {
   Carver own, shared;
   T* d_rows;               // [N, H]
   T *d_pre_t, *act_t;      // [2F, n] and [F, n] for each expert of n rows
-  Right<T> b;              // part of the weights
+  PackedB<T> b;            // part of the weights
   T *d_out, *d_pre, *act;  // rows of a block: [most, H], [most, 2F], [most, F]
   float* c;
-  Right<T> tokens;  // x, then d_y
+  PackedB<T> tokens;  // x, then d_y
 
   BackwardMemory(const MlpBackward& s, char* own_base, char* shared_base) {
     own.base = own_base;
     shared.base = shared_base;
     const int64_t K = s.H > 2 * s.F ? s.H : 2 * s.F;
-    b = own.TakeRight<T>(K, kColumns);
+    b = own.TakeB<T>(K, kColumns);
     d_out = own.Take<T>(kBlockRows * s.H);
     d_pre = own.Take<T>(kBlockRows * 2 * s.F);
     act = own.Take<T>(kBlockRows * s.F);
     c = own.Take<float>(2 * kGroup * kColumns);
-    tokens = own.TakeRight<T>(s.d_w_down ? s.plan.longest : 0, kColumns);
+    tokens = own.TakeB<T>(s.d_w_down ? s.plan.longest : 0, kColumns);
     d_rows = shared.Take<T>(s.d_x ? s.routing.N * s.H : 0);
     d_pre_t = shared.Take<T>(s.d_w_down ? s.routing.N * 2 * s.F : 0);
     act_t = shared.Take<T>(s.d_w_down ? s.routing.N * s.F : 0);
@@ -200,10 +200,10 @@ void BlockBackward(const MlpBackward& s, const Block& block, const BackwardMemor
   const T* pre = static_cast<const T*>(s.pre) + 2 * s.F * block.first;
   for (int64_t f = 0; f < s.F; f += kColumns) {
     const int64_t columns = Least(kColumns, s.F - f);
-    const Right<T> b = AsPanels(memory.b, s.H, columns);
+    const PackedB<T> b = AsPanels(memory.b, s.H, columns);
     PackRows(b, [&](int64_t h) { return down + h * s.w_down.row + f; });
     for (int first = 0; first < n; first += 2 * kGroup) {
-      const TwoGroups<T> groups(memory.d_out, s.H, first, padded);
+      const Groups<T> groups(memory.d_out, s.H, first, padded);
       Product(groups.rows, groups.count, b, memory.c);
       for (int i = first; i < n && i < first + 2 * kGroup; i++) {
         const float weight = s.weights[slots[i]];
@@ -236,14 +236,10 @@ void BlockBackward(const MlpBackward& s, const Block& block, const BackwardMemor
     const T* weight = static_cast<const T*>(s.w_gate_up.data) + block.expert * s.w_gate_up.expert;
     for (int64_t h = 0; h < s.H; h += kColumns) {
       const int64_t columns = Least(kColumns, s.H - h);
-      const Right<T> b = AsPanels(memory.b, 2 * s.F, columns);
+      const PackedB<T> b = AsPanels(memory.b, 2 * s.F, columns);
       PackRows(b, [&](int64_t o) { return weight + o * s.w_gate_up.row + h; });
-      for (int first = 0; first < n; first += 2 * kGroup) {
-        const TwoGroups<T> groups(memory.d_pre, 2 * s.F, first, padded);
-        Product(groups.rows, groups.count, b, memory.c);
-        StoreRows(memory.c, b.Width(), Least(2 * kGroup, n - first), columns,
-                  memory.d_rows + (block.first + first) * s.H + h, s.H);
-      }
+      MultiplyRows(memory.d_pre, 2 * s.F, padded, b, memory.c, n,
+                   memory.d_rows + block.first * s.H + h, s.H);
     }
   }
 }
@@ -266,23 +262,13 @@ void WeightsBackward(const MlpBackward& s, int64_t expert, int64_t h,
   auto token = [&](const Matrix& x) {
     return [&, h](int64_t t) { return static_cast<const T*>(x.data) + slots[t] / r.K * x.row + h; };
   };
-  const Right<T> x = AsPanels(memory.tokens, n, columns);
+  const PackedB<T> x = AsPanels(memory.tokens, n, columns);
   PackRows(x, token(s.x));
-  for (int64_t o = 0; o < 2 * s.F; o += 2 * kGroup) {
-    const TwoGroups<T> groups(memory.d_pre_t + start * 2 * s.F, n, o, 2 * s.F);
-    Product(groups.rows, groups.count, x, memory.c);
-    StoreRows(memory.c, x.Width(), Least(2 * kGroup, 2 * s.F - o), columns, d_gate_up + o * s.H,
-              s.H);
-  }
-  const Right<T> d_y = AsPanels(memory.tokens, n, columns);
+  MultiplyRows(memory.d_pre_t + start * 2 * s.F, n, 2 * s.F, x, memory.c, 2 * s.F, d_gate_up, s.H);
+  const PackedB<T> d_y = AsPanels(memory.tokens, n, columns);
   PackRows(d_y, token(s.d_y));
-  for (int64_t f = 0; f < s.F; f += 2 * kGroup) {
-    const TwoGroups<T> groups(memory.act_t + start * s.F, n, f, s.F);
-    Product(groups.rows, groups.count, d_y, memory.c);
-    for (int g = 0; g < groups.count; g++)
-      Unpack(memory.c + g * kGroup * d_y.Width(), d_y, groups.rows[g].count,
-             [&](int64_t j) { return d_down + j * s.F + f + g * kGroup; });
-  }
+  MultiplyWeight(memory.act_t + start * s.F, n, Span(s.F, 0, 1), d_y, memory.c,
+                 [&](int64_t j) { return d_down + j * s.F; });
 }
 
 template <typename T>

@@ -18,7 +18,7 @@ struct Carver {
   }
 
   template <typename T>
-  Right<T> TakeRight(int64_t K, int64_t columns) {
+  PackedB<T> TakeB(int64_t K, int64_t columns) {
     Packed<T>* data = Take<Packed<T>>(Depth(K) * RoundUp(columns, kPanel));
     float* a_wide = std::is_same<T, Half>::value ? Take<float>(Depth(K) * kGroup) : nullptr;
     return {data, a_wide, K, columns, columns <= kMostLines<T>};
@@ -27,7 +27,7 @@ struct Carver {
 
 // The same room for fewer columns.
 template <typename T>
-inline Right<T> WithColumns(Right<T> b, int64_t columns) {
+inline PackedB<T> WithColumns(PackedB<T> b, int64_t columns) {
   b.columns = columns;
   b.lines = columns <= kMostLines<T>;
   return b;
@@ -36,7 +36,7 @@ inline Right<T> WithColumns(Right<T> b, int64_t columns) {
 // The same room for another K and few columns, as panels even so: backward, where b has a part of
 // the columns each time, lines are not worth their own code.
 template <typename T>
-inline Right<T> AsPanels(Right<T> b, int64_t K, int64_t columns) {
+inline PackedB<T> AsPanels(PackedB<T> b, int64_t K, int64_t columns) {
   b.K = K;
   b.columns = columns;
   b.lines = false;
@@ -74,17 +74,59 @@ inline char* OwnBase(const Args& s, const Team& team) {
   return s.scratch.own + team.id * s.scratch.own_bytes;
 }
 
-// Two groups of rows of a matrix from `row` on.
+// Groups of rows that are multiplied at once.
 template <typename T>
-struct TwoGroups {
-  Rows<T> rows[2];
-  int count;
-  TwoGroups(const T* matrix, int64_t stride, int64_t row, int64_t last) {
-    count = 0;
-    for (; count < 2 && row < last; row += kGroup)
-      rows[count++] = {matrix + row * stride, stride, int(Least(kGroup, last - row))};
+struct Groups {
+  Rows<T> rows[kStreams];
+  int count = 0;
+
+  Groups() {}
+  // Two that follow each other, from `row` on.
+  Groups(const T* matrix, int64_t stride, int64_t row, int64_t last) {
+    Add(matrix, stride, row, last);
+    Add(matrix, stride, row + kGroup, last);
+  }
+  void Add(const T* matrix, int64_t stride, int64_t row, int64_t last) {
+    if (row < last) rows[count++] = {matrix + row * stride, stride, int(Least(kGroup, last - row))};
   }
 };
+
+// Places of a weight's rows that are read at once, `step` rows apart: from memory a core reads four
+// streams faster than one, 17 against 13 GB/s with two Zen 3 cores (November 2026).
+struct Places {
+  int count;
+  int64_t step;
+  Places(Span span, int count)
+      : count(count), step(RoundUp((span.last - span.first + count - 1) / count, kGroup)) {}
+};
+
+// Rows `span` of a weight times b: result(j)[r] is c[r][j].
+template <typename T, typename Result>
+inline void MultiplyWeight(const T* weight, int64_t stride, Span span, const PackedB<T>& b,
+                           float* c, Result result) {
+  const Places places(span, b.Few() ? kStreams : 2);
+  for (int64_t r = span.first; r < span.first + places.step; r += kGroup) {
+    Groups<T> groups;
+    for (int i = 0; i < places.count; i++)
+      groups.Add(weight, stride, r + i * places.step, span.last);
+    Product(groups.rows, groups.count, b, c);
+    for (int i = 0; i < groups.count; i++)
+      Unpack(c + i * b.GroupSize(), b, groups.rows[i].count,
+             [&](int64_t j) { return result(j) + r + i * places.step; });
+  }
+}
+
+// rows of a, in memory adjacent to each other, times b: the first `wanted` rows of c.
+template <typename T>
+inline void MultiplyRows(const T* a, int64_t stride, int64_t rows, const PackedB<T>& b, float* c,
+                         int64_t wanted, T* to, int64_t to_stride) {
+  for (int64_t r = 0; r < rows; r += 2 * kGroup) {
+    const Groups<T> groups(a, stride, r, rows);
+    Product(groups.rows, groups.count, b, c);
+    StoreRows(c, b.Width(), Least(2 * kGroup, wanted - r), b.columns, to + r * to_stride,
+              to_stride);
+  }
+}
 
 }  // namespace MOGE_LEVEL
 }  // namespace moge_cpu

@@ -1,7 +1,7 @@
 // The product on matrix tiles (AMX). A tile of a is 16 rows of 32 numbers, as they lie; a tile of b
 // is 32 rows of a panel; a tile of c is 16 by 16.
 #pragma once
-#include "product.h"
+#include "operands.h"
 
 namespace moge_cpu {
 namespace MOGE_LEVEL {
@@ -97,7 +97,7 @@ inline void Tiles(const Rows<Bfloat16>* a, const Bfloat16 (*tail)[kGroup][kTileD
 
 // G groups of exactly 16 rows and every panel of b.
 template <int G>
-inline void TileProduct(const Rows<Bfloat16>* a, const Right<Bfloat16>& b, float* c) {
+inline void TileProduct(const Rows<Bfloat16>* a, const PackedB<Bfloat16>& b, float* c) {
   const int64_t width = b.Width(), panel = Depth(b.K) * kPanel, rest = b.K % kTileDepth;
   Bfloat16 tail[G][kGroup][kTileDepth] = {};
   if (rest)

@@ -1,0 +1,175 @@
+// The operands of the one product of all kernels, c[r][j] = sum over k of a[r][k] b[k][j], and its
+// result.
+//
+// a is a matrix as it lies in memory, whose rows are adjacent in k: weights in the forward pass,
+// rows of tokens in the backward one. b is copied once into one of two forms and then serves
+// every row of a:
+//
+//   panels, c[r][j]:  one element of a meets 16 columns   lines, c[j][r]:  a vector of a meets
+//                                                         one of each column
+//          j  0 .. 15   16 .. 31                                 k  0  1  2  3  ...
+//     k = 0  [ , .., ] [ , .., ]                             j = 0  [  ,  ,  ,  , ..]
+//     k = 1  [ , .., ] [ , .., ]                             j = 1  [  ,  ,  ,  , ..]
+//     ...    each panel adjacent                             each line adjacent
+//
+// Where the processor adds pairs of bfloat16, a panel has k and k + 1 in each lane: its matrix
+// tiles want that too. Lines are for few columns, where panels would be mostly empty; a vector's
+// lanes are added up at the end.
+#pragma once
+#include "kernels.h"
+#include "step.h"
+
+namespace moge_cpu {
+namespace MOGE_LEVEL {
+
+constexpr int kPanel = 16;
+constexpr int kVectors = kPanel / kLanes;
+constexpr int kGroup = 16;  // rows of a that are multiplied at once
+// Rows of a block of tokens: as b and as activations they stay in a core's second cache.
+constexpr int kBlockRows = kLanes == 16 ? (MOGE_TILES ? 128 : 96) : 64;
+
+template <typename T>
+constexpr bool kTiles = MOGE_TILES && std::is_same<T, Bfloat16>::value;
+// Columns up to which lines are quicker than panels. Widening is dearer for panels: at [n, 1024] x
+// [1024, 16] GB/s of weights were, n = 4 / 8 / 16 / 32, in bfloat16 8.9 / 5.5 / 3.5 / 1.9 with
+// lines and 4.3 / 4.4 / 3.2 / 1.7 with panels; in float32 10.1 / 7.8 / 5.5 / 3.3 and 5.8 / 5.9
+// / 6.9 / 4.3 (one Zen 3 core, November 2026). Pairs: an estimate. Tiles have no such limit: a row
+// of weights comes from memory more slowly than it is multiplied.
+template <typename T>
+constexpr int kMostLines = kTiles<T>                                       ? 0
+                           : kPairs<T>                                     ? 8
+                           : kLanes == 8 && !std::is_same<T, float>::value ? 32
+                                                                           : 12;
+
+// Lines so few that reading a takes longer than multiplying: their sums are in registers.
+constexpr int kFew = kLanes == 16 ? 4 : 3;
+constexpr int kStreams = 4;  // places of a that are then read at once
+
+constexpr int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t Most(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Length of k in b: whole pairs, vectors and tiles, the rest zeros.
+inline int64_t Depth(int64_t K) { return RoundUp(K, 32); }
+
+// b in one of its forms.
+template <typename T>
+struct PackedB {
+  Packed<T>* data;
+  float* a_wide;  // room for one group of a's rows in float32, where a is float16
+  int64_t K, columns;
+  bool lines;
+
+  bool Few() const { return lines && columns <= kFew; }
+  int64_t Panels() const { return (columns + kPanel - 1) / kPanel; }
+  int64_t Vectors() const { return (columns + kLanes - 1) / kLanes; }
+  Packed<T>* Panel(int64_t p) const { return data + p * Depth(K) * kPanel; }
+  Packed<T>* Line(int64_t j) const { return data + j * Depth(K); }
+  // Of one of c's rows; with lines c is transposed, [columns][kGroup].
+  int64_t Width() const { return lines ? kGroup : Panels() * kPanel; }
+  // Of what a group of a's rows makes of c.
+  int64_t GroupSize() const { return (lines ? columns : kGroup) * Width(); }
+};
+
+// Rows of a that follow each other, at most kGroup.
+template <typename T>
+struct Rows {
+  const T* data;
+  int64_t stride;
+  int count;
+};
+
+// ---- b in its forms
+
+// The next numbers of a row as b has them: a vector of words, of which n numbers are there.
+inline void StoreWords(float* p, V words) { Store(p, words); }
+inline void StoreWords(Bfloat16* p, V words) { StoreBits(p, Bits(words)); }
+template <typename T>
+inline V LoadWords(const T* p, int64_t n) {
+  if constexpr (kPairs<T>)
+    return Bits(Step<T, T>::Along(p, Most(0, Least(n, 2 * kLanes))));
+  else
+    return Load(p, n);
+}
+
+// Columns of b are rows of memory: column j is row(j), which has K numbers; null is zeros.
+template <typename T, typename Row>
+inline void PackColumns(const PackedB<T>& b, Row row) {
+  const int64_t depth = Depth(b.K);
+  if (b.lines) {
+    for (int64_t j = 0; j < b.columns; j++) {
+      const T* source = row(j);
+      for (int64_t k = 0; k < depth; k += kLanes * kWord<T>)
+        StoreWords(b.Line(j) + k, LoadWords(source + k, b.K - k));
+    }
+    return;
+  }
+  for (int64_t p = 0; p < b.Panels(); p++)
+    for (int v = 0; v < kVectors; v++) {
+      const T* source[kLanes];
+      for (int i = 0; i < kLanes; i++) {
+        const int64_t j = p * kPanel + v * kLanes + i;
+        source[i] = j < b.columns ? row(j) : nullptr;
+      }
+      Packed<T>* panel = b.Panel(p) + v * kLanes * kWord<T>;
+      for (int64_t k = 0; k < depth; k += kLanes * kWord<T>) {
+        V m[kLanes];
+        for (int i = 0; i < kLanes; i++)
+          m[i] = source[i] && k < b.K ? LoadWords(source[i] + k, b.K - k) : V{};
+        Transpose(m);
+        for (int i = 0; i < kLanes; i++) StoreWords(panel + (k + i * kWord<T>)*kPanel, m[i]);
+      }
+    }
+}
+
+// Rows of b are rows of memory: row(k) has the columns' numbers.
+template <typename T, typename Row>
+inline void PackRows(const PackedB<T>& b, Row row) {
+  const int64_t depth = RoundUp(b.K, kTiles<T> ? 32 : 2);
+  for (int64_t k = 0; k < depth; k += kWord<T>) {
+    const T* source = k < b.K ? row(k) : nullptr;
+    // rows far apart in memory: a processor's own prefetch does not follow
+    if (const int64_t ahead = k + 16; ahead < b.K)
+      for (int64_t j = 0; j < b.columns; j += 64 / sizeof(T))
+        for (int i = 0; i < kWord<T>; i++) __builtin_prefetch(row(Least(ahead + i, b.K - 1)) + j);
+    const T* next = kPairs<T> && k + 1 < b.K ? row(k + 1) : nullptr;
+    for (int64_t j = 0; j < b.Panels() * kPanel; j += kLanes) {
+      const int64_t n = b.columns - j;
+      V words = source ? Load(source + j, n) : V{};
+      if constexpr (kPairs<T>) words = Pair(words, next ? Load(next + j, n) : V{});
+      StoreWords(b.Panel(j / kPanel) + k * kPanel + j % kPanel * kWord<T>, words);
+    }
+  }
+}
+
+// ---- c, from its transposed form to rows in memory
+
+// Row j of the result begins at to(j): column j of c, of `count` rows.
+template <typename T, typename To>
+inline void Unpack(const float* c, const PackedB<T>& b, int count, To to) {
+  if (b.lines) {
+    for (int64_t j = 0; j < b.columns; j++)
+      for (int r = 0; r < count; r += kLanes) Store(to(j) + r, Load(c + j * kGroup + r), count - r);
+    return;
+  }
+  const int64_t width = b.Width();
+  for (int64_t j = 0; j < b.columns; j += kLanes)
+    for (int r = 0; r < count; r += kLanes) {
+      V m[kLanes];
+      for (int i = 0; i < kLanes; i++) m[i] = Load(c + (r + i) * width + j);
+      Transpose(m);
+      for (int i = 0; i < kLanes && j + i < b.columns; i++) Store(to(j + i) + r, m[i], count - r);
+    }
+}
+
+// Rows of c, of which `columns` are wanted, to rows in memory.
+template <typename T>
+inline void StoreRows(const float* c, int64_t width, int64_t rows, int64_t columns, T* to,
+                      int64_t stride) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < columns; j += kLanes)
+      Store(to + i * stride + j, Load(c + i * width + j), columns - j);
+}
+
+}  // namespace MOGE_LEVEL
+}  // namespace moge_cpu
