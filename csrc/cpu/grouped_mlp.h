@@ -33,8 +33,7 @@ struct ForwardMemory {
       act = 0;
     } else {
       acts = shared.TakeB<T>(s.F, kBlockRows * s.plan.count);
-      acts.a_wide =
-          own.TakeB<T>(s.F, 0).a_wide;  // the room for widened rows is each thread's
+      acts.a_wide = own.TakeB<T>(s.F, 0).a_wide;  // the room for widened rows is each thread's
     }
     rows = shared.Take<T>(s.routing.N * s.H);
   }
@@ -97,7 +96,7 @@ void GateUp(const MlpForward& s, const Block& block, int64_t part, const Forward
   const T* weight = static_cast<const T*>(s.w_gate_up.data) + block.expert * s.w_gate_up.expert;
   const int64_t stride = s.w_gate_up.row;
   T* pre = s.pre ? static_cast<T*>(s.pre) + 2 * s.F * block.first : nullptr;
-  const Places places(span, x.Few() ? kStreams / 2 : 1);
+  const Places places(span, x.lines ? kStreams / 2 : 1);
   for (int64_t first = span.first; first < span.first + places.step; first += kGroup) {
     Groups<T> groups;  // of gate and up, in turn
     for (int i = 0; i < places.count; i++) {

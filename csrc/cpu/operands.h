@@ -30,20 +30,17 @@ constexpr int kBlockRows = kLanes == 16 ? (MOGE_TILES ? 128 : 96) : 64;
 
 template <typename T>
 constexpr bool kTiles = MOGE_TILES && std::is_same<T, Bfloat16>::value;
-// Columns up to which lines are quicker than panels. Widening is dearer for panels: at [n, 1024] x
-// [1024, 16] GB/s of weights were, n = 4 / 8 / 16 / 32, in bfloat16 8.9 / 5.5 / 3.5 / 1.9 with
-// lines and 4.3 / 4.4 / 3.2 / 1.7 with panels; in float32 10.1 / 7.8 / 5.5 / 3.3 and 5.8 / 5.9
-// / 6.9 / 4.3 (one Zen 3 core, November 2026). Pairs: an estimate. Tiles have no such limit: a row
-// of weights comes from memory more slowly than it is multiplied.
+// Columns up to which lines are quicker than panels. At [16384, 1024] x [1024, n], one Zen 3 core,
+// GB/s of weights were with lines and with panels (the best of 12; November 2026):
+//   n              1           4           8          16          32          48
+//   bfloat16  16.7   4.4  10.9   4.5   7.3   4.5   3.8   3.6   2.0   2.1   1.4   1.5
+//   float32   15.6   4.3  12.9   4.1  10.3   4.3   6.4   5.4   4.0   3.8   2.9   2.8
+//   float16   16.5   2.5  11.9   2.6   7.8   2.4   4.5   2.9   2.3   1.9   1.5   1.3
+// With 16 lanes and with tiles an estimate: a row of few columns comes from memory more slowly than
+// either form multiplies it, and lines read it in order.
 template <typename T>
-constexpr int kMostLines = kTiles<T>                                       ? 0
-                           : kPairs<T>                                     ? 8
-                           : kLanes == 8 && !std::is_same<T, float>::value ? 32
-                                                                           : 12;
-
-// Lines so few that reading a takes longer than multiplying: their sums are in registers.
-constexpr int kFew = kLanes == 16 ? 4 : 3;
-constexpr int kStreams = 4;  // places of a that are then read at once
+constexpr int kMostLines = kTiles<T> ? 8 : 32;
+constexpr int kStreams = 4;  // with lines, groups of rows that are read at once
 
 constexpr int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t Most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -60,7 +57,6 @@ struct PackedB {
   int64_t K, columns;
   bool lines;
 
-  bool Few() const { return lines && columns <= kFew; }
   int64_t Panels() const { return (columns + kPanel - 1) / kPanel; }
   int64_t Vectors() const { return (columns + kLanes - 1) / kLanes; }
   Packed<T>* Panel(int64_t p) const { return data + p * Depth(K) * kPanel; }

@@ -81,22 +81,26 @@ inline void Product(const Rows<T>* a, int groups, const PackedB<T>& b, float* c)
     int64_t v = 0;
     auto step = [&](auto vectors) {
       constexpr int N = decltype(vectors)::value;
-      for (; b.Vectors() - v >= N; v += N) {
-        float* part = c + v * kLanes;
-        Packed<T>* right = b.Panel(v / kVectors) + v % kVectors * kLanes * kWord<T>;
-        if constexpr (std::is_same<T, Half>::value)  // widened once for all panels
-          ManyRows<N>(Rows<float>{b.a_wide, depth, a[g].count}, right, panel, b.K, part, width);
-        else
-          ManyRows<N>(a[g], right, panel, b.K, part, width);
-      }
+      float* part = c + v * kLanes;
+      Packed<T>* right = b.Panel(v / kVectors) + v % kVectors * kLanes * kWord<T>;
+      if constexpr (std::is_same<T, Half>::value)  // widened once for all panels
+        ManyRows<N>(Rows<float>{b.a_wide, depth, a[g].count}, right, panel, b.K, part, width);
+      else
+        ManyRows<N>(a[g], right, panel, b.K, part, width);
+      v += N;
     };
     if constexpr (std::is_same<T, Half>::value)
       for (int r = 0; r < a[g].count; r++)
         for (int64_t k = 0; k < b.K; k += kLanes)
           Store(b.a_wide + r * depth + k, Load(a[g].data + r * a[g].stride + k, b.K - k));
-    if constexpr (kLanes == 16) step(std::integral_constant<int, 3>());
-    step(std::integral_constant<int, 2>());
-    step(std::integral_constant<int, 1>());
+    // threes and twos: a single vector uses each number of a once. A step begins with a panel.
+    while (const int64_t left = b.Vectors() - v)
+      if (left == 1)
+        step(std::integral_constant<int, 1>());
+      else if (left == 2 || left == 4 || (left > 3 && kVectors == 2))
+        step(std::integral_constant<int, 2>());
+      else
+        step(std::integral_constant<int, 3>());
   }
 }
 

@@ -57,7 +57,7 @@ struct Step {
   static V Left(const Bfloat16* p, int64_t n) { return Bits(SplatPair(p, n) << 16); }
   static V Right(const float* p) { return Load(p); }
   static V Along(const T* p, int64_t n) { return Load(p, n); }
-  static V Add(V sum, V left, V right) { return sum + left * right; }
+  static V Add(V sum, V left, V right) { return MultiplyAdd(sum, left, right); }
 };
 
 #if MOGE_PAIRS

@@ -36,6 +36,24 @@ inline I LoadBits(const void* p) { return *static_cast<const UnalignedI*>(p); }
 inline void Store(float* p, V x) { *reinterpret_cast<UnalignedV*>(p) = x; }
 inline void StoreBits(void* p, I x) { *static_cast<UnalignedI*>(p) = x; }
 
+// sum + a b, rounded once. By name: left to itself GCC fuses the two in one unrolled loop and not in
+// another, and a number's bits would depend on its neighbours.
+inline V MultiplyAdd(V sum, V a, V b) {
+#ifdef __AVX512F__
+  return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#else
+  for (int i = 0; i < kLanes / 8; i++) {
+    __m256 part[3];
+    memcpy(&part[0], reinterpret_cast<char*>(&sum) + 32 * i, 32);
+    memcpy(&part[1], reinterpret_cast<char*>(&a) + 32 * i, 32);
+    memcpy(&part[2], reinterpret_cast<char*>(&b) + 32 * i, 32);
+    part[0] = _mm256_fmadd_ps(part[1], part[2], part[0]);
+    memcpy(reinterpret_cast<char*>(&sum) + 32 * i, &part[0], 32);
+  }
+  return sum;
+#endif
+}
+
 // 16-bit numbers, each in the low half of a lane. Without AVX-512 by eight; a build that tests 16
 // lanes on any processor has two of these.
 inline I LoadShorts(const void* p) {
