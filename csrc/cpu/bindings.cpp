@@ -64,6 +64,8 @@ void SetLevel(const std::string& name) {
   throw std::invalid_argument("level must be one of " + names + ", got '" + name + "'");
 }
 
+int64_t Size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
 void MlpForwardCall(DType dtype, Strided x, Strided w_gate_up, Strided w_down, Address weights,
                     Routed routing, Address y, Address pre, int64_t H, int64_t F,
                     bool weight_on_activation, int threads) {
@@ -79,6 +81,8 @@ void MlpForwardCall(DType dtype, Strided x, Strided w_gate_up, Strided w_down, A
                ToRouting(routing),
                {},
                {}};
+  LargePages(s.y, s.routing.T * H * Size(dtype));
+  LargePages(s.pre, s.routing.N * 2 * F * Size(dtype));
   const Kernel<MlpForward>& kernel = Chosen().mlp_forward;
   const auto blocks = Blocks(s.routing.offsets, s.routing.E, kernel.block_rows);
   const int worth = Threads(threads, 6.0 * s.routing.N * H * F);
@@ -106,16 +110,24 @@ void MlpBackwardCall(DType dtype, Strided d_y, Strided x, Strided w_gate_up, Str
                 {}};
   const Routing& r = s.routing;
   std::memset(s.d_weights, 0, r.T * r.K * sizeof(float));
+  const int64_t size = Size(dtype);
+  LargePages(s.d_x, r.T * H * size);
+  LargePages(s.d_w_gate_up, r.E * 2 * F * H * size);
+  LargePages(s.d_w_down, r.E * H * F * size);
   const Kernel<MlpBackward>& kernel = Chosen().mlp_backward;
   const auto blocks = Blocks(r.offsets, r.E, kernel.block_rows);
   s.plan = {blocks.data(), int64_t(blocks.size()), 1, Longest(r.offsets, r.E)};
   Run(kernel, dtype, s, threads, Threads(threads, 12.0 * r.N * H * F));
 }
 
+// Result is the operand that the kernel writes.
+template <Matrix Gemm::* Result>
 void GemmCall(const Kernel<Gemm>& kernel, DType dtype, Strided rows, Strided weight, Strided out,
               Address offsets, int64_t N, int64_t I, int64_t O, int64_t E, int threads) {
   Gemm s{ToMatrix(rows), ToMatrix(weight), ToMatrix(out), N, I, O, E, At<int32_t>(offsets), {}, {}};
   CheckOffsets(s.offsets, E, N);
+  const int64_t size = Result == &Gemm::weight ? E * O * I : N * (Result == &Gemm::out ? O : I);
+  LargePages((s.*Result).data, size * Size(dtype));
   const auto blocks = Blocks(s.offsets, E, kernel.block_rows);
   const int worth = Threads(threads, 2.0 * N * I * O);
   const int64_t parts = Parts(blocks.size(), worth, std::min(I, O));
@@ -240,9 +252,10 @@ void DefKernel(py::module_& m, const char* name, void (*call)(const Kernel<Args>
   Def(m, name, [call, kernel](Rest... rest) { call(Chosen().*kernel, rest...); }, names...);
 }
 
+template <Matrix Gemm::* Result>
 void DefGemm(py::module_& m, const char* name, Kernel<Gemm> Kernels::* kernel) {
-  DefKernel(m, name, GemmCall, kernel, "dtype", "rows", "weight", "out", "offsets", "N", "I", "O",
-            "E", "threads");
+  DefKernel(m, name, GemmCall<Result>, kernel, "dtype", "rows", "weight", "out", "offsets", "N",
+            "I", "O", "E", "threads");
 }
 
 void DefRowwise(py::module_& m, const char* name, Kernel<Rowwise> Kernels::* kernel) {
@@ -280,9 +293,9 @@ PYBIND11_MODULE(_cpu, m) {
       "routing", "y", "pre", "H", "F", "weight_on_activation", "threads");
   Def(m, "grouped_mlp_bwd", MlpBackwardCall, "dtype", "d_y", "x", "w_gate_up", "w_down", "weights",
       "routing", "pre", "d_x", "d_w_gate_up", "d_w_down", "d_weights", "H", "F", "threads");
-  DefGemm(m, "grouped_gemm_fwd", &Kernels::gemm);
-  DefGemm(m, "grouped_gemm_dx", &Kernels::gemm_dx);
-  DefGemm(m, "grouped_gemm_dw", &Kernels::gemm_dw);
+  DefGemm<&Gemm::out>(m, "grouped_gemm_fwd", &Kernels::gemm);
+  DefGemm<&Gemm::rows>(m, "grouped_gemm_dx", &Kernels::gemm_dx);
+  DefGemm<&Gemm::weight>(m, "grouped_gemm_dw", &Kernels::gemm_dw);
   DefRowwise(m, "permute_fwd", &Kernels::permute);
   DefRowwise(m, "unpermute_fwd", &Kernels::unpermute);
   DefRowwise(m, "unpermute_bwd", &Kernels::unpermute_backward);

@@ -116,14 +116,16 @@ void RunGemmDw(const Gemm& s, Team& team) {
   for (int64_t i; (i = team.Next()) < s.E * slices;) {
     const int64_t expert = i / slices, j = i % slices * kColumns;
     const int64_t start = s.offsets[expert], n = s.offsets[expert + 1] - start;
-    T* d_weight = static_cast<T*>(s.weight.data) + expert * s.O * s.I + j;
+    T* d_weight = static_cast<T*>(s.weight.data) + expert * s.O * s.I;
+    if (!n) {
+      Zero(d_weight, s.O * s.I, i % slices, slices);
+      continue;
+    }
     const PackedB<T> b = AsPanels(memory.rows, n, Least(kColumns, s.I - j));
-    if (!n)
-      for (int64_t o = 0; o < s.O; o++) memset(d_weight + o * s.I, 0, b.columns * sizeof(T));
     PackRows(b, [&](int64_t t) {
       return static_cast<const T*>(s.rows.data) + (start + t) * s.rows.row + j;
     });
-    if (n) MultiplyRows(memory.d_out_t + start * s.O, n, s.O, b, memory.c, s.O, d_weight, s.I);
+    MultiplyRows(memory.d_out_t + start * s.O, n, s.O, b, memory.c, s.O, d_weight + j, s.I);
   }
 }
 

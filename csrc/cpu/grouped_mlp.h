@@ -243,20 +243,22 @@ void BlockBackward(const MlpBackward& s, const Block& block, const BackwardMemor
   }
 }
 
-// Columns [h, h + kColumns) of d_w_gate_up and rows of d_w_down of one expert.
+// Columns [h, h + kColumns) of d_w_gate_up and rows of d_w_down of one expert: slice i of n.
 template <typename T>
-void WeightsBackward(const MlpBackward& s, int64_t expert, int64_t h,
+void WeightsBackward(const MlpBackward& s, int64_t expert, int64_t i, int64_t slices,
                      const BackwardMemory<T>& memory) {
   const Routing& r = s.routing;
   const int64_t start = r.offsets[expert], n = r.offsets[expert + 1] - start;
-  const int64_t columns = Least(kColumns, s.H - h);
-  T* d_gate_up = static_cast<T*>(s.d_w_gate_up) + expert * 2 * s.F * s.H + h;
-  T* d_down = static_cast<T*>(s.d_w_down) + expert * s.H * s.F + h * s.F;
+  T* d_gate_up = static_cast<T*>(s.d_w_gate_up) + expert * 2 * s.F * s.H;
+  T* d_down = static_cast<T*>(s.d_w_down) + expert * s.H * s.F;
   if (!n) {
-    for (int64_t o = 0; o < 2 * s.F; o++) memset(d_gate_up + o * s.H, 0, columns * sizeof(T));
-    memset(d_down, 0, columns * s.F * sizeof(T));
+    Zero(d_gate_up, 2 * s.F * s.H, i, slices);
+    Zero(d_down, s.H * s.F, i, slices);
     return;
   }
+  const int64_t h = i * kColumns, columns = Least(kColumns, s.H - h);
+  d_gate_up += h;
+  d_down += h * s.F;
   const int32_t* slots = r.row_to_slot + start;
   auto token = [&](const Matrix& x) {
     return [&, h](int64_t t) { return static_cast<const T*>(x.data) + slots[t] / r.K * x.row + h; };
@@ -280,7 +282,7 @@ void RunMlpBackward(const MlpBackward& s, Team& team) {
   if (s.d_w_down) {
     const int64_t slices = (s.H + kColumns - 1) / kColumns;
     for (int64_t i; (i = team.Next()) < r.E * slices;)
-      WeightsBackward(s, i / slices, i % slices * kColumns, memory);
+      WeightsBackward(s, i / slices, i % slices, slices, memory);
     team.Wait();
   }
   if (s.d_x) SumRows<T>(r, Matrix{memory.d_rows, s.H, 0}, nullptr, s.H, s.d_x, team);

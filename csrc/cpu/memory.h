@@ -68,6 +68,12 @@ struct Span {
   }
 };
 
+// Zeros in part i of n.
+template <typename T>
+inline void Zero(T* data, int64_t size, int64_t i, int64_t n) {
+  memset(data + size * i / n, 0, (size * (i + 1) / n - size * i / n) * sizeof(T));
+}
+
 // Where a thread's own memory begins.
 template <typename Args>
 inline char* OwnBase(const Args& s, const Team& team) {

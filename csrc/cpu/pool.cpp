@@ -107,12 +107,19 @@ char* Memory(int64_t bytes) {
     const int64_t size = (bytes + kLargePage - 1) / kLargePage * kLargePage + kLargePage;
     void* found = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (found == MAP_FAILED) throw std::bad_alloc();
-    // clearing pages of 4 KiB one by one would take longer than a small call
-    madvise(found, size, MADV_HUGEPAGE);
+    LargePages(found, size);
     arena.data = static_cast<char*>(found);
     arena.size = size;
   }
   return arena.data;
+}
+
+void LargePages(void* data, int64_t bytes) {
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t first = (address + kLargePage - 1) / kLargePage * kLargePage;
+  const uintptr_t last = (address + bytes) / kLargePage * kLargePage;
+  if (data && first < last)
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // no more than a wish
 }
 
 void Release() {

