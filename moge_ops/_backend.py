@@ -14,7 +14,6 @@ import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,58 +21,10 @@ import torch
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
-from moge_ops import _flops
+from moge_ops import _extensions, _flops
 from moge_ops._checks import FLOATS, IDS
 
-try:
-    from moge_ops import _cpu
-except ImportError:  # not built, or for another Python
-    _cpu = None  # type: ignore[assignment]
-
 Declaration = TypeVar("Declaration", bound=Callable[..., Any])
-
-
-@functools.cache
-def _build(extension: str) -> str:
-    note = Path(__file__).with_name(f"{extension}.txt")
-    return note.read_text().strip() if note.is_file() else "off: the package was not installed"
-
-
-def ascend_build() -> str:
-    """How the extension ``moge_ops._C`` was built: "emulate", "cann", or "off: " and why."""
-    return _build("_C")
-
-
-@functools.cache
-def cpu_levels() -> list[tuple[str, str]]:
-    """Levels of the instruction set, lowest first, and why each cannot run: empty if it can.
-
-    None where there are no native kernels.
-    """
-    return [] if _cpu is None else _cpu.levels()
-
-
-@functools.cache
-def cpu_level() -> str:
-    """The level of the native CPU kernels, or "off: " and why there is none.
-
-    The highest that the processor has, unless ``MOGE_OPS_CPU_ISA`` names another.
-
-    Raises:
-        ValueError: There is no level of that name.
-        RuntimeError: The processor or the operating system lacks it.
-    """
-    if _cpu is None:
-        built = _build("_cpu")
-        return built if built.startswith("off") else "off: moge_ops._cpu cannot be imported"
-    name = os.environ.get("MOGE_OPS_CPU_ISA")
-    if name is not None:
-        try:
-            _cpu.set_level(name)
-        except (RuntimeError, ValueError) as error:
-            raise type(error)(f"MOGE_OPS_CPU_ISA: {error}") from None
-    lowest, missing = _cpu.levels()[0]
-    return _cpu.level() or f"off: {lowest}, the lowest level: {missing}"
 
 
 # Triton's interpreter replaces functions of triton.language while it runs: one launch at a time. It
@@ -112,7 +63,7 @@ def _interpret() -> AbstractContextManager[Any]:
 
 def _emulate() -> AbstractContextManager[Any]:
     """Raises RuntimeError where the extension is for an NPU: then nothing emulates one."""
-    if ascend_build() == "cann":
+    if _extensions.build("_C") == "cann":
         raise RuntimeError(
             "the ascend backend on CPU tensors needs the emulator, but the extension is built for "
             "an NPU: install with MOGE_ASCEND_BACKEND=emulate"
@@ -152,9 +103,9 @@ BACKENDS = {
             "cpu_kernels",
             FLOATS[:3],
             device="cpu",
-            built=lambda: not cpu_level().startswith("off"),
-            runs_on=cpu_level,
-            remedy=lambda: f"the extension does not run here: {cpu_level()}",
+            built=lambda: not _extensions.cpu_level().startswith("off"),
+            runs_on=_extensions.cpu_level,
+            remedy=lambda: f"the extension does not run here: {_extensions.cpu_level()}",
         ),
         Backend("reference", "reference", FLOATS, runs_on=lambda: "any device"),
         Backend(
@@ -172,10 +123,10 @@ BACKENDS = {
             FLOATS[:3],  # an NPU has no float64
             # PyTorch refuses the name "npu" until torch_npu has given it to this type
             device="privateuseone",
-            built=lambda: ascend_build() == "cann",
-            runs_on=lambda: "npu" if ascend_build() == "cann" else "emulated",
+            built=lambda: _extensions.build("_C") == "cann",
+            runs_on=lambda: "npu" if _extensions.build("_C") == "cann" else "emulated",
             on_cpu=_emulate,
-            remedy=lambda: f"the extension is not built: {ascend_build()}",
+            remedy=lambda: f"the extension is not built: {_extensions.build('_C')}",
         ),
     )
 }

@@ -22,7 +22,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from moge_ops import _backend, _files, _interrupt, ops
+from moge_ops import _backend, _extensions, _files, _interrupt, ops
 from moge_ops._memory import available
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, PanguMoEOutput
 from moge_ops.models.layout import parameter_counts
@@ -226,13 +226,13 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "torch", torch.__version__
     for name in ("triton", "numpy"):
         yield name, _version(name)
-    yield "ascend c", _backend.ascend_build()
+    yield "ascend c", _extensions.build("_C")
 
 
 def _native() -> str:
     """Level of the instruction set, and why it is not a higher one."""
-    above = [f"no {name}: {missing}" for name, missing in _backend.cpu_levels() if missing]
-    return ", ".join([_backend.cpu_level(), *above])
+    above = [f"no {name}: {missing}" for name, missing in _extensions.cpu_levels() if missing]
+    return ", ".join([_extensions.cpu_level(), *above])
 
 
 def _devices() -> Iterator[tuple[str, str]]:

@@ -19,7 +19,8 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 from hypothesis import HealthCheck, settings
 
 from moge_ops import ops, testing
-from moge_ops._backend import BACKENDS, cpu_level, cpu_levels
+from moge_ops._backend import BACKENDS
+from moge_ops._extensions import cpu_level, cpu_levels
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 # a property test's time depends on the backend: no deadline; the same examples on every run

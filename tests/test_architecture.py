@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"_interrupt", "nn", "ops", "statistics", "surgery", "testing"},
     "__main__": {"cli"},
-    "cli": {"models", "ops", "_backend", "_files", "_interrupt", "_memory"},
+    "cli": {"models", "ops", "_backend", "_extensions", "_files", "_interrupt", "_memory"},
     "distributed": {"models", "nn", "ops", "_checks"},  # and no room may import it
     "integrations": {"models", "nn", "ops", "_checks", "_files"},
     "models": {"nn", "ops", "_checks", "_files"},
@@ -31,12 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ascend": {"_C", "_checks"},
     "_C": set(),
     "_cpu": set(),
-    "_backend": {
-        "_checks",
-        "_cpu",
-        "_flops",
-    },  # loads kernels by name, when first used
+    "_backend": {"_checks", "_extensions", "_flops"},  # loads kernels by name, when first used
     "_checks": set(),
+    "_extensions": {"_cpu"},
     "_files": set(),
     "_flops": set(),
     "_interrupt": set(),

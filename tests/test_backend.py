@@ -16,7 +16,7 @@ import torch.utils.backend_registration
 from torch import Tensor
 
 import moge_ops
-from moge_ops import _backend, testing
+from moge_ops import _backend, _extensions, testing
 from moge_ops._backend import BACKENDS
 from moge_ops.reference import swiglu as oracle
 
@@ -117,7 +117,7 @@ def test_two_threads_get_what_each_gets_alone(first: str, second: str) -> None:
         extension = pytest.importorskip("moge_ops._C", reason="built without the Ascend emulator")
         extension.set_emulation(cores=3)
     if "cpu" in (first, second) and DEFAULT != "cpu":
-        pytest.skip(f"no native kernels: {_backend.cpu_level()}")
+        pytest.skip(f"no native kernels: {_extensions.cpu_level()}")
     x = torch.randn(2, 8)
 
     def of(name: str) -> Callable[[], list[Tensor]]:
@@ -226,7 +226,7 @@ def test_kernels_loaded_for_a_gpu_are_not_interpreted(monkeypatch: pytest.Monkey
 
 
 def test_kernels_built_for_an_npu_are_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backend, "ascend_build", lambda: "cann")
+    monkeypatch.setattr(_extensions, "build", lambda _: "cann")
     with (
         pytest.raises(RuntimeError, match=r"built for an NPU: .* MOGE_ASCEND_BACKEND=emulate"),
         testing.backend("ascend"),
@@ -274,7 +274,7 @@ def test_tensors_of_an_npu_take_ascend_c_only_if_it_was_built_for_one(
     monkeypatch: pytest.MonkeyPatch, built: str, serves: str
 ) -> None:
     pytest.importorskip("moge_ops._C", reason="built without the extension")
-    monkeypatch.setattr(_backend, "ascend_build", lambda: built)
+    monkeypatch.setattr(_extensions, "build", lambda _: built)
     assert _backend.load(_backend.serving("privateuseone"), "swiglu").__name__ == (
         f"moge_ops.{serves}.swiglu"
     )
@@ -324,7 +324,7 @@ def test_triton_that_torch_has_imported_is_not_interpreted(tmp_path: Path, code:
     not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch has no devices in Python",
 )
-@pytest.mark.skipif(_backend.ascend_build() == "cann", reason="the device is the NPU")
+@pytest.mark.skipif(_extensions.build("_C") == "cann", reason="the device is the NPU")
 def test_the_torch_path_stays_on_a_device_without_kernels(tmp_path: Path) -> None:
     worker = Path(__file__).with_name("other_device_worker.py")
     done = in_a_new_process("torch", tmp_path, worker.read_text())

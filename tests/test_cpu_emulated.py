@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from moge_ops._backend import cpu_level
+from moge_ops._extensions import cpu_level
 
 if cpu_level().startswith("off"):
     pytest.skip(f"no native kernels: {cpu_level()}", allow_module_level=True)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import moge_ops
 from moge_ops import ops
-from moge_ops._backend import cpu_level, cpu_levels
+from moge_ops._extensions import cpu_level, cpu_levels
 from moge_ops.ops.route import Routing
 from moge_ops.reference.grouped_gemm import grouped_gemm as gemm_oracle
 from moge_ops.reference.grouped_mlp import grouped_mlp as mlp_oracle

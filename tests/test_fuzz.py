@@ -15,7 +15,7 @@ import run_fuzz
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from moge_ops._backend import cpu_level
+from moge_ops._extensions import cpu_level
 
 # NumPy's of NaN operands, torch's of tensors in beta, which are among the bad arguments
 pytestmark = pytest.mark.filterwarnings("ignore")

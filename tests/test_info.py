@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from moge_ops import _backend, ops
+from moge_ops import _backend, _extensions, ops
 from moge_ops.cli import main
 
 OPS = [module.name for module in pkgutil.iter_modules(ops.__path__)]
@@ -49,7 +49,7 @@ def test_every_operator_has_its_row(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     found = cells(text)
     on = "cuda" if torch.cuda.is_available() else "interpreter"
-    emulated = _backend.ascend_build() == "emulate"
+    emulated = _extensions.build("_C") == "emulate"
     ascend = "emulated" if emulated else "no"
     for op in OPS:
         row = usable(text, op)
@@ -57,13 +57,13 @@ def test_every_operator_has_its_row(capsys: pytest.CaptureFixture[str]) -> None:
         expected = {"torch": "cpu", "reference": "any device", "triton": on, "ascend": ascend}
         assert row == row | expected
     assert found["torch"] == [torch.__version__]
-    assert f"ascend c  {_backend.ascend_build()}" in text
+    assert f"ascend c  {_extensions.build('_C')}" in text
 
 
 def test_says_why_the_ascend_extension_is_not_there(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_backend, "ascend_build", lambda: "off: no cmake at installation")
+    monkeypatch.setattr(_extensions, "build", lambda _: "off: no cmake at installation")
     monkeypatch.setitem(sys.modules, "moge_ops.ascend.swiglu", None)  # stops its import
     _backend.load.cache_clear()
     main(["info"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import moge_ops
-from moge_ops import _backend, cli
+from moge_ops import _extensions, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(
@@ -42,7 +42,7 @@ def test_wheel_holds_every_module_and_nothing_else(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     extensions = {n for n in names if n.endswith(".so")}
-    built = {"_C": _backend.ascend_build() == "emulate", "_cpu": _backend.cpu_build() == "on"}
+    built = {"_C": _extensions.build("_C") == "emulate", "_cpu": _extensions.build("_cpu") == "on"}
     assert {Path(n).name.partition(".")[0] for n in extensions} == {m for m in built if built[m]}
     assert names - extensions == {*MODULES, *(f"moge_ops/{n}" for n in DATA)}
 
