@@ -1,6 +1,7 @@
 // The three products of expert-sorted rows with their experts' weights.
 #pragma once
 #include "memory.h"
+#include "product.h"
 
 namespace moge_cpu {
 namespace MOGE_LEVEL {
@@ -39,7 +40,7 @@ void RunGemm(const Gemm& s, Team& team) {
     const Block& block = s.plan.blocks[i / parts];
     const Span span(s.O, i % parts, parts);
     if (span.first == span.last) continue;
-    const PackedB<T> rows = WithColumns(memory.rows, block.count);
+    const PackedB<T> rows = memory.rows.WithColumns(block.count);
     PackColumns(rows, [&](int64_t j) {
       return static_cast<const T*>(s.rows.data) + (block.first + j) * s.rows.row;
     });
@@ -77,7 +78,7 @@ void RunGemmDx(const Gemm& s, Team& team) {
     T* d_rows = static_cast<T*>(s.rows.data) + block.first * s.I;
     const Span span(s.I, i % parts, parts);
     for (int64_t j = span.first; j < span.last; j += kColumns) {
-      const PackedB<T> b = AsPanels(memory.weight, s.O, Least(kColumns, span.last - j));
+      const PackedB<T> b = memory.weight.AsPanels(s.O, Least(kColumns, span.last - j));
       PackRows(b, [&](int64_t o) { return weight + o * s.weight.row + j; });
       MultiplyRows(d_out, s.out.row, block.count, b, memory.c, block.count, d_rows + j, s.I);
     }
@@ -121,7 +122,7 @@ void RunGemmDw(const Gemm& s, Team& team) {
       Zero(d_weight, s.O * s.I, i % slices, slices);
       continue;
     }
-    const PackedB<T> b = AsPanels(memory.rows, n, Least(kColumns, s.I - j));
+    const PackedB<T> b = memory.rows.AsPanels(n, Least(kColumns, s.I - j));
     PackRows(b, [&](int64_t t) {
       return static_cast<const T*>(s.rows.data) + (start + t) * s.rows.row + j;
     });

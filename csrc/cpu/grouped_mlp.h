@@ -85,7 +85,7 @@ void GateUp(const MlpForward& s, const Block& block, int64_t part, const Forward
   if (span.first == span.last) return;
   const Routing& r = s.routing;
   const int32_t* slots = r.row_to_slot + block.first;
-  const PackedB<T> x = WithColumns(memory.x, block.count);
+  const PackedB<T> x = memory.x.WithColumns(block.count);
   PackColumns(
       x, [&](int64_t j) { return static_cast<const T*>(s.x.data) + slots[j] / r.K * s.x.row; });
   float row_weights[kBlockRows];
@@ -133,7 +133,7 @@ void RunMlpForward(const MlpForward& s, Team& team) {
   const ForwardMemory<T> memory(s, OwnBase(s, team), s.scratch.shared);
   const int64_t parts = s.plan.parts, units = s.plan.count * parts;
   auto act = [&](int64_t block) {
-    PackedB<T> found = WithColumns(memory.acts, s.plan.blocks[block].count);
+    PackedB<T> found = memory.acts.WithColumns(s.plan.blocks[block].count);
     found.data += block * memory.act;
     return found;
   };
@@ -199,7 +199,7 @@ void BlockBackward(const MlpBackward& s, const Block& block, const BackwardMemor
   const T* pre = static_cast<const T*>(s.pre) + 2 * s.F * block.first;
   for (int64_t f = 0; f < s.F; f += kColumns) {
     const int64_t columns = Least(kColumns, s.F - f);
-    const PackedB<T> b = AsPanels(memory.b, s.H, columns);
+    const PackedB<T> b = memory.b.AsPanels(s.H, columns);
     PackRows(b, [&](int64_t h) { return down + h * s.w_down.row + f; });
     for (int first = 0; first < n; first += 2 * kGroup) {
       const Groups<T> groups(memory.d_out, s.H, first, padded);
@@ -235,7 +235,7 @@ void BlockBackward(const MlpBackward& s, const Block& block, const BackwardMemor
     const T* weight = static_cast<const T*>(s.w_gate_up.data) + block.expert * s.w_gate_up.expert;
     for (int64_t h = 0; h < s.H; h += kColumns) {
       const int64_t columns = Least(kColumns, s.H - h);
-      const PackedB<T> b = AsPanels(memory.b, 2 * s.F, columns);
+      const PackedB<T> b = memory.b.AsPanels(2 * s.F, columns);
       PackRows(b, [&](int64_t o) { return weight + o * s.w_gate_up.row + h; });
       MultiplyRows(memory.d_pre, 2 * s.F, padded, b, memory.c, n,
                    memory.d_rows + block.first * s.H + h, s.H);
@@ -263,10 +263,10 @@ void WeightsBackward(const MlpBackward& s, int64_t expert, int64_t i, int64_t sl
   auto token = [&](const Matrix& x) {
     return [&, h](int64_t t) { return static_cast<const T*>(x.data) + slots[t] / r.K * x.row + h; };
   };
-  const PackedB<T> x = AsPanels(memory.tokens, n, columns);
+  const PackedB<T> x = memory.tokens.AsPanels(n, columns);
   PackRows(x, token(s.x));
   MultiplyRows(memory.d_pre_t + start * 2 * s.F, n, 2 * s.F, x, memory.c, 2 * s.F, d_gate_up, s.H);
-  const PackedB<T> d_y = AsPanels(memory.tokens, n, columns);
+  const PackedB<T> d_y = memory.tokens.AsPanels(n, columns);
   PackRows(d_y, token(s.d_y));
   MultiplyWeight(memory.act_t + start * s.F, n, Span(s.F, 0, 1), d_y, memory.c,
                  [&](int64_t j) { return d_down + j * s.F; });

@@ -57,6 +57,12 @@ struct PackedB {
   int64_t K, columns;
   bool lines;
 
+  // The same room for fewer columns.
+  PackedB WithColumns(int64_t n) const { return {data, a_wide, K, n, n <= kMostLines<T>}; }
+  // The same room for another K and few columns, as panels even so: in the backward pass, where b
+  // has a part of the columns each time, lines are not worth their own code.
+  PackedB AsPanels(int64_t k, int64_t n) const { return {data, a_wide, k, n, false}; }
+
   int64_t Panels() const { return (columns + kPanel - 1) / kPanel; }
   int64_t Vectors() const { return (columns + kLanes - 1) / kLanes; }
   Packed<T>* Panel(int64_t p) const { return data + p * Depth(K) * kPanel; }

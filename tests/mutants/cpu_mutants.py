@@ -118,7 +118,7 @@ MUTANTS = [
         LAYER_BITS,
     ),
     Mutant(
-        "csrc/cpu/memory.h",
+        "csrc/cpu/product.h",
         "groups.Add(weight, stride, r + i * places.step, span.last);",
         "groups.Add(weight, stride, r + i * (places.step + kGroup), span.last);",
         "A place begins a group too late, and one group is nobody's.",
@@ -168,7 +168,7 @@ MUTANTS = [
     ),
     # --- memory, threads, and the division of work ---
     Mutant(
-        "csrc/cpu/memory.h",
+        "csrc/cpu/product.h",
         "const int64_t step = RoundUp((size + n - 1) / n, 2 * kGroup);",
         "const int64_t step = RoundUp(size / n / 2, 2 * kGroup);",
         "The columns past the last part are nobody's.",
