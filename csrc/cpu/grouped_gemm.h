@@ -6,8 +6,6 @@
 namespace moge_cpu {
 namespace MOGE_LEVEL {
 
-constexpr int64_t kColumns = 64;  // of b at once, where b is a weight or a part of the rows
-
 // Zeros in the rows that no expert has.
 template <typename T>
 inline void ZeroRest(const Gemm& s, void* rows, int64_t width, const Team& team) {
