@@ -21,6 +21,7 @@ from problem import BOTH, OURS, Problem, Work
 from torch.nn import Parameter
 
 PATIENCE = 900.0  # seconds that a process may take for one answer
+WARM = 0.02  # seconds of calls before one that is timed
 SLOWEST = 3.0  # seconds of a call; a slower variant would take minutes at a single point
 READ = 2**30  # bytes of the stream of reads: past every cache but the largest L3
 CEILINGS = ("read", "copy", "dense")
@@ -130,13 +131,16 @@ class Bench:
     def sample(self, name: str, calls: int) -> float:
         """Seconds of a call, the mean of ``calls``.
 
-        Cold: ``READ`` other bytes go through the caches before. Else the call runs once before, so
-        that caches hold what they can and threads are awake; a long call is the same either way.
+        Cold: ``READ`` other bytes go through the caches before. Else calls run for some 20 ms
+        before, so that caches hold what they can and threads are awake, each on a core of its own:
+        a scheduler may need two ticks for that. A long call is the same either way.
         """
         if self.cold and name not in CEILINGS:
             self.stream()
         elif self.last.get(name, 0.0) < 0.1:
-            self.calls[name]()
+            until = time.perf_counter() + WARM
+            while time.perf_counter() < until:
+                self.calls[name]()
         self.last[name] = seconds_of(self.calls[name], calls)
         return self.last[name]
 
