@@ -24,7 +24,7 @@ def build(extension: str) -> str:
 def cpu_levels() -> list[tuple[str, str]]:
     """Levels of the instruction set, lowest first, and why each cannot run: empty if it can.
 
-    None where there are no native kernels.
+    An empty list where there are no native kernels.
     """
     return [] if _cpu is None else _cpu.levels()
 

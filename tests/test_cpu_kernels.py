@@ -3,7 +3,9 @@
 The operators' own tests run on this backend too; what stands here is not among them.
 """
 
+import ctypes
 import importlib
+import mmap
 import multiprocessing
 import os
 import subprocess
@@ -256,6 +258,21 @@ def test_products_have_the_same_bits_for_any_number_of_threads(
             found = product_calls(counts, 4 * H, 4 * F, dtype)
         alone = alone or found
         assert all(map(torch.equal, found, alone)), number
+
+
+@native
+def test_all_threads_flush_numbers_below_the_normal_ones_where_the_caller_does(device: str) -> None:
+    """That is a mode of one thread, and those of the pool are older than this one's wish."""
+    rows, weight = torch.full((512, 256), 2e-20), torch.full((4, 256, 256), 2e-20)
+    offsets = torch.arange(0, 513, 128, dtype=torch.int32)
+    with threads(2):
+        assert moge_ops.grouped_gemm(rows, weight, offsets).all()
+        try:
+            if not torch.set_flush_denormal(True):
+                pytest.skip("the processor has no such mode")
+            assert not moge_ops.grouped_gemm(rows, weight, offsets).any()
+        finally:
+            torch.set_flush_denormal(False)
 
 
 @native
@@ -626,6 +643,45 @@ def test_neighbours_in_memory_stay_out(dtype: torch.dtype, device: str) -> None:
         for t, t64 in zip(found, found64, strict=True):
             assert_matches(t[: len(t64)], t64, "product")
             assert not t[len(t64) :].any()
+
+
+def at_the_end_of_a_page(x: Tensor) -> Tensor:
+    """A copy of ``x`` behind whose last element no memory can be read."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    size = -(-x.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    pages = libc.mmap(
+        None,
+        ctypes.c_size_t(size + mmap.PAGESIZE),
+        mmap.PROT_READ | mmap.PROT_WRITE,
+        mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+        -1,
+        ctypes.c_long(0),
+    )
+    assert not libc.mprotect(ctypes.c_void_p(pages + size), ctypes.c_size_t(mmap.PAGESIZE), 0)
+    memory = (ctypes.c_char * x.nbytes).from_address(pages + size - x.nbytes)
+    return torch.frombuffer(memory, dtype=x.dtype).view(x.shape).copy_(x)
+
+
+@native
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("H", "F"), [(96, 80), (333, 130), (33, 17)])
+def test_nothing_is_read_past_the_end(H: int, F: int, dtype: torch.dtype, device: str) -> None:
+    """A read whose value is thrown away would change no result: here it ends the process."""
+    routing = route_of([1, 0, 40, 3, 17])
+    T, E = routing.slot_to_row.shape[0], 5
+    x, w_gate_up, w_down, weights = (
+        at_the_end_of_a_page(draw(i, *shape, dtype=dtype)).requires_grad_()
+        for i, shape in enumerate([(T, H), (E, 2 * F, H), (E, H, F), (T, 1)])
+    )
+    y = moge_ops.grouped_mlp(x, w_gate_up, w_down, weights, routing)
+    d_y = at_the_end_of_a_page(draw(5, T, H, dtype=dtype))
+    d_x, *_ = torch.autograd.grad(y, (x, w_gate_up, w_down, weights), d_y)
+    rows = at_the_end_of_a_page(moge_ops.permute(x.detach(), routing)).requires_grad_()
+    out = moge_ops.grouped_gemm(rows, w_gate_up, routing.offsets)
+    d_out = at_the_end_of_a_page(draw(6, *out.shape, dtype=dtype))
+    d_rows, _ = torch.autograd.grad(out, (rows, w_gate_up), d_out)
+    assert all(t.isfinite().all() for t in (y, d_x, out, d_rows))
 
 
 @native

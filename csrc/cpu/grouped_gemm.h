@@ -23,7 +23,7 @@ struct GemmMemory {
 
   GemmMemory(const Gemm& s, char* own_base, char*) {
     own.base = own_base;
-    rows = own.TakeB<T>(s.I, kBlockRows);
+    rows = own.TakeB<T>(s.I, MostRows(s.plan));
     c = own.Take<float>(2 * kGroup * kBlockRows);
   }
 };
@@ -124,7 +124,7 @@ void RunGemmDw(const Gemm& s, Team& team) {
     PackRows(b, [&](int64_t t) {
       return static_cast<const T*>(s.rows.data) + (start + t) * s.rows.row + j;
     });
-    MultiplyRows(memory.d_out_t + start * s.O, n, s.O, b, memory.c, s.O, d_weight + j, s.I);
+    MultiplyRows(memory.d_out_t + start * s.O, n, s.O, b, memory.c, s.O, d_weight + j, s.I, true);
   }
 }
 

@@ -10,7 +10,7 @@ namespace MOGE_LEVEL {
 // y
 //
 // A block of an expert's rows goes all the way to `rows` while it is in a core's cache. Where there
-// are too few blocks for the threads, the columns of both products are divided too, and all wait in
+// are too few blocks for the threads, the rows of both weights are divided too, and all wait in
 // between.
 
 template <typename T>
@@ -25,14 +25,15 @@ struct ForwardMemory {
   ForwardMemory(const MlpForward& s, char* own_base, char* shared_base) {
     own.base = own_base;
     shared.base = shared_base;
-    x = own.TakeB<T>(s.H, kBlockRows);
+    const int64_t most = MostRows(s.plan);
+    x = own.TakeB<T>(s.H, most);
     c = own.Take<float>(2 * kGroup * kBlockRows);
-    act = Depth(s.F) * kBlockRows;
+    act = Depth(s.F) * most;
     if (s.plan.parts == 1) {
-      acts = own.TakeB<T>(s.F, kBlockRows);
+      acts = own.TakeB<T>(s.F, most);
       act = 0;
     } else {
-      acts = shared.TakeB<T>(s.F, kBlockRows * s.plan.count);
+      acts = shared.TakeB<T>(s.F, most * s.plan.count);
       acts.a_wide = own.TakeB<T>(s.F, 0).a_wide;  // the room for widened rows is each thread's
     }
     rows = shared.Take<T>(s.routing.N * s.H);
@@ -172,9 +173,10 @@ struct BackwardMemory {
     shared.base = shared_base;
     const int64_t K = s.H > 2 * s.F ? s.H : 2 * s.F;
     b = own.TakeB<T>(K, kColumns);
-    d_out = own.Take<T>(kBlockRows * s.H);
-    d_pre = own.Take<T>(kBlockRows * 2 * s.F);
-    act = own.Take<T>(kBlockRows * s.F);
+    const int64_t most = MostRows(s.plan);
+    d_out = own.Take<T>(most * s.H);
+    d_pre = own.Take<T>(most * 2 * s.F);
+    act = own.Take<T>(most * s.F);
     c = own.Take<float>(2 * kGroup * kColumns);
     tokens = own.TakeB<T>(s.d_w_down ? s.plan.longest : 0, kColumns);
     d_rows = shared.Take<T>(s.d_x ? s.routing.N * s.H : 0);
@@ -187,7 +189,8 @@ template <typename T>
 void BlockBackward(const MlpBackward& s, const Block& block, const BackwardMemory<T>& memory) {
   const Routing& r = s.routing;
   const int32_t* slots = r.row_to_slot + block.first;
-  const int n = block.count, padded = RoundUp(n, kGroup);  // whole groups are quicker than parts
+  const int n = block.count,
+            padded = kTiles<T> ? RoundUp(n, kGroup) : n;  // tiles take whole groups
   for (int i = 0; i < n; i++)
     memcpy(memory.d_out + i * s.H, static_cast<const T*>(s.d_y.data) + slots[i] / r.K * s.d_y.row,
            s.H * sizeof(T));
@@ -265,7 +268,8 @@ void WeightsBackward(const MlpBackward& s, int64_t expert, int64_t i, int64_t sl
   };
   const PackedB<T> x = memory.tokens.AsPanels(n, columns);
   PackRows(x, token(s.x));
-  MultiplyRows(memory.d_pre_t + start * 2 * s.F, n, 2 * s.F, x, memory.c, 2 * s.F, d_gate_up, s.H);
+  MultiplyRows(memory.d_pre_t + start * 2 * s.F, n, 2 * s.F, x, memory.c, 2 * s.F, d_gate_up, s.H,
+               true);
   const PackedB<T> d_y = memory.tokens.AsPanels(n, columns);
   PackRows(d_y, token(s.d_y));
   MultiplyWeight(memory.act_t + start * s.F, n, Span(s.F, 0, 1), d_y, memory.c,

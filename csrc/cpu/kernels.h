@@ -30,8 +30,8 @@ struct Routing {
   int64_t T, K, N, E;
 };
 
-// How an operator is divided: blocks of rows, largest first, and the parts of each product's
-// columns where the blocks alone are too few for the threads.
+// How an operator is divided: blocks of rows, largest first, and where these alone are too few for
+// the threads, the parts of the output features.
 struct Plan {
   const Block* blocks;
   int64_t count;

@@ -5,29 +5,8 @@
 namespace moge_cpu {
 namespace MOGE_LEVEL {
 
-// c[s * rows + j * kGroup] is the sum of the lanes of sum[j * S + s].
-template <int S, int J>
-inline void AddLanes(const V (&sum)[J * S], float* c, int64_t rows) {
-  float found[RoundUp(J * S, kLanes)];
-#pragma GCC unroll 4
-  for (int first = 0; first < J * S; first += kLanes) {
-    V m[kLanes] = {};
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; i++)
-      if (first + i < J * S) m[i] = sum[first + i];
-    Transpose(m);
-#pragma GCC unroll 16
-    for (int half = kLanes / 2; half; half /= 2)
-#pragma GCC unroll 16
-      for (int i = 0; i < half; i++) m[i] += m[i + half];
-    Store(found + first, m[0]);
-  }
-  for (int j = 0; j < J; j++)
-    for (int s = 0; s < S; s++) c[s * rows + j * kGroup] = found[j * S + s];
-}
-
-// One row of each of S groups, and J columns. Not inline: GCC would keep the sums in memory, which
-// takes twice as long.
+// One row of each of S groups and J columns: c[s * rows + j * kGroup]. Not inline: GCC would keep
+// the sums in memory, which takes twice as long.
 template <int S, int J, typename T, typename B>
 __attribute__((noinline)) void Lines(const T* const (&a)[S], const B* b, int64_t K, float* c,
                                      int64_t rows) {
@@ -49,12 +28,22 @@ __attribute__((noinline)) void Lines(const T* const (&a)[S], const B* b, int64_t
   const int64_t whole = K / kVector * kVector;
   for (int64_t k = 0; k < whole; k += kVector) add(k, kVector);
   if (whole < K) add(whole, K - whole);
-  AddLanes<S, J>(sum, c, rows);
+  float found[RoundUp(J * S, kLanes)];
+#pragma GCC unroll 4
+  for (int first = 0; first < J * S; first += kLanes) {
+    V m[kLanes] = {};
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; i++)
+      if (first + i < J * S) m[i] = sum[first + i];
+    Store(found + first, AddLanes(m));
+  }
+  for (int j = 0; j < J; j++)
+    for (int s = 0; s < S; s++) c[s * rows + j * kGroup] = found[j * S + s];
 }
 
 // S groups of as many rows. Each is read row after row as it lies in memory, which the processor's
-// own prefetch follows, and a core reads several such streams faster than one: with one token
-// 17 and not 13 GB/s came from two Zen 3 cores (November 2026).
+// own prefetch follows, and a core reads several such streams faster than one: from memory, pages
+// of 4 KiB, 17 and not 12 GB/s for two Zen 3 cores together (November 2026).
 template <int S, typename T>
 inline void Streams(const Rows<T>* a, const PackedB<T>& b, float* c) {
   for (int r = 0; r < a[0].count; r++) {

@@ -25,6 +25,11 @@ struct Carver {
   }
 };
 
+// Rows of the largest block, in whole panels.
+inline int64_t MostRows(const Plan& plan) {
+  return plan.count ? RoundUp(plan.blocks[0].count, kPanel) : 0;
+}
+
 // to[j][i] = from[i][j], both with adjacent columns.
 template <typename T>
 inline void TransposeRows(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,

@@ -25,13 +25,15 @@ namespace MOGE_LEVEL {
 constexpr int kPanel = 16;
 constexpr int kVectors = kPanel / kLanes;
 constexpr int kGroup = 16;  // rows of a that are multiplied at once
-// Rows of a block of tokens: as b and as activations they stay in a core's second cache.
+// Rows of a block of tokens: with H of about 1024 they stay in a core's second cache, as b and as
+// activations; with more, a panel of them does.
 constexpr int kBlockRows = kLanes == 16 ? (MOGE_TILES ? 128 : 96) : 64;
 
 template <typename T>
 constexpr bool kTiles = MOGE_TILES && std::is_same<T, Bfloat16>::value;
-// Columns up to which lines are quicker than panels. At [16384, 1024] x [1024, n], one Zen 3 core,
-// GB/s of weights were with lines and with panels (the best of 12; November 2026):
+// Columns up to which lines are as quick as panels or quicker. At [16384, 1024] x [1024, n], one
+// Zen 3 core, GB/s of weights were with lines and with panels (the best of 12, partly from the
+// third cache; November 2026):
 //   n              1           4           8          16          32          48
 //   bfloat16  16.7   4.4  10.9   4.5   7.3   4.5   3.8   3.6   2.0   2.1   1.4   1.5
 //   float32   15.6   4.3  12.9   4.1  10.3   4.3   6.4   5.4   4.0   3.8   2.9   2.8
@@ -41,6 +43,8 @@ constexpr bool kTiles = MOGE_TILES && std::is_same<T, Bfloat16>::value;
 template <typename T>
 constexpr int kMostLines = kTiles<T> ? 8 : 32;
 constexpr int kStreams = 4;  // with lines, groups of rows that are read at once
+// c has room for two groups and the columns of a block; so many streams of lines fit in as well
+static_assert(kStreams * 32 <= 2 * kBlockRows, "the room of c");
 
 constexpr int64_t kColumns = 64;  // of b at once, where b is a weight or a part of the rows
 
@@ -61,8 +65,8 @@ struct PackedB {
 
   // The same room for fewer columns.
   PackedB WithColumns(int64_t n) const { return {data, a_wide, K, n, n <= kMostLines<T>}; }
-  // The same room for another K and few columns, as panels even so: in the backward pass, where b
-  // has a part of the columns each time, lines are not worth their own code.
+  // The same room for another K, at most that of TakeB, and other columns, always as panels: in the
+  // backward pass lines are not worth their own code.
   PackedB AsPanels(int64_t k, int64_t n) const { return {data, a_wide, k, n, false}; }
 
   int64_t Panels() const { return (columns + kPanel - 1) / kPanel; }
@@ -166,11 +170,9 @@ inline void Unpack(const float* c, const PackedB<T>& b, int count, To to) {
     }
 }
 
-// Past the caches where both sides allow it: a line that is written whole need not be read first,
-// and what is so large as a gradient of weights would only drive other things out. 12 % of the
-// backward pass in float32 with 128 tokens (two Zen 3 cores, November 2026).
+// Past the caches where whole lines are written, which then need not be read first.
 inline void Stream(void* to, const void* from, int64_t bytes) {
-  if (reinterpret_cast<uintptr_t>(to) % sizeof(__m128i) || bytes % sizeof(__m128i)) {
+  if (reinterpret_cast<uintptr_t>(to) % 64 || bytes % 64) {
     memcpy(to, from, bytes);
     return;
   }
@@ -182,17 +184,13 @@ inline void Stream(void* to, const void* from, int64_t bytes) {
 // Rows of c, of which `columns` are wanted, at most kColumns, to rows in memory.
 template <typename T>
 inline void StoreRows(const float* c, int64_t width, int64_t rows, int64_t columns, T* to,
-                      int64_t stride) {
+                      int64_t stride, bool streamed) {
   for (int64_t i = 0; i < rows; i++, c += width, to += stride) {
-    if constexpr (std::is_same<T, float>::value) {
-      Stream(to, c, columns * sizeof(T));
-    } else {
-      T row[kColumns];
-      for (int64_t j = 0; j < columns; j += kLanes) Store(row + j, Load(c + j));
-      Stream(to, row, columns * sizeof(T));
-    }
+    T row[kColumns];
+    T* place = streamed ? row : to;
+    for (int64_t j = 0; j < columns; j += kLanes) Store(place + j, Load(c + j), columns - j);
+    if (streamed) Stream(to, row, columns * sizeof(T));
   }
-  _mm_sfence();  // before whoever waits for these rows goes on
 }
 
 }  // namespace MOGE_LEVEL

@@ -47,7 +47,7 @@ std::vector<Block> Blocks(const int32_t* offsets, int64_t E, int most) {
 
 int Threads(int threads, double flops) {
   // A parallel region costs some 3 us when its threads are awake, and far more when they are not.
-  // This is 50 us of one Zen 3 core that reads weights for one token (November 2026).
+  // This is 20 to 40 us of one Zen 3 core that reads weights for one token (November 2026).
   constexpr double kWorth = 3e5;
   return std::max(1, std::min(threads, int(std::min(flops / kWorth, 1e6))));
 }

@@ -18,7 +18,7 @@ std::vector<Block> Blocks(const int32_t* offsets, int64_t E, int most);
 // Of `threads`, how many are worth their while for a number of multiplications and additions.
 int Threads(int threads, double flops);
 
-// Parts of `columns` columns that make enough units of work of `blocks` for the threads.
+// Parts of `columns` output features that make enough units of work of `blocks` for the threads.
 int64_t Parts(int64_t blocks, int threads, int64_t columns);
 
 int64_t Longest(const int32_t* offsets, int64_t E);

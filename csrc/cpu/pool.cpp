@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <xmmintrin.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -12,9 +13,10 @@
 namespace moge_cpu {
 
 struct Shared {
-  std::atomic<int64_t> next{0};
-  std::atomic<int> arrived{0};
-  std::atomic<int> passed{0};
+  // each on a cache line of its own: those who wait look at the last while others count
+  alignas(64) std::atomic<int64_t> next{0};
+  alignas(64) std::atomic<int> arrived{0};
+  alignas(64) std::atomic<int> passed{0};
 };
 
 namespace {
@@ -38,6 +40,8 @@ struct Call {
   int worth;
   void (*body)(void*, Team&);
   void* argument;
+  unsigned
+      mode;  // of floating-point numbers, the caller's: torch.set_flush_denormal sets one thread's
   Shared shared;
 };
 
@@ -85,13 +89,17 @@ int64_t Team::Next() { return shared->next.fetch_add(1, std::memory_order_relaxe
 bool HasThreads() { return openmp.parallel && openmp.thread && openmp.threads && openmp.inside; }
 
 void Parallel(int threads, int worth, void (*body)(void*, Team&), void* argument) {
-  Call call{worth, body, argument, {}};
+  Call call{worth, body, argument, _mm_getcsr(), {}};
   if (worth > 1 && HasThreads() && !openmp.forked && !openmp.inside()) {
     auto run = [](void* data) {
       auto* call = static_cast<Call*>(data);
       const int size = openmp.threads();
       Team team{openmp.thread(), size < call->worth ? size : call->worth, &call->shared};
-      if (team.id < team.size) call->body(call->argument, team);
+      if (team.id >= team.size) return;
+      const unsigned own = _mm_getcsr();
+      _mm_setcsr(call->mode);
+      call->body(call->argument, team);
+      _mm_setcsr(own);
     };
     openmp.parallel(run, &call, threads, 0);
   } else {

@@ -148,6 +148,18 @@ inline void Transpose(V (&m)[kLanes]) {
   if constexpr (S > 1) Transpose<S / 2>(m);
 }
 
+// Lane i of the result is the sum of the lanes of m[i], which is used up.
+template <int S = kLanes / 2>
+inline V AddLanes(V (&m)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < S; i++) {
+    Exchange<S>(m[i], m[i + S], std::make_index_sequence<kLanes>());
+    m[i] += m[i + S];
+  }
+  if constexpr (S > 1) AddLanes<S / 2>(m);
+  return m[0];
+}
+
 // The first n lanes, and y in the others.
 inline V Select(V x, int64_t n, float y) {
   if (n >= kLanes) return x;
