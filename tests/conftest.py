@@ -28,7 +28,7 @@ settings.register_profile(
     "moge_ops",
     deadline=None,
     derandomize=True,
-    max_examples=int(os.environ.get("MOGE_OPS_EXAMPLES", "15")),
+    max_examples=int(os.environ.get("MOGE_OPS_EXAMPLES", "10")),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("moge_ops")
