@@ -94,7 +94,7 @@ MUTANTS = [
         "for (int s = 0; s < S; s++) c[s * rows + j * kGroup] = found[j * S + s];",
         "for (int s = 0; s < S; s++) c[s * rows + j * kGroup] = found[j + J * s];",
         "With few columns places and columns change their roles.",
-        GEMM,
+        LAYER_BITS,
     ),
     Mutant(
         "csrc/cpu/lines.h",
