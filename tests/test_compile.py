@@ -56,7 +56,7 @@ def built(
 ) -> dict[str, Row]:
     """Per target: rows, failures and Triton's version; of those that a test's name has, and sm_90.
 
-    A target takes minutes: `make test-oldest` leaves two of them out.
+    A target takes minutes: `make test-oldest` leaves three of them out.
     """
     pytest.importorskip("triton")
     tests = [item.name for item in request.session.items]
