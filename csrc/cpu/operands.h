@@ -43,7 +43,8 @@ constexpr bool kTiles = MOGE_TILES && std::is_same<T, Bfloat16>::value;
 template <typename T>
 constexpr int kMostLines = kTiles<T> ? 8 : 32;
 constexpr int kStreams = 4;  // with lines, groups of rows that are read at once
-// c has room for two groups and the columns of a block; so many streams of lines fit in as well
+// The buffer for c is sized for two groups of rows times a block's columns. Four groups of 32
+// columns, the most that lines make, must not need more.
 static_assert(kStreams * 32 <= 2 * kBlockRows, "the room of c");
 
 constexpr int64_t kColumns = 64;  // of b at once, where b is a weight or a part of the rows
