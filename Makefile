@@ -3,7 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem check typecheck-ascend \
+.PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem test-npu test-npu-oldest \
+	check typecheck-ascend \
 	demo train-demo balance bench fuzz gpu gpu-static gpu-wheels ascend-counters ascend-model mutants clean
 
 PYTHON ?= python3
@@ -14,7 +15,8 @@ GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 TORCH ?= $(if $(GPU),torch,torch==2.13.0)
 
 say = @printf '== %s\n'
-pip = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
+# not compiled: of the modules of torch and transformers, few are imported
+pip = $(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 # on its own, because torch may ask for the Triton that it was built with; a GPU keeps that one
 newest_triton = $(if $(GPU),,$(call pip,$(1)) --no-deps -r requirements/triton-newest.txt)
 # one torch thread in each of two workers: most of the time goes to the interpreter, which has one
@@ -48,6 +50,24 @@ test-oldest: .venv-oldest/made ## operators, kernels and models on the oldest to
 test-ecosystem: .venv-ecosystem/made ## the Hugging Face model under Trainer, PEFT, TRL, accelerate, lm-eval, serving
 	$(say) 'tools of Hugging Face and lm-eval'
 	@CUDA_VISIBLE_DEVICES= $(subst .venv,.venv-ecosystem,$(PYTEST)) tests/ecosystem
+
+# cards, and streams that rest by the seed, so that a missing wait shows
+ON_NPU = @LD_LIBRARY_PATH="$(CURDIR)/build/$(1)/lib" MOGE_NPU_HOST_CARDS=2 MOGE_NPU_HOST_SEED=1 \
+	$(subst .venv,.venv-$(1),$(PYTEST))
+OF_NPU := tests/npu tests/test_{grouped_gate,grouped_gemm,grouped_mlp,guarantees,load_balance_loss}.py \
+	tests/test_{nn,permute,route,statistics,swiglu,unpermute}.py
+define test_npu
+	$(say) 'the host runtime under torch_npu'
+	@PATH="$(CURDIR)/.venv-$(1)/bin:$$PATH" .venv-$(1)/bin/python csrc/npu_host/build.py build/$(1)
+	$(say) 'operators, models and collectives on npu tensors'
+	$(call ON_NPU,$(1)) $(OF_NPU) -k 'tests/npu or npu] or npu-'
+endef
+
+test-npu: .venv-npu/made ## operators and models on `npu` tensors of torch_npu, on a host runtime
+	$(call test_npu,npu)
+
+test-npu-oldest: .venv-npu-oldest/made ## the same under the oldest torch_npu
+	$(call test_npu,npu-oldest)
 
 test-wheel: .venv/made ## build sdist and wheel, test the installed wheel
 	$(say) 'sdist and wheel'
@@ -113,7 +133,7 @@ gpu-wheels: ## the peers' wheels into .whl, for a machine without network
 	@du -sh .whl
 
 clean: ## remove environments, builds and caches
-	@rm -rf .venv .venv-ecosystem .venv-oldest .venv-wheel .whl .peers build dist out moge_ops/_*.so moge_ops/_*.txt *.egg-info .hypothesis .benchmarks .*_cache
+	@rm -rf .venv .venv-ecosystem .venv-npu .venv-npu-oldest .venv-oldest .venv-wheel .whl .peers build dist out moge_ops/_*.so moge_ops/_*.txt *.egg-info .hypothesis .benchmarks .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # stamps: an environment is brought up to date only when its requirements have changed
@@ -145,6 +165,13 @@ EXTENSION := $(shell git ls-files -co --exclude-standard csrc ascend_kernels)
 	$(say) '.venv-oldest: the oldest torch, Triton and transformers'
 	@$(PYTHON) -m venv .venv-oldest
 	@$(call pip,.venv-oldest) -r requirements/oldest.txt -r requirements/test.txt -e '.[models]'
+	@touch $@
+
+# torch_npu would be loaded with torch, and finds no runtime yet
+.venv-npu/made .venv-npu-oldest/made: .venv-%/made: $(SETUP) $(EXTENSION) requirements/%.txt
+	$(say) '.venv-$*: torch_npu'
+	@$(PYTHON) -m venv .venv-$*
+	@export TORCH_DEVICE_BACKEND_AUTOLOAD=0; $(call pip,.venv-$*) -r requirements/$*.txt -r requirements/test.txt -e .
 	@touch $@
 
 .venv-ecosystem/made: $(SETUP) requirements/ecosystem.txt

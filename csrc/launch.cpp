@@ -5,7 +5,14 @@
 #ifdef MOGE_ASCEND_CANN
 #include "acl/acl.h"
 #else
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <mutex>
+#include <utility>
+
 #include "emulation.h"
+#include "npu_host/npu_host.h"
 #endif
 
 namespace moge {
@@ -125,6 +132,57 @@ std::vector<emulator::Allocation> Allocations(std::vector<Buffer> buffers) {
   return allocations;
 }
 
+// One launch at a time, of whatever thread: they share the emulation's settings and its cache.
+void Run(const emulator::Options& options, const std::function<void()>& kernel) {
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  Emulation& emulation = TheEmulation();
+  emulator::Counters counters = emulator::Launch(options, kernel);
+  if (emulation.record) emulation.launches.push_back(std::move(counters));
+}
+
+// What the stream's thread runs; it owns what it needs.
+struct Task {
+  emulator::Options options;
+  std::function<void()> kernel;
+};
+
+int RunTask(void* task, char* error, size_t room) {
+  try {
+    Run(static_cast<Task*>(task)->options, static_cast<Task*>(task)->kernel);
+    return 0;
+  } catch (const std::exception& caught) {
+    std::snprintf(error, room, "%s", caught.what());
+    return 1;  // nothing else is thrown, and nothing may leave the stream's thread
+  }
+}
+
+void Enqueue(const Launch& launch, Task task) {
+  // the one that torch_npu has loaded; nothing is loaded here
+  void* runtime = dlopen("libascendcl.so", RTLD_LAZY | RTLD_NOLOAD);
+  const auto enqueue = runtime == nullptr ? nullptr
+                                          : reinterpret_cast<decltype(&moge_npu_host_launch)>(
+                                                dlsym(runtime, "moge_npu_host_launch"));
+  if (enqueue == nullptr) {
+    throw std::runtime_error(launch.name +
+                             ": the emulated kernels run on the CPU, and on the streams of the "
+                             "host runtime in csrc/npu_host; the stream is of another runtime");
+  }
+  std::vector<MogeNpuBuffer> buffers;
+  for (const Buffer& buffer : launch.buffers) {
+    const auto bytes = static_cast<uint64_t>(buffer.count * buffer.size);
+    buffers.push_back({buffer.name, Gm(buffer.data), bytes});
+  }
+  const int code =
+      enqueue(reinterpret_cast<void*>(launch.stream), launch.name.c_str(), buffers.data(),
+              static_cast<uint32_t>(buffers.size()), RunTask, new Task(std::move(task)),
+              [](void* done) { delete static_cast<Task*>(done); });
+  if (code != 0) {
+    const auto message = reinterpret_cast<const char* (*)()>(dlsym(runtime, "aclGetRecentErrMsg"));
+    throw std::runtime_error(message());
+  }
+}
+
 }  // namespace
 
 Emulation& TheEmulation() {
@@ -155,8 +213,11 @@ void Emulate(const Launch& launch, const std::function<void()>& kernel) {
     options.pictured = emulation.pictured;
     options.cache = &emulation.cache;
   }
-  emulator::Counters counters = emulator::Launch(options, kernel);
-  if (emulation.record) emulation.launches.push_back(std::move(counters));
+  if (launch.stream == 0) {
+    Run(options, kernel);
+  } else {
+    Enqueue(launch, {std::move(options), kernel});
+  }
 }
 
 #endif

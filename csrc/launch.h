@@ -39,7 +39,7 @@ enum class Cores {
 struct Launch {
   std::string name;
   int64_t blocks;
-  Pointer stream;  // the NPU's; 0 under the emulator
+  Pointer stream;  // the NPU's; 0 under the emulator for tensors of the CPU
   std::vector<Buffer> buffers;
   Cores cores = Cores::kVector;
 };
@@ -75,6 +75,8 @@ int64_t Blocks(int64_t units, Cores cores = Cores::kVector);
 
 namespace moge {
 
+// At once, or at its turn in the stream of a host runtime (npu_host/): then `kernel` has to own its
+// arguments, and what goes wrong in it is the stream's error.
 void Emulate(const Launch& launch, const std::function<void()>& kernel);
 
 }  // namespace moge
@@ -82,7 +84,7 @@ void Emulate(const Launch& launch, const std::function<void()>& kernel);
 #define MOGE_LAUNCH(launch, kernel, ...)                 \
   do {                                                   \
     moge::CheckBuffers(launch);                          \
-    moge::Emulate(launch, [&] { kernel(__VA_ARGS__); }); \
+    moge::Emulate(launch, [=] { kernel(__VA_ARGS__); }); \
   } while (false)
 
 #endif

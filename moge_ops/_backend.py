@@ -123,7 +123,7 @@ BACKENDS = {
             FLOATS[:3],  # an NPU has no float64
             # PyTorch refuses the name "npu" until torch_npu has given it to this type
             device="privateuseone",
-            built=lambda: _extensions.build("_C") == "cann",
+            built=lambda: not _extensions.npu_kernels().startswith("off"),
             runs_on=lambda: "npu" if _extensions.build("_C") == "cann" else "emulated",
             on_cpu=_emulate,
             remedy=lambda: f"the extension is not built: {_extensions.build('_C')}",
@@ -208,8 +208,13 @@ def _launch_context(device: str, x: torch.Tensor) -> AbstractContextManager[Any]
         RuntimeError: The chosen backend cannot serve CPU tensors here, or not through a launcher.
     """
     if device != "cpu":
-        # Triton launches on the current one
-        return torch.cuda.device(x.device) if x.is_cuda else _anywhere
+        # kernels are launched on the current one, those of torch wherever their tensors are
+        if x.is_cuda:
+            return torch.cuda.device(x.device)
+        if serving(device) == "torch":
+            return _anywhere
+        guard: AbstractContextManager[Any] = torch.get_device_module(x.device).device(x.device)
+        return guard
     if _choice.backend == "reference":
         raise RuntimeError(
             "the reference backend has public functions only, whose gradients come from autograd: "

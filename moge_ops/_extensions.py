@@ -1,7 +1,9 @@
-"""What the installation built of the two extensions, and which of it runs on this processor."""
+"""What the installation built of the two extensions, and which of it runs on this machine."""
 
+import ctypes
 import functools
 import os
+import sys
 from pathlib import Path
 
 try:
@@ -50,3 +52,36 @@ def cpu_level() -> str:
             raise type(error)(f"MOGE_OPS_CPU_ISA: {error}") from None
     lowest, missing = _cpu.levels()[0]
     return _cpu.level() or f"off: {lowest}, the lowest level: {missing}"
+
+
+def npu_runtime() -> str:
+    """What torch_npu runs on: "cann", "host" for the runtime of csrc/npu_host, or "off: " and why.
+
+    A fact about the library that torch_npu has loaded; nothing is loaded to find it out.
+    """
+    if "torch_npu" not in sys.modules:
+        return "off: torch_npu was not imported"
+    return _loaded_runtime()
+
+
+@functools.cache
+def _loaded_runtime() -> str:
+    try:
+        library = ctypes.CDLL("libascendcl.so", mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
+    except OSError:
+        return "off: torch_npu has loaded no libascendcl.so"
+    return "host" if hasattr(library, "moge_npu_host_launch") else "cann"
+
+
+def npu_kernels() -> str:
+    """What the Ascend C kernels run on for `npu` tensors: "npu", "emulated", or "off: " and why.
+
+    The build with CANN belongs to CANN's runtime, and the emulated one to the host runtime: neither
+    can launch on the other's streams.
+    """
+    built, runtime = build("_C"), npu_runtime()
+    if built.startswith("off") or runtime.startswith("off"):
+        return built if built.startswith("off") else runtime
+    served = {("cann", "cann"): "npu", ("emulate", "host"): "emulated"}
+    wrong = f"off: the extension was built with {built}, and torch_npu runs on {runtime}"
+    return served.get((built, runtime), wrong)

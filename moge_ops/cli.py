@@ -46,6 +46,7 @@ __all__ = ["convert", "generate", "info", "inspect", "main", "make_tiny"]
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 GB = 10**9
+RUNTIMES = {"cann": "CANN", "host": "the host runtime of csrc/npu_host, which is no NPU"}
 DEBUG = "show where an error was found"
 # files that `convert` copies: data only, while a folder may also hold Python files
 COPIED = (
@@ -173,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     def add_device(to: argparse.ArgumentParser) -> None:
-        devices = [*(f"cuda:{i}" for i in range(torch.cuda.device_count())), "cpu"]
+        devices = [*_accelerators(), "cpu"]
         to.add_argument("--device", choices=devices, default=devices[0])
 
     to = command("generate", generate, "prints a model's answer to a question, token by token")
@@ -224,7 +225,7 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "moge_ops", _version("moge-ops")
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield "torch", torch.__version__
-    for name in ("triton", "numpy"):
+    for name in ("triton", "numpy", "torch-npu"):
         yield name, _version(name)
     yield "ascend c", _extensions.build("_C")
 
@@ -235,10 +236,20 @@ def _native() -> str:
     return ", ".join([_extensions.cpu_level(), *above])
 
 
+def _accelerators() -> list[str]:
+    """Devices that have an index."""
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    if kind is None or kind.type == "mps":
+        return []
+    return [f"{kind.type}:{i}" for i in range(torch.accelerator.device_count())]
+
+
 def _devices() -> Iterator[tuple[str, str]]:
     yield "cpu", f"{torch.get_num_threads()} threads, native kernels: {_native()}"
-    for i in range(torch.cuda.device_count()):
-        yield f"cuda:{i}", torch.cuda.get_device_name(i)
+    npu = f"on {RUNTIMES.get(_extensions.npu_runtime())}, kernels: {_extensions.npu_kernels()}"
+    for device in _accelerators():
+        name = torch.get_device_module(device).get_device_name(device)
+        yield device, f"{name} {npu}" if device.startswith("npu") else name
 
 
 def _probe(backend: _backend.Backend, op: str) -> str:

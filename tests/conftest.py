@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 
 from moge_ops import ops, testing
 from moge_ops._backend import BACKENDS
-from moge_ops._extensions import cpu_level, cpu_levels
+from moge_ops._extensions import cpu_level, cpu_levels, npu_kernels, npu_runtime
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
 # a property test's time depends on the backend: no deadline; the same examples on every run
@@ -45,6 +45,8 @@ EMULATED = {
 LEVELS = [level for level, missing in cpu_levels() if not missing]
 # Triton's kernels are loaded once in a process: for the GPU where there is one, else interpreted
 TRITON = "cuda" if torch.cuda.is_available() else "triton"
+# on tensors of torch_npu, where it and a runtime for it are in place, instead of the CPU's
+ASCEND = "ascend" if npu_kernels().startswith("off") else "npu"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -60,6 +62,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     slow = {name for mark in metafunc.definition.iter_markers("slow_on") for name in mark.args}
     params = {name: [name] for name in BACKENDS}
     params |= {"triton": [TRITON], "cpu": [f"cpu_{level}" for level in LEVELS] or ["cpu"]}
+    params |= {"ascend": [ASCEND]}
     names = [
         pytest.param(param, marks=[pytest.mark.slow] * (name in slow))
         for name, backend in BACKENDS.items()
@@ -74,8 +77,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """Device of the test's tensors; on the CPU "triton" is interpreted and "ascend" emulated."""
-    if request.param == "cuda":
-        yield "cuda"
+    if request.param == "npu" and npu_kernels() == "emulated":
+        importlib.import_module("moge_ops._C").set_emulation(cores=3)
+    if request.param in ("cuda", "npu"):
+        yield request.param
         return
     name, _, level = request.param.partition("_")
     if name == "ascend":
@@ -103,7 +108,19 @@ def at_level(level: str) -> Iterator[None]:
 def float_dtypes(request: pytest.FixtureRequest, device: str) -> list[torch.dtype]:
     """Dtypes of the backend's operators: an NPU has no float64."""
     name = request.node.callspec.params["device"]
-    return list(BACKENDS["triton" if name == TRITON else name.partition("_")[0]].dtypes)
+    backend = {TRITON: "triton", ASCEND: "ascend"}.get(name, name.partition("_")[0])
+    return list(BACKENDS[backend].dtypes)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _aten_on_the_host_runtime() -> Iterator[None]:
+    """ATen's operators on `npu` tensors, which the host runtime has not: those of the CPU."""
+    if npu_runtime() != "host":
+        yield
+        return
+    registrations = importlib.import_module("aten_on_cpu").register()
+    yield
+    del registrations
 
 
 @pytest.fixture(autouse=True)

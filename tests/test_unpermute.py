@@ -126,14 +126,14 @@ def test_a_layer_of_padded_rows(T: int, K: int, pad_to: int, lowest: int, device
     ids = torch.randint(lowest, E - lowest, (T, K), device=device)
     sizes = ((T, H), (E, 2 * F, H), (E, H, F), (T, K))
     inputs = tuple(torch.randn(s, device=device).requires_grad_() for s in sizes)
-    inputs64 = tuple(x.detach().double().requires_grad_() for x in inputs)
+    inputs64 = tuple(x.detach().cpu().double().requires_grad_() for x in inputs)
     d_y = torch.randn(T, H, device=device)
 
     y = experts_of(inputs, moge_ops.route(ids, E, pad_to=pad_to))
     gradients = torch.autograd.grad(y, inputs, d_y)
     with testing.backend("reference"):
-        y64 = experts_of(inputs64, moge_ops.route(ids, E))  # not padded
-    gradients64 = torch.autograd.grad(y64, inputs64, d_y.double())
+        y64 = experts_of(inputs64, moge_ops.route(ids.cpu(), E))  # not padded
+    gradients64 = torch.autograd.grad(y64, inputs64, d_y.cpu().double())
     assert_matches(y, y64, "y", slack=3.0)
     for name, a, b in zip(
         ("x", "w_gate_up", "w_down", "weights"), gradients, gradients64, strict=True

@@ -1,0 +1,31 @@
+// Error codes of the runtime, as its documents number them, and the message that goes with one.
+#ifndef MOGE_NPU_HOST_STATUS_H_
+#define MOGE_NPU_HOST_STATUS_H_
+
+#include <string>
+
+namespace npu_host {
+
+enum Code : int {
+  kSuccess = 0,
+  kInvalidParameter = 107000,
+  kInvalidDevice = 107001,
+  kNoContext = 107002,
+  kWrongContext = 107003,
+  kNoTimestamp = 107006,
+  kNotSupported = 207000,
+  kNoMemory = 207001,
+  kTimeout = 507046,
+  kKernelFault = 507035,
+};
+
+// Keeps the message for this thread's aclGetRecentErrMsg() and returns the code.
+int Fail(Code code, const std::string& message);
+
+// The same for a function that the runtime does not have; says so on standard error, too, because
+// not every caller looks at what it gets.
+int Missing(const char* function);
+
+}  // namespace npu_host
+
+#endif  // MOGE_NPU_HOST_STATUS_H_

@@ -1,0 +1,98 @@
+"""Which build serves `npu` tensors, what `info` says of it, and what cannot be built."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import torch_npu
+
+import build
+from moge_ops import _backend, _extensions, swiglu
+from moge_ops.cli import main
+
+WHEEL = Path(torch_npu.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("built", "runtime", "serves", "says"),
+    [
+        ("emulate", "host", "ascend", "emulated"),
+        ("cann", "cann", "ascend", "npu"),
+        ("emulate", "cann", "torch", "off: the extension was built with emulate"),
+        ("cann", "host", "torch", "off: the extension was built with cann"),
+        ("off: no cmake", "host", "torch", "off: no cmake"),
+        ("cann", "off: nothing", "torch", "off: nothing"),
+    ],
+)
+def test_the_build_and_the_runtime_decide(
+    built: str, runtime: str, serves: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_extensions, "build", lambda _: built)
+    monkeypatch.setattr(_extensions, "npu_runtime", lambda: runtime)
+    assert _backend.serving("privateuseone") == serves
+    assert _extensions.npu_kernels().startswith(says)
+
+
+def test_tensors_take_torchs_kernels_where_ours_cannot_serve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = torch.randn(3, 8).npu()
+    want = swiglu(x).cpu()
+    monkeypatch.setattr(_extensions, "npu_runtime", lambda: "cann")
+    monkeypatch.setattr(_backend.load("ascend", "swiglu"), "swiglu_fwd", None)
+    torch.testing.assert_close(swiglu(x).cpu(), want)
+
+
+def test_info_tells(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info"])
+    lines = capsys.readouterr().out.splitlines()
+    assert f"torch-npu {torch_npu.__version__}" in lines
+    for i in range(2):
+        assert (
+            f"npu:{i}     Ascend910B1 on the host runtime of csrc/npu_host, which is no NPU, "
+            "kernels: emulated" in lines
+        )
+
+
+def test_a_function_that_a_newer_wheel_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch_npu" / "lib").mkdir(parents=True)
+    (tmp_path / "torch_npu" / "__init__.py").touch()
+    source = tmp_path / "asks.c"
+    source.write_text(
+        "int aclrtTwist(void); int HcclTurn(void);\nint f() { return aclrtTwist() + HcclTurn(); }"
+    )
+    library = tmp_path / "torch_npu" / "lib" / "libasks.so"
+    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    spec = type("Spec", (), {"origin": str(tmp_path / "torch_npu" / "__init__.py")})
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: spec)
+    monkeypatch.setattr(build.metadata, "version", lambda _: "9.9.9")
+    with pytest.raises(
+        SystemExit,
+        match=r"torch_npu 9.9.9 is linked with functions that the host "
+        r"runtime has not: HcclB, aclrtA",
+    ):
+        build.build(tmp_path / "build")
+
+
+def test_a_release_that_was_never_run(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build.metadata, "version", lambda _: "9.9.9")
+    build.build(tmp_path)
+    assert "torch_npu 9.9.9 was never run on the host runtime; 2.10.0" in capfd.readouterr().err
+    assert build.missing(WHEEL, tmp_path / "lib" / "libascendcl.so") == []
+
+
+def test_without_torch_npu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SystemExit, match=r"has no torch_npu: pip install 'moge-ops\[npu\]'"):
+        build.build(tmp_path)
+
+
+def test_beside_a_real_cann(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match=f"stands in for CANN where there is none, and {tmp_path}"):
+        build.build(tmp_path / "build")
