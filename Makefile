@@ -4,8 +4,8 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem test-npu test-npu-oldest \
-	check typecheck-ascend \
-	demo train-demo balance bench fuzz gpu gpu-static gpu-wheels ascend-counters ascend-model mutants clean
+	check typecheck-ascend demo train-demo balance bench fuzz gpu gpu-static gpu-wheels triton-ascend \
+	ascend-counters ascend-model mutants clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -110,6 +110,10 @@ ascend-model: .venv/made ## modelled times of the Ascend C kernels beside publis
 gpu-static: .venv/made ## what our GPU kernels and the peers' compile to, into bench/results; no GPU needed
 	@TRITON_INTERPRET=0 .venv/bin/python bench/static/gpu_static.py $(ARGS)
 
+triton-ascend: .venv/made .venv-triton-ascend/made ## what triton-ascend plans for our Triton kernels, into bench/results; no NPU; ARGS=--check
+	@TRITON_INTERPRET=0 .venv-triton-ascend/bin/python bench/static/triton_ascend.py \
+		--newest .venv/bin/python $(ARGS)
+
 train-demo: .venv/made ## train a small MoGE model and its top-k twin, in minutes; options: ARGS=...
 	@.venv/bin/python examples/train_demo.py $(ARGS)
 
@@ -133,7 +137,8 @@ gpu-wheels: ## the peers' wheels into .whl, for a machine without network
 	@du -sh .whl
 
 clean: ## remove environments, builds and caches
-	@rm -rf .venv .venv-ecosystem .venv-npu .venv-npu-oldest .venv-oldest .venv-wheel .whl .peers build dist out moge_ops/_*.so moge_ops/_*.txt *.egg-info .hypothesis .benchmarks .*_cache
+	@rm -rf .venv .venv-{ecosystem,npu,npu-oldest,oldest,triton-ascend,wheel} .whl .peers build dist out
+	@rm -rf moge_ops/_*.so moge_ops/_*.txt *.egg-info .hypothesis .benchmarks .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # stamps: an environment is brought up to date only when its requirements have changed
@@ -179,4 +184,10 @@ EXTENSION := $(shell git ls-files -co --exclude-standard csrc ascend_kernels)
 	@$(PYTHON) -m venv .venv-ecosystem
 	@# all are pinned: nothing is resolved, which takes pip minutes
 	@$(call pip,.venv-ecosystem) --no-deps torch==2.13.0 -r requirements/test.txt -r requirements/ecosystem.txt -e .
+	@touch $@
+
+.venv-triton-ascend/made: requirements/triton-ascend.txt
+	$(say) '.venv-triton-ascend: torch==2.13.0, Triton for Ascend NPUs and its compiler'
+	@$(PYTHON) -m venv .venv-triton-ascend
+	@$(call pip,.venv-triton-ascend) --no-deps -r requirements/triton-ascend.txt
 	@touch $@

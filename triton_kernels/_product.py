@@ -129,9 +129,12 @@ def tile_product(
     SPLIT: tl.constexpr = SWAP and DESCRIBED and HALVES == 2
     first_c = tile.column * BLOCK_C
     column = tl.arange(0, COLUMNS)
-    offs_c = first_c + column % BLOCK_C
+    # for one half without a remainder, with which triton-ascend loads single elements of the weight
+    offs_c = first_c + (column if HALVES == 1 else column % BLOCK_C)
     mask_c = offs_c < weight.C
-    offs_c = (offs_c + column // BLOCK_C * weight.C).to(tl.int64)  # the same columns of each half
+    if HALVES > 1:
+        offs_c += column // BLOCK_C * weight.C  # the same columns of each half
+    offs_c = offs_c.to(tl.int64)
     if SPLIT:
         acc = tl.zeros((BLOCK_C, BLOCK_M), dtype=DOT.acc)
         acc_2 = tl.zeros((BLOCK_C, BLOCK_M), dtype=DOT.acc)

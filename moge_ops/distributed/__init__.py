@@ -1,9 +1,9 @@
 """More than one device: expert parallelism with static sizes, on torch.distributed.
 
 Process groups, meshes and transport are torch's: gloo, NCCL and HCCL take the same calls. The tests
-run gloo with CPU tensors, and `make test-npu` HCCL's calls over a host runtime; nothing has run on NCCL,
-or on HCCL itself. :mod:`moge_ops.distributed.checkpoint`
-loads released checkpoint folders and needs safetensors.
+run gloo with CPU tensors, and HCCL's calls on a host runtime (`make test-npu`); nothing has run on
+NCCL, or on HCCL itself. :mod:`moge_ops.distributed.checkpoint` loads released checkpoint folders and
+needs safetensors.
 """
 
 from moge_ops.distributed._mesh import Plan
