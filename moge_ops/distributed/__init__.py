@@ -2,7 +2,7 @@
 
 Process groups, meshes and transport are torch's: gloo, NCCL and HCCL take the same calls. The tests
 run gloo with CPU tensors, and HCCL's calls on a host runtime (`make test-npu`); nothing has run on
-NCCL, or on HCCL itself. :mod:`moge_ops.distributed.checkpoint` loads released checkpoint folders and
+NCCL, or on HCCL itself. :mod:`moge_ops.distributed.checkpoint` loads released folders and
 needs safetensors.
 """
 
