@@ -269,15 +269,28 @@ moge_ops.load_balance_loss(x, ids)
 """
 
 
-@pytest.mark.parametrize(("built", "serves"), [("emulate", "torch_kernels"), ("cann", "ascend")])
-def test_tensors_of_an_npu_take_ascend_c_only_if_it_was_built_for_one(
-    monkeypatch: pytest.MonkeyPatch, built: str, serves: str
+@pytest.mark.parametrize(
+    ("built", "runtime", "serves"),
+    [
+        ("cann", "cann", "ascend"),
+        ("emulate", "host", "ascend"),
+        ("emulate", "cann", "torch_kernels"),
+        ("cann", "host", "torch_kernels"),
+        ("cann", "off: torch_npu was not imported", "torch_kernels"),
+        ("off: no cmake", "cann", "torch_kernels"),
+    ],
+)
+def test_tensors_of_an_npu_take_ascend_c_where_build_and_runtime_fit(
+    monkeypatch: pytest.MonkeyPatch, built: str, runtime: str, serves: str
 ) -> None:
     pytest.importorskip("moge_ops._C", reason="built without the extension")
     monkeypatch.setattr(_extensions, "build", lambda _: built)
+    monkeypatch.setattr(_extensions, "npu_runtime", lambda: runtime)
     assert _backend.load(_backend.serving("privateuseone"), "swiglu").__name__ == (
         f"moge_ops.{serves}.swiglu"
     )
+    # and says why not
+    assert _extensions.npu_kernels().startswith("off") == (serves != "ascend")
 
 
 def in_a_new_process(

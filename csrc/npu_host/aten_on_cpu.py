@@ -153,9 +153,8 @@ def register() -> torch.library.Library:
         except AttributeError:  # torch_npu's own operators have names of ATen's, too
             continue
         if dispatch._dispatch_has_kernel_for_dispatch_key(full, "CompositeImplicitAutograd"):
-            for key, names in keyed.items():
-                if full in names:
-                    library.impl(name, op.decompose, key)
+            for key in keyed:
+                library.impl(name, op.decompose, key)
         elif full in keyed["PrivateUse1"]:
             library.impl(name, own.get(name) or on_cpu(op), "PrivateUse1")
     library.impl("copy_", copy_, "PrivateUse1", with_keyset=True)

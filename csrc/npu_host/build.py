@@ -12,7 +12,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-RUN = ("2.10.0.post7", "2.13.0")
+RUN = ("2.10.0", "2.13.0")
 """Releases of torch_npu with which the tests were run."""
 
 ASKED = re.compile(r"(?:acl|Hccl|Msprof|rt[A-Z])\w*")

@@ -234,7 +234,8 @@ def test_the_launch_code_of_the_cann_build_runs_here(tmp_path: Path) -> None:
     library = tmp_path / "launch.so"
     include = Path(torch_npu.__file__).parent / "include"
     runtime = os.environ["LD_LIBRARY_PATH"].split(os.pathsep)[0]
-    command = ["c++", "-std=c++17", "-shared", "-fPIC", "-DMOGE_ASCEND_CANN", f"-I{include}"]
+    command = ["c++", "-std=c++17", "-shared", "-fPIC", "-DMOGE_ASCEND_CANN"]
+    command += [f"-I{include}", f"-I{include}/third_party/acl/inc"]
     command += [str(ROOT / "csrc" / "launch.cpp"), f"-L{runtime}", "-lascendcl"]
     subprocess.run([*command, "-Wl,--no-undefined", "-o", str(library)], check=True)
     blocks = ctypes.CDLL(str(library))["_ZN4moge6BlocksElNS_5CoresE"]
