@@ -51,16 +51,18 @@ test-ecosystem: .venv-ecosystem/made ## the Hugging Face model under Trainer, PE
 	$(say) 'tools of Hugging Face and lm-eval'
 	@CUDA_VISIBLE_DEVICES= $(subst .venv,.venv-ecosystem,$(PYTEST)) tests/ecosystem
 
-# cards, and streams that rest by the seed, so that a missing wait shows
-ON_NPU = @LD_LIBRARY_PATH="$(CURDIR)/build/$(1)/lib" MOGE_NPU_HOST_CARDS=2 MOGE_NPU_HOST_SEED=1 \
+# two cards, and streams that rest by the seed, so that a missing wait shows
+WITH_NPU = @LD_LIBRARY_PATH="$(CURDIR)/build/$(1)/lib" MOGE_NPU_HOST_CARDS=2 MOGE_NPU_HOST_SEED=1 \
 	$(subst .venv,.venv-$(1),$(PYTEST))
-OF_NPU := tests/npu tests/test_{grouped_gate,grouped_gemm,grouped_mlp,guarantees,load_balance_loss}.py \
+OPERATORS := tests/test_{grouped_gate,grouped_gemm,grouped_mlp,guarantees,load_balance_loss}.py \
 	tests/test_{nn,permute,route,statistics,swiglu,unpermute}.py
 define test_npu
 	$(say) 'the host runtime under torch_npu'
-	@PATH="$(CURDIR)/.venv-$(1)/bin:$$PATH" .venv-$(1)/bin/python csrc/npu_host/build.py build/$(1)
-	$(say) 'operators, models and collectives on npu tensors'
-	$(call ON_NPU,$(1)) $(OF_NPU) -k 'tests/npu or npu] or npu-'
+	@PATH="$(CURDIR)/.venv-$(1)/bin:$$PATH" .venv-$(1)/bin/python csrc/npu_host/build_npu_host.py build/$(1)
+	$(say) 'operators on npu tensors'
+	$(call WITH_NPU,$(1)) $(OPERATORS) -k 'npu] or npu-'
+	$(say) 'the runtime, devices, streams, models, collectives'
+	$(call WITH_NPU,$(1)) tests/npu
 endef
 
 test-npu: .venv-npu/made ## operators and models on `npu` tensors of torch_npu, on a host runtime

@@ -100,6 +100,7 @@ void BindEmulation(py::module_& m) {
       "set_emulation",
       [](uint32_t cores, bool strict, bool checks, uint64_t seed, bool counting) {
         Emulation& emulation = TheEmulation();
+        const std::lock_guard<std::mutex> lock(emulation.turn);
         emulation.cores = cores;
         emulation.strict = strict;
         emulation.checks = checks;
@@ -112,6 +113,7 @@ void BindEmulation(py::module_& m) {
       "start_recording",
       [](const std::string& device, const std::vector<uint32_t>& pictured) {
         Emulation& emulation = TheEmulation();
+        const std::lock_guard<std::mutex> lock(emulation.turn);
         emulation.record = true;
         emulation.launches.clear();
         emulation.cache = emulator::CacheModel();
@@ -126,6 +128,7 @@ void BindEmulation(py::module_& m) {
       },
       py::arg("device") = "", py::arg("pictured") = std::vector<uint32_t>());
   m.def("stop_recording", [] {
+    const std::lock_guard<std::mutex> lock(TheEmulation().turn);
     TheEmulation().record = false;
     py::list launches;
     for (const emulator::Counters& counters : TheEmulation().launches) {

@@ -3,6 +3,7 @@
 #define MOGE_CSRC_EMULATION_H_
 
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 #include "emulator/launch.h"
@@ -11,6 +12,7 @@
 namespace moge {
 
 struct Emulation {
+  std::mutex turn;  // one launch at a time, of whatever thread, and none while settings change
   uint32_t cores = 48;
   bool strict = false;
   bool checks = true;

@@ -8,7 +8,6 @@
 #include <dlfcn.h>
 
 #include <cstdio>
-#include <mutex>
 #include <utility>
 
 #include "emulation.h"
@@ -132,11 +131,9 @@ std::vector<emulator::Allocation> Allocations(std::vector<Buffer> buffers) {
   return allocations;
 }
 
-// One launch at a time, of whatever thread: they share the emulation's settings and its cache.
 void Run(const emulator::Options& options, const std::function<void()>& kernel) {
-  static std::mutex mutex;
-  const std::lock_guard<std::mutex> lock(mutex);
   Emulation& emulation = TheEmulation();
+  const std::lock_guard<std::mutex> lock(emulation.turn);
   emulator::Counters counters = emulator::Launch(options, kernel);
   if (emulation.record) emulation.launches.push_back(std::move(counters));
 }
@@ -186,7 +183,7 @@ void Enqueue(const Launch& launch, Task task) {
 }  // namespace
 
 Emulation& TheEmulation() {
-  static Emulation emulation;
+  static Emulation& emulation = *new Emulation;  // streams may outlive static objects
   return emulation;
 }
 

@@ -68,7 +68,7 @@ def _emulate() -> AbstractContextManager[Any]:
             "the ascend backend on CPU tensors needs the emulator, but the extension is built for "
             "an NPU: install with MOGE_ASCEND_BACKEND=emulate"
         )
-    # a call of the extension keeps the GIL, so that no other thread's launch runs beside it
+    # launches of the extension take turns by a lock of its own
     return _anywhere
 
 
@@ -124,7 +124,11 @@ BACKENDS = {
             # PyTorch refuses the name "npu" until torch_npu has given it to this type
             device="privateuseone",
             built=lambda: not _extensions.npu_kernels().startswith("off"),
-            runs_on=lambda: "npu" if _extensions.build("_C") == "cann" else "emulated",
+            runs_on=lambda: (
+                "emulated"
+                if _extensions.build("_C") == "emulate"
+                else _extensions.npu_kernels().partition(":")[0]
+            ),
             on_cpu=_emulate,
             remedy=lambda: f"the extension is not built: {_extensions.build('_C')}",
         ),

@@ -79,7 +79,11 @@ def npu_kernels() -> str:
     The build with CANN belongs to CANN's runtime, and the emulated one to the host runtime: neither
     can launch on the other's streams.
     """
-    built, runtime = build("_C"), npu_runtime()
+    return _served(build("_C"), npu_runtime())
+
+
+@functools.cache
+def _served(built: str, runtime: str) -> str:
     if built.startswith("off") or runtime.startswith("off"):
         return built if built.startswith("off") else runtime
     served = {("cann", "cann"): "npu", ("emulate", "host"): "emulated"}

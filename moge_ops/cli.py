@@ -46,7 +46,10 @@ __all__ = ["convert", "generate", "info", "inspect", "main", "make_tiny"]
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 GB = 10**9
-RUNTIMES = {"cann": "CANN", "host": "the host runtime of csrc/npu_host, which is no NPU"}
+RUNTIMES = {
+    "cann": "torch_npu on CANN",
+    "host": "torch_npu on the host runtime of csrc/npu_host, which is no NPU",
+}
 DEBUG = "show where an error was found"
 # files that `convert` copies: data only, while a folder may also hold Python files
 COPIED = (
@@ -175,7 +178,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_device(to: argparse.ArgumentParser) -> None:
         devices = [*_accelerators(), "cpu"]
-        to.add_argument("--device", choices=devices, default=devices[0])
+        # a whole model needs PyTorch's operators, too, which the host runtime has not
+        on_host = _extensions.npu_runtime() == "host"
+        to.add_argument("--device", choices=devices, default="cpu" if on_host else devices[0])
 
     to = command("generate", generate, "prints a model's answer to a question, token by token")
     to.add_argument("text", help="the question, or - to read it from standard input")
@@ -237,19 +242,20 @@ def _native() -> str:
 
 
 def _accelerators() -> list[str]:
-    """Devices that have an index."""
+    """The GPUs or NPUs, as PyTorch names them."""
     kind = torch.accelerator.current_accelerator(check_available=True)
-    if kind is None or kind.type == "mps":
+    if kind is None or kind.type not in ("cuda", "npu"):
         return []
     return [f"{kind.type}:{i}" for i in range(torch.accelerator.device_count())]
 
 
 def _devices() -> Iterator[tuple[str, str]]:
     yield "cpu", f"{torch.get_num_threads()} threads, native kernels: {_native()}"
-    npu = f"on {RUNTIMES.get(_extensions.npu_runtime())}, kernels: {_extensions.npu_kernels()}"
     for device in _accelerators():
-        name = torch.get_device_module(device).get_device_name(device)
-        yield device, f"{name} {npu}" if device.startswith("npu") else name
+        yield device, torch.get_device_module(device).get_device_name(device)
+    runtime = _extensions.npu_runtime()
+    kernels = f"; Ascend C kernels: {_extensions.npu_kernels()}"
+    yield "npu", RUNTIMES[runtime] + kernels if runtime in RUNTIMES else runtime
 
 
 def _probe(backend: _backend.Backend, op: str) -> str:

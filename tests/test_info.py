@@ -89,6 +89,35 @@ def test_says_why_one_module_does_not_load(
     assert "swiglu: torch: AttributeError: no such intrinsic" in text
 
 
+@pytest.mark.parametrize(
+    ("built", "runtime", "says"),
+    [
+        ("emulate", "off: torch_npu was not imported", "off: torch_npu was not imported"),
+        ("cann", "cann", "torch_npu on CANN; Ascend C kernels: npu"),
+        (
+            "emulate",
+            "cann",
+            "torch_npu on CANN; Ascend C kernels: off: the extension was built with emulate, and "
+            "torch_npu runs on cann",
+        ),
+    ],
+)
+def test_says_what_serves_an_npu(
+    built: str,
+    runtime: str,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_extensions, "build", lambda name: built if name == "_C" else "on")
+    monkeypatch.setattr(_extensions, "npu_runtime", lambda: runtime)
+    main(["info"])
+    text = capsys.readouterr().out
+    assert f"npu       {says}" in text.splitlines()
+    on = "npu" if (built, runtime) == ("cann", "cann") else "emulated"
+    assert usable(text, "swiglu")["ascend"] == on
+
+
 EXTRAS = ("numpy", "rich", "safetensors", "sentencepiece", "tokenizers", "transformers", "triton")
 WITHOUT_EXTRAS = f"sys.modules.update(dict.fromkeys({EXTRAS}))"
 

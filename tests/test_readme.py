@@ -44,7 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     names = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
-    assert names == set(re.findall(r"\]\(([a-z]+\.md)\)", index))
+    assert names == set(re.findall(r"\]\(([a-z_]+\.md)\)", index))
 
 
 def test_the_versions_are_those_that_were_run() -> None:

@@ -98,8 +98,8 @@ MUTANTS = [
     ),
     Mutant(
         "triton_kernels/_product.py",
-        "offs_c = (offs_c + column // BLOCK_C * weight.C).to(tl.int64)",
-        "offs_c = (offs_c + column // BLOCK_C * BLOCK_C).to(tl.int64)",
+        "offs_c += column // BLOCK_C * weight.C",
+        "offs_c += column // BLOCK_C * BLOCK_C",
         "Through pointers the up half begins a tile, not F, behind the gate half.",
         MLP_PAST,
     ),

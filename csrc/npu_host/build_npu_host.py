@@ -1,4 +1,4 @@
-"""Builds the host runtime for the torch_npu of this environment: python build.py FOLDER.
+"""Builds the host runtime for the torch_npu of this environment: python build_npu_host.py FOLDER.
 
 FOLDER/lib is then for LD_LIBRARY_PATH. Needs cmake, a C++ compiler and nm.
 """
@@ -77,5 +77,5 @@ def build(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("usage: python build.py FOLDER")
+        raise SystemExit("usage: python build_npu_host.py FOLDER")
     build(Path(sys.argv[1]))
