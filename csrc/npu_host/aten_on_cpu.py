@@ -8,6 +8,7 @@ memory, and kernels of one's own; what ran here says nothing about CANN's operat
 import atexit
 import ctypes
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ from torch.utils._pytree import tree_map
 
 ran: Counter[str] = Counter()
 """How often each operator of ATen ran on the CPU kernels."""
+
+counting = threading.Lock()
 
 # torch_npu's own, which need the runtime alone: allocation, views, copies between host and card
 KEPT = {
@@ -32,8 +35,8 @@ KEPT = {
 
 def told() -> str:
     """What ran on the CPU's kernels, in a line."""
-    most = ", ".join(f"{name.removeprefix('aten::')} {n}" for name, n in ran.most_common(5))
-    return f"{len(ran)} operators of ATen ran on the CPU's kernels, {ran.total()} calls: {most}"
+    each = ", ".join(f"{name.removeprefix('aten::')} {n}" for name, n in ran.most_common())
+    return f"{len(ran)} operators of ATen ran on the CPU's kernels, {ran.total()} calls: {each}"
 
 
 def on_npu(x: Any) -> bool:
@@ -55,7 +58,7 @@ def shared(x: Tensor) -> Tensor:
 
 
 def wait(*tensors: Any) -> None:
-    """What the current streams of these have been given, is done; those of no other stream."""
+    """Waits for the current stream of each tensor's card; for no other stream."""
     for device in {x.device for x in tensors if on_npu(x)}:
         torch.npu.current_stream(device).synchronize()
 
@@ -75,17 +78,17 @@ def on_cpu(op: Any) -> Callable[..., Any]:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         leaves: list[Tensor] = []
         tree_map(lambda x: leaves.append(x) if on_npu(x) else None, (args, kwargs))
+        places = {x.device for x in leaves if x.ndim}
+        if len(places) > 1:
+            raise RuntimeError(f"{op} got tensors of {' and '.join(sorted(map(str, places)))}")
         device = leaves[0].device if leaves else torch.device("npu", torch.npu.current_device())
-        if kwargs.get("device") is not None:
-            device = torch.device(kwargs["device"])
+        if any(a.name == "device" for a in op._schema.arguments):
+            asked = torch.device(kwargs.get("device") or device)
+            device = asked if asked.index is not None else torch.device(asked.type, device.index)
             kwargs["device"] = torch.device("cpu")
-        elif not leaves and any(a.name == "device" for a in op._schema.arguments):
-            kwargs["device"] = torch.device("cpu")
-        others = {x.device for x in leaves if x.ndim} - {device}
-        if others:
-            raise RuntimeError(f"{op} got tensors of {device} and of {others.pop()}")
         wait(*leaves)
-        ran[op.name()] += 1
+        with counting:
+            ran[op.name()] += 1
         here = {id(x): shared(x) for x in leaves}
         given = {id(here[id(x)]): x for x in leaves}
         bases = {here[id(x)].untyped_storage().data_ptr(): x for x in leaves if x.numel()}
@@ -101,7 +104,13 @@ def on_cpu(op: Any) -> Callable[..., Any]:
             return moved(x, device)
 
         args, kwargs = tree_map(lambda x: here[id(x)] if on_npu(x) else x, (args, kwargs))
-        return tree_map(there, op(*args, **kwargs))
+        result = op(*args, **kwargs)
+        for x in leaves:
+            computed = here[id(x)]
+            if computed.shape != x.shape:  # `out`, which the operator has resized
+                x.resize_(computed.shape)
+                shared(x).copy_(computed)
+        return tree_map(there, result)
 
     return kernel
 
@@ -121,7 +130,7 @@ def register() -> torch.library.Library:
         What holds the registrations, for as long as it lives. At its end, the process says what
         ran on the CPU.
     """
-    atexit.register(lambda: sys.stderr.write(f"npu_host: {told()}\n"))
+    atexit.register(lambda: sys.stderr.write(f"npu_host: {told()}\n" if ran else ""))
     library = torch.library.Library("aten", "IMPL")
     dispatch = torch._C
     keyed = {

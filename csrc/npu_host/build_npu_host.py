@@ -15,7 +15,7 @@ from pathlib import Path
 RUN = ("2.10.0", "2.13.0")
 """Releases of torch_npu with which the tests were run."""
 
-ASKED = re.compile(r"(?:acl|Hccl|Msprof|rt[A-Z])\w*")
+ASKED = re.compile(r"(?:acl|[Hh]ccl|Msprof|rts?[A-Z])\w*")
 """Names of CANN's functions."""
 
 
@@ -60,6 +60,9 @@ def build(folder: Path) -> None:
             f"npu_host: torch_npu {version} was never run on the host runtime; {tried} were",
             file=sys.stderr,
         )
+    for tool in ("cmake", "c++", "nm"):
+        if shutil.which(tool) is None:
+            raise SystemExit(f"npu_host: there is no {tool} here, which the build needs")
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     source = Path(__file__).resolve().parent
     quiet = {"check": True, "stdout": subprocess.DEVNULL}

@@ -2,7 +2,6 @@
 
 #include <sys/mman.h>
 
-#include <cstdlib>
 #include <cstring>
 
 namespace npu_host {
@@ -11,7 +10,6 @@ namespace {
 
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kFilled = uint64_t{32} << 20;  // of an allocation: larger ones would take long
-constexpr uint64_t kDefaultMiB = 16 * 1024;
 
 uint64_t Pages(uint64_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
@@ -24,12 +22,6 @@ Memory& Memory::Get() {
   return memory;
 }
 
-Memory::Memory() {
-  const char* text = std::getenv("MOGE_NPU_HOST_MEMORY");
-  const uint64_t mebibytes = text == nullptr ? kDefaultMiB : std::strtoull(text, nullptr, 10);
-  limit_ = mebibytes << 20;
-}
-
 uint64_t Memory::Used(int card) {
   const std::lock_guard<std::mutex> lock(mutex_);
   return used_[card];
@@ -37,7 +29,7 @@ uint64_t Memory::Used(int card) {
 
 void* Memory::Allocate(uint64_t bytes, int card) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (card != kHost && bytes > limit_ - used_[card]) return nullptr;
+  if (card != kHost && bytes > TheSettings().memory - used_[card]) return nullptr;
   // whole pages that nothing else shares, so that the system takes them back when they are freed
   void* data = mmap(nullptr, Pages(bytes), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -88,7 +80,8 @@ std::string Memory::Check(const void* data, uint64_t bytes, int card) {
     const bool freed = Holding(freed_, address) != freed_.end();
     return freed ? "points to memory that was freed" : "points to no memory of the cards";
   }
-  if (block->second.card != card) {
+  const bool fits = card == kAnyCard ? block->second.card != kHost : block->second.card == card;
+  if (!fits) {
     return "points to memory of " + Name(block->second.card) + ", not of " + Name(card);
   }
   const uint64_t end = block->first + block->second.bytes;

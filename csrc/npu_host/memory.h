@@ -7,23 +7,22 @@
 #include <map>
 #include <mutex>
 #include <string>
-#include <vector>
+
+#include "settings.h"
 
 namespace npu_host {
 
-constexpr int kMaxCards = 8;
-constexpr int kHost = -1;  // the "card" of pinned host memory
+constexpr int kHost = -1;     // the "card" of pinned host memory
+constexpr int kAnyCard = -2;  // in a check: whichever it is, but not the host
 
 class Memory {
  public:
   static Memory& Get();
 
-  // MOGE_NPU_HOST_MEMORY, in MiB: what each card has.
-  uint64_t Limit() const { return limit_; }
   uint64_t Used(int card);
 
-  // Aligned to 512 bytes, and filled with 0xff, a NaN: nobody may count on zeros. Null where the
-  // card has not as much left.
+  // Whole pages whose first 32 MiB are filled with 0xff, a NaN: nobody may count on zeros. Null
+  // where the card has not as much left.
   void* Allocate(uint64_t bytes, int card);
   // False if no allocation begins there.
   bool Free(void* data);
@@ -33,7 +32,6 @@ class Memory {
   bool IsPinned(const void* data);
 
  private:
-  Memory();
   struct Block {
     uint64_t bytes;
     int card;
@@ -42,7 +40,6 @@ class Memory {
   static Blocks::const_iterator Holding(const Blocks& blocks, uintptr_t address);
 
   std::mutex mutex_;
-  uint64_t limit_;
   Blocks live_, freed_;  // freed_: for messages, until the memory is used again
   uint64_t used_[kMaxCards] = {};
 };

@@ -15,8 +15,8 @@ enum Code : int {
   kNoTimestamp = 107006,
   kNotSupported = 207000,
   kNoMemory = 207001,
+  kTaskFailed = 507035,  // by the documents an exception on a vector core; here of any task
   kTimeout = 507046,
-  kKernelFault = 507035,
 };
 
 // Keeps the message for this thread's aclGetRecentErrMsg() and returns the code.
@@ -25,6 +25,9 @@ int Fail(Code code, const std::string& message);
 // The same for a function that the runtime does not have; says so on standard error, too, because
 // not every caller looks at what it gets.
 int Missing(const char* function);
+
+// This thread's card; -1 where none was set.
+int CurrentCard();
 
 }  // namespace npu_host
 

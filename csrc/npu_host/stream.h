@@ -1,8 +1,7 @@
 // Streams, each with a thread of its own that runs its tasks in order, and events.
 //
 // Only what the program asks for orders two streams: a missing wait lets one read what another has
-// not yet written. MOGE_NPU_HOST_SEED=n, n > 0, makes such a fault likely: before a task, a stream
-// may rest for a time that n decides.
+// not yet written. With a seed such a fault is likely to show, as streams rest before their tasks.
 #ifndef MOGE_NPU_HOST_STREAM_H_
 #define MOGE_NPU_HOST_STREAM_H_
 
@@ -27,14 +26,16 @@ struct Task {
 
 class Stream {
  public:
-  // A new one, or the card's own.
-  static Stream* Create(int card);
-  static Stream* Default(int card);
-  // Those of a card that exist.
-  static std::vector<Stream*> On(int card);
-  // Waits for its tasks, unless `force`, which drops those that have not begun.
-  static void Destroy(Stream* stream, bool force);
+  // A new one, until `Destroy`.
+  static std::shared_ptr<Stream> Create(int card);
+  // That of a handle, which is its address; null: the one that every card has. Null if there is
+  // none.
+  static std::shared_ptr<Stream> Find(void* handle);
+  static std::vector<std::shared_ptr<Stream>> On(int card);
+  // Waits for its tasks, unless `drops`: then those that have not begun are not run.
+  static bool Destroy(void* handle, bool drops);
 
+  Stream(int card, int id);
   int card() const { return card_; }
   int id() const { return id_; }
 
@@ -46,7 +47,6 @@ class Stream {
   bool Wait(int milliseconds);
 
  private:
-  Stream(int card, int id);
   void Run();
 
   const int card_, id_;
@@ -60,20 +60,35 @@ class Stream {
   std::thread thread_;
 };
 
+// Memory that a task uses.
+struct Piece {
+  std::string name;
+  const void* data;
+  uint64_t bytes;
+  int card;
+};
+
+// Puts a task into a stream whose pieces of memory each lie in one live allocation, now and when
+// the task runs. Returns a code; the message is `task: name` and what is wrong.
+int Put(Stream& stream, const std::string& task, const std::vector<Piece>& pieces,
+        const std::function<std::string()>& act);
+
 // A place in a stream; a new one for each recording, so that a wait is for the recording it saw.
 struct Mark {
   std::mutex mutex;
   std::condition_variable changed;
   bool reached = false;
+  std::string error;  // of the stream, when it came here
   std::chrono::steady_clock::time_point time;
 };
 
 class Event {
  public:
-  void Record(Stream* stream);
+  void Record(Stream& stream);
   // Tasks that come into `stream` later wait for the last recording.
-  void Block(Stream* stream);
-  void Wait();
+  void HoldUp(Stream& stream);
+  // Waits for the last recording, and returns the error of its stream.
+  std::string Wait();
   bool Reached();
   // Milliseconds from this event to a later one; negative if either was not reached.
   double Until(Event& later);

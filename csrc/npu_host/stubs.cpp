@@ -5,14 +5,20 @@
 
 #define STUB(name) \
   extern "C" int name() { return npu_host::Missing(#name); }
+// of a function that returns what it has made
+#define STUB_OF_POINTER(name) \
+  extern "C" void* name() {   \
+    npu_host::Missing(#name); \
+    return nullptr;           \
+  }
 
 STUB(MsprofGetHashId)
 STUB(MsprofReportAdditionalInfo)
 STUB(MsprofReportApi)
 STUB(MsprofReportCompactInfo)
 STUB(MsprofSysCycleTime)
-STUB(aclCreateDataBuffer)
-STUB(aclCreateTensorDesc)
+STUB_OF_POINTER(aclCreateDataBuffer)
+STUB_OF_POINTER(aclCreateTensorDesc)
 STUB(aclDestroyDataBuffer)
 STUB(aclDestroyTensorDesc)
 STUB(aclGetTensorDescDimV2)
@@ -27,7 +33,7 @@ STUB(aclmdlFinalizeDump)
 STUB(aclmdlInitDump)
 STUB(aclmdlSetDump)
 STUB(aclopCompileAndExecute)
-STUB(aclopCreateAttr)
+STUB_OF_POINTER(aclopCreateAttr)
 STUB(aclopDestroyAttr)
 STUB(aclopSetAttrBool)
 STUB(aclopSetAttrDataType)

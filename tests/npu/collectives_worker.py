@@ -5,10 +5,12 @@ in float64; a rank that finds no fault writes a file.
 """
 
 import copy
+import os
 import sys
 from pathlib import Path
 
 import aten_on_cpu
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -37,8 +39,14 @@ def check_collectives(rank: int, ranks: int) -> None:
         x = own.to(card)
         dist.all_reduce(x)
         assert torch.equal(x.cpu(), sum(all_of_them)), "all_reduce"
-        dist.all_reduce(y := own.int().to(card), dist.ReduceOp.MAX)
-        assert torch.equal(y.cpu(), all_of_them[-1].int()), "max"
+        signed = torch.tensor([5 - 9 * r for r in range(ranks)], dtype=torch.int32)
+        for op, want in (
+            (dist.ReduceOp.MAX, signed.max()),
+            (dist.ReduceOp.MIN, signed.min()),
+            (dist.ReduceOp.PRODUCT, signed.prod().int()),
+        ):
+            dist.all_reduce(y := signed[rank : rank + 1].to(card), op)
+            assert y.item() == want, op
         gathered = torch.empty(ranks * n, device=card)
         dist.all_gather_into_tensor(gathered, own.to(card))
         assert torch.equal(gathered.cpu(), torch.cat(all_of_them)), "all_gather"
@@ -56,6 +64,14 @@ def check_collectives(rank: int, ranks: int) -> None:
     dist.all_to_all_single(got, given, counts, [rank + 1] * ranks)
     assert got.cpu().tolist() == [float(r) for r in range(ranks) for _ in range(r + 1)]
     dist.barrier()
+
+
+def check_different_collectives(rank: int, ranks: int) -> None:
+    """Ranks that are at different ones learn it; the last check, as their streams have failed."""
+    x = torch.zeros(8, device=f"npu:{rank}")
+    with pytest.raises(RuntimeError, match="rank 0 is at HcclBroadcast of 32 bytes"):  # noqa: PT012
+        dist.all_reduce(x) if rank else dist.broadcast(x, src=0)
+        torch.npu.synchronize()
 
 
 def moge(**options: int) -> nn.MoGE:
@@ -146,6 +162,10 @@ def main(rank: int, ranks: int, folder: Path) -> None:
     for check in (check_collectives, check_expert_parallel, check_loss, check_model):
         check(rank, ranks)
         (folder / f"{check.__name__}-{rank}").touch()
+    if (folder / "different").exists():
+        check_different_collectives(rank, ranks)
+        (folder / f"check_different_collectives-{rank}").touch()
+        os._exit(0)  # past a group whose stream has failed
     dist.destroy_process_group()
     del kept
 

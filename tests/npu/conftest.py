@@ -84,7 +84,11 @@ def hold(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Hold:
     @contextmanager
     def held(stream: int) -> Iterator[threading.Event]:
         event = threading.Event()
-        function = Runtime.Function(lambda _: (event.wait(60), None)[1])
+
+        @Runtime.Function
+        def function(_: object) -> None:
+            event.wait(60)
+
         held_up.append(function)
         runtime.call("aclrtLaunchHostFunc", ctypes.c_void_p(stream), function, None)
         try:

@@ -3,16 +3,22 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+LIMIT = 150.0  # seconds
 WORKER = Path(__file__).with_name("collectives_worker.py")
 CHECKS = ("check_collectives", "check_expert_parallel", "check_loss", "check_model")
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_on_hccl(ranks: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ranks", "different"), [(2, True), (4, False)])
+def test_on_hccl(ranks: int, different: bool, tmp_path: Path) -> None:
+    checks = CHECKS
+    if different:
+        (tmp_path / "different").touch()
+        checks = (*CHECKS, "check_different_collectives")
     path = os.pathsep.join(sys.path)
     environment = {**os.environ, "MOGE_NPU_HOST_CARDS": str(ranks), "PYTHONPATH": path}
     logs = [(tmp_path / f"log-{rank}").open("w+") for rank in range(ranks)]
@@ -25,14 +31,20 @@ def test_on_hccl(ranks: int, tmp_path: Path) -> None:
         )
         for rank, log in enumerate(logs)
     ]
-    try:
-        for process in processes:
-            process.wait(150)
-    finally:
-        for process in processes:
-            process.kill()
-    for rank, log in enumerate(logs):
+    end = time.monotonic() + LIMIT
+    # until all are done or one has failed, for which the others would wait
+    while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):
+        if time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    codes = [process.poll() for process in processes]
+    for process in processes:
+        process.kill()
+    texts = []
+    for log in logs:
         log.seek(0)
-        text = log.read()
-        for check in CHECKS:
-            assert (tmp_path / f"{check}-{rank}").exists(), f"rank {rank}: {check}: {text[-3000:]}"
+        texts.append(log.read()[-3000:])
+    said = "\n".join(f"rank {rank}: {text}" for rank, text in enumerate(texts))
+    assert codes == [0] * ranks, said
+    for check in checks:
+        assert all((tmp_path / f"{check}-{rank}").exists() for rank in range(ranks)), said

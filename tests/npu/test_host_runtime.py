@@ -104,6 +104,20 @@ class TestPointers:
             ):
                 runtime.synchronize(stream)
 
+    def test_of_a_tensor_that_is_gone(self) -> None:
+        """The allocator keeps a tensor's memory for the next one, unless it is told not to."""
+        code = """
+from moge_ops import _C
+x, act = torch.randn(64, 64).npu(), torch.empty(64, 32, device="npu")
+stream, gate_up = torch.npu.current_stream().npu_stream, x.data_ptr()
+torch.npu.synchronize()
+del x
+_C.swiglu_fwd(gate_up=gate_up, act=act.data_ptr(), N=64, F=32, dtype=_C.DType.float32,
+              stream=stream)
+"""
+        done = in_a_new_process(code, PYTORCH_NO_NPU_MEMORY_CACHING="1")
+        assert "swiglu_fwd: gate_up points to memory that was freed" in done.stderr
+
     def test_of_another_card(self, runtime: Runtime, stream: int) -> None:
         act = runtime.malloc(BYTES)
         torch.npu.set_device(1)
@@ -196,6 +210,17 @@ for waits in (True, False):
                 after.synchronize()
         assert 40.0 < before.elapsed_time(after) < 5000.0
 
+    def test_an_event_tells_of_an_error(self, runtime: Runtime, stream: int, hold: Hold) -> None:
+        gate_up, act = runtime.malloc(2 * BYTES), runtime.malloc(BYTES)
+        event = ctypes.c_void_p()
+        runtime.call("aclrtCreateEventExWithFlag", ctypes.byref(event), 0)
+        with hold(stream):
+            swiglu(stream, gate_up, act)
+            runtime.free(act)
+            runtime.call("aclrtRecordEvent", event, ctypes.c_void_p(stream))
+        with pytest.raises(RuntimeError, match="act points to memory that was freed"):
+            runtime.call("aclrtSynchronizeEvent", event)
+
     def test_a_wait_may_have_a_limit(self, runtime: Runtime, stream: int, hold: Hold) -> None:
         with hold(stream), pytest.raises(RuntimeError, match=r"did not end within 10 ms"):
             runtime.call("aclrtSynchronizeStreamWithTimeout", ctypes.c_void_p(stream), 10)
@@ -260,8 +285,30 @@ class TestRefusals:
         assert done.returncode != 0
         assert f"stands in for CANN where there is none, and {tmp_path} is here" in done.stderr
 
-    def test_a_function_that_it_has_not(self, runtime: Runtime, capfd: object) -> None:
-        with pytest.raises(RuntimeError, match="aclopCreateAttr: the host runtime has no such"):
-            runtime.call("aclopCreateAttr")
+    def test_a_stream_that_is_gone(self, runtime: Runtime) -> None:
+        made = ctypes.c_void_p()
+        runtime.call("aclrtCreateStream", ctypes.byref(made))
+        runtime.call("aclrtDestroyStream", made)
+        with pytest.raises(RuntimeError, match="the stream does not exist, or no longer"):
+            runtime.synchronize(made.value)
+
+    def test_a_thread_without_a_card(self, runtime: Runtime) -> None:
+        said = []
+
+        def run() -> None:
+            try:
+                runtime.call("aclrtSynchronizeStream", None)
+            except RuntimeError as error:
+                said.append(str(error))
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        assert said == ["107002: aclrtSynchronizeStream: no card was set in this thread"]
+
+    def test_a_function_that_it_has_not(self, runtime: Runtime) -> None:
+        with pytest.raises(RuntimeError, match="aclmdlInitDump: the host runtime has no such"):
+            runtime.call("aclmdlInitDump")
+        assert runtime.library.aclopCreateAttr() == 0  # a null pointer
         done = in_a_new_process("import ctypes; ctypes.CDLL('libascendcl.so').aclopCreateAttr()")
         assert "npu_host: aclopCreateAttr: the host runtime has no such function" in done.stderr

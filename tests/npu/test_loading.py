@@ -1,6 +1,9 @@
 """Which build serves `npu` tensors, what `info` says of it, and what cannot be built."""
 
+import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import build_npu_host as build
@@ -12,6 +15,7 @@ from moge_ops import _backend, _extensions, swiglu
 from moge_ops.cli import main
 
 WHEEL = Path(torch_npu.__file__).parent
+BUILT = Path(os.environ["LD_LIBRARY_PATH"].split(os.pathsep)[0]).parent  # up to date
 
 
 @pytest.mark.parametrize(
@@ -72,25 +76,48 @@ def test_a_function_that_a_newer_wheel_asks_for(
         match=r"torch_npu 9.9.9 is linked with functions that the host "
         r"runtime has not: HcclTurn, aclrtTwist",
     ):
-        build.build(tmp_path / "build")
+        build.build(BUILT)
 
 
 def test_a_release_that_was_never_run(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build.metadata, "version", lambda _: "9.9.9")
-    build.build(tmp_path)
+    build.build(BUILT)
     assert "torch_npu 9.9.9 was never run on the host runtime; 2.10.0" in capfd.readouterr().err
-    assert build.missing(WHEEL, tmp_path / "lib" / "libascendcl.so") == []
+    assert build.missing(WHEEL, BUILT / "lib" / "libascendcl.so") == []
 
 
-def test_without_torch_npu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_torch_npu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(SystemExit, match=r"has no torch_npu: pip install 'moge-ops\[npu\]'"):
-        build.build(tmp_path)
+        build.build(BUILT)
 
 
-def test_beside_a_real_cann(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
-    with pytest.raises(SystemExit, match=f"stands in for CANN where there is none, and {tmp_path}"):
-        build.build(tmp_path / "build")
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.shutil, "which", lambda tool: None if tool == "c++" else tool)
+    with pytest.raises(SystemExit, match=r"npu_host: there is no c\+\+ here"):
+        build.build(BUILT)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("ASCEND_HOME_PATH", "/", "stands in for CANN where there is none, and / is here"),
+        ("HOME", "{tmp_path}", "stands in for CANN where there is none, and {tmp_path}/Ascend is"),
+        ("MOGE_NPU_HOST_CARDS", "16", "MOGE_NPU_HOST_CARDS must be an integer from 1 to 8, got 16"),
+        ("MOGE_NPU_HOST_MEMORY", "16GB", "MOGE_NPU_HOST_MEMORY must be an integer .*, got 16GB"),
+        ("MOGE_NPU_HOST_SEED", "often", "MOGE_NPU_HOST_SEED must be an integer .*, got often"),
+    ],
+)
+def test_what_the_runtime_refuses(variable: str, value: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "Ascend").mkdir()
+    done = subprocess.run(
+        [sys.executable, build.__file__, str(BUILT)],
+        env={**os.environ, variable: value.format(tmp_path=tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert re.search(says.format(tmp_path=tmp_path), done.stderr)
+    assert done.stderr.startswith("npu_host: ")

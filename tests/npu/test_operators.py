@@ -1,6 +1,7 @@
 """What PyTorch asks of operators on a card: devices, streams, autograd, compilation, memory."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -88,16 +89,20 @@ def test_threads_have_streams_of_their_own() -> None:
 
 
 def test_the_backward_pass_runs_on_the_stream_of_the_forward_pass(hold: Hold) -> None:
-    inputs, d_y = leaves("npu"), torch.randn(T, H).npu()
+    x = torch.randn(T, 2 * F).npu().requires_grad_()
+    d_act = torch.randn(T, F).npu()
+    (want,) = torch.autograd.grad(moge_ops.swiglu(x), x, d_act)
     stream = torch.npu.Stream()
     torch.npu.synchronize()
-    with torch.npu.stream(stream):
-        y = layer(*inputs)
-    with hold(stream.npu_stream) as release:  # what it reads is not there for a while
-        threading.Timer(0.2, release.set).start()
-        d_x, *_ = torch.autograd.grad(y, inputs, d_y)
-    torch.npu.current_stream().wait_stream(stream)
-    (want,) = torch.autograd.grad(layer(*inputs), inputs[:1], d_y)
+    with hold(stream.npu_stream) as release:
+        with torch.npu.stream(stream):
+            act = moge_ops.swiglu(x)
+        (d_x,) = torch.autograd.grad(act, x, d_act)
+        time.sleep(0.1)
+        # autograd lets the caller's stream wait for those of the backward pass: it was this one
+        assert not torch.npu.current_stream().query()
+        release.set()
+    torch.npu.current_stream().synchronize()
     assert torch.equal(d_x.cpu(), want.cpu())
 
 
@@ -152,6 +157,11 @@ def test_autocast(dtype: torch.dtype) -> None:
     assert y.dtype == dtype
     y.float().sum().backward()
     assert {p.grad.dtype for p in (x, w_gate_up, w_down)} == {torch.float32}
+    there = [p.detach().cpu().double() for p in (x, w_gate_up, w_down)]
+    with testing.backend("reference"):
+        on_cpu = moge_ops.route(torch.arange(T)[:, None] % E, E)
+        want = moge_ops.grouped_mlp(*there, torch.ones(T, 1), on_cpu)
+    testing.assert_matches(y.cpu(), want, "y", slack=3.0)
 
 
 def test_checkpointing() -> None:
