@@ -1,5 +1,6 @@
 """What PyTorch asks of operators on a card: devices, streams, autograd, compilation, memory."""
 
+import pkgutil
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import moge_ops
-from moge_ops import _C, testing
+from moge_ops import _C, ops, testing
 
 Hold = Callable[[int], AbstractContextManager[threading.Event]]
 T, H, E, G, F = 7, 24, 8, 4, 16
@@ -173,35 +174,28 @@ def test_compiled() -> None:
 
 
 def calls() -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    x, logits, w_gate_up, _ = leaves("npu")
+    x, logits, w_gate_up, w_down = leaves("npu")
     gating = moge_ops.grouped_gate(logits.detach(), G)
     routing = moge_ops.route(gating.experts, E, num_groups=G)
     maps = routing.row_to_slot, routing.slot_to_row
-    ops = torch.ops.moge_ops
+    op = torch.ops.moge_ops
     rows = moge_ops.permute(x.detach(), routing)
     return {
-        "grouped_gate": (ops.grouped_gate, (logits, G, 1, "softmax", None, None, False, 1.0)),
-        "route": (ops.route, (gating.experts, E, G)),
-        "permute": (ops.permute, (x, *maps)),
-        "unpermute": (ops.unpermute, (rows.clone().requires_grad_(), *maps, gating.weights)),
-        "swiglu": (ops.swiglu, (x,)),
-        "grouped_gemm": (ops.grouped_gemm, (rows, w_gate_up, routing.offsets)),
-        "load_balance_loss": (ops.load_balance_loss, (logits, gating.experts, "softmax")),
+        "grouped_gate": (op.grouped_gate, (logits, G, 1, "softmax", None, None, False, 1.0)),
+        "route": (op.route, (gating.experts, E, G)),
+        "permute": (op.permute, (x, *maps)),
+        "unpermute": (op.unpermute, (rows.clone().requires_grad_(), *maps, gating.weights)),
+        "swiglu": (op.swiglu, (x,)),
+        "grouped_gemm": (op.grouped_gemm, (rows, w_gate_up, routing.offsets)),
+        "grouped_mlp": (
+            op.grouped_mlp,
+            (x, w_gate_up, w_down, gating.weights, *maps, routing.offsets, "output", True),
+        ),
+        "load_balance_loss": (op.load_balance_loss, (logits, gating.experts, "softmax")),
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "grouped_gate",
-        "route",
-        "permute",
-        "unpermute",
-        "swiglu",
-        "grouped_gemm",
-        "load_balance_loss",
-    ],
-)
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(ops.__path__)])
 def test_opcheck(name: str) -> None:
     op, args = calls()[name]
     # PyTorch has its check of the registration for CPU, CUDA and XPU only
