@@ -170,7 +170,7 @@ class TestStreams:
         assert torch.equal(y.cpu(), torch.ops.moge_ops.swiglu(h).cpu()) == waits
 
     def test_a_seed_finds_a_missing_wait(self) -> None:
-        """Nothing is held up, and the program gives the first stream time; yet it may rest."""
+        """Nothing is held up, and the program gives the first stream time; yet it rests."""
         code = """
 import time
 first, second = torch.npu.Stream(), torch.npu.Stream()
@@ -190,11 +190,16 @@ for waits in (True, False):
         torch.npu.synchronize()
         wrong += got.tolist() != [1.0] * 8
     print(wrong)
+began = time.perf_counter()
+events = [first.record_event() for _ in range(100)]
+first.synchronize()
+print(time.perf_counter() - began)
 """
         done = in_a_new_process(code, MOGE_NPU_HOST_SEED="3")
-        with_waits, without = done.stdout.split()[-2:]
+        with_waits, without, seconds = done.stdout.split()[-3:]
         assert with_waits == "0"
         assert int(without) > 0
+        assert float(seconds) > 0.03  # 100 tasks, of which about half come after a rest
 
     def test_events_tell_the_order_and_the_time(self, hold: Hold) -> None:
         stream = torch.npu.Stream()
