@@ -32,7 +32,8 @@ class Stream {
   // none.
   static std::shared_ptr<Stream> Find(void* handle);
   static std::vector<std::shared_ptr<Stream>> On(int card);
-  // Waits for its tasks, unless `drops`: then those that have not begun are not run.
+  // Waits until its tasks are done; with `drops`, tasks that have not begun are skipped. False
+  // where there is no such stream.
   static bool Destroy(void* handle, bool drops);
 
   Stream(int card, int id);

@@ -18,26 +18,6 @@ WHEEL = Path(torch_npu.__file__).parent
 BUILT = Path(os.environ["LD_LIBRARY_PATH"].split(os.pathsep)[0]).parent  # up to date
 
 
-@pytest.mark.parametrize(
-    ("built", "runtime", "serves", "says"),
-    [
-        ("emulate", "host", "ascend", "emulated"),
-        ("cann", "cann", "ascend", "npu"),
-        ("emulate", "cann", "torch", "off: the extension was built with emulate"),
-        ("cann", "host", "torch", "off: the extension was built with cann"),
-        ("off: no cmake", "host", "torch", "off: no cmake"),
-        ("cann", "off: nothing", "torch", "off: nothing"),
-    ],
-)
-def test_the_build_and_the_runtime_decide(
-    built: str, runtime: str, serves: str, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_extensions, "build", lambda _: built)
-    monkeypatch.setattr(_extensions, "npu_runtime", lambda: runtime)
-    assert _backend.serving("privateuseone") == serves
-    assert _extensions.npu_kernels().startswith(says)
-
-
 def test_tensors_take_torchs_kernels_where_ours_cannot_serve(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
