@@ -66,7 +66,12 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return out, done.stdout
 
 
-@pytest.mark.slow
+def one_smoke_run(test: Callable[..., None]) -> Callable[..., None]:
+    """In one worker: a second run would share the cores with the first."""
+    return pytest.mark.slow(pytest.mark.xdist_group("smoke")(test))
+
+
+@one_smoke_run
 def test_every_part_runs_and_writes_rows(smoke: tuple[Path, str]) -> None:
     out, said = smoke
     rows = read(out / "gpu.csv")
@@ -85,7 +90,7 @@ def test_every_part_runs_and_writes_rows(smoke: tuple[Path, str]) -> None:
     assert all((out / name).is_file() for name in ("gpu_layer.png", "gpu_split.png"))
 
 
-@pytest.mark.slow
+@one_smoke_run
 def test_rows_state_work_and_shares_of_the_ceilings_of_their_point(
     smoke: tuple[Path, str],
 ) -> None:
@@ -118,7 +123,7 @@ def test_rows_state_work_and_shares_of_the_ceilings_of_their_point(
     assert {f"grouped_gemm {p}" for p in ("up", "down", "up dX", "up dW", "down dX")} <= single
 
 
-@pytest.mark.slow
+@one_smoke_run
 def test_saved_activations_are_those_of_the_design(smoke: tuple[Path, str]) -> None:
     rows = [row for row in read(smoke[0] / "gpu.csv") if row["part"] == "memory"]
     saved = {row["variant"]: int(row["saved_bytes"]) for row in rows if row["saved_bytes"]}

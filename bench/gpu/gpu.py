@@ -69,11 +69,12 @@ def stages(*, smoke: bool, work: Path) -> list[list[Part]]:
     prefix = (tool, "--tool", "memcheck", "--error-exitcode", "9") if tool else ()
     demo = (str(ROOT / "examples" / "demo.py"), *DEMO[smoke], "--out", str(work / "demo"))
     shares = 1 if smoke else max(1, min(6, (os.cpu_count() or 1) // 2 - 2))
+    stall = 300 if smoke else 60  # a smoke run may share two cores with other tests
     return [
         [Part("ceilings", 40, 30)],
         [
-            Part("tests", 150, 60, correctness=True),
-            Part("checks", 150, 60, correctness=True),
+            Part("tests", 150, stall, correctness=True),
+            Part("checks", 150, stall, correctness=True),
             Part("demo", 150, correctness=True, command=demo),
             Part(
                 "small-memcheck" if tool else "small",
