@@ -39,13 +39,13 @@ test-newest: .venv/made ## all tests, newest Triton
 # what a version of these could break: operators, compiled kernels, derivatives, layers, models
 OF_VERSIONS := tests/test_{backend,compile,flops,grouped_gate,grouped_gemm,grouped_mlp,load_balance_loss}.py \
 	tests/test_{nn,pangu_auto,permute,registration,route,swiglu,transformers,transforms,unpermute}.py
+# of the slow tests of Triton, the compiled kernels for one chip
+ON_OLDEST := not ascend and not sm_80 and not sm_100 and not gfx942 and (not triton or not slow or xdist_group)
 OLDEST = @CUDA_VISIBLE_DEVICES= MOGE_OPS_EXAMPLES=5 $(subst .venv,.venv-oldest,$(PYTEST)) $(OF_VERSIONS)
 
 test-oldest: .venv-oldest/made ## operators, kernels and models on the oldest torch, Triton and transformers
-	$(say) 'operators and models on the oldest versions'
-	$(OLDEST) -k 'not triton and not ascend and not test_compile'
-	$(say) 'kernels of the oldest Triton: compiled for one chip, and the quick tests of interpreted ones'
-	$(OLDEST) -k 'triton or test_compile and not sm_80 and not sm_100 and not gfx942' -m 'not slow or xdist_group'
+	$(say) 'operators, kernels and models on the oldest versions'
+	$(OLDEST) -k '$(ON_OLDEST)'
 
 test-ecosystem: .venv-ecosystem/made ## the Hugging Face model under Trainer, PEFT, TRL, accelerate, lm-eval, serving
 	$(say) 'tools of Hugging Face and lm-eval'
@@ -61,10 +61,8 @@ define test_npu
 	@PATH="$(CURDIR)/.venv-$(1)/bin:$$PATH" .venv-$(1)/bin/python csrc/npu_host/build_npu_host.py build/$(1)
 	$(say) 'operators on npu tensors'
 	$(call WITH_NPU,$(1)) $(OPERATORS) -k 'npu] or npu-'
-	$(say) 'devices, streams, models, collectives'
-	$(call WITH_NPU,$(1)) tests/npu --ignore tests/npu/test_host_runtime.py
-	$(say) 'the runtime itself: its tests make streams fail, so they have processes of their own'
-	$(call WITH_NPU,$(1)) tests/npu/test_host_runtime.py
+	$(say) 'the runtime itself, streams, models, collectives'
+	$(call WITH_NPU,$(1)) tests/npu
 endef
 
 test-npu: .venv-npu/made ## operators and models on `npu` tensors of torch_npu, on a host runtime
