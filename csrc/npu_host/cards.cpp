@@ -1,6 +1,7 @@
 // Initialisation, cards and contexts; settings of a real card that change nothing here; messages.
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
@@ -15,7 +16,8 @@ namespace {
 
 thread_local std::string message;
 thread_local int current = -1;
-char contexts[kMaxCards];  // one for each card: a context's address says which
+char contexts[kMaxCards];              // one for each card: a context's address says which
+std::atomic<bool> was_set[kMaxCards];  // in this process, so that the context exists
 
 }  // namespace
 
@@ -69,6 +71,16 @@ int aclrtSetDevice(int32_t card) {
                                     ", MOGE_NPU_HOST_CARDS is " + std::to_string(cards));
   }
   current = card;
+  was_set[card] = true;
+  return kSuccess;
+}
+int aclrtGetPrimaryCtxState(int32_t card, uint32_t* flags, int32_t* active) {
+  if (card < 0 || card >= TheSettings().cards) {
+    return Fail(kInvalidDevice,
+                "aclrtGetPrimaryCtxState: there is no card " + std::to_string(card));
+  }
+  if (flags) *flags = 0;
+  *active = was_set[card];
   return kSuccess;
 }
 int aclrtGetDevice(int32_t* card) {

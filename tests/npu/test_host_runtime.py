@@ -280,6 +280,19 @@ def reference(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.silu(gate) * up
 
 
+def test_a_card_has_a_context_once_it_was_set() -> None:
+    code = """
+import torch_npu
+has = torch_npu._C._npu_hasPrimaryContext
+torch.npu.set_device(0)
+before = has(1)
+torch.npu.set_device(1)
+torch.npu.set_device(0)
+print(before, has(1))
+"""
+    assert in_a_new_process(code).stdout.split()[-2:] == ["False", "True"]
+
+
 class TestRefusals:
     def test_a_card_that_is_not_there(self) -> None:
         with pytest.raises(RuntimeError, match="there is no card 5, MOGE_NPU_HOST_CARDS is 2"):
