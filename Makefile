@@ -178,7 +178,10 @@ EXTENSION := $(shell git ls-files -co --exclude-standard csrc ascend_kernels)
 .venv-npu/made .venv-npu-oldest/made: .venv-%/made: $(SETUP) $(EXTENSION) requirements/%.txt
 	$(say) '.venv-$*: torch_npu'
 	@$(PYTHON) -m venv .venv-$*
-	@export TORCH_DEVICE_BACKEND_AUTOLOAD=0; $(call pip,.venv-$*) -r requirements/$*.txt -r requirements/test.txt -e .
+	@export TORCH_DEVICE_BACKEND_AUTOLOAD=0; $(call pip,.venv-$*) -r <(grep -v ^torch-npu requirements/$*.txt) \
+		-r requirements/test.txt -e .
+	@# torch_npu 2.10.0 asks for torch 2.10.0+cpu, which not every index offers
+	@$(call pip,.venv-$*) --no-deps "$$(grep ^torch-npu requirements/$*.txt)"
 	@touch $@
 
 .venv-ecosystem/made: $(SETUP) requirements/ecosystem.txt

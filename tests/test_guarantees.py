@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,11 @@ def test_calls_keep_nothing(device: str) -> None:
     step()  # a first call may fill a cache
     before = live()
     step()
-    assert live() <= before
+    # on a card, autograd's thread drops its last tensors in its own time
+    end = time.monotonic() + 5.0
+    while (left := live()) > before and device != "cpu" and time.monotonic() < end:
+        time.sleep(0.01)
+    assert left <= before
 
 
 def test_streams_do_not_share_a_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
