@@ -39,7 +39,7 @@ test-newest: .venv/made ## all tests, newest Triton
 # what a version of these could break: operators, compiled kernels, derivatives, layers, models
 OF_VERSIONS := tests/test_{backend,compile,flops,grouped_gate,grouped_gemm,grouped_mlp,load_balance_loss}.py \
 	tests/test_{nn,pangu_auto,permute,registration,route,swiglu,transformers,transforms,unpermute}.py
-# of the slow tests of Triton, the compiled kernels for one chip
+# of Triton's slow tests those alone that compile (an xdist_group), for sm_90; slow_on counts as slow
 ON_OLDEST := not ascend and not sm_80 and not sm_100 and not gfx942 and (not triton or not slow or xdist_group)
 OLDEST = @CUDA_VISIBLE_DEVICES= MOGE_OPS_EXAMPLES=5 $(subst .venv,.venv-oldest,$(PYTEST)) $(OF_VERSIONS)
 

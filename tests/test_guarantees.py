@@ -178,7 +178,7 @@ def test_a_fresh_process_computes_the_same(
         f"inputs, call = t.layer({device!r}); y = call()\n"
         "torch.save([y, *torch.autograd.grad(y.sum(), inputs)], sys.argv[2])"
     )
-    environment = dict(os.environ)  # of this process: numpy's BLAS reads it too
+    environment = dict(os.environ)  # numpy's BLAS chooses its kernels by it: both need the same
     environment |= {"MOGE_OPS_BACKEND": backend} if device == "cpu" else {}
     environment |= {"MOGE_OPS_CPU_ISA": level} if level else {}
     command = [sys.executable, "-c", code, ROOT / "tests", tmp_path / "there.pt"]

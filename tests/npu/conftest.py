@@ -20,7 +20,7 @@ from moge_ops import _extensions
 def _on_the_host_runtime() -> None:
     assert _extensions.npu_runtime() == "host", "run these by `make test-npu`"
     assert torch.npu.device_count() == 2, "MOGE_NPU_HOST_CARDS"
-    for card in range(2):  # where one was set and nothing ran, torch_npu's backward pass aborts
+    for card in range(2):  # torch_npu 2.13 aborts a backward pass if one was set and unused
         torch.zeros(1).to(f"npu:{card}")
 
 

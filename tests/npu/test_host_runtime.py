@@ -290,7 +290,8 @@ torch.npu.set_device(1)
 torch.npu.set_device(0)
 print(before, has(1))
 """
-    assert in_a_new_process(code).stdout.split()[-2:] == ["False", "True"]
+    done = in_a_new_process(code)
+    assert done.stdout.split()[-2:] == ["False", "True"], done.stderr
 
 
 class TestRefusals:
