@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moge_ops import _backend, _checks
+from moge_ops import _backend, _checks, _quantized
+from moge_ops._quantized import QuantizedWeight
 from moge_ops.reference.grouped_gemm import grouped_gemm as _reference
 
 
@@ -54,7 +55,73 @@ def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     return rows.new_empty(rows.shape[0], weight.shape[1])
 
 
-def grouped_gemm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+def _quantized_flops(rows: Sequence[int], data: Sequence[int], *_: Any) -> int:
+    return 2 * math.prod(rows) * data[1]
+
+
+def _quantized_flops_dx(d_out: Sequence[int], *args: Any) -> int:
+    return 2 * math.prod(d_out) * int(args[-1])
+
+
+@_backend.define(flops=_quantized_flops_dx)
+def grouped_gemm_quantized_dx(
+    d_out: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    offsets: Tensor,
+    scheme: str,
+    group_size: int | None,
+    columns: int,
+) -> Tensor:
+    """``[N, O], QuantizedWeight of [E, O, I], [E + 1] -> [N, I = columns]``."""
+    return d_out.new_empty(d_out.shape[0], columns)
+
+
+def _quantized_save(ctx: Any, inputs: Any, out: Tensor) -> None:
+    ctx.save_for_backward(inputs.data, inputs.scale, inputs.zero, inputs.offsets)
+    ctx.fixed = (inputs.scheme, inputs.group_size, inputs.rows.shape[1])
+
+
+def _quantized_backward(ctx: Any, d_out: Tensor) -> dict[str, Tensor]:
+    data, scale, zero, offsets = ctx.saved_tensors
+    d_rows = grouped_gemm_quantized_dx(d_out, data, scale, zero, offsets, *ctx.fixed)
+    return {"rows": d_rows}
+
+
+@_backend.define(save=_quantized_save, backward=_quantized_backward, flops=_quantized_flops)
+def grouped_gemm_quantized_fwd(
+    rows: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    offsets: Tensor,
+    scheme: str,
+    group_size: int | None,
+) -> Tensor:
+    """``[N, I], QuantizedWeight of [E, O, I], [E + 1] -> [N, O]``."""
+    return rows.new_empty(rows.shape[0], data.shape[1])
+
+
+def _quantized_gemm(rows: Tensor, weight: QuantizedWeight, offsets: Tensor) -> Tensor:
+    (rows,) = _checks.autocast(rows)
+    _quantized.check("weight", weight)
+    E, _, I = weight.shape
+    sizes = _checks.tensors(
+        ("rows", rows, "[N, I]", _checks.FLOATS), ("offsets", offsets, "[E + 1]", (torch.int32,))
+    )
+    if (sizes["I"], sizes["E"]) != (I, E) or weight.device != rows.device:
+        raise ValueError(
+            f"weight must be [E={sizes['E']}, O, I={sizes['I']}] on {rows.device}, "
+            f"got {list(weight.shape)} on {weight.device}"
+        )
+    if _backend.use_reference(rows):
+        return _reference(rows, weight, offsets)
+    data, scale, zero, scheme, group_size = weight
+    return grouped_gemm_quantized_fwd(rows, data, scale, zero, offsets, scheme, group_size)
+
+
+def grouped_gemm(rows: Tensor, weight: Tensor | QuantizedWeight, offsets: Tensor) -> Tensor:
     r"""Multiplies each expert's rows by that expert's weight.
 
     .. math:: y_n = W_{e(n)}\, r_n, \qquad e(n) = e \iff o_e \le n < o_{e+1}
@@ -64,7 +131,10 @@ def grouped_gemm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
             and any size; rows whose bytes are a multiple of 16 load fastest.
         weight: ``[E, O, I]``, dtype of ``rows``: the layout of ``nn.Linear``, stacked. Any
             strides; tensor descriptors (TMA) are used where the last dimension is contiguous and
-            the other strides are multiples of 16 bytes.
+            the other strides are multiples of 16 bytes. Or a
+            :class:`moge_ops.quant.QuantizedWeight`, which gets no gradient: with int8_w8a8 the rows
+            are quantised too and integers are multiplied, otherwise the weight is decoded to the
+            dtype of ``rows`` on the way into the product.
         offsets: ``[E + 1]`` int32, rising from 0 to at most N: expert e has rows
             ``[offsets[e], offsets[e + 1])``, as from :func:`moge_ops.route`.
 
@@ -86,12 +156,15 @@ def grouped_gemm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
         Gale et al. 2022, "MegaBlocks", section 4 (arXiv:2211.15841): products of ragged groups
         without capacity or padding.
     """
-    rows, weight = _checks.autocast(rows, weight)
+    if isinstance(weight, QuantizedWeight):
+        return _quantized_gemm(rows, weight, offsets)
+    plain: Tensor
+    rows, plain = _checks.autocast(rows, weight)
     _checks.tensors(
         ("rows", rows, "[N, I]", _checks.FLOATS),
-        ("weight", weight, "[E, O, I]", _checks.SAME),
+        ("weight", plain, "[E, O, I]", _checks.SAME),
         ("offsets", offsets, "[E + 1]", (torch.int32,)),
     )
     if _backend.use_reference(rows):
-        return _reference(rows, weight, offsets)
-    return grouped_gemm_fwd(rows, weight, offsets)
+        return _reference(rows, plain, offsets)
+    return grouped_gemm_fwd(rows, plain, offsets)

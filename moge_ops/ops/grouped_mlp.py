@@ -5,8 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moge_ops import _backend, _checks
+from moge_ops import _backend, _checks, _quantized
+from moge_ops._quantized import QuantizedWeight
+from moge_ops.ops.grouped_gemm import grouped_gemm
+from moge_ops.ops.permute import permute
 from moge_ops.ops.route import Routing, routing_specs
+from moge_ops.ops.swiglu import swiglu
+from moge_ops.ops.unpermute import unpermute
 from moge_ops.reference.grouped_mlp import grouped_mlp as _reference
 
 WEIGHT_ON = ("output", "activation")
@@ -110,10 +115,169 @@ def grouped_mlp_fwd(
     return x.new_empty(x.shape), x.new_empty(N, w_gate_up.shape[1])
 
 
+def _quantized_flops(*args: Any) -> int:
+    (_, H), (_, O, *_), *_ = args
+    T, K = args[7]
+    return flops(T * K, H, O // 2)
+
+
+def _quantized_flops_backward(*args: Any) -> int:
+    (_, H), (_, O, *_), *_ = args
+    T, K = args[7]
+    return flops_backward(T * K, H, O // 2, args[-1], need_d_w=False)
+
+
+@_backend.define(flops=_quantized_flops_backward)
+def grouped_mlp_quantized_bwd(
+    d_y: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    gate_up_zero: Tensor | None,
+    down: Tensor,
+    down_scale: Tensor,
+    down_zero: Tensor | None,
+    weights: Tensor,
+    row_to_slot: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    pre: Tensor,
+    scheme: str,
+    gate_up_group: int | None,
+    down_group: int | None,
+    need_d_x: bool,
+) -> tuple[Tensor, Tensor]:
+    """``d_y [T, H] -> d_x [T, H], d_weights [T, K]``; the former empty where not needed."""
+    T, H = d_y.shape
+    return d_y.new_empty(T if need_d_x else 0, H), weights.new_empty(weights.shape)
+
+
+def _quantized_save(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+    _, pre = output
+    ctx.mark_non_differentiable(pre)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[1:11], pre)
+    ctx.fixed = (inputs.scheme, inputs.gate_up_group, inputs.down_group)
+
+
+def _quantized_backward(ctx: Any, d_y: Tensor | None, d_pre: None) -> dict[str, Tensor]:
+    if d_y is None:
+        return {}
+    arguments: list[Any] = [d_y, *ctx.saved_tensors, *ctx.fixed, ctx.needs.x]
+    found = grouped_mlp_quantized_bwd(*arguments)
+    gradients = dict(zip(("x", "weights"), found, strict=True))
+    return {name: d for name, d in gradients.items() if getattr(ctx.needs, name)}
+
+
+@_backend.define(save=_quantized_save, backward=_quantized_backward, flops=_quantized_flops)
+def grouped_mlp_quantized_fwd(
+    x: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    gate_up_zero: Tensor | None,
+    down: Tensor,
+    down_scale: Tensor,
+    down_zero: Tensor | None,
+    weights: Tensor,
+    row_to_slot: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    scheme: str,
+    gate_up_group: int | None,
+    down_group: int | None,
+    weight_on: str,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``.
+
+    The weights are the data, scales and zero points of two QuantizedWeights of one scheme.
+    """
+    N = row_to_slot.shape[0] if save else 0
+    return x.new_empty(x.shape), x.new_empty(N, gate_up.shape[1])
+
+
+def _quantized_mlp(
+    x: Tensor,
+    w_gate_up: Tensor | QuantizedWeight,
+    w_down: Tensor | QuantizedWeight,
+    weights: Tensor,
+    routing: Routing,
+    weight_on: str,
+) -> Tensor:
+    (x,) = _checks.autocast(x)
+    plain = []
+    for name, w in (("w_down", w_down), ("w_gate_up", w_gate_up)):
+        if isinstance(w, QuantizedWeight):
+            _quantized.check(name, w)
+        else:
+            plain.append((name, *_checks.autocast(w), _LAYOUTS[name], _checks.SAME))
+    sizes = _checks.tensors(
+        ("x", x, "[T, H]", _checks.FLOATS),
+        *plain,
+        *routing_specs(routing),
+        ("weights", weights, "[T, K]", _checks.FLOATS),
+    )
+    H, E, F = sizes["H"], sizes["E"], w_down.shape[2]
+    for name, w, shape in (
+        ("w_down", w_down, (E, H, F)),
+        ("w_gate_up", w_gate_up, (E, 2 * F, H)),
+    ):
+        if tuple(w.shape) != shape or w.device != x.device:
+            raise ValueError(
+                f"{name} must be {_LAYOUTS[name]} = {list(shape)} on {x.device}, "
+                f"got {list(w.shape)} on {w.device}"
+            )
+    _no_padding(sizes)
+    if _backend.use_reference(x):
+        return _reference(
+            x, w_gate_up, w_down, weights, *routing, weight_on=weight_on, dtype=x.dtype
+        )
+    if (
+        not isinstance(w_down, QuantizedWeight)
+        or not isinstance(w_gate_up, QuantizedWeight)
+        or w_down.scheme != w_gate_up.scheme
+    ):  # part by part
+        act = swiglu(grouped_gemm(permute(x, routing), w_gate_up, routing.offsets))
+        integers = isinstance(w_down, QuantizedWeight) and w_down.scheme == "int8_w8a8"
+        late = weight_on == "output" or integers
+        if not late:
+            of_rows = permute(
+                weights.reshape(-1, 1),
+                routing._replace(slot_to_row=routing.slot_to_row.view(-1, 1)),
+            )
+            act = act * of_rows.to(act.dtype)
+        out = grouped_gemm(act, w_down, routing.offsets)
+        return unpermute(out, routing, weights if late else None)
+    save = torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad)
+    y, _ = grouped_mlp_quantized_fwd(
+        x,
+        *w_gate_up[:3],
+        *w_down[:3],
+        weights,
+        *routing,
+        w_down.scheme,
+        w_gate_up.group_size,
+        w_down.group_size,
+        weight_on,
+        save,
+    )
+    return y
+
+
+_LAYOUTS = {"w_gate_up": "[E, 2F, H]", "w_down": "[E, H, F]"}
+
+
+def _no_padding(sizes: dict[str, int]) -> None:
+    if sizes["N"] != sizes["T"] * sizes["K"]:
+        raise ValueError(
+            "routing must have no padded rows, which this operator does not need: N = T * K = "
+            f"{sizes['T'] * sizes['K']}, got {sizes['N']}"
+        )
+
+
 def grouped_mlp(
     x: Tensor,
-    w_gate_up: Tensor,
-    w_down: Tensor,
+    w_gate_up: Tensor | QuantizedWeight,
+    w_down: Tensor | QuantizedWeight,
     weights: Tensor,
     routing: Routing,
     *,
@@ -131,8 +295,12 @@ def grouped_mlp(
 
     Args:
         x: ``[T, H]``, float16 | bfloat16 | float32 | float64, any strides.
-        w_gate_up: ``[E, 2F, H]``, dtype of ``x``, gate half first.
-        w_down: ``[E, H, F]``, dtype of ``x``.
+        w_gate_up: ``[E, 2F, H]``, dtype of ``x``, gate half first; or quantised.
+        w_down: ``[E, H, F]``, dtype of ``x``; or a :class:`moge_ops.quant.QuantizedWeight`, which
+            gets no gradient. With int8_w8a8, x and the activation, rounded to the dtype of ``x``,
+            are quantised row by row; gradients are as if they were not, and ``weight_on`` makes no
+            difference, as a weight is a factor of its row's scale. One kernel does all if both
+            weights have one scheme; other mixes go part by part.
         weights: ``[T, K]``, any float dtype, as from :func:`moge_ops.grouped_gate`.
         routing: From :func:`moge_ops.route`, without ``pad_to``. Dropped slots add nothing.
         weight_on: ``"output"`` multiplies by the weight after the down projection (the released
@@ -154,24 +322,25 @@ def grouped_mlp(
         Tang et al. 2025, "Pangu Pro MoE", section 2.1 (arXiv:2505.21411); what is saved follows
         Guo et al. 2025, "SonicMoE" (arXiv:2512.14080).
     """
-    x, w_gate_up, w_down = _checks.autocast(x, w_gate_up, w_down)
+    if isinstance(w_gate_up, QuantizedWeight) or isinstance(w_down, QuantizedWeight):
+        _checks.choice("weight_on", weight_on, WEIGHT_ON)
+        return _quantized_mlp(x, w_gate_up, w_down, weights, routing, weight_on)
+    up: Tensor
+    down: Tensor
+    x, up, down = _checks.autocast(x, w_gate_up, w_down)
     sizes = _checks.tensors(
         ("x", x, "[T, H]", _checks.FLOATS),
-        ("w_down", w_down, "[E, H, F]", _checks.SAME),
-        ("w_gate_up", w_gate_up, "[E, 2F, H]", _checks.SAME),
+        ("w_down", down, "[E, H, F]", _checks.SAME),
+        ("w_gate_up", up, "[E, 2F, H]", _checks.SAME),
         *routing_specs(routing),
         ("weights", weights, "[T, K]", _checks.FLOATS),
     )
-    if sizes["N"] != sizes["T"] * sizes["K"]:
-        raise ValueError(
-            "routing must have no padded rows, which this operator does not need: N = T * K = "
-            f"{sizes['T'] * sizes['K']}, got {sizes['N']}"
-        )
+    _no_padding(sizes)
     _checks.choice("weight_on", weight_on, WEIGHT_ON)
     if _backend.use_reference(x):
-        return _reference(x, w_gate_up, w_down, weights, *routing, weight_on=weight_on)
+        return _reference(x, up, down, weights, *routing, weight_on=weight_on)
     save = torch.is_grad_enabled() and (
-        x.requires_grad or w_gate_up.requires_grad or w_down.requires_grad or weights.requires_grad
+        x.requires_grad or up.requires_grad or down.requires_grad or weights.requires_grad
     )
-    y, _ = grouped_mlp_fwd(x, w_gate_up, w_down, weights, *routing, weight_on, save)
+    y, _ = grouped_mlp_fwd(x, up, down, weights, *routing, weight_on, save)
     return y

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch._C import _functorch
 
+from moge_ops._quantized import QuantizedWeight, dequantize, fake_quantize_rows
+
 
 def _readable(x: Tensor) -> bool:
     """Whether ``x`` has values that the host may read: not while a graph of it is traced."""
@@ -18,12 +20,25 @@ def _readable(x: Tensor) -> bool:
     return True
 
 
-def grouped_gemm(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+def grouped_gemm(
+    rows: Tensor,
+    weight: Tensor | QuantizedWeight,
+    offsets: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """``[N, I], [E, O, I] -> [N, O]``; rows of no expert are zero.
+
+    ``dtype`` is that of the rows of a kernel whose oracle computes here in float64: what the kernel
+    decodes a weight to.
 
     Raises:
         ValueError: The offsets do not rise from 0 to at most N.
     """
+    if isinstance(weight, QuantizedWeight):
+        rows = fake_quantize_rows(rows) if weight.scheme == "int8_w8a8" else rows
+        integers = weight.scheme == "int8_w8a8"
+        weight = dequantize(weight, rows.dtype if integers else dtype or rows.dtype).to(rows.dtype)
     N = rows.shape[0]
     if not _readable(offsets):  # every expert multiplies all rows
         row = torch.arange(N, device=rows.device).unsqueeze(1)  # [N, 1]

@@ -1,7 +1,9 @@
 """Oracle of :func:`moge_ops.grouped_mlp`: its parts, one after the other."""
 
+import torch
 from torch import Tensor
 
+from moge_ops._quantized import QuantizedWeight, dequantize
 from moge_ops.reference.grouped_gemm import grouped_gemm
 from moge_ops.reference.permute import permute
 from moge_ops.reference.swiglu import swiglu
@@ -10,20 +12,35 @@ from moge_ops.reference.unpermute import unpermute
 
 def grouped_mlp(
     x: Tensor,
-    w_gate_up: Tensor,
-    w_down: Tensor,
+    w_gate_up: Tensor | QuantizedWeight,
+    w_down: Tensor | QuantizedWeight,
     weights: Tensor,
     row_to_slot: Tensor,
     slot_to_row: Tensor,
     offsets: Tensor,
     *,
     weight_on: str = "output",
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """``[T, H] -> [T, H]``."""
+    """``[T, H] -> [T, H]``.
+
+    ``dtype`` is that of x for a kernel whose oracle computes here in float64: what the kernel
+    decodes quantised weights to, and what the activation is rounded to before int8_w8a8 makes
+    integers of it.
+    """
     rows = permute(x, row_to_slot, slot_to_row)  # [N, H]
-    act = swiglu(grouped_gemm(rows, w_gate_up, offsets))  # [N, F]
+    act = swiglu(grouped_gemm(rows, w_gate_up, offsets, dtype=dtype))  # [N, F]
+    if isinstance(w_down, QuantizedWeight) and w_down.scheme == "int8_w8a8":
+        # a weight is a factor of the scale of its quantised row: the integers are those without it
+        if dtype is not None:
+            act = act + (act.to(dtype).to(act.dtype) - act).detach()
+        y = unpermute(grouped_gemm(act, w_down, offsets), slot_to_row, weights)
+        # for the gradient, activations are not rounded; nor is then what the weights multiply
+        smooth = grouped_gemm(act, dequantize(w_down, dtype or act.dtype).to(act.dtype), offsets)
+        smooth = unpermute(smooth, slot_to_row, weights)
+        return smooth + (y - smooth).detach()
     if weight_on == "activation":
         row_weights = permute(weights.reshape(-1, 1), row_to_slot, slot_to_row.reshape(-1, 1))
         act = act * row_weights.to(act.dtype)  # [N, F]
-    out = grouped_gemm(act, w_down, offsets)  # [N, H]
+    out = grouped_gemm(act, w_down, offsets, dtype=dtype)  # [N, H]
     return unpermute(out, slot_to_row, weights if weight_on == "output" else None)

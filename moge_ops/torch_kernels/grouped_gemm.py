@@ -5,6 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from moge_ops._quantized import decode, int8_product, quantize_rows
+
 
 def spans(offsets: Tensor, N: int) -> list[tuple[int, int, int]]:
     """Experts that have rows with the first and last of them, from ``offsets [E + 1]``.
@@ -72,3 +74,74 @@ def zero_others(d_weight: Tensor, found: list[tuple[int, int, int]]) -> None:
     for before, after in pairwise(filled):
         if after - before > 1:
             d_weight[before + 1 : after].zero_()
+
+
+def expert_decoded(
+    e: int,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    scheme: str,
+    group_size: int | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """``[O, I]``, one expert's weight."""
+    return decode(data[e], scale[e], None if zero is None else zero[e], scheme, group_size, dtype)
+
+
+def quantized_product(
+    rows: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    offsets: Tensor,
+    scheme: str,
+    group_size: int | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """:func:`grouped_gemm_quantized_fwd` with a result in ``dtype``, that of the rows or wider."""
+    O = data.shape[1]
+    found = spans(offsets, rows.shape[0])
+    out = _rows(rows, O, found).to(dtype)
+    if scheme == "int8_w8a8":
+        q, row_scale = quantize_rows(rows)
+        for e, a, b in found:
+            of_rows = scale[e].float().repeat_interleave(O // scale.shape[1], dim=0)  # [O, 1]
+            out[a:b] = int8_product(q[a:b], data[e]) * (row_scale[a:b] * of_rows.T)
+        return out
+    for e, a, b in found:
+        weight = expert_decoded(e, data, scale, zero, scheme, group_size, rows.dtype)
+        out[a:b] = rows[a:b] @ weight.T
+    return out
+
+
+def grouped_gemm_quantized_fwd(
+    rows: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    offsets: Tensor,
+    scheme: str,
+    group_size: int | None,
+) -> Tensor:
+    """``[N, I], QuantizedWeight of [E, O, I], [E + 1] -> [N, O]``."""
+    return quantized_product(rows, data, scale, zero, offsets, scheme, group_size, rows.dtype)
+
+
+def grouped_gemm_quantized_dx(
+    d_out: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    offsets: Tensor,
+    scheme: str,
+    group_size: int | None,
+    columns: int,
+) -> Tensor:
+    """``[N, O], QuantizedWeight of [E, O, I], [E + 1] -> [N, I = columns]``."""
+    found = spans(offsets, d_out.shape[0])
+    d_rows = _rows(d_out, columns, found)
+    for e, a, b in found:
+        weight = expert_decoded(e, data, scale, zero, scheme, group_size, d_out.dtype)
+        torch.mm(d_out[a:b], weight, out=d_rows[a:b])
+    return d_rows

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .grouped_gemm import matmul, spans, zero_others
+from .grouped_gemm import (
+    grouped_gemm_quantized_dx,
+    grouped_gemm_quantized_fwd,
+    matmul,
+    quantized_product,
+    spans,
+    zero_others,
+)
 from .unpermute import unpermute_fwd
 
 # Rows of one block: its activations stay in a core's L2 cache (1 MiB) between the two products.
@@ -148,6 +155,20 @@ def grouped_mlp_fwd(
     return y, pre
 
 
+def _act_bwd(g: Tensor, pre: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``g [n, F], pre [n, 2F], [n, 1] -> d_pre [n, 2F], act [n, F], d_weights [n]``; spoils g."""
+    gate, up = pre.to(g.dtype).chunk(2, dim=-1)
+    sig = gate.sigmoid()
+    silu = gate * sig
+    act = silu * up
+    d_weights = (g * act).sum(-1)
+    g.mul_(row_weights)
+    d_pre = torch.empty_like(pre)
+    d_pre[:, g.shape[1] :] = g * silu
+    d_pre[:, : g.shape[1]] = sig.add_(silu.mul_(1.0 - sig)).mul_(up).mul_(g)
+    return d_pre, act, d_weights
+
+
 def grouped_mlp_bwd(
     d_y: Tensor,
     x: Tensor,
@@ -186,17 +207,9 @@ def grouped_mlp_bwd(
 
         # y = w (act W'), so with g = d_y W: d_w = g . act, d_act = w g, and dW = d_y' (w act):
         # the output of the down projection is not needed
-        g = d_act.to(acc)
-        gate, up = pre[here].to(acc).chunk(2, dim=-1)
-        sig = gate.sigmoid()
-        silu = gate * sig
-        act = silu * up
-        d_weights[slots] = (g * act).sum(-1).to(weights.dtype)
         row_weights = weights.flatten()[slots].to(acc).unsqueeze(-1)
-        g.mul_(row_weights)
-        d_pre = x.new_empty(len(slots), 2 * width)
-        d_pre[:, width:] = g * silu
-        d_pre[:, :width] = sig.add_(silu.mul_(1.0 - sig)).mul_(up).mul_(g)
+        d_pre, act, d_slots = _act_bwd(d_act.to(acc), pre[here], row_weights)
+        d_weights[slots] = d_slots.to(weights.dtype)
         scaled_act = act.mul_(row_weights).to(x.dtype)
 
         if need_d_w:
@@ -208,3 +221,80 @@ def grouped_mlp_bwd(
             block.product(d_pre, w_gate_up.mT, d_rows[here])
     d_x = unpermute_fwd(d_rows, row_to_slot, slot_to_row, None) if need_d_x else d_rows
     return d_x, d_w_gate_up, d_w_down, d_weights.view(weights.shape)
+
+
+def grouped_mlp_quantized_fwd(
+    x: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    gate_up_zero: Tensor | None,
+    down: Tensor,
+    down_scale: Tensor,
+    down_zero: Tensor | None,
+    weights: Tensor,
+    row_to_slot: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    scheme: str,
+    gate_up_group: int | None,
+    down_group: int | None,
+    weight_on: str,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``."""
+    acc = torch.promote_types(x.dtype, torch.float32)
+    used = int(offsets[-1])
+    slots = row_to_slot[:used]
+    rows = x.index_select(0, slots // slot_to_row.shape[1])  # [used, H]
+    up = (gate_up, gate_up_scale, gate_up_zero, offsets, scheme, gate_up_group)
+    wide = quantized_product(rows, *up, acc)  # [used, 2F]
+    gate, rest = wide.chunk(2, dim=-1)
+    act = (F.silu(gate) * rest).to(x.dtype)
+    late = weight_on == "output" or scheme == "int8_w8a8"
+    if not late:
+        act = (act * weights.flatten()[slots].unsqueeze(-1)).to(x.dtype)
+    out = grouped_gemm_quantized_fwd(act, down, down_scale, down_zero, offsets, scheme, down_group)
+    dropped = len(row_to_slot) - used
+    out = F.pad(out, (0, 0, 0, dropped))
+    y = unpermute_fwd(out, row_to_slot, slot_to_row, weights if late else None)
+    return y, F.pad(wide.to(x.dtype), (0, 0, 0, dropped if save else -used))
+
+
+def grouped_mlp_quantized_bwd(
+    d_y: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    gate_up_zero: Tensor | None,
+    down: Tensor,
+    down_scale: Tensor,
+    down_zero: Tensor | None,
+    weights: Tensor,
+    row_to_slot: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    pre: Tensor,
+    scheme: str,
+    gate_up_group: int | None,
+    down_group: int | None,
+    need_d_x: bool,
+) -> tuple[Tensor, Tensor]:
+    """``d_y [T, H] -> d_x [T, H], d_weights [T, K]``; the former empty where not needed."""
+    acc = torch.promote_types(d_y.dtype, torch.float32)
+    used = int(offsets[-1])
+    slots = row_to_slot[:used]
+    d_out = d_y.index_select(0, slots // slot_to_row.shape[1])  # [used, H]
+    width = gate_up.shape[1] // 2
+    d_act = grouped_gemm_quantized_dx(
+        d_out, down, down_scale, down_zero, offsets, scheme, down_group, width
+    )
+    row_weights = weights.flatten()[slots].to(acc).unsqueeze(-1)
+    d_pre, _, d_slots = _act_bwd(d_act.to(acc), pre[:used], row_weights)
+    d_weights = weights.new_zeros(weights.numel())
+    d_weights[slots] = d_slots.to(weights.dtype)
+    d_x = d_y.new_empty(0, d_y.shape[1])
+    if need_d_x:
+        up = (gate_up, gate_up_scale, gate_up_zero, offsets, scheme, gate_up_group)
+        d_rows = grouped_gemm_quantized_dx(d_pre, *up, d_y.shape[1])
+        d_rows = F.pad(d_rows, (0, 0, 0, len(row_to_slot) - used))
+        d_x = unpermute_fwd(d_rows, row_to_slot, slot_to_row, None)
+    return d_x, d_weights.view(weights.shape)

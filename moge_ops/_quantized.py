@@ -1,0 +1,451 @@
+"""Quantised weights of experts: how each scheme stores numbers, and what it makes of them.
+
+Plain torch, for any device: the oracle of every kernel that decodes these formats, and the torch
+backend itself. The public names are in :mod:`moge_ops.quant`.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from moge_ops import _checks
+
+__all__ = [
+    "MOST_INT8_COLUMNS",
+    "SCHEMES",
+    "QuantizedWeight",
+    "check",
+    "check_values",
+    "decode",
+    "dequantize",
+    "fake_quantize_rows",
+    "int8_product",
+    "pack_int4",
+    "quantize",
+    "quantize_rows",
+    "unpack_int4",
+]
+
+
+class Scheme(NamedTuple):
+    """How one scheme stores weights."""
+
+    dtype: torch.dtype  # of the stored data
+    values: int  # in one element of it
+    # columns that share a scale: those that quantize and the kernels know; None is a whole row
+    group_sizes: tuple[int | None, ...]
+    scale_dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
+
+
+_SCHEMES = {
+    "int8_w8a8": Scheme(torch.int8, 1, (None,)),
+    "int8_w8a16": Scheme(torch.int8, 1, (None, 32, 64, 128)),
+    "int4_w4a16": Scheme(torch.int32, 8, (128, 32, 64, None)),
+    "fp8_w8a16": Scheme(torch.float8_e4m3fn, 1, (None, 128)),
+    "mxfp4_w4a16": Scheme(torch.uint8, 2, (32,), (torch.uint8,)),
+}
+SCHEMES = tuple(_SCHEMES)
+"""wXaY: bits of weights and of activations. The first multiplies integers; the others decode."""
+
+MOST_FP8 = torch.finfo(torch.float8_e4m3fn).max  # 448
+FP8_BLOCK = 128  # rows, and columns, that share a scale in the blocks of DeepSeek-V3
+# the numbers of e2m1, by their code without the sign
+FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+# 128 * 127 times this is below 2^31: so many products of bytes never overflow an int32
+MOST_INT8_COLUMNS = 2**17
+_EXACT_COLUMNS = 1024  # 128 * 128 times this is 2^24: so many add up exactly in float32
+
+
+class QuantizedWeight(NamedTuple):
+    """The stacked weights ``[E, O, I]`` of E experts, quantised; a pytree, and immutable.
+
+    An element is ``(data - zero) * scale``, in float32. Quantised weights are frozen: gradients
+    flow to the rows and to the routing weights only.
+
+    Attributes:
+        data: By scheme, contiguous.
+
+            ============= ============== ==========================================================
+            int8_w8a8     int8           ``[E, O, I]``
+            int8_w8a16    int8           ``[E, O, I]``
+            int4_w4a16    int32          ``[E, O, I/8]``: eight numbers, from -8 to 7, each stored
+                                         with 8 added, the first in the lowest four bits
+            fp8_w8a16     float8_e4m3fn  ``[E, O, I]``
+            mxfp4_w4a16   uint8          ``[E, O, I/2]``: two e2m1, the first in the lower half
+            ============= ============== ==========================================================
+
+        scale: ``[E, S, ceil(I / group_size)]``: each is of ``O / S`` rows and ``group_size``
+            columns. float32 | bfloat16 | float16; for mxfp4_w4a16 uint8, the exponent of two plus
+            127 (e8m0).
+        zero: int8 in [-8, 7] in the shape of ``scale``, with int4_w4a16; None for symmetric ones.
+        scheme: One of :data:`SCHEMES`.
+        group_size: Columns that share a scale; None for all of a row.
+
+    Source:
+        The layouts of compressed-tensors (int-quantized, pack-quantized, float-quantized,
+        mxfp4-pack-quantized); OCP Microscaling Formats 1.0, section 5.
+    """
+
+    data: Tensor
+    scale: Tensor
+    zero: Tensor | None
+    scheme: str
+    group_size: int | None
+
+    @property
+    def shape(self) -> torch.Size:
+        """``[E, O, I]``, of the weight and not of what stores it."""
+        E, O, stored = self.data.shape
+        return torch.Size((E, O, stored * _SCHEMES[self.scheme].values))
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of it lies."""
+        return self.data.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it."""
+        return sum(x.nbytes for x in (self.data, self.scale, self.zero) if x is not None)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "QuantizedWeight":
+        """The same on another device; nothing is converted."""
+        data, scale = (x.to(device, non_blocking=non_blocking) for x in (self.data, self.scale))
+        zero = self.zero if self.zero is None else self.zero.to(device, non_blocking=non_blocking)
+        return self._replace(data=data, scale=scale, zero=zero)
+
+
+def check(name: str, weight: QuantizedWeight) -> None:
+    """Checks types, shapes and devices, without a look at the values.
+
+    Raises:
+        TypeError: A dtype is not that of the scheme.
+        ValueError: An unknown scheme or group size, or shapes or devices that do not fit.
+    """
+    data, scale, zero, scheme, group_size = weight
+    _checks.choice(f"{name}.scheme", scheme, SCHEMES)
+    spec = _SCHEMES[scheme]
+    group_sizes(name, scheme, group_size)
+    _checks.tensor(f"{name}.data", data, "[E, O, I]")
+    if data.dtype != spec.dtype:
+        raise TypeError(f"{name}.data must be {spec.dtype} for {scheme}, got {data.dtype}")
+    if data.ndim != 3:
+        raise ValueError(f"{name}.data must be [E, O, stored I], got {list(data.shape)}")
+    E, O, I = weight.shape
+    groups = math.ceil(I / (group_size or max(I, 1)))
+    if group_size and scheme != "fp8_w8a16" and I % group_size:
+        raise ValueError(f"{name}: group_size={group_size} must divide the I={I} columns")
+    if scheme == "int8_w8a8" and I > MOST_INT8_COLUMNS:
+        raise ValueError(f"{name}: int8_w8a8 sums at most {MOST_INT8_COLUMNS} columns, got {I}")
+    _checks.tensor(f"{name}.scale", scale, "[E, S, groups]")
+    if scale.dtype not in spec.scale_dtypes:
+        kinds = " | ".join(map(str, spec.scale_dtypes))
+        raise TypeError(f"{name}.scale must be {kinds} for {scheme}, got {scale.dtype}")
+    fits = scale.ndim == 3 and scale.shape[0] == E and scale.shape[2] == groups
+    if not fits or (O and (not scale.shape[1] or O % scale.shape[1])):
+        raise ValueError(
+            f"{name}.scale must be [E={E}, a divisor of O={O}, {groups} groups of {I} columns], "
+            f"got {list(scale.shape)}"
+        )
+    if zero is not None:
+        if scheme != "int4_w4a16":
+            raise ValueError(f"{name}.zero must be None for {scheme}, got a Tensor")
+        _checks.shape(f"{name}.zero", zero, "the shape of scale", tuple(scale.shape))
+        if zero.dtype != torch.int8:
+            raise TypeError(f"{name}.zero must be int8, got {zero.dtype}")
+    for part, x in (("scale", scale), ("zero", zero)):
+        if x is not None and x.device != data.device:
+            raise ValueError(f"{name}.{part} must be on {data.device}, got {x.device}")
+
+
+def check_values(name: str, weight: QuantizedWeight) -> None:
+    """Checks what :func:`check` does, and the scales and zero points; reads them all.
+
+    Raises:
+        TypeError: As :func:`check`.
+        ValueError: As :func:`check`; or a scale is NaN, infinite or zero, or a zero point is not
+            in [-8, 7].
+    """
+    check(name, weight)
+    scale, zero = weight.scale, weight.zero
+    bad = scale == 255 if scale.dtype == torch.uint8 else ~scale.isfinite() | (scale == 0)
+    if bad.any():
+        place = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name}.scale must be finite and not 0, got {scale[tuple(place)]} at {place}"
+        )
+    if zero is not None and zero.numel() and not (zero.min() >= -8 and zero.max() <= 7):
+        raise ValueError(
+            f"{name}.zero must be in [-8, 7], got {zero.min().item()} to {zero.max().item()}"
+        )
+
+
+def group_sizes(name: str, scheme: str, group_size: Any) -> None:
+    """Raises ValueError unless the scheme knows the group size."""
+    allowed = _SCHEMES[scheme].group_sizes
+    if group_size not in allowed:
+        raise ValueError(
+            f"{name}: group_size must be one of {allowed} for {scheme}, got {group_size}"
+        )
+
+
+def unpack_int4(packed: Tensor) -> Tensor:
+    """int32 ``[..., n]`` to int8 ``[..., 8 n]`` in [-8, 7]: the first in the lowest bits."""
+    shifts = torch.arange(0, 32, 4, device=packed.device, dtype=torch.int32)
+    return ((packed.unsqueeze(-1) >> shifts & 15) - 8).to(torch.int8).flatten(-2)
+
+
+def pack_int4(values: Tensor) -> Tensor:
+    """int8 ``[..., 8 n]`` in [-8, 7] to int32 ``[..., n]``: inverse of :func:`unpack_int4`."""
+    codes = torch.unflatten(values.to(torch.int32) + 8, -1, (-1, 8))
+    packed = torch.zeros(codes.shape[:-1], dtype=torch.int32, device=values.device)
+    for i in range(8):
+        packed |= codes[..., i] << (4 * i)
+    return packed
+
+
+def _unpack_fp4(packed: Tensor) -> Tensor:
+    """uint8 ``[..., n]`` to float32 ``[..., 2 n]``."""
+    numbers = torch.tensor([*FP4, *(-x for x in FP4)], device=packed.device)
+    codes = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(-2)
+    return numbers[codes.int()]
+
+
+def decode(
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    scheme: str,
+    group_size: int | None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """``[..., O, stored I], [..., S, groups] -> [..., O, I]`` in ``dtype``.
+
+    An element is a product in float32, rounded once more to ``dtype``. Every kernel gives the same
+    bits.
+    """
+    if scheme == "int4_w4a16":
+        numbers = unpack_int4(data)
+    elif scheme == "mxfp4_w4a16":
+        numbers = _unpack_fp4(data)
+        scale = torch.ldexp(torch.ones_like(scale, dtype=torch.float32), scale.int() - 127)
+    else:
+        numbers = data
+    O, I = numbers.shape[-2:]
+
+    def spread(x: Tensor) -> Tensor:
+        """Of each element."""
+        rows = O // x.shape[-2] if x.shape[-2] else 1
+        x = x.repeat_interleave(rows, dim=-2)  # [..., O, groups]
+        return x if group_size is None else x.repeat_interleave(group_size, dim=-1)[..., :I]
+
+    wide = numbers.float()
+    if zero is not None:
+        wide -= spread(zero)
+    return wide.mul_(spread(scale.float())).to(dtype)
+
+
+def dequantize(weight: QuantizedWeight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The weight ``[E, O, I]`` that a quantised one stands for.
+
+    Args:
+        weight: From :func:`moge_ops.quant.quantize` or a loader.
+        dtype: float32 | float64 | bfloat16 | float16. An element is ``(data - zero) * scale`` in
+            float32, then rounded to ``dtype``: what every kernel multiplies, bit for bit.
+
+    Raises:
+        TypeError: ``dtype`` is not one of these, or a part has another dtype than its scheme's.
+        ValueError: Shapes, scheme or group size do not fit.
+    """
+    check("weight", weight)
+    if dtype not in _checks.FLOATS:
+        raise TypeError(f"dtype must be a float of 16 bits or more, got {dtype}")
+    out = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    for e in range(len(out)):  # one at a time: a temporary of all would be larger than the result
+        zero = None if weight.zero is None else weight.zero[e]
+        out[e] = decode(
+            weight.data[e], weight.scale[e], zero, weight.scheme, weight.group_size, dtype
+        )
+    return out
+
+
+def _grouped(w: Tensor, group_size: int | None, fill: float = 0.0) -> Tensor:
+    """``[O, I] -> [O, groups, group_size]``, filled up."""
+    size = group_size or max(w.shape[1], 1)
+    missing = -w.shape[1] % size
+    return torch.unflatten(torch.nn.functional.pad(w, (0, missing), value=fill), 1, (-1, size))
+
+
+def _integers(
+    w: Tensor, bits: int, group_size: int | None, symmetric: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One expert's integers, scales and zero points, by the formulas of compressed-tensors."""
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    groups = _grouped(w, group_size)  # [O, groups, g]
+    eps = torch.finfo(torch.float32).eps
+    if symmetric:
+        scale = groups.abs().amax(-1) / ((high - low) / 2)
+        zero = None
+    else:
+        least, most = groups.amin(-1).clamp(max=0.0), groups.amax(-1).clamp(min=0.0)
+        scale = (most - least) / (high - low)
+    scale = torch.where(scale == 0.0, eps, scale)
+    if not symmetric:
+        zero = (low - least / scale).clamp(low, high).round()
+    q = groups / scale.unsqueeze(-1)
+    q = (q if zero is None else q + zero.unsqueeze(-1)).round().clamp(low, high)
+    integers = q.flatten(1)[:, : w.shape[1]].to(torch.int8)
+    return integers, scale, None if zero is None else zero.to(torch.int8)
+
+
+def _fp8(w: Tensor, group_size: int | None, halves: int) -> tuple[Tensor, Tensor]:
+    """One expert's numbers and scales, per row or in blocks of 128 by 128."""
+    O, I = w.shape
+    eps = torch.finfo(torch.float32).eps
+    most = _grouped(w.abs(), group_size).amax(-1)  # [O, groups]
+    if group_size is not None:
+        of_half = torch.split(torch.unflatten(most, 0, (halves, -1)), FP8_BLOCK, dim=1)
+        tops = [x.amax(1, keepdim=True).expand_as(x) for x in of_half]
+        most = torch.cat(tops, dim=1).flatten(0, 1)  # each row's block's
+    scale = most / MOST_FP8
+    scale = torch.where(scale == 0.0, eps, scale)
+    columns = scale if group_size is None else scale.repeat_interleave(group_size, 1)[:, :I]
+    data = (w / columns).clamp(-MOST_FP8, MOST_FP8).to(torch.float8_e4m3fn)
+    if group_size is not None:
+        scale = scale[:: block_rows(O, halves)]
+    return data, scale
+
+
+def block_rows(O: int, halves: int = 1) -> int:
+    """Rows that share a scale in ``QuantizedWeight.scale``, of blocks of 128 rows by halves.
+
+    Where 128 does not divide a half, as with the 1344 rows of Pangu Pro MoE's, a block's scale is
+    stored several times.
+    """
+    return math.gcd(FP8_BLOCK, O // halves)
+
+
+def _mxfp4(w: Tensor) -> tuple[Tensor, Tensor]:
+    """One expert's packed e2m1 and the exponents of its scales, by OCP's section 6.3."""
+    groups = _grouped(w, 32)
+    most = groups.abs().amax(-1)
+    # frexp's mantissa is below one: floor(log2) is its exponent less one, and that of 4 is 2
+    exponent = (torch.frexp(most).exponent - 3).masked_fill(most == 0.0, -127).clamp(-127, 127)
+    size = torch.ldexp(groups.abs(), -exponent.unsqueeze(-1))
+    middles = torch.tensor([(a + b) / 2 for a, b in itertools.pairwise(FP4)], device=w.device)
+    code = torch.bucketize(size, middles)  # of a tie the lower; even codes are even numbers
+    tie = (size.unsqueeze(-1) == middles).any(-1)
+    code = code + (tie & (code % 2 == 1))
+    code = (code + 8 * groups.signbit()).flatten(1).to(torch.uint8)
+    return code[:, ::2] | code[:, 1::2] << 4, (exponent + 127).to(torch.uint8)
+
+
+def quantize(
+    weight: Tensor,
+    scheme: str,
+    *,
+    group_size: int | None = None,
+    symmetric: bool = True,
+    halves: int = 1,
+) -> QuantizedWeight:
+    """Rounds the weights of experts to the nearest numbers of a scheme.
+
+    Args:
+        weight: ``[E, O, I]``, a float.
+        scheme: One of :data:`SCHEMES`.
+        group_size: Columns that share a scale. int8_w8a16: None, which is a whole row, 32, 64 or
+            128. int4_w4a16: 32, 64 or 128, by default the largest that divides I. fp8_w8a16: None
+            for a scale for each row, 128 for blocks of 128 by 128. mxfp4_w4a16: always 32.
+        symmetric: False gives int4_w4a16 zero points.
+        halves: Matrices that lie stacked along O, 2 in ``w_gate_up``: blocks of fp8_w8a16 are
+            counted in each apart.
+
+    Returns:
+        Scales in float32.
+
+    Raises:
+        TypeError: ``weight`` is no float tensor.
+        ValueError: An unknown scheme or group size, one that does not divide I, or weights that are
+            not finite.
+
+    Source:
+        Scales and zero points by the formulas of compressed-tensors; e2m1 and e8m0 by OCP
+        Microscaling Formats 1.0, section 6.3.
+    """
+    _checks.choice("scheme", scheme, SCHEMES)
+    _checks.tensor("weight", weight, "[E, O, I]")
+    if weight.dtype not in _checks.FLOATS:
+        raise TypeError(f"weight must be a float, got {weight.dtype}")
+    if weight.ndim != 3:
+        raise ValueError(f"weight must be [E, O, I], got {list(weight.shape)}")
+    _, O, I = weight.shape
+    if scheme == "int4_w4a16" and group_size is None:
+        group_size = next((g for g in (128, 64, 32) if I % g == 0), 32)
+    elif scheme == "mxfp4_w4a16" and group_size is None:
+        group_size = 32
+    group_sizes("quantize", scheme, group_size)
+    if not symmetric and scheme != "int4_w4a16":
+        raise ValueError(f"symmetric must be True for {scheme}: only int4_w4a16 has zero points")
+    _checks.integer("halves", halves, least=1)
+    if O % halves:
+        raise ValueError(f"halves={halves} must divide the O={O} rows")
+    if group_size and scheme != "fp8_w8a16" and I % group_size:
+        raise ValueError(f"group_size={group_size} must divide the I={I} columns")
+    found = []
+    for w in weight.detach().unbind():  # one at a time, for the memory
+        w = w.float()
+        if not w.isfinite().all():
+            raise ValueError("weight must be finite, got NaN or infinity")
+        zero = None
+        if scheme == "fp8_w8a16":
+            data, scale = _fp8(w, group_size, halves)
+        elif scheme == "mxfp4_w4a16":
+            data, scale = _mxfp4(w)
+        else:
+            bits = 4 if scheme == "int4_w4a16" else 8
+            data, scale, zero = _integers(w, bits, group_size, symmetric)
+            data = pack_int4(data) if bits == 4 else data
+        found.append((data, scale, zero))
+    spec = _SCHEMES[scheme]
+    if not found:
+        data = torch.empty(0, O, I // spec.values, dtype=spec.dtype, device=weight.device)
+        groups = math.ceil(I / (group_size or max(I, 1)))
+        scale = torch.empty(0, O, groups, dtype=spec.scale_dtypes[0], device=weight.device)
+        return QuantizedWeight(data, scale, None, scheme, group_size)
+    data, scale = torch.stack([x[0] for x in found]), torch.stack([x[1] for x in found])
+    zeros = [x[2] for x in found if x[2] is not None]
+    return QuantizedWeight(data, scale, torch.stack(zeros) if zeros else None, scheme, group_size)
+
+
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of an activation as int8_w8a8 multiplies them: int8 ``[N, I]``, float32 ``[N, 1]``.
+
+    With m the largest size in a row, an element is ``rint(x * (127 / m))`` and the scale m / 127,
+    in float32, whichever the backend. A row with a number that is not finite has a NaN for its
+    scale, one below 2^-100 is zero.
+    """
+    wide = rows.float()
+    most = wide.abs().amax(-1, keepdim=True) if rows.shape[-1] else wide.new_zeros(len(rows), 1)
+    finite, large = most.isfinite(), most >= 2.0**-100
+    factor = torch.where(finite & large, 127.0 / most, 0.0)
+    q = (wide * factor).round().nan_to_num(0.0).to(torch.int8)
+    scale = torch.where(large, most / 127.0, 0.0)
+    return q, torch.where(finite, scale, torch.nan)
+
+
+def fake_quantize_rows(rows: Tensor) -> Tensor:
+    """What the integers of :func:`quantize_rows` stand for; its gradient is the identity's."""
+    q, scale = quantize_rows(rows.detach())
+    kept = q.to(rows.dtype) * scale.to(rows.dtype)
+    return rows + (kept - rows).detach() if rows.requires_grad else kept
+
+
+def int8_product(left: Tensor, right: Tensor) -> Tensor:
+    """``int8 [n, I] @ int8 [O, I].T -> int32 [n, O]``, exact on every device."""
+    out = torch.zeros(left.shape[0], right.shape[0], dtype=torch.int32, device=left.device)
+    for a, b in zip(*(torch.split(x, _EXACT_COLUMNS, 1) for x in (left, right)), strict=True):
+        out += (a.float() @ b.float().T).to(torch.int32)
+    return out

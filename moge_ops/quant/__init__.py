@@ -1,0 +1,5 @@
+"""Quantised experts: weights of 8 and 4 bits, and what makes them."""
+
+from moge_ops._quantized import SCHEMES, QuantizedWeight, dequantize, quantize
+
+__all__ = ["SCHEMES", "QuantizedWeight", "dequantize", "quantize"]
