@@ -1,7 +1,7 @@
 """Fused operators for Mixture of Grouped Experts (MoGE), forward and backward."""
 
 from moge_ops import _interrupt  # noqa: F401  # isort: skip - before torch, whose import takes seconds
-from moge_ops import nn, statistics, surgery, testing
+from moge_ops import nn, quant, statistics, surgery, testing
 from moge_ops.ops.grouped_gate import Gating, grouped_gate
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.ops.grouped_mlp import grouped_mlp
@@ -26,6 +26,7 @@ __all__ = [
     "load_balance_loss_from_probs",
     "nn",
     "permute",
+    "quant",
     "route",
     "router_z_loss",
     "statistics",

@@ -1,6 +1,7 @@
 """Modules that own parameters."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moge_ops import _checks
+from moge_ops._quantized import QuantizedWeight, check
 from moge_ops.ops.grouped_gate import SCORES, Gating, grouped_gate
 from moge_ops.ops.grouped_mlp import WEIGHT_ON, grouped_mlp
 from moge_ops.ops.route import route
 from moge_ops.ops.swiglu import swiglu
 
-__all__ = ["MoGE", "MoGEOutput"]
+__all__ = ["FrozenWeight", "MoGE", "MoGEOutput"]
 
 
 class MoGEOutput(NamedTuple):
@@ -22,6 +24,50 @@ class MoGEOutput(NamedTuple):
     y: Tensor  # [..., H]
     logits: Tensor  # [T, E]
     gating: Gating
+
+
+class FrozenWeight(nn.Module):
+    """The place of a quantised weight in a module: buffers ``data``, ``scale`` and ``zero``.
+
+    They are in the state dict, and move with the module; ``.to(dtype)``, ``.half()`` and the like
+    leave them as they are.
+
+    Args:
+        weight: Its parts become the buffers; they are not copied.
+    """
+
+    data: Tensor
+    scale: Tensor
+    zero: Tensor | None
+
+    def __init__(self, weight: QuantizedWeight) -> None:
+        super().__init__()
+        check("weight", weight)
+        self.scheme, self.group_size = weight.scheme, weight.group_size
+        for name, x in zip(("data", "scale", "zero"), weight[:3], strict=True):
+            self.register_buffer(name, x)
+
+    @property
+    def weight(self) -> QuantizedWeight:
+        """What the operators take."""
+        return QuantizedWeight(self.data, self.scale, self.zero, self.scheme, self.group_size)
+
+    @property
+    def shape(self) -> torch.Size:
+        """``[E, O, I]``."""
+        return self.weight.shape
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenWeight":
+        def moved(x: Tensor) -> Tensor:
+            y = fn(x)
+            return y if y.dtype == x.dtype else x.to(y.device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def extra_repr(self) -> str:
+        """Shape, scheme and group size, for ``print``."""
+        return f"{list(self.shape)}, scheme={self.scheme!r}, group_size={self.group_size}"
 
 
 class MoGE(nn.Module):
@@ -36,7 +82,8 @@ class MoGE(nn.Module):
     Parameters:
         gate: ``[E, H]``, the router.
         router_scale: ``[E]``, ones at first; None if ``router_scale=False``.
-        w_gate_up: ``[E, 2F, H]``, gate half first; w_down: ``[E, H, F]``.
+        w_gate_up: ``[E, 2F, H]``, gate half first; w_down: ``[E, H, F]``. Each may be a
+            :class:`FrozenWeight` instead, which :func:`moge_ops.quant.quantize_experts` puts there.
         shared_gate_up: ``[2S, H]``; shared_down: ``[H, S]``; None if ``shared_size`` is 0.
         bias: Buffer ``[E]``, zeros at first, added to the scores for selection only; None unless
             ``selection_bias``.
@@ -112,8 +159,8 @@ class MoGE(nn.Module):
         H, E, F_ = hidden_size, num_experts, expert_size
         self.gate = parameter(E, H, dtype=of_router)
         self.router_scale = parameter(E, dtype=of_router) if router_scale else None
-        self.w_gate_up = parameter(E, 2 * F_, H)
-        self.w_down = parameter(E, H, F_)
+        self.w_gate_up: nn.Parameter | FrozenWeight = parameter(E, 2 * F_, H)
+        self.w_down: nn.Parameter | FrozenWeight = parameter(E, H, F_)
         self.shared_gate_up = parameter(2 * shared_size, H) if shared_size else None
         self.shared_down = parameter(H, shared_size) if shared_size else None
         bias = torch.empty(E, device=device, dtype=of_router) if selection_bias else None
@@ -125,7 +172,7 @@ class MoGE(nn.Module):
         """Draws the weights as ``nn.Linear`` does: uniform within 1/sqrt(inputs)."""
         weights = (self.gate, self.w_gate_up, self.w_down, self.shared_gate_up, self.shared_down)
         for weight in weights:
-            if weight is not None:
+            if isinstance(weight, Tensor):
                 bound = 1.0 / math.sqrt(weight.shape[-1])
                 nn.init.uniform_(weight, -bound, bound)
         if self.router_scale is not None:
@@ -197,14 +244,20 @@ class MoGE(nn.Module):
             _checks.shape("row_mask", row_mask, "[...]", tuple(x.shape[:-1]))
             if row_mask.dtype != torch.bool:
                 raise TypeError(f"row_mask must be bool, got {row_mask.dtype}")
-        _checks.parameters_take("x", x, self.w_down)
+        w_gate_up, w_down = (
+            w.weight if isinstance(w, FrozenWeight) else w for w in (self.w_gate_up, self.w_down)
+        )
+        # quantised weights take any float; what else has a dtype is the shared expert's, or nothing
+        like = next((w for w in (self.w_down, self.shared_down) if isinstance(w, Tensor)), None)
+        if like is not None:
+            _checks.parameters_take("x", x, like)
         tokens = x.reshape(-1, H)  # [T, H]
         logits, gating = self.router(tokens, None if row_mask is None else row_mask.flatten())
         routing = route(gating.experts, E, num_groups=self.num_groups)
         y = grouped_mlp(
             tokens,
-            self.w_gate_up,
-            self.w_down,
+            w_gate_up,
+            w_down,
             gating.weights,
             routing,
             weight_on=self.weight_on,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from moge_ops.nn import MoGE
+from moge_ops.nn import FrozenWeight, MoGE
 
 __all__ = ["permute_experts"]
 
@@ -48,6 +48,9 @@ def permute_experts(layer: MoGE, perm: Sequence[int] | Tensor) -> None:
             expected = f"the experts of one group, {first} to {first + P - 1}"
             raise ValueError(f"perm must give group {group} {expected}, got {members}")
     router = layer.gate, layer.router_scale, layer.bias, layer.expert_mask
-    for x in (*router, layer.w_gate_up, layer.w_down):
+    experts: list[Tensor] = []
+    for w in (layer.w_gate_up, layer.w_down):
+        experts += w.buffers() if isinstance(w, FrozenWeight) else [w]
+    for x in (*router, *experts):
         if isinstance(x, Tensor):
             x.copy_(x[index])

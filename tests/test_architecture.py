@@ -13,18 +13,18 @@ from moge_ops._backend import BACKENDS
 ROOT = Path(__file__).resolve().parents[1]
 # room -> other rooms that it may import: models -> nn -> ops -> {reference, kernels}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"_interrupt", "nn", "ops", "statistics", "surgery", "testing"},
+    "__init__": {"_interrupt", "nn", "ops", "quant", "statistics", "surgery", "testing"},
     "__main__": {"cli"},
-    "cli": {"models", "ops", "_backend", "_extensions", "_files", "_interrupt", "_memory"},
+    "cli": {"models", "ops", "quant", "_backend", "_extensions", "_files", "_interrupt", "_memory"},
     "distributed": {"models", "nn", "ops", "_checks"},  # and no room may import it
-    "integrations": {"models", "nn", "ops", "_checks", "_files"},
-    "models": {"nn", "ops", "_checks", "_files"},
-    "nn": {"ops", "_checks"},
+    "integrations": {"models", "nn", "ops", "quant", "_checks", "_files"},
+    "models": {"nn", "ops", "quant", "_checks", "_files"},
+    "nn": {"ops", "_checks", "_quantized"},
     "statistics": {"nn", "ops", "_checks", "_files"},
     "surgery": {"nn"},
     "testing": {"_backend", "_memory"},
     "ops": {"reference", "_backend", "_checks", "_quantized"},
-    "quant": {"_quantized"},
+    "quant": {"nn", "_checks", "_files", "_quantized"},
     "reference": {"_quantized"},
     "torch_kernels": {"_quantized"},
     "triton_kernels": set(),

@@ -1,6 +1,7 @@
 """Expert parallelism for MoGE: every rank has whole groups, so every size is known beforehand."""
 
 import copy
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from moge_ops.distributed._collectives import filled, gather, reduce_scatter
 from moge_ops.distributed._mesh import Plan, flat_group, own_part, size, split
-from moge_ops.nn import MoGE, MoGEOutput
+from moge_ops.nn import FrozenWeight, MoGE, MoGEOutput
 from moge_ops.ops.grouped_gate import Gating
 from moge_ops.ops.grouped_mlp import grouped_mlp
 from moge_ops.ops.route import route
@@ -88,6 +89,9 @@ class ExpertParallel(MoGE):
     ) -> None:
         plan = Plan() if plan is None else plan
         plan.check(mesh)
+        w_gate_up, w_down = moge.w_gate_up, moge.w_down
+        if isinstance(w_gate_up, FrozenWeight) or isinstance(w_down, FrozenWeight):
+            raise ValueError("moge must have plain expert weights: quantised ones are not split")
         shared = 0 if moge.shared_down is None else moge.shared_down.shape[1]
         plan.check_sizes(mesh, moge.num_groups, moge.w_down.shape[2], shared)
         # a module keeps its state in __dict__, so this copies options, buffers and hooks
@@ -104,8 +108,8 @@ class ExpertParallel(MoGE):
         self.gate = split(moge.gate, mesh)
         if moge.router_scale is not None:
             self.router_scale = split(moge.router_scale, mesh)
-        self.w_gate_up = split(moge.w_gate_up.view(E, 2, width, -1), mesh, **rows, **columns)
-        self.w_down = split(moge.w_down, mesh, **rows, **columns)
+        self.w_gate_up = split(w_gate_up.view(E, 2, width, -1), mesh, **rows, **columns)
+        self.w_down = split(w_down, mesh, **rows, **columns)
         if moge.shared_gate_up is not None and moge.shared_down is not None:
             everywhere = dict.fromkeys(names, 1)
             self.shared_gate_up = split(moge.shared_gate_up.view(2, -1, H), mesh, **everywhere)
@@ -176,11 +180,12 @@ class ExpertParallel(MoGE):
         logits, gating = self.router(tokens, voters)
         # only the columns of own groups are used, so ids of other ranks need no mask
         experts = gating.experts[:, self.own_columns] - self.first_expert
-        w_down: Tensor = own_part(self.w_down)
+        w_gate_up, w_down = (cast(Tensor, w) for w in (self.w_gate_up, self.w_down))
+        w_down = own_part(w_down)
         routing = route(experts, w_down.shape[0], num_groups=self.own_groups)
         y = grouped_mlp(
             tokens,
-            own_part(self.w_gate_up).flatten(1, 2),
+            own_part(w_gate_up).flatten(1, 2),
             w_down,
             gating.weights[:, self.own_columns],
             routing,

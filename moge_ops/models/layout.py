@@ -42,9 +42,10 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = dict(module.state_dict())
     for at, part in module.named_modules():
         prefix = f"{at}." if at else ""
-        if isinstance(part, MoGE) and part.w_gate_up.ndim == 3:  # a parallel one has four
+        if isinstance(part, MoGE) and len(part.w_gate_up.shape) == 3:  # a parallel one has four
             E, H, _ = part.w_down.shape
-            state[f"{prefix}w_gate_up"] = state[f"{prefix}w_gate_up"].view(E, 2, -1, H)
+            if isinstance(part.w_gate_up, Tensor):  # a quantised one is not split by a mesh
+                state[f"{prefix}w_gate_up"] = state[f"{prefix}w_gate_up"].view(E, 2, -1, H)
             if part.shared_gate_up is not None:
                 name = f"{prefix}shared_gate_up"
                 state[name] = state[name].view(2, -1, H)
