@@ -22,7 +22,7 @@ from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
 from moge_ops import _extensions, _flops
-from moge_ops._checks import FLOATS, IDS
+from moge_ops._checks import FLOATS
 
 Declaration = TypeVar("Declaration", bound=Callable[..., Any])
 
@@ -264,9 +264,9 @@ def _refuse_forward_mode(op: str, args: tuple[Any, ...]) -> None:
 
 
 def _as_launched(x: Any) -> Any:
-    """An argument as the launchers may expect it: tensors of indices are contiguous."""
+    """An argument as the launchers may expect it: what is not of FLOATS is contiguous."""
     # the first question settles most arguments, and nothing is asked of a tensor twice
-    if not isinstance(x, torch.Tensor) or x.is_contiguous() or x.dtype not in IDS:
+    if not isinstance(x, torch.Tensor) or x.is_contiguous() or x.dtype in FLOATS:
         return x
     return x.contiguous()
 
@@ -336,7 +336,7 @@ def define(
     The declaration has the name and the signature of the launcher that every backend has in its
     module for this operator, and returns what inference of shapes and dtypes needs: empty results.
     The operator is ``moge_ops::<name>``, without ``_fwd``; launchers are called by position. What
-    they get may have any strides, but integers are contiguous.
+    they get may have any strides, but integers and quantised data are contiguous.
 
     Args:
         save: ``(ctx, inputs, output)``, after a forward pass: keeps what ``backward`` needs.

@@ -55,6 +55,7 @@ def raw_calls(device: str) -> dict[str, tuple[Any, ...]]:
     scale = leaf(E, device=device)
     pre = torch.randn(T * K, 2 * WIDTH, device=device)
     plain = [t.detach() for t in (x, w_gate_up, w_down, weights)]
+    up, down = (moge_ops.quant.quantize(w, "int8_w8a8") for w in plain[1:3])
     return {
         "grouped_gate": (logits, G, k, "softmax", None, scale, True, 2.0),
         "grouped_gate_bwd": (
@@ -87,6 +88,14 @@ def raw_calls(device: str) -> dict[str, tuple[Any, ...]]:
         ),
         "grouped_mlp": (x, w_gate_up, w_down, weights, *r, "output", True),
         "grouped_mlp_bwd": (d_y, *plain, *r, pre, True, True),
+        "grouped_gemm_quantized": (rows, *up[:3], r.offsets, *up[3:]),
+        "grouped_gemm_quantized_dx": (pre, *up[:3], r.offsets, *up[3:], H),
+        "grouped_mlp_quantized": (
+            *(x, *up[:3], *down[:3], weights, *r, "int8_w8a8", None, None, "output", True),
+        ),
+        "grouped_mlp_quantized_bwd": (
+            *(d_y, *up[:3], *down[:3], plain[3], *r, pre, "int8_w8a8", None, None, True),
+        ),
         "load_balance_loss": (logits, ids(device), "softmax"),
         "load_balance_loss_bwd": (
             torch.ones((), device=device),
@@ -160,6 +169,7 @@ def public_calls(device: str) -> dict[str, tuple[Callable[..., Any], tuple[Tenso
     """Operator -> a function of differentiable tensors, and those tensors."""
     r = routing(device)
     x, w_gate_up, w_down, weights = mlp_args(device)
+    quantized = [moge_ops.quant.quantize(w, "int8_w8a8") for w in (w_gate_up, w_down)]
     chosen, on = ids(device), torch.arange(E, device=device) % (E // G) > 0
     return {
         "grouped_gate": (
@@ -190,6 +200,18 @@ def public_calls(device: str) -> dict[str, tuple[Callable[..., Any], tuple[Tenso
         "grouped_mlp": (
             lambda *a: moge_ops.grouped_mlp(*a, r),  # type: ignore[call-arg, arg-type]
             (x, w_gate_up, w_down, weights),
+        ),
+        "grouped_gemm, quantised": (
+            lambda a: moge_ops.grouped_gemm(a, quantized[0], r.offsets),
+            (leaf(T * K, H, device=device),),
+        ),
+        "grouped_mlp, quantised": (
+            lambda x, w: moge_ops.grouped_mlp(x, *quantized, w, r),
+            (x, weights),
+        ),
+        "grouped_mlp, only down quantised": (
+            lambda x, up, w: moge_ops.grouped_mlp(x, up, quantized[1], w, r),
+            (x, w_gate_up, weights),
         ),
         "load_balance_loss": (
             lambda a: moge_ops.load_balance_loss(a, chosen),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moge_ops import _C
 
-from ._common import dtype_of, pointer, stream
+from ._common import dtype_of, pointer, refuse_quantized, stream
 
 
 def narrow(x: Tensor, columns: int) -> Tensor:
@@ -68,3 +68,30 @@ def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
         stream=stream(rows),
     )
     return narrow(d_weight, I)
+
+
+def grouped_gemm_quantized_fwd(
+    rows: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    offsets: Tensor,
+    scheme: str,
+    group_size: int | None,
+) -> Tensor:
+    """``[N, I], QuantizedWeight of [E, O, I], [E + 1] -> [N, O]``: not there yet."""
+    refuse_quantized(scheme)
+
+
+def grouped_gemm_quantized_dx(
+    d_out: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    offsets: Tensor,
+    scheme: str,
+    group_size: int | None,
+    columns: int,
+) -> Tensor:
+    """``[N, O], QuantizedWeight of [E, O, I], [E + 1] -> [N, I = columns]``: not there yet."""
+    refuse_quantized(scheme)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from moge_ops import _C
 
-from ._common import dtype_of, pointer, stream
+from ._common import dtype_of, pointer, refuse_quantized, stream
 from .grouped_gemm import grouped_gemm_dw, grouped_gemm_dx, grouped_gemm_fwd
 from .permute import permute_fwd
 from .unpermute import unpermute_fwd
@@ -116,3 +116,47 @@ def grouped_mlp_bwd(
         d_w_gate_up = grouped_gemm_dw(d_pre, rows, offsets)
         d_w_down = grouped_gemm_dw(d_out, act, offsets)
     return d_x, d_w_gate_up, d_w_down, d_weights.to(weights.dtype).view_as(weights)
+
+
+def grouped_mlp_quantized_fwd(
+    x: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    gate_up_zero: Tensor | None,
+    down: Tensor,
+    down_scale: Tensor,
+    down_zero: Tensor | None,
+    weights: Tensor,
+    row_to_slot: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    scheme: str,
+    gate_up_group: int | None,
+    down_group: int | None,
+    weight_on: str,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """``x [T, H] -> y [T, H], pre-activation [N, 2F]``: not there yet."""
+    refuse_quantized(scheme)
+
+
+def grouped_mlp_quantized_bwd(
+    d_y: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    gate_up_zero: Tensor | None,
+    down: Tensor,
+    down_scale: Tensor,
+    down_zero: Tensor | None,
+    weights: Tensor,
+    row_to_slot: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    pre: Tensor,
+    scheme: str,
+    gate_up_group: int | None,
+    down_group: int | None,
+    need_d_x: bool,
+) -> tuple[Tensor, Tensor]:
+    """``d_y [T, H] -> d_x [T, H], d_weights [T, K]``: not there yet."""
+    refuse_quantized(scheme)
