@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,37 +139,21 @@ def test_mxfp4_as_compressed_tensors_decompresses_it() -> None:
         assert torch.equal(dequantize(q)[e], numbers * scale)
 
 
-@pytest.mark.filterwarnings("ignore")  # torchao's imports warn
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_integers_as_torchao(symmetric: bool) -> None:
-    primitives = pytest.importorskip("torchao.quantization.quant_primitives")
-
-    q = quantize(weight(E, O, I), "int4_w4a16", group_size=64, symmetric=symmetric)
-    zero = torch.zeros_like(q.scale, dtype=torch.int8) if q.zero is None else q.zero
-    for e in range(E):
-        want = primitives.dequantize_affine(
-            _quantized.unpack_int4(q.data[e]),
-            (1, 64),
-            q.scale[e],
-            zero[e],
-            torch.int8,
-            output_dtype=torch.float32,
-        )
-        assert torch.equal(dequantize(q)[e], want)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_mxfp4_as_torchao() -> None:
-    mx = pytest.importorskip("torchao.prototype.mx_formats.mx_tensor")
-
-    w = weight(E, O, I)
-    q = quantize(w, "mxfp4_w4a16")
-    scale, data = mx.to_mx(w, torch.float4_e2m1fn_x2, 32, mx.ScaleCalculationMode.FLOOR)
-    used = w.abs().unflatten(-1, (-1, 32)).amax(-1) > 0  # in a group of zeros any will do
-    assert torch.equal(q.scale[used], scale.view(torch.uint8)[used])
-    # zeros have a sign there too, or not
-    want = mx.to_dtype(data, scale, torch.float4_e2m1fn_x2, 32, torch.float32)
-    assert torch.equal(dequantize(q), want)
+def test_as_torchao() -> None:
+    v = load_file(Path(__file__).parent / "data" / "torchao" / "vectors.safetensors")
+    q = quantize(v["weight"].unsqueeze(0), "mxfp4_w4a16")
+    used = v["weight"].abs().unflatten(-1, (-1, 32)).amax(-1) > 0  # of zeros any scale will do
+    assert torch.equal(q.scale[0][used], v["mxfp4.scale"][used])
+    assert torch.equal(dequantize(q)[0], v["mxfp4.wide"])
+    for scheme, data, group_size in (
+        ("int4_w4a16", _quantized.pack_int4(v["int4.codes"]), 64),
+        ("int8_w8a16", v["int8.codes"], None),
+    ):
+        bits = scheme[:4]
+        zero = v["int4.zero"].unsqueeze(0) if bits == "int4" else None
+        scale = v[f"{bits}.scale"].unsqueeze(0)
+        q = QuantizedWeight(data.unsqueeze(0), scale, zero, scheme, group_size)
+        assert torch.equal(dequantize(q)[0], v[f"{bits}.wide"])
 
 
 def test_vectors_by_hand() -> None:
