@@ -17,6 +17,9 @@ import torch
 
 import moge_ops
 from moge_ops import _backend, ops
+from moge_ops._quantized import check_values
+from moge_ops.quant import SCHEMES, dequantize
+from moge_ops.testing import Sizes
 
 for package in ("matplotlib", "pytest_benchmark", "rich", "transformers"):
     pytest.importorskip(package, reason="needs the extra 'bench'")
@@ -72,16 +75,60 @@ def place(row: dict[str, str]) -> tuple[str, ...]:
     return row["dtype"], row["direction"], row["T"], row["caches"]
 
 
+def takers(scheme: str) -> set[tuple[str, str]]:
+    """Rows of the engines that take weights of a scheme."""
+    found = {"sglang"} if scheme != "int8_w8a16" else set()
+    return {("moe", name) for name in found | ({"zentorch"} if scheme == "int8_w8a8" else set())}
+
+
 def test_the_matrix_has_all_variants_at_every_point(smoke: Path) -> None:
     points: dict[tuple[str, ...], set[tuple[str, str]]] = {}
     for row in read(smoke):
         points.setdefault(place(row), set()).add((row["op"], row["variant"]))
-    assert len(points) == 2 * 2 * 2 + 1
+    assert len(points) == 2 * 2 * 2 + 1 + len(SCHEMES)
     variants = {"moge_ops", "hf eager", "hf batched_mm", "hf grouped_mm", "torch grouped_mm"}
-    both = {("moe", v) for v in variants} | {("ceiling", v) for v in ("dense", "copy", "read")}
+    ceilings = {("ceiling", v) for v in ("dense", "copy", "read")}
+    both = {("moe", v) for v in variants} | ceilings
     engines = {("moe", v) for v in ("vllm", "sglang", "zentorch")}
+    own = {("moe", "moge_ops"), ("moe", "moge_ops bfloat16")}
     for (dtype, direction, *_), found in points.items():
-        assert found == both | (engines if (dtype, direction) == ("bfloat16", "forward") else set())
+        if dtype in SCHEMES:
+            assert found == own | ceilings | takers(dtype)
+        else:
+            forward = (dtype, direction) == ("bfloat16", "forward")
+            assert found == both | (engines if forward else set())
+
+
+def test_quantised_experts_count_the_bytes_that_they_store(smoke: Path) -> None:
+    stored = {}
+    for row in read(smoke):
+        if row["dtype"] in SCHEMES and row["variant"].startswith("moge_ops"):
+            T, H = int(row["T"]), int(row["H"])
+            stored[row["dtype"], row["variant"]] = int(row["bytes"]) - 2 * T * H * 2  # without x, y
+    expert = 3 * 64 * 32
+    experts, rest = divmod(stored["int8_w8a8", "moge_ops bfloat16"], 2 * expert)
+    assert 0 < experts <= 8
+    assert not rest
+    scales = {"int8_w8a8": 4 * 128, "fp8_w8a16": 4 * 2, "int4_w4a16": 4 * expert // 32}
+    for scheme, of_expert in scales.items():
+        bits = 4 if scheme == "int4_w4a16" else 8
+        assert stored[scheme, "moge_ops"] == experts * (expert * bits // 8 + of_expert)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_random_bits_stand_for_weights_of_a_layer(scheme: str) -> None:
+    with mock.patch.object(sys, "path", [str(OPS), *sys.path]):
+        problem = importlib.import_module("problem")
+    sizes = Sizes(1, H=128, E=13, G=1, k=1, F=64)
+    torch.manual_seed(0)
+    for w in problem.random_quantized(scheme, sizes):
+        check_values("w", w)
+        assert w.data.is_contiguous()
+        wide = dequantize(w)
+        assert float(wide.square().mean() * w.shape[2]) == pytest.approx(1.0, abs=0.35)
+        assert torch.equal(wide[11:], wide[:2])
+        assert not torch.equal(wide[0], wide[1])
+        assert torch.equal(problem.decoded(w, torch.bfloat16), dequantize(w, torch.bfloat16))
 
 
 def test_an_engine_that_is_not_there_is_named(
@@ -129,6 +176,25 @@ def test_a_process_that_ends_is_an_error_that_says_how() -> None:
         process.process.kill()
         with pytest.raises(RuntimeError, match="its process ended with SIGKILL"):
             process.call("nothing")
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_an_engine_that_failed_and_still_runs_is_in_again_at_the_next_layer(alive: bool) -> None:
+    with mock.patch.object(sys, "path", [str(OPS), *sys.path]):
+        workers = importlib.import_module("workers")
+    team = workers.Team(Path("/nowhere"), smoke=True, in_process=True)
+    engine = mock.Mock()
+    engine.alive.return_value = alive
+    team.groups[("sglang",)] = engine
+    del team.reasons["sglang"]
+    engine.call.side_effect = RuntimeError("groups of 96")
+    assert team.each(["sglang"], "layer", Path("x")) == {}
+    assert team.reasons["sglang"] == "not run: groups of 96"
+    engine.call.side_effect = None
+    assert team.each(["sglang"], "point") == {}
+    team.clear()
+    assert ("sglang" in team.reasons) is not alive
+    assert ("sglang" in team.each(["sglang"], "layer", Path("x"))) is alive
 
 
 @pytest.mark.parametrize(
@@ -179,7 +245,8 @@ def test_a_second_run_appends_and_the_plot_is_drawn(smoke: Path, tmp_path: Path)
     assert {row["T"] for row in after[len(before) :]} == {"9"}
 
     assert run(OPS / "plots.py", path) == 0
-    for picture in (path.with_suffix(".png"), path.with_name("twice_training.png")):
+    names = ("twice.png", "twice_training.png", "twice_quant.png")
+    for picture in map(path.with_name, names):
         assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -194,8 +261,8 @@ def test_a_csv_with_other_columns_is_left_alone(tmp_path: Path) -> None:
 def test_a_filter_that_matches_nothing_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert bench("--out", tmp_path / "x.csv", "--filter", "int8") == 2
-    assert "--filter 'int8' matches no point" in capsys.readouterr().err
+    assert bench("--out", tmp_path / "x.csv", "--filter", "int3") == 2
+    assert "--filter 'int3' matches no point" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("broken", ["moge_ops", "peer"])

@@ -12,14 +12,14 @@ from moge_ops.reference.grouped_mlp import grouped_mlp as oracle
 def works(p: Problem) -> tuple[Work, Work]:
     """Forward and backward, of the two products alone; the whole layer counts the same."""
     s, item = p.s, p.dtype.itemsize
-    expert = 3 * s.F * s.H
+    expert = (p.w_gate_up.nbytes + p.w_down.nbytes) // s.E  # scales of quantised ones too
     # x, the weights of the experts in use, y
-    forward = 2 * s.T * s.H + p.used * expert
+    forward = 2 * s.T * s.H * item + p.used * expert
     # the saved pre-activation out and in again; d_y, x and d_x; the same weights, every d_w
-    backward = 3 * s.T * s.H + 2 * s.N * 2 * s.F + (p.used + s.E) * expert
+    backward = (3 * s.T * s.H + 2 * s.N * 2 * s.F) * item + (p.used + s.E) * expert
     return (
-        Work(flops(s.N, s.H, s.F), forward * item),
-        Work(flops_backward(s.N, s.H, s.F), backward * item),
+        Work(flops(s.N, s.H, s.F), forward),
+        Work(flops_backward(s.N, s.H, s.F), backward),
     )
 
 

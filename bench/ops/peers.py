@@ -16,10 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from bench_grouped_mlp import works
-from problem import OURS, Operator, Problem
+from problem import DIFFERENT, OURS, Operator, Problem
 from torch import Tensor
 
 import moge_ops
+from moge_ops.quant import QuantizedWeight
 from moge_ops.reference.grouped_gate import grouped_gate as reference_gate
 from moge_ops.reference.grouped_mlp import grouped_mlp as reference_mlp
 from moge_ops.reference.route import route as reference_route
@@ -49,13 +50,20 @@ def oracle_forward(p: Problem) -> Tensor:
     """``y`` in float64 at given weights, one expert after the other: all of Pangu's take 10 GiB."""
     assert p.weights is not None
     y = torch.zeros(p.x.shape, dtype=torch.float64)
-    for e in range(p.s.E):
-        token, slot = (p.ids == e).nonzero(as_tuple=True)
+    E = min(p.s.E, DIFFERENT) if isinstance(p.w_down, QuantizedWeight) else p.s.E
+    for e in range(E):
+        token, slot = (p.ids % E == e).nonzero(as_tuple=True)
         one = reference_route(torch.zeros(len(token), 1, dtype=torch.int64), 1)
-        w = (w[e : e + 1].detach().double() for w in (p.w_gate_up, p.w_down))
-        weights = p.weights.detach()[token, slot, None].double()
-        y.index_add_(0, token, reference_mlp(p.x.detach()[token].double(), *w, weights, *one))
+        w = (_expert(w, e) for w in (p.w_gate_up, p.w_down))
+        x, weights = p.x.detach()[token].double(), p.weights.detach()[token, slot, None].double()
+        y.index_add_(0, token, reference_mlp(x, *w, weights, *one, dtype=p.dtype))
     return y
+
+
+def _expert(w: Tensor | QuantizedWeight, e: int) -> Tensor | QuantizedWeight:
+    if isinstance(w, QuantizedWeight):
+        return w._replace(data=w.data[e : e + 1], scale=w.scale[e : e + 1])
+    return w[e : e + 1].detach().double()
 
 
 def ours(p: Problem) -> Run:

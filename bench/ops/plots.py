@@ -10,8 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator
 from peers import HUGGING_FACE
-from problem import BOTH, FORWARD, OURS
+from problem import BOTH, FORWARD, OURS, OURS_BFLOAT16
+
+from moge_ops.quant import SCHEMES
 
 # Okabe and Ito's colours can be told apart by the colour-blind; markers and dashes repeat the
 # difference for a print in black and white
@@ -34,6 +37,12 @@ CPU_STYLES = {
     "zentorch": ("#E69F00", "P", "--"),
     HF: STYLES["hf grouped_mm"],
     "torch grouped_mm": STYLES["torch grouped_mm"],
+}
+QUANTISED_STYLES = {
+    OURS: STYLES[OURS],
+    OURS_BFLOAT16: ("#555555", "D", ":"),
+    "sglang": CPU_STYLES["sglang"],
+    "zentorch": CPU_STYLES["zentorch"],
 }
 CEILING = ("#000000", "", "-.")
 # picture of a CPU -> the passes that it shows; the second has what the engines cannot do
@@ -132,6 +141,37 @@ def draw_cpu(paths: Sequence[Path], passes: Sequence[tuple[str, str]]) -> Figure
     handles += [Line2D([], [], color=CEILING[0], ls=CEILING[2], label=label)]
     ncols = 2 * len(columns) - 1  # the labels of one panel stand below each other
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False)
+    return figure
+
+
+def draw_quantised(paths: Sequence[Path]) -> Figure | None:
+    """Milliseconds against T: a column for each scheme, a line for each machine and H."""
+    lines = []
+    for path in paths:
+        found, where = drawn(path)
+        sizes = sorted({H for scheme, _, H in found if scheme in SCHEMES})
+        lines += [(H, found, where) for H in sizes]
+    if not lines:
+        return None
+    size = 2.7 * len(SCHEMES) + 0.6, 3.0 * len(lines) + 0.8
+    figure = Figure(figsize=size, layout="constrained")
+    parts = figure.subfigures(len(lines), 1, squeeze=False)[:, 0]
+    for part, (H, found, where) in zip(parts, lines, strict=True):
+        part.suptitle(f"H {H}: {where}", fontsize="medium")
+        panels = part.subplots(1, len(SCHEMES), sharey=True, squeeze=False)[0]
+        for panel, scheme in zip(panels, SCHEMES, strict=True):
+            here = found.get((scheme, FORWARD, H), {})
+            for variant, style in QUANTISED_STYLES.items():
+                line = here.get(variant, {})
+                plot(panel, [(T, float(row["median_ms"])) for T, row in line.items()], style)
+            panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            panel.yaxis.set_major_formatter("{x:g}")
+            ticks = sorted({T for line in here.values() for T in line})
+            finish(panel, ticks, legend=False, title=scheme, xlabel="tokens T")
+        panels[0].set_ylabel("ms, forward (less is better)")
+    handles = key(QUANTISED_STYLES)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
 
 
@@ -253,6 +293,11 @@ def main() -> None:
             picture = out.with_name(f"{out.stem}{name}.png")
             figure.savefig(picture, dpi=150)
             print(picture)
+    quantised = args.csv or sorted(harness.RESULTS.glob("quant_*.csv"))
+    if figure := draw_quantised(quantised):
+        picture = out.with_name(f"{out.stem}_quant.png" if args.csv or args.out else "quant.png")
+        figure.savefig(picture, dpi=150)
+        print(picture)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ operator's oracle, its FLOPs and its bytes.
 """
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.utils._pytree import tree_map_only
 
 import moge_ops
+from moge_ops.quant import QuantizedWeight, dequantize
 from moge_ops.reference.grouped_gate import grouped_gate as reference_gate
 from moge_ops.testing import Sizes, router_logits, spaced_logits
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
-OURS = "moge_ops"  # among the variants
+OURS, OURS_BFLOAT16 = "moge_ops", "moge_ops bfloat16"  # among the variants
 OPERATORS = [module.name for module in pkgutil.iter_modules(moge_ops.ops.__path__)]
 
 
@@ -102,8 +105,8 @@ class Problem:
 
     s: Sizes
     x: Parameter  # [T, H]
-    w_gate_up: Parameter  # [E, 2F, H]
-    w_down: Parameter  # [E, H, F]
+    w_gate_up: Parameter | QuantizedWeight  # [E, 2F, H]
+    w_down: Parameter | QuantizedWeight  # [E, H, F]
     logits: Parameter  # [T, E]
     router_scale: Parameter | None = None  # [E]
     weights: Parameter | None = None  # [T, K], where the gate's work is given: then no logits
@@ -175,8 +178,57 @@ class Problem:
         return found
 
 
+# root mean square of what random bits stand for, before the scale
+SIZES = {"int8": 74.0, "int4": 4.6, "fp8": 0.6, "mxfp4": 2.9}
+DIFFERENT = 11  # quantised experts; the others are copies, because a large layer takes minutes
+
+
+def random_quantized(scheme: str, s: Sizes) -> list[QuantizedWeight]:
+    """``[E, 2F, H]`` and ``[E, H, F]`` of random bits; expert e is e modulo ``DIFFERENT``.
+
+    What the peers' kernels know and no more: one group size for both products, blocks of fp8_w8a16
+    that are counted through gate and up.
+    """
+    different = torch.arange(s.E) % DIFFERENT
+    D = min(s.E, DIFFERENT)
+    group = {"fp8_w8a16": 128, "mxfp4_w4a16": 32}.get(scheme)
+    if scheme == "int4_w4a16":
+        group = next(n for n in (128, 64, 32) if s.H % n == s.F % n == 0)
+    kind = scheme.partition("_")[0]
+
+    def weight(O: int, I: int) -> QuantizedWeight:
+        bits = 4 if kind in ("int4", "mxfp4") else 8
+        words = torch.randint(-(2**63), 2**63 - 1, (D * O * I * bits // 64,))
+        data = words.view(torch.int8).view(D, O, -1)[different]
+        rows = math.gcd(O, 128) if kind == "fp8" else 1  # that share a scale
+        scale = (0.5 + torch.rand(D, O // rows, math.ceil(I / (group or I)))) * I**-0.5
+        scale = (
+            (scale[different] / SIZES[kind]).bfloat16().float()
+        )  # in which some kernels keep scales
+        if kind == "int4":
+            data = data.view(torch.int32)
+        elif kind == "fp8":  # below 2, and no NaN
+            data = data.bitwise_and_(~0x40).view(torch.float8_e4m3fn)
+        elif kind == "mxfp4":
+            data, scale = data.view(torch.uint8), (scale.log2().round() + 127.0).to(torch.uint8)
+        return QuantizedWeight(data, scale, None, scheme, group)
+
+    return [weight(2 * s.F, s.H), weight(s.H, s.F)]
+
+
+def decoded(w: QuantizedWeight, dtype: torch.dtype) -> Tensor:
+    """What a weight of :func:`random_quantized` stands for."""
+    first: QuantizedWeight = tree_map_only(Tensor, lambda x: x[:DIFFERENT], w)
+    return dequantize(first, dtype)[torch.arange(w.shape[0]) % DIFFERENT]
+
+
 def problem(
-    s: Sizes, dtype: torch.dtype, device: str = "cpu", *, router: str = "uniform"
+    s: Sizes,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    *,
+    router: str = "uniform",
+    scheme: str = "",
 ) -> Problem:
     """Random inputs at the scale of a trained layer's; the leaves are parameters."""
 
@@ -184,6 +236,9 @@ def problem(
         return Parameter((x * scale).to(dtype))
 
     logits = ROUTERS[router](s.T, s.E, dtype).to(device)
+    if scheme:
+        x = leaf(torch.randn(s.T, s.H))
+        return Problem(s, x, *random_quantized(scheme, s), leaf(logits))
     return Problem(
         s,
         leaf(torch.randn(s.T, s.H, device=device)),
