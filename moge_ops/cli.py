@@ -35,10 +35,12 @@ from moge_ops.models.tokenizer import (
     load_tokenizer,
     write_byte_tokenizer,
 )
+from moge_ops.quant import SCHEMES
 
 _missing: ImportError | None = None
 try:
     from moge_ops.models import checkpoint
+    from moge_ops.models.convert import convert_quantized
 except ImportError as error:
     _missing = error
 
@@ -209,9 +211,21 @@ def _parser() -> argparse.ArgumentParser:
     to.add_argument("--seed", type=_int64, default=0)
     to.add_argument("--dtype", choices=DTYPES, default="bfloat16")
 
-    to = command("convert", convert, "writes a model in another dtype or in files of another size")
+    text = "writes a model in another dtype, in files of another size, or with quantised experts"
+    to = command("convert", convert, text)
     to.add_argument("out", help="folder to write, in the released layout")
     to.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="like 5GB or 500MiB")
+    to.add_argument(
+        "--quantize",
+        choices=SCHEMES,
+        help="quantise the routed experts, layer by layer, and write compressed-tensors",
+    )
+    to.add_argument(
+        "--group-size",
+        type=_int64,
+        metavar="N",
+        help="columns that share a scale (default: that of the scheme)",
+    )
     add_dtype(to)
     to.set_defaults(device="cpu")
     commands.metavar = "{" + ",".join(commands.choices) + "}"  # for the error where none is given
@@ -343,7 +357,8 @@ def _load(args: argparse.Namespace, tokens: int = 0) -> PanguMoEForCausalLM:
     folder = Path(args.folder)
     config = checkpoint.read_config(folder)
     dtype = getattr(torch, args.dtype) if args.dtype else checkpoint.stored_dtype(folder)
-    need = (parameter_counts(config)[0] + tokens * _cached(config)) * dtype.itemsize
+    cache = tokens * _cached(config) * dtype.itemsize
+    need = checkpoint.bytes_needed(folder, config, dtype) + cache
     free = available(args.device)
     if free is not None and need > free:
         raise ValueError(
@@ -602,15 +617,28 @@ def make_tiny(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Writes a copy of a folder, in another dtype or with files of another size."""
+    """Writes a copy of a folder, in another dtype, in files of another size, or quantised."""
     folder, out = Path(args.folder), Path(args.out)
+    if args.group_size is not None and args.quantize is None:
+        raise ValueError("--group-size needs --quantize")
     checkpoint.refuse_weights(out)
-    model = _load(args)
+    model = None if args.quantize else _load(args)
     with _files.staged(out, last="config.json") as stage:
-        checkpoint.save_pretrained(model, stage, max_shard_size=args.max_shard_size)
+        if model is not None:
+            checkpoint.save_pretrained(model, stage, max_shard_size=args.max_shard_size)
+        else:
+            convert_quantized(
+                folder,
+                stage,
+                args.quantize,
+                group_size=args.group_size,
+                dtype=getattr(torch, args.dtype) if args.dtype else None,
+                max_shard_size=args.max_shard_size,
+            )
         for name in COPIED:
             if (folder / name).exists():
                 data = _files.read(folder / name, MOST_TOKENIZER)
                 _files.write(stage / name, data)
     files = sorted(path.name for path in out.glob("*.safetensors"))
-    print(f"{out}: {len(files)} file{'s' * (len(files) > 1)}, {_name(model.embed.weight.dtype)}")
+    kind = f"{_name(checkpoint.stored_dtype(out))}{', experts ' * bool(args.quantize)}"
+    print(f"{out}: {len(files)} file{'s' * (len(files) > 1)}, {kind}{args.quantize or ''}")

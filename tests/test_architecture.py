@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_USE = {
     "triton_kernels": {"triton"},
     "cli": {"rich"},
+    "quant": {"safetensors"},
     "models": {"safetensors", "sentencepiece", "tokenizers"},
     "integrations": {"transformers"},
 }

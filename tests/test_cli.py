@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moge_ops import cli
+from moge_ops import cli, testing
 from moge_ops.cli import main
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.models.checkpoint import from_pretrained, save_pretrained
@@ -538,6 +538,58 @@ class TestConvert:
         assert {path.name: path.read_bytes() for path in back.iterdir()} == {
             path.name: path.read_bytes() for path in tiny.iterdir()
         }
+
+    @pytest.mark.parametrize(
+        ("options", "scheme"),
+        [
+            (("int8_w8a8",), "int8_w8a8"),
+            (("int4_w4a16", "--group-size", "32"), "int4_w4a16"),
+            (("fp8_w8a16", "--group-size", "128", "--dtype", "float32"), "fp8_w8a16"),
+        ],
+    )
+    def test_quantize(
+        self, options: tuple[str, ...], scheme: str, made: Path, tmp_path: Path, capsys: Any
+    ) -> None:
+        # the widths of make-tiny, 64 and 16, have no groups along F
+        plain, out, back = (tmp_path / name for name in ("plain", "out", "back"))
+        save_pretrained(small_model(hidden_size=64, moe_intermediate_size=32).bfloat16(), plain)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(made / name, plain)
+        said, _ = run("convert", plain, out, "--quantize", *options, capsys=capsys)
+        kind = "float32" if "float32" in options else "bfloat16"
+        assert said == f"{out}: 1 file, {kind}, experts {scheme}\n"
+        assert {p.name for p in out.iterdir()} == {p.name for p in plain.iterdir()}
+        model = from_pretrained(out)
+        assert {layer.moge.w_down.scheme for layer in model.layers} == {scheme}
+        assert model.embed.weight.dtype == getattr(torch, kind)
+        # what reads folders reads these
+        with testing.backend("torch"):
+            run("generate", out, "x", *GREEDY, "--max-new-tokens", 3, capsys=capsys)
+            said, _ = run("inspect", out, "--prompt", "x", capsys=capsys)
+        assert "Routers over" in said
+        run("convert", out, back, "--max-shard-size", "5GB", capsys=capsys)
+        assert {p.name: p.read_bytes() for p in back.iterdir()} == {
+            p.name: p.read_bytes() for p in out.iterdir()
+        }
+        line = refusal("convert", out, tmp_path / "no", "--quantize", scheme, capsys=capsys)
+        assert line.startswith(f"convert: {out} has quantised weights")
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (("--group-size", "32"), "--group-size needs --quantize"),
+            (("--quantize", "int3"), "--quantize: invalid choice: 'int3'"),
+            (("--quantize", "int4_w4a16", "--group-size", "48"), "group_size must be one of"),
+            (("--quantize", "int4_w4a16", "--group-size", "32"), "group_size=32 must divide the I"),
+            (("--quantize", "int4_w4a16", "--group-size", "x"), "--group-size: must be an int"),
+        ],
+    )
+    def test_what_cannot_be_quantized_leaves_nothing(
+        self, options: tuple[str, ...], said: str, tiny: Path, tmp_path: Path, capsys: Any
+    ) -> None:
+        line = refusal("convert", tiny, tmp_path / "out", *options, capsys=capsys)
+        assert said in line
+        assert not (tmp_path / "out").exists()
 
     def test_leaves_weights_alone(self, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
         before = (tiny / "model.safetensors").read_bytes()

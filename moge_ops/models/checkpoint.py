@@ -2,9 +2,8 @@
 
 import json
 import math
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,10 @@ import torch
 from torch import Tensor
 
 from moge_ops import _files
+from moge_ops.models import _quantized
 from moge_ops.models.layout import (
+    Index,
+    parameter_counts,
     parameter_name,
     released_count,
     released_names,
@@ -20,16 +22,27 @@ from moge_ops.models.layout import (
     state_dict,
 )
 from moge_ops.models.pangu_moe import PanguMoEConfig, PanguMoEForCausalLM
+from moge_ops.nn import FrozenWeight
+from moge_ops.quant import QuantizedWeight, _compressed
+from moge_ops.quant._plan import MOST_SHOWN, all_files, complain, is_quantized
+from moge_ops.quant._shards import INDEX, MOST_CONFIG, SINGLE, headers, opened
+from moge_ops.quant._shards import weight_files as _shards
 
 try:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 except ImportError as error:
     raise ImportError("checkpoints need safetensors: pip install 'moge-ops[models]'") from error
 
 __all__ = [
+    "INDEX",
+    "MOST_CONFIG",
+    "MOST_SHOWN",
+    "SINGLE",
+    "bytes_needed",
     "from_pretrained",
     "is_released",
+    "opened",
     "read_config",
     "released",
     "save_pretrained",
@@ -38,8 +51,6 @@ __all__ = [
     "stored_tensors",
 ]
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -48,19 +59,41 @@ DTYPES = {
 }
 # parameters, by their released names, that many keep in float32 while the rest is in 16 bits
 MIXED = ("mlp.gate.weight", "mlp.router_scale", "norm.weight")
+# keys of a config that say how another's weights are quantised
+OF_QUANTIZED = ("quantization_config", "compression_config")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-MOST_SHOWN = 20  # problems in one message; a folder of another model has thousands
 MOST_NAMED = 100_000  # tensors that are named one by one; the released model has 9,939
-# bytes that are read; the released config has 1 kB, its index 1 MB, and safetensors itself
-# takes no header above 100 MB
-MOST_CONFIG, MOST_INDEX, MOST_HEADER = 2**20, 64 * 2**20, 100_000_000
 
 
 def released(model: PanguMoEForCausalLM) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the released layout: its name, and the part of a parameter that it is."""
-    state = state_dict(model)
+    """Every tensor of the released layout: its name, and the part of a parameter that it is.
+
+    Of quantised experts it is the tensors that compressed-tensors has for them.
+    """
+    state, frozen = state_dict(model), _frozen(model)
     for name, whole, index in released_names(model.config):
-        yield name, state[whole][index]
+        if whole in frozen:
+            yield from parts_of_expert(name, frozen[whole], index)
+        else:
+            yield name, state[whole][index]
+
+
+def _frozen(model: PanguMoEForCausalLM) -> dict[str, QuantizedWeight]:
+    """The quantised weights of a model, by the names that their parameters would have."""
+    return {
+        f"{at}.{name}": part.weight
+        for at, module in model.named_modules()
+        for name, part in module.named_children()
+        if isinstance(part, FrozenWeight)
+    }
+
+
+def parts_of_expert(
+    name: str, weight: QuantizedWeight, index: Index
+) -> Iterator[tuple[str, Tensor]]:
+    """What stands in the place of a released tensor, whose name and index these are."""
+    expert, half = index[0] or 0, index[1] or 0 if len(index) > 1 else 0
+    yield from _compressed.tensors(name.removesuffix(".weight"), weight, expert, half, len(index))
 
 
 def read_config(folder: str | Path) -> PanguMoEConfig:
@@ -78,71 +111,8 @@ def read_config(folder: str | Path) -> PanguMoEConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _shards(folder: Path) -> dict[Path, set[str] | None]:
-    """The folder's weight files, each with the tensors that the index says it holds."""
-    if not (folder / INDEX).exists():
-        if (folder / SINGLE).exists():
-            return {folder / SINGLE: None}
-        pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
-        if pickles:
-            raise ValueError(
-                f"{folder} must hold safetensors, got {', '.join(pickles)}: a pickle can run code "
-                "when it is read, so none is read; convert it to safetensors first"
-            )
-        raise FileNotFoundError(f"{folder} has neither {SINGLE} nor {INDEX}")
-    weight_map = _files.read_object(folder / INDEX, MOST_INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{folder / INDEX} must have a weight_map of names and files")
-    shards: dict[Path, set[str]] = {}
-    for name, file in weight_map.items():
-        if not isinstance(file, str) or not re.fullmatch(r"[^/\\]+\.safetensors", file):
-            raise ValueError(
-                f"{folder / INDEX} must name safetensors files of its own folder, "
-                f"got {file!r:.200} for {name:.200}"
-            )
-        # os.path takes a name that no file system allows for one that does not exist
-        if folder / file not in shards and not os.path.exists(folder / file):
-            raise FileNotFoundError(
-                f"{folder / INDEX} names {file:.200} for {name:.200}: no such file"
-            )
-        shards.setdefault(folder / file, set()).add(name)
-    return dict(shards)
-
-
-def opened(path: Path) -> Any:
-    """Opens a shard: parses its header, checks its size, and maps its data without reading it."""
-    _files.regular(path)
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or corrupted: {error}{_first_cut(path)}") from None
-    # without the name of the file; the second, where it is larger than the addresses that are left
-    except (OSError, MemoryError) as error:
-        raise OSError(f"{path} cannot be read: {error}") from None
-
-
-def _first_cut(path: Path) -> str:
-    """Names the first tensor that a file holds in part, if the file's header can be read."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        held = path.stat().st_size - 8 - length
-        try:
-            header = json.loads(file.read(length) if held >= 0 and length <= MOST_HEADER else b"")
-            ends = {k: v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"}
-            cut = [(end, name) for name, end in ends.items() if end > held]
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            return ""
-    return f"; the first tensor that is not whole is {min(cut)[1]}" if cut else ""
-
-
-def _check(
-    folder: Path, shards: dict[Path, set[str] | None], config: PanguMoEConfig, stored: str
-) -> None:
-    """Compares all headers with the config, before anything is built; raises ValueError.
-
-    A config may ask for any number of tensors, so that nothing is made for each of them unless the
-    files hold about as many.
-    """
+def _check_count(folder: Path, shards: dict[Path, set[str] | None], config: PanguMoEConfig) -> None:
+    """Raises ValueError if a config asks for many more tensors than the files have."""
     asked, held = released_count(config), 0
     for path in shards:
         with opened(path) as shard:
@@ -153,6 +123,17 @@ def _check(
             f"{folder} does not fit its config.json: {sizes} are {asked:,} tensors, "
             f"the files hold {held:,}"
         )
+
+
+def _check(
+    folder: Path, shards: dict[Path, set[str] | None], config: PanguMoEConfig, stored: str
+) -> None:
+    """Compares all headers with the config, before anything is built; raises ValueError.
+
+    A config may ask for any number of tensors, so that nothing is made for each of them unless the
+    files hold about as many.
+    """
+    _check_count(folder, shards, config)
     shapes, problems, found = dict(released_shapes(config)), list[str](), set[str]()
     for path, listed in shards.items():
         with opened(path) as shard:
@@ -177,42 +158,62 @@ def _check(
                 if header.get_dtype() not in allowed:
                     kinds, got = " | ".join(allowed), header.get_dtype()
                     problems.append(f"wrong dtype: {where} must be {kinds}, got {got}")
-    problems = [f"missing: {name}" for name in shapes if name not in found] + problems
-    if problems:
-        more = len(problems) - MOST_SHOWN
-        lines = [*problems[:MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])]
-        raise ValueError("\n  ".join([f"{folder} does not fit its config.json:", *lines]))
+    complain(folder, [f"missing: {name}" for name in shapes if name not in found] + problems)
 
 
 def _stored(folder: Path, config: PanguMoEConfig, shards: dict[Path, set[str] | None]) -> str:
     """The dtype, in safetensors' code, from the config or else from the first file's header."""
     given = config.extra.get("dtype", config.extra.get("torch_dtype"))
-    codes = {str(dtype).removeprefix("torch."): code for code, dtype in DTYPES.items()}
     if given is None:
         with opened(next(iter(shards))) as shard:
             names = shard.keys()
-            stored: str = shard.get_slice(names[0]).get_dtype() if names else "none"
-    else:
-        stored = codes.get(str(given), str(given))
+            given = shard.get_slice(names[0]).get_dtype() if names else "none"
+    return _code(folder, given)
+
+
+def _code(folder: Path, dtype: Any) -> str:
+    """A dtype in safetensors' code, if weights may have it; raises ValueError."""
+    codes = {str(dtype).removeprefix("torch."): code for code, dtype in DTYPES.items()}
+    stored = codes.get(str(dtype), str(dtype))
     if stored not in DTYPES:
         keys = "dtype or torch_dtype of config.json, or else the first tensor"
         raise ValueError(f"{folder} must hold {' | '.join(codes)} ({keys}), got {stored:.200}")
     return stored
 
 
+def _quantized_folder(folder: Path, config: PanguMoEConfig) -> tuple[_quantized.Folder, str]:
+    """A quantised folder that fits its config, and the dtype of what is not quantised."""
+    _check_count(folder, all_files(folder), config)
+    given = config.extra.get("dtype", config.extra.get("torch_dtype"))
+    if given is None:  # of the first tensor that no format quantises
+        told = dict(headers(all_files(folder)))
+        embed = told.get("model.embed_tokens.weight")
+        given = "none" if embed is None else embed.code
+    stored = _code(folder, given)
+    allowed = lambda name: DTYPES if name.endswith(MIXED) else (stored,)  # noqa: E731
+    return _quantized.look(folder, config, allowed), stored
+
+
 def stored_dtype(folder: str | Path) -> torch.dtype:
     """The dtype of a folder's weights; raises as :func:`from_pretrained` does."""
     folder = Path(folder)
-    return DTYPES[_stored(folder, read_config(folder), _shards(folder))]
+    config = read_config(folder)
+    if is_quantized(folder, config.extra):
+        return DTYPES[_quantized_folder(folder, config)[1]]
+    return DTYPES[_stored(folder, config, _shards(folder))]
 
 
 def stored_tensors(folder: str | Path) -> Iterator[tuple[str, str, int]]:
     """Name, dtype and elements of every tensor in a folder's files, from their headers."""
-    for path in _shards(Path(folder)):
-        with opened(path) as shard:
-            for name in shard.keys():  # noqa: SIM118 - an opened file is no mapping
-                header = shard.get_slice(name)
-                yield name, header.get_dtype(), math.prod(header.get_shape())
+    for name, header in headers(all_files(Path(folder))):
+        yield name, header.code, math.prod(header.shape)
+
+
+def bytes_needed(folder: Path, config: PanguMoEConfig, dtype: torch.dtype) -> int:
+    """About what a folder's weights take in memory, if the plain ones are loaded in ``dtype``."""
+    if not is_quantized(folder, config.extra):
+        return parameter_counts(config)[0] * dtype.itemsize
+    return sum(_files.regular(path) for path in all_files(folder))
 
 
 def is_released(folder: str | Path) -> bool:
@@ -227,7 +228,13 @@ def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
     Raises as :func:`from_pretrained` does.
     """
     folder = Path(folder)
-    config, shards = read_config(folder), _shards(folder)
+    config = read_config(folder)
+    if is_quantized(folder, config.extra):
+        raise ValueError(
+            f"{folder} has quantised weights, as its files tell: only "
+            "moge_ops.models.checkpoint.from_pretrained and convert read them"
+        )
+    shards = _shards(folder)
     _check(folder, shards, config, _stored(folder, config, shards))
     codes = {name: code for name, code, _ in stored_tensors(folder)}
     return {parameter_name(whole): DTYPES[codes[name]] for name, whole, _ in released_names(config)}
@@ -241,6 +248,13 @@ def checked(
     Raises as :func:`from_pretrained` does.
     """
     stored, config = stored_dtypes(folder), read_config(folder)
+    return _on_meta(config, stored, dtype), list(_shards(Path(folder)))
+
+
+def _on_meta(
+    config: PanguMoEConfig, stored: dict[str, torch.dtype], dtype: torch.dtype | None
+) -> PanguMoEForCausalLM:
+    """A model on the meta device, in ``dtype`` or else in what is stored."""
     with torch.device("meta"):
         model = PanguMoEForCausalLM(config)
     for name, parameter in model.named_parameters():
@@ -248,7 +262,7 @@ def checked(
             parameter.data = parameter.data.to(stored[name])
         elif config.router_dtype is None or not name.endswith(("moge.gate", "moge.router_scale")):
             parameter.data = parameter.data.to(dtype)
-    return model, list(_shards(Path(folder)))
+    return model
 
 
 def from_pretrained(
@@ -263,6 +277,10 @@ def from_pretrained(
     once, and every tensor is copied to its place in the stacked weights, one file at a time, so the
     peak of memory is the weights and one file. Nothing in the folder is executed, and no pickle is
     read.
+
+    Quantised folders load too, in the formats of :func:`moge_ops.quant.read_experts`: the weights
+    of the experts stay as they are, in a :class:`moge_ops.nn.FrozenWeight` each; attention and
+    shared experts, which are small, are dequantised if the folder has them quantised.
 
     Args:
         folder: Holds ``config.json``, and either ``model.safetensors`` or the files that
@@ -281,6 +299,16 @@ def from_pretrained(
             missing, unexpected or misshapen, or do not have the dtype that ``config.json`` gives;
             or somebody changed the files meanwhile. The message names file and tensors.
     """
+    folder = Path(folder)
+    config = read_config(folder)
+    if is_quantized(folder, config.extra):
+        found, code = _quantized_folder(folder, config)
+        codes = {n: h.code if n.endswith(MIXED) else code for n, h in found.plan.headers.items()}
+        stored = {
+            parameter_name(whole): DTYPES[codes.get(name, code)]
+            for name, whole, _ in released_names(config)
+        }
+        return _quantized.fill(_on_meta(config, stored, dtype), found, device).eval()
     model, shards = checked(folder, dtype)
     model.to_empty(device=device)
     parts = dict(released(model))
@@ -296,7 +324,7 @@ def from_pretrained(
     return model.eval()
 
 
-def _bytes(size: int | str) -> int:
+def shard_size(size: int | str) -> int:
     """``"5GB"`` as a number."""
     match = re.fullmatch(r"(\d+)\s*([KMG]i?B)?", str(size))
     if not match or not int(match[1]):
@@ -319,6 +347,9 @@ def save_pretrained(
     The files are written into a new folder inside ``folder`` and move to their places when all are
     whole, ``config.json`` last. If the writing fails, nothing is left of it.
 
+    Quantised experts are written in the format of compressed-tensors, without a loss, whatever the
+    format that they came from; ``config.json`` lists the linear layers that are not quantised.
+
     Args:
         model: The model.
         folder: Created if it does not exist. Other files in it are left alone. A link in the place
@@ -329,40 +360,72 @@ def save_pretrained(
     Raises:
         FileExistsError: The folder has weights already.
         OSError: A file cannot be written; the message names it.
-        ValueError: ``max_shard_size`` is not a size.
+        ValueError: ``max_shard_size`` is not a size; or the weights of some experts are quantised
+            and those of others are not, or are in another way.
     """
-    most, folder = _bytes(max_shard_size), Path(folder)
+    most, folder = shard_size(max_shard_size), Path(folder)
     refuse_weights(folder)
+    frozen = _frozen(model)
+    layers = [
+        (frozen[f"layers.{i}.moge.w_gate_up"], frozen[f"layers.{i}.moge.w_down"])
+        for i in range(model.config.num_hidden_layers)
+        if f"layers.{i}.moge.w_gate_up" in frozen and f"layers.{i}.moge.w_down" in frozen
+    ]
+    if len(frozen) not in (0, 2 * model.config.num_hidden_layers):
+        raise ValueError(
+            "either all weights of experts must be quantised or none, to be written, got "
+            f"{len(frozen)} of {2 * model.config.num_hidden_layers}"
+        )
+    told = _compressed.config(layers, _quantized.linear_layers(model.config)) if layers else None
     with _files.staged(folder, last="config.json") as stage:
-        _write(model, stage, most)
+        write_tensors(released(model), stage, most)
+        write_config(model.config, model.embed.weight.dtype, told, stage)
 
 
-def _write(model: PanguMoEForCausalLM, folder: Path, most: int) -> None:
-    shards: list[dict[str, Tensor]] = [{}]
-    room = most
-    for name, part in released(model):
-        if shards[-1] and part.nbytes > room:
-            shards.append({})
-            room = most
-        shards[-1][name] = part
-        room -= part.nbytes
-    weight_map = {}
-    for i, shard in enumerate(shards, 1):
-        file = SINGLE if len(shards) == 1 else f"model-{i:05}-of-{len(shards):05}.safetensors"
-        # parts share memory, which the format does not allow: copied, one shard at a time
-        copies = {name: part.to("cpu", copy=True).contiguous() for name, part in shard.items()}
+def write_tensors(tensors: Iterable[tuple[str, Tensor]], folder: Path, most: int) -> None:
+    """Writes tensors into files of at most ``most`` bytes, while they arrive."""
+    files, shard, room, total = list[list[str]](), dict[str, Tensor](), most, 0
+
+    def save() -> None:
+        path = folder / f"model-{len(files) + 1:05}.safetensors"
         try:
-            save_file(copies, folder / file, metadata={"format": "pt"})
+            save_file(shard, path, metadata={"format": "pt"})
         except SafetensorError as error:
-            raise OSError(f"{folder / file} cannot be written: {error}") from None
-        weight_map.update(dict.fromkeys(shard, file))
-    if len(shards) > 1:
-        total = sum(part.nbytes for shard in shards for part in shard.values())
-        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    config = model.config.to_dict()
-    key = "dtype" if "dtype" in config else "torch_dtype"
-    dtype = str(model.embed.weight.dtype).removeprefix("torch.")
-    _write_json(folder / "config.json", {**config, key: dtype})
+            raise OSError(f"{path} cannot be written: {error}") from None
+        files.append(list(shard))
+        shard.clear()
+
+    for name, part in tensors:
+        if shard and part.nbytes > room:
+            save()
+            room = most
+        # parts share memory, which the format does not allow
+        shard[name] = part.detach().to("cpu", copy=True).contiguous()
+        room -= part.nbytes
+        total += part.nbytes
+    save()
+    if len(files) == 1:
+        (folder / "model-00001.safetensors").rename(folder / SINGLE)
+        return
+    weight_map = {}
+    for i, names in enumerate(files, 1):
+        file = f"model-{i:05}-of-{len(files):05}.safetensors"
+        (folder / f"model-{i:05}.safetensors").rename(folder / file)
+        weight_map.update(dict.fromkeys(names, file))
+    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def write_config(
+    config: PanguMoEConfig, dtype: torch.dtype, told: dict[str, Any] | None, folder: Path
+) -> None:
+    """Writes ``config.json``; ``told`` tells how the weights are quantised."""
+    values = config.to_dict()
+    values = {k: v for k, v in values.items() if k not in OF_QUANTIZED}
+    key = "dtype" if "dtype" in values else "torch_dtype"
+    values |= {key: str(dtype).removeprefix("torch.")}
+    if told is not None:
+        values["quantization_config"] = told
+    _write_json(folder / "config.json", values)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

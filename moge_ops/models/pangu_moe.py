@@ -10,6 +10,7 @@ Source: Tang et al. 2025, "Pangu Pro MoE" (arXiv:2505.21411), and the formulas o
 """
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from moge_ops import _checks
 from moge_ops.models.generation import Sampler, left_padded
-from moge_ops.nn import MoGE
+from moge_ops.nn import FrozenWeight, MoGE
 from moge_ops.ops.grouped_gate import Gating
 from moge_ops.ops.load_balance_loss import load_balance_loss
 
@@ -398,8 +399,12 @@ class PanguMoEForCausalLM(nn.Module):
                 nn.init.zeros_(parameter)
 
     def parameter_counts(self) -> tuple[int, int]:
-        """All parameters, and the active ones: those without the experts that a token skips."""
+        """All parameters, and the active ones: those without the experts that a token skips.
+
+        A quantised weight counts as the numbers that it stands for.
+        """
         total = sum(p.numel() for p in self.parameters())
+        total += sum(math.prod(w.shape) for w in self.modules() if isinstance(w, FrozenWeight))
         c = self.config
         skipped = c.num_experts - c.num_experts_per_tok
         expert = 3 * c.moe_intermediate_size * c.hidden_size

@@ -29,6 +29,7 @@ from moge_ops import cli
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.models.checkpoint import from_pretrained, read_config, released, save_pretrained
 from moge_ops.models.tokenizer import load_tokenizer, write_byte_tokenizer
+from moge_ops.quant import quantize_experts
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 # of work: on a machine that has other things to do more time passes, which the runner limits
@@ -44,8 +45,18 @@ KEYS = (
     *("max_position_embeddings", "rope_theta", "rms_norm_eps", "attention_dropout"),
     *("initializer_range", "router_aux_loss_coef", "bos_token_id", "eos_token_id"),
     *("model_type", "hidden_act", "rope_scaling", "tie_word_embeddings", "torch_dtype", "dtype"),
-    *("auto_map", "extra", "architectures", ""),
+    *("auto_map", "extra", "architectures", "quantization_config", ""),
 )
+# in a quantization_config, in its group, and in the weights of that
+QUANTIZED = (
+    *("quant_method", "format", "config_groups", "ignore", "sparsity_config", "bits", "desc_act"),
+    *("sym", "checkpoint_format", "version", "zero_point", "fmt", "weight_block_size"),
+    *("targets", "weights", "input_activations", "num_bits", "type", "strategy", "group_size"),
+    *("symmetric", "actorder", "block_structure"),
+)
+METHODS = ("compressed-tensors", "fp8", "gptq", "awq", "mxfp4", "int-quantized", "pack-quantized",
+           "float-quantized", "mxfp4-pack-quantized", "float", "int", "block", "group", "tensor",
+           "channel", 4, 8, 128, [128, 128], True, False, ["re:(a+)+$"])  # fmt: skip
 PARTS = ("truncation", "padding", "normalizer", "pre_tokenizer", "decoder", "model", "added_tokens",
          "post_processor", "version")  # fmt: skip
 # what stands for data that JSON cannot hold, or that is too long to be drawn
@@ -64,8 +75,11 @@ LITERALS = {
 
 
 @functools.cache
-def base(sharded: bool) -> dict[str, bytes]:
-    """The files of a valid folder; the first call imports much, and takes seconds."""
+def base(sharded: bool, scheme: str = "") -> dict[str, bytes]:
+    """The files of a valid folder; the first call imports much, and takes seconds.
+
+    ``scheme`` is that of quantised experts, if they are.
+    """
     config = PanguMoEConfig(
         vocab_size=260, hidden_size=4, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, num_experts=2, num_experts_per_tok=2, num_groups=2,
@@ -76,6 +90,8 @@ def base(sharded: bool) -> dict[str, bytes]:
         folder = Path(name) / "folder"
         torch.manual_seed(0)
         model = PanguMoEForCausalLM(config)
+        if scheme:
+            quantize_experts(model, scheme)
         save_pretrained(model, folder, max_shard_size=5000 if sharded else "5GB")
         write_byte_tokenizer(folder)
         for what in ("generate", "routers", "convert"):  # first uses import more, which takes time
@@ -138,6 +154,8 @@ def cases() -> st.SearchStrategy[dict[str, Any]]:
         edit("config", key=st.sampled_from(KEYS), value=values()),
         edit("config", key=st.sampled_from(KEYS), value=values()),
         edit("forget key", key=st.sampled_from(KEYS)),
+        edit("quantization", key=st.sampled_from(QUANTIZED), value=values()),
+        edit("quantization", key=st.sampled_from(QUANTIZED), value=st.sampled_from(METHODS)),
         edit("index", tensor=at, value=values()),
         edit("index", tensor=at, value=st.sampled_from(
             ["../secret.safetensors", "/etc/passwd", "a.safetensors/../../secret.safetensors",
@@ -167,8 +185,8 @@ def cases() -> st.SearchStrategy[dict[str, Any]]:
     )  # fmt: skip
     commands = st.sampled_from(["", "", "", "generate", "inspect", "routers", "convert", "convert"])
     return st.fixed_dictionaries(
-        {"sharded": st.booleans(), "edits": st.lists(edits, min_size=1, max_size=3),
-         "command": commands}
+        {"sharded": st.booleans(), "scheme": st.sampled_from(["", "int8_w8a8"]),
+         "edits": st.lists(edits, min_size=1, max_size=3), "command": commands}
     )  # fmt: skip
 
 
@@ -275,6 +293,8 @@ class Damage:
             self.place(e)
         elif kind in ("config", "forget key", "tokenizer", "replacements", "vocabulary"):
             self.settings(e)
+        elif kind == "quantization":
+            self.quantization(e)
         elif kind.startswith("index"):
             self.index(e)
         elif "tensor" in e or kind in ("metadata", "tensors"):
@@ -294,6 +314,20 @@ class Damage:
         path.unlink(missing_ok=True)
         if e["kind"] != "remove":
             SPECIAL[e["what"]](path)
+
+    def quantization(self, e: dict[str, Any]) -> None:
+        """Sets a key wherever it is, or else in the outermost object."""
+        found = self.object("config.json") or {}
+        outer = found.get("quantization_config")
+        if not isinstance(outer, dict):
+            return
+        places, key = [outer], e["key"]
+        for place in places:
+            places += [value for value in place.values() if isinstance(value, dict)]
+        having = [place for place in places if key in place] or [outer]
+        for place in having:
+            place[key] = e["value"]
+        self.write("config.json", _json(found).encode())
 
     def settings(self, e: dict[str, Any]) -> None:
         file = "config.json" if e["kind"] in ("config", "forget key") else "tokenizer.json"
@@ -422,7 +456,7 @@ def refused(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except REFUSALS as error:
-        names = {path.name for path in folder.iterdir()} | {*KEYS}
+        names = {path.name for path in folder.iterdir()} | {*KEYS, *QUANTIZED}
         names |= {"config.json", "tokenizer.json", INDEX, SINGLE}
         named = any(name and name in str(error) for name in names)
         if not named:
@@ -437,6 +471,9 @@ def refused(folder: Path, what: str) -> Iterator[None]:
 def whole(model: PanguMoEForCausalLM, folder: Path) -> None:
     """Every parameter is what the files hold, and every tensor of the files has its parameter."""
     parts, files = dict(released(model)), [folder / SINGLE]
+    quantized = not isinstance(model.layers[0].moge.w_down, torch.Tensor)
+    if quantized:
+        parts = {name: part for name, part in parts.items() if ".experts." not in name}
     if (folder / INDEX).exists():
         index = json.loads((folder / INDEX).read_bytes())
         files = [folder / name for name in {*index["weight_map"].values()}]
@@ -445,6 +482,8 @@ def whole(model: PanguMoEForCausalLM, folder: Path) -> None:
         assert path.parent == folder
         with safe_open(path, framework="pt") as shard:
             for name in shard.keys():  # noqa: SIM118 - an opened file is no mapping
+                if quantized and ".experts." in name:  # another config may give it another name
+                    continue
                 tensor = shard.get_tensor(name)
                 assert torch.equal(tensor.nan_to_num(7.0), parts[name].nan_to_num(7.0)), (
                     f"{name} is not what the file holds"
@@ -452,7 +491,8 @@ def whole(model: PanguMoEForCausalLM, folder: Path) -> None:
                 assert name not in seen, f"{name} is in two files"
                 seen.add(name)
     assert seen == parts.keys(), f"not filled: {parts.keys() - seen}"
-    assert sum(x.numel() for x in parts.values()) == model.parameter_counts()[0]
+    if not quantized:
+        assert sum(x.numel() for x in parts.values()) == model.parameter_counts()[0]
 
 
 def run(folder: Path, name: str) -> tuple[Any, str]:
@@ -495,7 +535,7 @@ def check(case: dict[str, Any]) -> None:
         room = Path(name)
         folder = room / "folder"
         folder.mkdir()
-        for file, data in base(case["sharded"]).items():
+        for file, data in base(case["sharded"], case.get("scheme", "")).items():
             (folder / file).write_bytes(data)
         secret = base(False)[SINGLE]
         (room / "secret.safetensors").write_bytes(secret)
