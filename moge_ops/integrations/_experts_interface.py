@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from moge_ops.nn import MoGE
+from moge_ops.nn import FrozenWeight, MoGE
 
 __all__ = [
     "ALL_EXPERTS_FUNCTIONS",
@@ -106,6 +106,10 @@ def is_interface(module: nn.Module) -> bool:
     return all(hasattr(module, name) for name in ("_apply_gate", "is_transposed", "config"))
 
 
+def _is_quantized(module: nn.Module) -> bool:
+    return is_interface(module) and any(isinstance(x, FrozenWeight) for x in module.children())
+
+
 def _asks(value: Any) -> bool:
     return "moge_ops" in (value.values() if isinstance(value, dict) else (value,))
 
@@ -159,6 +163,11 @@ def _checked_from_config(known: Callable[..., Any]) -> Any:
 def _checked_set(known: Callable[..., Any]) -> Any:
     @functools.wraps(known)
     def set_experts_implementation(model: PreTrainedModel, experts_implementation: Any) -> None:
+        if not _asks(experts_implementation) and any(map(_is_quantized, model.modules())):
+            raise ValueError(
+                "experts_implementation must be 'moge_ops' for quantised experts, which no other "
+                f"one runs, got {experts_implementation!r}"
+            )
         known(model, experts_implementation)
         if _asks(experts_implementation):
             _refuse_silence(model)
@@ -166,16 +175,32 @@ def _checked_set(known: Callable[..., Any]) -> Any:
     return set_experts_implementation
 
 
+def _checked_save(known: Callable[..., Any]) -> Any:
+    @functools.wraps(known)
+    def save_pretrained(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        known_here = getattr(model, "hf_quantizer", None) is not None
+        if not known_here and any(isinstance(x, FrozenWeight) for x in model.modules()):
+            raise ValueError(
+                f"{type(model).__name__} has quantised experts without knowing it, and its files "
+                "would not be read again: call quantize_experts on the whole model, not on a part"
+            )
+        return known(model, *args, **kwargs)
+
+    return save_pretrained
+
+
 _ENTRIES: dict[str, Callable[[Callable[..., Any]], Any]] = {
     "from_pretrained": _checked_from_pretrained,
     "_from_config": _checked_from_config,
+    "save_pretrained": _checked_save,
     "set_experts_implementation": _checked_set,
 }
 _wrapped: set[str] = set()
 
 
 def forbid_silence() -> None:
-    """Lets transformers refuse the name "moge_ops" for a model that has nothing to run on it.
+    """Lets transformers refuse the name "moge_ops" for a model that has nothing to run on it, and
+    for quantised experts any other name, and files of which only a part knows that it is quantised.
 
     transformers itself accepts any registered name for any model. The check looks at the model's
     modules, so it comes after loading; it is the same for all entries: ``from_pretrained``,

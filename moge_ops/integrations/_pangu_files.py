@@ -7,7 +7,7 @@ does not see: files that other tools pass as they are.
 # mypy: allow-untyped-calls
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -28,7 +28,7 @@ from moge_ops import _files
 from moge_ops.models import checkpoint, layout
 from moge_ops.models.pangu_moe import FIXED, PanguMoEConfig
 
-__all__ = ["checked", "load_released", "stored", "written"]
+__all__ = ["checked", "load_released", "mixed", "stored", "written"]
 
 
 class _Join(Concatenate):
@@ -186,10 +186,37 @@ def checked(folder: Path, options: dict[str, Any]) -> Iterator[None]:
     here = folder.is_dir() and not (folder / "adapter_config.json").exists() and not elsewhere
     dtypes: dict[str, torch.dtype] = {}
     if here:
-        if checkpoint.is_released(folder):
+        quantized = checkpoint.read_config(folder).extra.get("quantization_config")
+        if quantized is not None and not _is_ours(quantized):
+            raise ValueError(
+                f"{folder} has experts that others quantised: load it by "
+                "moge_ops.integrations.transformers.load_quantized"
+            )
+        # ours have names of their own, which their quantiser checks
+        if checkpoint.is_released(folder) and quantized is None:
             checkpoint.stored_dtypes(folder)
-        if options.get("dtype", options.get("torch_dtype")) in (None, "auto"):
-            dtypes = _mixed(folder)
+        if _keeps_dtypes(options):
+            codes = {
+                name: checkpoint.DTYPES.get(c) for name, c, _ in checkpoint.stored_tensors(folder)
+            }
+            dtypes = _mixed(checkpoint.read_config(folder), codes)
+    with _storing(dtypes):
+        yield
+
+
+@contextmanager
+def mixed(config: Any, state: Any, options: dict[str, Any]) -> Iterator[None]:
+    """Sets :data:`stored` to what is in a state dict that ``from_pretrained`` gets."""
+    dtypes: dict[str, torch.dtype] = {}
+    if config is not None and state and _keeps_dtypes(options):
+        sizes = PanguMoEConfig.from_dict(config.to_dict())
+        dtypes = _mixed(sizes, {name: x.dtype for name, x in state.items()})
+    with _storing(dtypes):
+        yield
+
+
+@contextmanager
+def _storing(dtypes: dict[str, torch.dtype]) -> Iterator[None]:
     token = stored.set(dtypes)
     try:
         yield
@@ -197,14 +224,23 @@ def checked(folder: Path, options: dict[str, Any]) -> Iterator[None]:
         stored.reset(token)
 
 
-def _mixed(folder: Path) -> dict[str, torch.dtype]:
+def _is_ours(quantization_config: Any) -> bool:
+    ours = "moge_ops"  # the name that _quantizer registers
+    return isinstance(quantization_config, dict) and quantization_config.get("quant_method") == ours
+
+
+def _keeps_dtypes(options: dict[str, Any]) -> bool:
+    return options.get("dtype", options.get("torch_dtype")) in (None, "auto")
+
+
+def _mixed(
+    config: PanguMoEConfig, files: Mapping[str, torch.dtype | None]
+) -> dict[str, torch.dtype]:
     """The parameters of files in any layout whose dtype is not that of the embedding."""
-    released = layout.released_names(checkpoint.read_config(folder))
-    own = {name: layout.parameter_name(whole) for name, whole, _ in released}
+    own = {name: layout.parameter_name(whole) for name, whole, _ in layout.released_names(config)}
     found = {}
-    for name, code, _ in checkpoint.stored_tensors(folder):
-        name = own.get(name, own.get(f"model.{name}", name)).removeprefix("model.")
-        found[name] = checkpoint.DTYPES.get(code)
+    for name, dtype in files.items():
+        found[own.get(name, own.get(f"model.{name}", name)).removeprefix("model.")] = dtype
     main = found.get("embed.weight")
     return {
         rf"(?<![\w.])(?:model\.)?{re.escape(name)}$": dtype

@@ -195,7 +195,7 @@ class PanguProMoEPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any
     ) -> Any:
         """As everywhere in transformers, but a damaged folder is an error and no pickle is read.
 
@@ -210,8 +210,12 @@ class PanguProMoEPreTrainedModel(PreTrainedModel):
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError("use_safetensors must not be False: no pickle is read")
-        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-        with _pangu_files.checked(folder, kwargs):
+        name, state = pretrained_model_name_or_path, kwargs.get("state_dict")
+        if name is None:  # with config and state_dict, as everywhere
+            checks = _pangu_files.mixed(kwargs.get("config"), state, kwargs)
+        else:
+            checks = _pangu_files.checked(Path(name, kwargs.get("subfolder") or ""), kwargs)
+        with checks:
             options = {**kwargs, "use_safetensors": True, "output_loading_info": True}
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
         model, info = loaded

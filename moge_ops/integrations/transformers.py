@@ -2,10 +2,13 @@
 
 ::
 
-    from moge_ops.integrations.transformers import register
+    from moge_ops.integrations.transformers import ExpertsQuantizationConfig, register
 
     register()
     model = AutoModelForCausalLM.from_pretrained(name, experts_implementation="moge_ops")
+    # or with quantised experts, in a half to a quarter of the memory
+    config = ExpertsQuantizationConfig("int4_w4a16", group_size=64)
+    model = AutoModelForCausalLM.from_pretrained(name, quantization_config=config)
 
 This serves all models with the experts interface, whose experts class is decorated with
 ``use_experts_implementation``: Qwen3-MoE, Mixtral, DeepSeek-V3, GPT-OSS, OLMoE, Granite-MoE and
@@ -31,13 +34,16 @@ from transformers import (
 )
 from transformers.activations import SiLUActivation
 
-from moge_ops.integrations import _experts_interface
+from moge_ops.integrations import _experts_interface, _quantizer
+from moge_ops.integrations._quantized_folders import load_quantized
+from moge_ops.integrations._quantizer import ExpertsQuantizationConfig
 from moge_ops.integrations.pangu_auto import (
     PanguProMoEConfig,
     PanguProMoEForCausalLM,
     PanguProMoEForSequenceClassification,
     PanguProMoEModel,
 )
+from moge_ops.nn import FrozenWeight
 from moge_ops.ops.grouped_gate import grouped_gate
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.ops.grouped_mlp import grouped_mlp
@@ -45,8 +51,15 @@ from moge_ops.ops.permute import permute
 from moge_ops.ops.route import route
 from moge_ops.ops.swiglu import swiglu
 from moge_ops.ops.unpermute import unpermute
+from moge_ops.quant import QuantizedWeight
 
-__all__ = ["experts_forward", "register", "swap_moge_routing"]
+__all__ = [
+    "ExpertsQuantizationConfig",
+    "experts_forward",
+    "load_quantized",
+    "register",
+    "swap_moge_routing",
+]
 
 
 def register() -> None:
@@ -57,6 +70,13 @@ def register() -> None:
       interface, this is a ValueError: ``from_pretrained``, ``from_config`` with the option, and
       ``set_experts_implementation`` look at the model's modules. Only a model that is built from a
       configuration which holds the option already is not looked at.
+    - ``from_pretrained`` with a :class:`ExpertsQuantizationConfig` as ``quantization_config``
+      quantises the experts of a plain folder while it is loaded: each stacked weight as soon as its
+      tensors are read, so the peak of memory is the quantised model and a few times the largest
+      stacked weight. The experts run on moge_ops, whatever ``experts_implementation`` says. What
+      ``save_pretrained`` makes of such a model is loaded by ``from_pretrained`` without options,
+      once :func:`register` was called; without it, transformers warns and draws random experts.
+      Folders in other formats are loaded by :func:`load_quantized`.
     - ``AutoConfig``, ``AutoModel``, ``AutoModelForCausalLM`` and
       ``AutoModelForSequenceClassification`` load folders of ``model_type`` ``"PanguProMoE"``
       without remote code. So does ``pipeline("text-generation")``, if the folder has a tokenizer
@@ -69,6 +89,7 @@ def register() -> None:
     _experts_interface.verify()
     _experts_interface.ALL_EXPERTS_FUNCTIONS.register("moge_ops", experts_forward)
     _experts_interface.forbid_silence()
+    _quantizer.register()
     AutoConfig.register(PanguProMoEConfig.model_type, PanguProMoEConfig, exist_ok=True)
     for auto_class, model in (
         (AutoModel, PanguProMoEModel),
@@ -92,6 +113,14 @@ def _add_bias(rows: Tensor, bias: Tensor, offsets: Tensor) -> Tensor:
     return rows + grouped_gemm(ones, bias.unsqueeze(-1), offsets)
 
 
+def _weight(experts: Any, name: str) -> Tensor | QuantizedWeight:
+    """``[E, O, I]``."""
+    weight: Tensor | FrozenWeight = getattr(experts, name)
+    if isinstance(weight, FrozenWeight):
+        return weight.weight
+    return weight.mT if experts.is_transposed else weight
+
+
 def experts_forward(
     experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
@@ -106,7 +135,8 @@ def experts_forward(
     Args:
         experts: The module: ``gate_up_proj`` (``up_proj`` without a gate) and ``down_proj``, each
             ``[E, O, I]``, or ``[E, I, O]`` if ``is_transposed``; with ``has_bias`` also their
-            ``_bias`` ``[E, O]``. ``has_post_expert_norm`` is False in versions without it.
+            ``_bias`` ``[E, O]``. ``has_post_expert_norm`` is False in versions without it. Each
+            weight may be a :class:`moge_ops.nn.FrozenWeight`, always ``[E, O, I]``.
         hidden_states: ``[T, H]``.
         top_k_index: ``[T, K]``, int32 | int64. Ids outside ``[0, E)`` are dropped slots, such as
             the id E that marks another rank's experts in expert parallelism. They add nothing, and
@@ -114,19 +144,20 @@ def experts_forward(
         top_k_weights: ``[T, K]``, any float dtype.
 
     Returns:
-        ``[T, H]``, dtype of ``hidden_states``. Products run in the dtype of the weights, or in that
-        of autocast; the sum over experts runs in float32. Deterministic.
+        ``[T, H]``, dtype of ``hidden_states``. Products run in the dtype of the weights, where both
+        are quantised in that of ``hidden_states``, or in that of autocast; the sum over experts
+        runs in float32. Deterministic.
 
     Raises:
         AttributeError: The module does not have these weights.
-        TypeError: The weights are quantised. (For its FP8 experts transformers itself refuses the
-            name "moge_ops".)
+        TypeError: The weights are quantised by another library. (For its FP8 experts transformers
+            itself refuses the name "moge_ops".)
     """
     up = "gate_up_proj" if experts.has_gate else "up_proj"
-    w_up, w_down = getattr(experts, up), experts.down_proj
-    if experts.is_transposed:
-        w_up, w_down = w_up.mT, w_down.mT  # [E, F or 2F, H], [E, H, F]
-    x = hidden_states.to(w_down.dtype)
+    w_up, w_down = _weight(experts, up), _weight(experts, "down_proj")
+    # quantised weights take any float; the rest of a module has its dtype
+    like = (w_down, w_up, getattr(experts, "down_proj_bias", None), hidden_states)
+    x = hidden_states.to(next(w.dtype for w in like if isinstance(w, Tensor)))
     routing = route(top_k_index, w_down.shape[0])
 
     post_norm = getattr(experts, "has_post_expert_norm", False)
