@@ -140,7 +140,8 @@ def test_no_kernel_is_forgotten(target: str, built: dict[str, Row]) -> None:
     for kernel, dtype, layer in list(wanted):
         # on Hopper only, through descriptors of 16-bit operands: "odd" is not aligned
         takes = target == "sm_90" and dtype != "fp32" and layer != "odd"
-        if kernel == "_grouped_gemm_specialized_kernel" and not takes:
+        specialized = kernel == "_grouped_gemm_specialized_kernel"
+        if (specialized and not takes) or kernel == "_quantize_rows_kernel":
             wanted.remove((kernel, dtype, layer))
     assert built_for == wanted
 
@@ -195,6 +196,38 @@ def test_the_gate_is_one_launch_that_does_not_spill(
     kernels = sorted(row["kernel"] for row in rows)
     assert kernels == ["_grouped_gate_bwd_kernel", "_grouped_gate_fwd_kernel"]
     assert not names([row for row in rows if row["local_bytes"]])
+
+
+# what a quantised layer launches
+QUANTIZED = {
+    "_quantize_rows_kernel",
+    "_grouped_mlp_up_kernel",
+    "_grouped_gemm_kernel",
+    "_grouped_mlp_down_bwd_kernel",
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_quantised_products_run_on_the_matrix_unit_without_spills(
+    target: str, built: dict[str, Row]
+) -> None:
+    """int8_w8a8 multiplies integers there; the other schemes have been decoded to 16 bits."""
+    rows = [
+        row
+        for row in built[target]["rows"]
+        if any(re.search(r"_w\da\d+$", layer) for _, layer, _ in row["uses"])
+    ]
+    wanted = QUANTIZED if target == "sm_90" else QUANTIZED - {"_grouped_mlp_down_bwd_kernel"}
+    assert {row["kernel"] for row in rows} == wanted
+    assert not names([row for row in rows if row["local_bytes"]])
+    unit = {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05", "gfx942": "mfma"}[target]
+    for row in rows:
+        layers = {layer for _, layer, _ in row["uses"]}
+        # without descriptors few rows are not swapped, and too few for WGMMA
+        instruction = "mma" if target == "sm_90" and "odd-int8_w8a8" in layers else unit
+        if row["kernel"] != "_quantize_rows_kernel":
+            integers = any(layer.endswith("int8_w8a8") for layer in layers)
+            assert row["matrix"] == instruction + " int8" * integers, names([row])
 
 
 GATE = """

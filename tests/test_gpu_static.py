@@ -191,7 +191,7 @@ def test_the_kernel_walks_in_that_order() -> None:
     assert [tuple(row) for row in out.tolist()] == want
 
 
-LOAD_SLOTS = load("triton", "grouped_mlp")._load_slots
+LOAD_SLOTS = load("triton", "_mlp_kernels")._load_slots
 TILE = load("triton", "_tiles").Tile
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ._common import INTERPRETED, acc_dtype, num_programs
 from ._configs import Config, device_class
+from ._decode import decode
 from ._tiles import expert_rows
 
 
@@ -24,12 +25,10 @@ class Weight(NamedTuple):
     The source is a pointer, whose strides say where C and R lie, or a descriptor of ``[E * HALVES,
     C, R]``, or without R_LAST of ``[E, R, C]``, which knows its own strides.
 
-    A quantised weight enters here. Its stored integers are the source; scale, zero point (each with
-    its strides) become further fields, the scheme and the group size constants of
-    :func:`tile_product`. A scheme with 16-bit activations is decoded in :func:`load_box` and
-    :func:`_load_strided`, between the load and the product, so that no loop changes.
-    For int8_w8a8 the product takes the integers as they are stored, and the epilogue in the kernel,
-    after :func:`tile_product`, multiplies the result by the scales of its rows and columns.
+    A quantised weight enters here: its stored numbers are the source, with R and C counted in
+    numbers and strides in what stores them. With a FORMAT they are decoded between the load and
+    the product, so that no loop changes. Without one, which is int8_w8a8, the product takes the
+    integers as they are stored, and the epilogue multiplies by the scales.
     """
 
     source: Any
@@ -38,6 +37,12 @@ class Weight(NamedTuple):
     stride_r: Any
     C: Any
     R: Any
+    # all None where the weight is not quantised
+    scale: Any  # [E, scale_rows, groups]
+    zero: Any  # None, or in the shape of scale
+    scale_rows: Any
+    groups: Any
+    rows_per_scale: Any
 
 
 class Dot(NamedTuple):
@@ -46,6 +51,7 @@ class Dot(NamedTuple):
     operand: tl.dtype  # what both operands are converted to
     precision: str  # in which float32 operands are multiplied
     acc: tl.dtype  # what sums are kept in
+    wide: tl.dtype  # what an epilogue computes in
 
 
 @triton.jit
@@ -104,6 +110,52 @@ def _load_strided(weight, expert, r, offs_c, mask_c, BLOCK_R: tl.constexpr):
 
 
 @triton.jit
+def _load_decoded(
+    weight,
+    tile,
+    box,
+    r,
+    offs_c,
+    mask_c,
+    R_LAST: tl.constexpr,
+    FORMAT: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    """``[BLOCK_R, COLUMNS]`` of a quantised weight, whose stored rows are contiguous.
+
+    It is decoded as it lies, and transposed then.
+    """
+    DESCRIBED: tl.constexpr = isinstance(weight.source, tl.tensor_descriptor)
+    first_c = tile.column * BLOCK_C
+    base = tile.expert.to(tl.int64) * weight.stride_e
+    if R_LAST:
+        first_i = r // FORMAT.packed
+        offs_i = first_i + tl.arange(0, BLOCK_R // FORMAT.packed)
+        if DESCRIBED:
+            w = weight.source.load([box, first_c, first_i])
+            w = w.reshape(COLUMNS, BLOCK_R // FORMAT.packed)
+        else:
+            ptrs = weight.source + base + offs_c[:, None] * weight.stride_c + offs_i[None, :]
+            mask = mask_c[:, None] & (offs_i < weight.R // FORMAT.packed)[None, :]
+            w = tl.load(ptrs, mask=mask, other=0)
+        w = decode(weight, w, tile.expert, offs_c, r, FORMAT=FORMAT).T
+    else:
+        first_i = first_c // FORMAT.packed
+        offs_i = first_i + tl.arange(0, COLUMNS // FORMAT.packed)
+        offs_r = r + tl.arange(0, BLOCK_R)
+        if DESCRIBED:
+            w = weight.source.load([box, r, first_i]).reshape(BLOCK_R, COLUMNS // FORMAT.packed)
+        else:
+            offs = offs_r.to(tl.int64)[:, None] * weight.stride_r + offs_i[None, :]
+            mask = (offs_r < weight.R)[:, None] & (offs_i < weight.C // FORMAT.packed)[None, :]
+            w = tl.load(weight.source + base + offs, mask=mask, other=0)
+        w = decode(weight, w, tile.expert, offs_r, first_c, FORMAT=FORMAT)
+    return w
+
+
+@triton.jit
 def tile_product(
     row_source,  # [BLOCK_M] pointers to rows, each contiguous, or a descriptor of [N, R]
     weight,
@@ -113,6 +165,7 @@ def tile_product(
     EVEN_R: tl.constexpr,
     SWAP: tl.constexpr,
     DOT: tl.constexpr,
+    FORMAT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -142,7 +195,50 @@ def tile_product(
         acc = tl.zeros((COLUMNS, BLOCK_M) if SWAP else (BLOCK_M, COLUMNS), dtype=DOT.acc)
     for r in range(0, weight.R, BLOCK_R):
         x = _load_rows(row_source, tile.first_row, r, weight.R, EVEN_R=EVEN_R, BLOCK_R=BLOCK_R)
-        if SPLIT:
+        if FORMAT is not None and SPLIT:
+            offs_half = first_c + tl.arange(0, BLOCK_C)
+            w = _load_decoded(
+                weight=weight,
+                tile=tile,
+                box=tile.expert * 2,
+                r=r,
+                offs_c=offs_half,
+                mask_c=None,
+                R_LAST=R_LAST,
+                FORMAT=FORMAT,
+                COLUMNS=BLOCK_C,
+                BLOCK_C=BLOCK_C,
+                BLOCK_R=BLOCK_R,
+            )
+            w_2 = _load_decoded(
+                weight=weight,
+                tile=tile,
+                box=tile.expert * 2 + 1,
+                r=r,
+                offs_c=offs_half + weight.C,
+                mask_c=None,
+                R_LAST=R_LAST,
+                FORMAT=FORMAT,
+                COLUMNS=BLOCK_C,
+                BLOCK_C=BLOCK_C,
+                BLOCK_R=BLOCK_R,
+            )
+            acc_2 = multiply(w_2.T, x.T, acc_2, DOT=DOT)
+        elif FORMAT is not None:
+            w = _load_decoded(
+                weight=weight,
+                tile=tile,
+                box=tile.expert * HALVES,
+                r=r,
+                offs_c=offs_c,
+                mask_c=mask_c,
+                R_LAST=R_LAST,
+                FORMAT=FORMAT,
+                COLUMNS=COLUMNS,
+                BLOCK_C=BLOCK_C,
+                BLOCK_R=BLOCK_R,
+            )
+        elif SPLIT:
             box = tile.expert * 2
             w = load_box(weight, box, first_c, r, R_LAST=R_LAST, COLUMNS=BLOCK_C, BLOCK_R=BLOCK_R)
             w_2 = load_box(
@@ -214,12 +310,15 @@ def dot(dtype: torch.dtype) -> Dot:
     """How every product of operands of this dtype computes."""
     # the interpreter would multiply the bit patterns of bfloat16, so that it gets float32
     widened = INTERPRETED and dtype is torch.bfloat16
+    if dtype is torch.int8:
+        return Dot(operand=tl.int8, precision="ieee", acc=tl.int32, wide=tl.float32)
     names = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
     lowered = torch.get_float32_matmul_precision() != "highest"
     return Dot(
         operand=tl.float32 if widened else names.get(dtype, tl.float64),
         precision="tf32" if dtype is torch.float32 and lowered else "ieee",
         acc=acc_dtype(dtype),
+        wide=acc_dtype(dtype),
     )
 
 

@@ -94,7 +94,19 @@ def _grouped_gemm_specialized_kernel(
         w = tl.make_tensor_descriptor(
             w_ptr, [E, R, C], [stride_w_e, stride_w_row, 1], [1, BLOCK_R, BLOCK_C]
         )
-    weight = Weight(source=w, stride_e=None, stride_c=None, stride_r=None, C=C, R=R)
+    weight = Weight(
+        source=w,
+        stride_e=None,
+        stride_c=None,
+        stride_r=None,
+        C=C,
+        R=R,
+        scale=None,
+        zero=None,
+        scale_rows=None,
+        groups=None,
+        rows_per_scale=None,
+    )
     tiles_c = tl.cdiv(C, BLOCK_C)
     tiles_m = tl.load(row_tiles_ptr)
     for tile_id in range(tl.program_id(0), tiles_m * tiles_c, tl.num_programs(0)):

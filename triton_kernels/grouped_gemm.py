@@ -13,6 +13,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from . import _specialized
 from ._common import narrow
 from ._configs import find_config
+from ._decode import scaled
 from ._product import (
     Weight,
     aligned,
@@ -25,6 +26,7 @@ from ._product import (
     tile_ptrs,
     zero_unused_rows,
 )
+from ._quantized import Stored, box, fitted, quantize_rows, quantized_arguments, stored
 from ._tiles import count_tiles, locate_tile
 from ._weight_gradient import weight_gradient
 
@@ -32,13 +34,19 @@ from ._weight_gradient import weight_gradient
 @triton.jit
 def _grouped_gemm_kernel(
     rows,  # [N, R], a pointer or a descriptor
-    w,  # [E, C, R], or [E, R, C] if not R_LAST: a pointer or a descriptor
+    row_scale_ptr,  # [N] if the rows are int8, else None
+    w,  # [E, C, R], or [E, R, C] if not R_LAST: a pointer or a descriptor; stored, if quantised
+    scale_ptr,  # [E, scale_rows, groups] if w is quantised, else None
+    zero_ptr,  # None, or in the shape of scale
     offsets_ptr,  # [E + 1]
     out_ptr,  # [N, C]
     stride_rows_n,
     stride_w_e,
     stride_w_c,
     stride_w_r,
+    scale_rows,
+    groups,
+    rows_per_scale,
     N,
     C,
     R,
@@ -47,13 +55,24 @@ def _grouped_gemm_kernel(
     EVEN_R: tl.constexpr,
     SWAP: tl.constexpr,
     DOT: tl.constexpr,
+    FORMAT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_R: tl.constexpr,
     E_P2: tl.constexpr,
 ):
     weight = Weight(
-        source=w, stride_e=stride_w_e, stride_c=stride_w_c, stride_r=stride_w_r, C=C, R=R
+        source=w,
+        stride_e=stride_w_e,
+        stride_c=stride_w_c,
+        stride_r=stride_w_r,
+        C=C,
+        R=R,
+        scale=scale_ptr,
+        zero=zero_ptr,
+        scale_rows=scale_rows,
+        groups=groups,
+        rows_per_scale=rows_per_scale,
     )
     tiles_c = tl.cdiv(C, BLOCK_C)
     tiles = count_tiles(offsets_ptr, N, E, BLOCK_M=BLOCK_M, E_P2=E_P2) * tiles_c
@@ -75,10 +94,15 @@ def _grouped_gemm_kernel(
             EVEN_R=EVEN_R,
             SWAP=SWAP,
             DOT=DOT,
+            FORMAT=FORMAT,
             BLOCK_M=BLOCK_M,
             BLOCK_C=BLOCK_C,
             BLOCK_R=BLOCK_R,
         )
+        if row_scale_ptr is not None:
+            offs_n = tl.minimum(tile.first_row + tl.arange(0, BLOCK_M), tile.end_row - 1)
+            row_scale = tl.load(row_scale_ptr + offs_n)
+            acc = scaled(acc, weight, tile, row_scale, HALF=0, BLOCK_C=BLOCK_C)
         first_c = tile.column * BLOCK_C
         ptrs = tile_ptrs(out_ptr, C, tile.first_row, first_c, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
         mask = tile_mask(tile, first_c, C, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
@@ -88,27 +112,40 @@ def _grouped_gemm_kernel(
     zero_unused_rows(out_ptr, offsets_ptr, N, C, E, BLOCK_M=BLOCK_M, BLOCK_C=BLOCK_C)
 
 
-def _product(rows: Tensor, weight: Tensor, offsets: Tensor, *, r_last: bool) -> Tensor:
-    N = rows.shape[0]
-    w = weight if r_last else weight.mT
-    E, C, R = w.shape
-    out = torch.empty(N, C, dtype=rows.dtype, device=rows.device)
+def _product(
+    rows: Tensor,
+    weight: Tensor | Stored,
+    offsets: Tensor,
+    *,
+    r_last: bool,
+    row_scale: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """``[N, R] -> [N, C]`` in ``dtype``; int8 rows, which have scales, multiply integers."""
+    source = weight.data if isinstance(weight, Stored) else weight
+    w = source if r_last else source.mT
+    N, E = rows.shape[0], w.shape[0]
+    C, R = weight.shape[1:] if r_last else weight.shape[:0:-1]
+    out = torch.empty(N, C, dtype=dtype or rows.dtype, device=rows.device)
     if not out.numel():
         return out
     if not R or not E:
         return out.zero_()
     rows = contiguous_rows(rows)
-    config = find_config("gemm", rows.dtype, N, E, C, aligned=aligned(weight))
-    w_desc = describable(weight)
-    rows_desc = w_desc and describable(rows)
-    if config.specialize and rows_desc:
-        _specialized.launch(rows, weight, offsets, out, config, r_last=r_last)
-        return out
+    config = find_config("gemm", rows.dtype, N, E, C, aligned=aligned(source))
+    if isinstance(weight, Stored):
+        config = fitted(config, weight, decoded=row_scale is None)
     box_rows = [config.block_m, config.block_r]
     box_w = [config.block_c, config.block_r] if r_last else [config.block_r, config.block_c]
+    w_box = box(weight, [1, *box_w])
+    rows_desc = w_box is not None and describable(rows)
+    if config.specialize and rows_desc and source is weight:
+        _specialized.launch(rows, source, offsets, out, config, r_last=r_last)
+        return out
     _grouped_gemm_kernel[grid(config, N, E, C, rows.device)](
         rows=TensorDescriptor.from_tensor(rows, box_rows) if rows_desc else rows,
-        w=TensorDescriptor.from_tensor(weight, [1, *box_w]) if w_desc else w,
+        row_scale_ptr=row_scale,
+        w=source if w_box is None else TensorDescriptor.from_tensor(source, w_box),
         offsets_ptr=offsets,
         out_ptr=out,
         stride_rows_n=rows.stride(0),
@@ -120,9 +157,22 @@ def _product(rows: Tensor, weight: Tensor, offsets: Tensor, *, r_last: bool) -> 
         R=R,
         E=E,
         R_LAST=r_last,
+        **quantized_arguments(weight, decoded=row_scale is None),
         **constants(config, rows.dtype, E, R),
     )
     return out
+
+
+def integer_product(
+    q: Tensor, row_scale: Tensor, weight: Stored, offsets: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """``int8 [N, I], [N], [E, O, I], [E + 1] -> [N, O]`` in ``dtype``."""
+    return _product(q, weight, offsets, r_last=True, row_scale=row_scale, dtype=dtype)
+
+
+def decoded_product(rows: Tensor, weight: Stored, offsets: Tensor, *, r_last: bool) -> Tensor:
+    """``[N, I], [E, O, I], [E + 1] -> [N, O]``, or without r_last ``[N, O] -> [N, I]``."""
+    return _product(rows, weight, offsets, r_last=r_last)
 
 
 def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
@@ -138,3 +188,34 @@ def grouped_gemm_dx(d_out: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
     """``[N, O], [N, I], [E + 1] -> [E, O, I]``."""
     return weight_gradient(d_out, rows, offsets)
+
+
+def grouped_gemm_quantized_fwd(
+    rows: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    offsets: Tensor,
+    scheme: str,
+    group_size: int | None,
+) -> Tensor:
+    """``[N, I], QuantizedWeight of [E, O, I], [E + 1] -> [N, O]``."""
+    weight = stored(data, scale, zero, scheme, group_size, rows.dtype)
+    if scheme == "int8_w8a8":
+        return integer_product(*quantize_rows(rows, offsets), weight, offsets, rows.dtype)
+    return decoded_product(rows, weight, offsets, r_last=True)
+
+
+def grouped_gemm_quantized_dx(
+    d_out: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    offsets: Tensor,
+    scheme: str,
+    group_size: int | None,
+    columns: int,
+) -> Tensor:
+    """``[N, O], QuantizedWeight of [E, O, I], [E + 1] -> [N, I = columns]``."""
+    weight = stored(data, scale, zero, scheme, group_size, d_out.dtype)
+    return decoded_product(d_out, weight, offsets, r_last=False)

@@ -42,11 +42,16 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# by a pattern, the most particular first
 MATRIX_INSTRUCTIONS = {
-    "wgmma.mma_async": "wgmma",
-    "tcgen05.mma": "tcgen05",
-    "mma.sync": "mma",
-    "v_mfma": "mfma",
+    r"wgmma\.mma_async\S*\.s8": "wgmma int8",
+    r"wgmma\.mma_async": "wgmma",
+    r"tcgen05\.mma\S*kind::i8": "tcgen05 int8",
+    r"tcgen05\.mma": "tcgen05",
+    r"mma\.sync\S*\.s8": "mma int8",
+    r"mma\.sync": "mma",
+    r"v_mfma_i32\w*_i8": "mfma int8",
+    r"v_mfma": "mfma",
 }
 
 
@@ -170,6 +175,77 @@ def launch_gate(E: int, T: int, score: str = "softmax", renormalize: bool = Fals
         load_balance_loss.load_balance_loss_bwd(f.sum(), logits, f, score)
 
 
+class Quantized(NamedTuple):
+    """Products of a quantised layer: all of them forward, or those named."""
+
+    scheme: str
+    groups: tuple[int | None, int | None]  # of up and down
+    layer: str
+    T: int
+    parts: tuple[str, ...] = ("forward",)
+    thin: int = 0  # F, if not the layer's
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer}-{self.scheme}"
+
+
+# few: a scheme's loop differs in some instructions that decode a number
+QUANTIZED = {
+    "all": (
+        Quantized("int8_w8a8", (None, None), "pangu", 4096),
+        Quantized("int4_w4a16", (64, 64), "pangu", 4096, ("down",)),
+    ),
+    "sm_90": (
+        Quantized("int4_w4a16", (64, 64), "pangu", 4096, ("forward", "backward")),
+        Quantized("int8_w8a8", (None, None), "odd", 7, ("down",)),
+        Quantized("int8_w8a8", (None, None), "pangu", 16, thin=64),  # one tile has all of F
+        Quantized("fp8_w8a16", (128, 128), "pangu", 4096, ("down",)),
+        Quantized("mxfp4_w4a16", (32, 32), "pangu", 16, ("down",)),
+    ),
+}
+# these are as in a layer that is not quantised, whose rows have them
+COMMON = {"_unpermute_fwd_kernel", "_grouped_mlp_d_weights_kernel"}
+
+
+def launch_quantized(case: Quantized) -> None:
+    """On bfloat16 rows, with a weight for each row where it can be a factor of a scale."""
+    H, F, E, G, k, *_ = LAYERS[case.layer]
+    F = case.thin or F
+    T, K, scheme = case.T, G * k, case.scheme
+
+    def new(*sizes: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.empty(sizes, dtype=dtype, device="meta")
+
+    def stored(O: int, I: int, group: int | None) -> tuple[torch.Tensor, torch.Tensor, None]:
+        dtype, values = {
+            "int4_w4a16": (torch.int32, 8),
+            "mxfp4_w4a16": (torch.uint8, 2),
+            "fp8_w8a16": (torch.float8_e4m3fn, 1),
+        }.get(scheme, (torch.int8, 1))
+        scale = torch.uint8 if scheme == "mxfp4_w4a16" else torch.float32
+        S = O // 64 if scheme == "fp8_w8a16" else O  # blocks of 128 rows, by the half
+        groups = triton.cdiv(I, group or I)
+        return new(E, O, I // values, dtype=dtype), new(E, S, groups, dtype=scale), None
+
+    ids = [new(*sizes, dtype=torch.int32) for sizes in ((T * K,), (T, K), (E + 1,))]
+    w = (*stored(2 * F, H, case.groups[0]), *stored(H, F, case.groups[1]))
+    weights = new(T, K, dtype=torch.float32)
+    fixed = (scheme, *case.groups)
+    if "forward" in case.parts:
+        grouped_mlp.grouped_mlp_quantized_fwd(
+            new(T, H), *w, weights, *ids, *fixed, "activation", True
+        )
+    if "down" in case.parts:
+        grouped_gemm.grouped_gemm_quantized_fwd(
+            new(T * K, F), *w[3:], ids[2], scheme, case.groups[1]
+        )
+    if "backward" in case.parts:
+        grouped_mlp.grouped_mlp_quantized_bwd(
+            new(T, H), *w, weights, *ids, new(T * K, 2 * F), *fixed, True
+        )
+
+
 SHAPE_OPS = {
     "tt.splat",
     "tt.broadcast",
@@ -244,7 +320,8 @@ def figures(kernel: Any) -> dict[str, Any]:
     registers, local = (int(re.search(p, usage)[1]) for p in patterns)
     dot = "tt.dot" in kernel.asm["ttir"]
     matrix = next(
-        (name for i, name in MATRIX_INSTRUCTIONS.items() if i in code), "fma" if dot else ""
+        (name for pattern, name in MATRIX_INSTRUCTIONS.items() if re.search(pattern, code)),
+        "fma" if dot else "",
     )
     return {
         "registers": registers,
@@ -274,6 +351,8 @@ class Collector:
             return None
         constants = {p.name for p in fn.params if p.is_constexpr}
         config = {k: int(v) for k, v in kwargs.items() if k in constants and isinstance(v, int)}
+        if kwargs.get("FORMAT"):
+            config["FORMAT"] = "{0.numbers}/{0.group}".format(kwargs["FORMAT"])
         config |= {key: getattr(binary.metadata, key) for key in ("num_warps", "num_stages")}
         row = {
             "kernel": name,
@@ -308,6 +387,12 @@ def main(target: str, out: str) -> None:
             launch_gate(E, T)
     collector.use = ("bf16", "sqrtsoftplus", 4096)  # the other scores are those of the layers
     launch_gate(64, 4096, "sqrtsoftplus", True)
+    JITFunction.run = lambda fn, *args, **kwargs: (
+        None if fn.__name__ in COMMON else collector.launch(fn, *args, **kwargs)
+    )
+    for case in (*QUANTIZED["all"], *QUANTIZED.get(target, ())):
+        collector.use = ("bf16", case.name, case.T)
+        launch_quantized(case)
     rows = [
         row | figures(binary) | {"narrow": narrow_products(binary.asm["ttir"])}
         for binary, row in collector.binaries.values()

@@ -95,6 +95,11 @@ TILES = {
     "bf16": {"gemm": (128, 256, 64), "up": (16, 64, 64), "dw": (64, 128, 64)},
     "fp32": {"gemm": (128, 128, 64), "up": (16, 32, 64), "dw": (64, 64, 64)},
 }
+# arguments that say nothing where no weight is quantised, as here
+OF_QUANTIZED = {
+    *("x_scale_ptr", "row_scale_ptr", "act_scale_ptr", "scale_ptr", "zero_ptr"),
+    *("scale_rows", "groups", "rows_per_scale", "FORMAT"),
+}
 LIKE = {"down_bwd": "up", "dw_gathered": "dw"}
 STEPS = {grouped_gate: 512, load_balance_loss: 512, route: 1024}  # TILE of these modules
 
@@ -171,7 +176,7 @@ class Emitter:
         given = dict(zip(names, args, strict=False)) | kwargs
         constants = {p.name for p in fn.params if p.is_constexpr}
         config = {k: int(v) for k, v in given.items() if k in constants and isinstance(v, int)}
-        config |= {k: None for k, v in given.items() if v is None}
+        config |= {k: None for k, v in given.items() if v is None and k not in OF_QUANTIZED}
         self.row = {
             "kernel": fn.__name__,
             "dtype": self.case.dtype,

@@ -6,6 +6,12 @@ GEMM = "tests/test_grouped_gemm.py -k 'oracle and triton and float32 and not swi
 SPECIALIZED = "tests/test_grouped_gemm.py -k 'specialized and not swizzle'"
 MLP = "tests/test_grouped_mlp.py -k 'matches_the_oracle[triton and (several or odd) and output'"
 MLP_PAST = "tests/test_grouped_mlp.py -k 'matches_the_oracle[triton and one-past and output'"
+QUANTIZED = "tests/test_triton_quantized.py"
+IDENTITY, BITS = f"{QUANTIZED} -k identity", f"{QUANTIZED} -k stored_number"
+INTEGERS, LAYER = (
+    f"{QUANTIZED} -k become",
+    f"{QUANTIZED} -k 'layer_matches and (int8-rows or zeros)'",
+)
 MLP_ACTIVATION = "tests/test_grouped_mlp.py -k 'matches_the_oracle[triton and odd and activation'"
 GATE = "tests/test_grouped_gate.py -k 'oracle and triton and float32'"
 GATES = "tests/test_grouped_gate.py -k 'every_kind and triton'"
@@ -549,14 +555,14 @@ MUTANTS = [
     ),
     # --- expert layer ---
     Mutant(
-        "triton_kernels/grouped_mlp.py",
+        "triton_kernels/_mlp_kernels.py",
         "offs_n = tl.minimum(tile.first_row + tl.arange(0, BLOCK_M), tile.end_row - 1)",
         "offs_n = tile.first_row + tl.arange(0, BLOCK_M)",
         "A tile that overruns its expert reads slots past N, or of dropped rows.",
         "tests/test_gpu_static.py -k overruns",
     ),
     Mutant(
-        "triton_kernels/grouped_mlp.py",
+        "triton_kernels/_mlp_kernels.py",
         "act *= tl.load(weights_ptr + slot).to(DOT.acc)[:, None]",
         "act *= tl.load(weights_ptr + slot % K).to(DOT.acc)[:, None]",
         "All tokens get the weights of the first one.",
@@ -564,45 +570,151 @@ MUTANTS = [
     ),
     Mutant(
         "triton_kernels/grouped_mlp.py",
-        "if describable(w_gate_up) and even_halves:",
-        "if describable(w_gate_up):",
+        "if w_box is not None and even_halves:",
+        "if w_box is not None:",
         "A weight whose experts do not follow each other is read as if they did.",
         "tests/test_grouped_mlp.py -k 'any_strides and triton'",
     ),
     Mutant(
-        "triton_kernels/grouped_mlp.py",
+        "triton_kernels/_mlp_kernels.py",
         "right if i else left, row_weight",
         "left if i else right, row_weight",
         "The parts of a tile are stored at each other's columns.",
         MLP,
     ),
     Mutant(
-        "triton_kernels/grouped_mlp.py",
+        "triton_kernels/_mlp_kernels.py",
         "tl.store(act_ptrs, narrow(act * row_weight[:, None], dtype), mask=mask)",
         "tl.store(act_ptrs, narrow(act, dtype), mask=mask)",
         "The gradient of w_down ignores the routing weights.",
         MLP,
     ),
     Mutant(
-        "triton_kernels/grouped_mlp.py",
+        "triton_kernels/_mlp_kernels.py",
         "d_gate = d_act * up * (sig + silu * (1.0 - sig))",
         "d_gate = d_act * up * (sig + silu * sig)",
         "The derivative of silu is wrong.",
         MLP,
     ),
     Mutant(
-        "triton_kernels/grouped_mlp.py",
+        "triton_kernels/_mlp_kernels.py",
         "partial_ptrs = partial_ptr + tile.column.to(tl.int64) * N + offs_n",
         "partial_ptrs = partial_ptr + offs_n",
         "The column tiles' shares of d_weights overwrite each other.",
         MLP_PAST,
     ),
     Mutant(
-        "triton_kernels/grouped_mlp.py",
+        "triton_kernels/_mlp_kernels.py",
         "acc += tl.load(partial_ptrs, mask=row >= 0, other=0.0)",
         "acc += tl.load(partial_ptrs, mask=row >= -1, other=0.0)",
         "A dropped slot's gradient is read from before the partial sums.",
         "tests/test_grouped_mlp.py -k 'triton and gradients_of_dropped'",
+    ),
+    # --- quantised experts ---
+    Mutant(
+        "triton_kernels/_decode.py",
+        "group += first_i // FORMAT.group",
+        "group += first_i // BLOCK_I",
+        "Columns take the scale of another group.",
+        IDENTITY,
+    ),
+    Mutant(
+        "triton_kernels/_decode.py",
+        "row = offs_o // weight.rows_per_scale",
+        "row = offs_o",
+        "Each row has a scale, though several share one.",
+        IDENTITY,
+    ),
+    Mutant(
+        "triton_kernels/_decode.py",
+        "tl.where(e8m0 == 0, 0x00400000, e8m0.to(tl.int32) << 23)",
+        "(e8m0.to(tl.int32) << 23)",
+        "The least scale of mxfp4 is zero.",
+        BITS,
+    ),
+    Mutant(
+        "triton_kernels/_decode.py",
+        "half |= ((size + 1) & 0x80) << 7",
+        "half |= 0",
+        "The NaN of e4m3 is 480.",
+        BITS,
+    ),
+    Mutant(
+        "triton_kernels/_decode.py",
+        "code -= zero.reshape(BLOCK_O, GROUPS, 1, 1)",
+        "code += zero.reshape(BLOCK_O, GROUPS, 1, 1)",
+        "Zero points are added.",
+        BITS,
+    ),
+    Mutant(
+        "triton_kernels/_decode.py",
+        " + HALF * weight.C",
+        "",
+        "The up half of integers gets the scales of gate.",
+        LAYER,
+    ),
+    Mutant(
+        "triton_kernels/_decode.py",
+        'tl.where(most < 0x7F800000, scale, float("nan"))',
+        "scale",
+        "A row that is not finite becomes zero.",
+        INTEGERS,
+    ),
+    Mutant(
+        "triton_kernels/_decode.py",
+        "whole = product + 12582912.0 - 12582912.0",
+        "whole = tl.floor(product + 0.5)",
+        "Half an integer is rounded up.",
+        INTEGERS,
+    ),
+    Mutant(
+        "triton_kernels/_product.py",
+        "box=tile.expert * 2 + 1,",
+        "box=tile.expert * 2,",
+        "With swapped operands the stored gate half is taken twice.",
+        LAYER,
+    ),
+    Mutant(
+        "triton_kernels/_product.py",
+        "offs_c=offs_half + weight.C,",
+        "offs_c=offs_half,",
+        "With swapped operands the up half gets the scales of gate.",
+        LAYER,
+    ),
+    Mutant(
+        "triton_kernels/_quantized.py",
+        "_, N = expert_rows(offsets_ptr, E - 1, N, E)",
+        "_, N = expert_rows(offsets_ptr, E - 2, N, E)",
+        "The rows of the last expert are not quantised.",
+        INTEGERS,
+    ),
+    Mutant(
+        "triton_kernels/_quantized.py",
+        "scale *= tl.load(weights_ptr + slot, mask=mask_n, other=0.0)",
+        "scale *= tl.load(weights_ptr + offs_n, mask=mask_n, other=0.0)",
+        "A row gets the weight of another slot.",
+        INTEGERS,
+    ),
+    Mutant(
+        "triton_kernels/_quantized.py",
+        "most = tl.maximum(most, largest(x.to(tl.float32)))",
+        "most = largest(x.to(tl.float32))",
+        "The scale of a long row is that of its last step.",
+        f"{QUANTIZED} -k longer",
+    ),
+    Mutant(
+        "triton_kernels/_mlp_kernels.py",
+        "act_scale *= tl.load(weights_ptr + slot).to(tl.float32)",
+        "act_scale *= tl.load(weights_ptr + slot % K).to(tl.float32)",
+        "With one tile for all of F all tokens get the weights of the first.",
+        LAYER,
+    ),
+    Mutant(
+        "triton_kernels/_mlp_kernels.py",
+        "act = to_int8(act, factor)",
+        "act = to_int8(act, act_scale)",
+        "The activation is multiplied by its scale, not by the inverse.",
+        LAYER,
     ),
     # --- tables of tiles ---
     Mutant(
