@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem test-npu test-npu-oldest \
-	check typecheck-ascend demo train-demo balance bench fuzz gpu gpu-static gpu-wheels triton-ascend \
+	check typecheck-ascend demo train-demo quantize-demo balance bench fuzz gpu gpu-static gpu-wheels triton-ascend \
 	ascend-counters ascend-model mutants clean
 
 PYTHON ?= python3
@@ -38,9 +38,10 @@ test-newest: .venv/made ## all tests, newest Triton
 
 # what a version of these could break: operators, compiled kernels, derivatives, layers, models
 OF_VERSIONS := tests/test_{backend,compile,flops,grouped_gate,grouped_gemm,grouped_mlp,load_balance_loss}.py \
-	tests/test_{nn,pangu_auto,permute,registration,route,swiglu,transformers,transforms,unpermute}.py
+	tests/test_{nn,pangu_auto,permute,quant,quant_transformers,registration,route,swiglu,transformers,transforms,unpermute}.py
 # of Triton's slow tests those alone that compile (an xdist_group), for sm_90; slow_on counts as slow
-ON_OLDEST := not ascend and not sm_80 and not sm_100 and not gfx942 and (not triton or not slow or xdist_group)
+# compressed-tensors is not among the oldest
+ON_OLDEST := not compressed_tensors and not ascend and not sm_80 and not sm_100 and not gfx942 and (not triton or not slow or xdist_group)
 OLDEST = @CUDA_VISIBLE_DEVICES= MOGE_OPS_EXAMPLES=5 $(subst .venv,.venv-oldest,$(PYTEST)) $(OF_VERSIONS)
 
 test-oldest: .venv-oldest/made ## operators, kernels and models on the oldest torch, Triton and transformers
@@ -118,6 +119,9 @@ triton-ascend: .venv/made .venv-triton-ascend/made ## what triton-ascend plans f
 
 train-demo: .venv/made ## train a small MoGE model and its top-k twin, in minutes; options: ARGS=...
 	@.venv/bin/python examples/train_demo.py $(ARGS)
+
+quantize-demo: .venv/made ## what quantised experts cost a small model, in minutes, into bench/results; options: ARGS=...
+	@.venv/bin/python examples/quantize_demo.py $(ARGS)
 
 balance: .venv/made ## loads of the devices, MoGE and plain top-k, counted and modelled, into bench/results
 	@.venv/bin/python examples/balance.py $(ARGS)

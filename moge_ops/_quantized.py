@@ -280,9 +280,11 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     wide = rows.float()
     most = wide.abs().amax(-1, keepdim=True) if rows.shape[-1] else wide.new_zeros(len(rows), 1)
     finite, large = most.isfinite(), most >= 2.0**-100
-    factor = torch.where(finite & large, 127.0 / most, 0.0)
+    # by a tensor: torch divides a number, or on a GPU by one, through a reciprocal, rounding twice
+    full = torch.full_like(most, 127.0)
+    factor = torch.where(finite & large, full / most, 0.0)
     q = (wide * factor).round().nan_to_num(0.0).to(torch.int8)
-    scale = torch.where(large, most / 127.0, 0.0)
+    scale = torch.where(large, most / full, 0.0)
     return q, torch.where(finite, scale, torch.nan)
 
 

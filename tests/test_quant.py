@@ -398,6 +398,20 @@ def test_integer_products_are_exact(device: str) -> None:
     assert torch.equal(got, want.float())
 
 
+def test_a_quotient_is_rounded_once_before_a_tie(device: str) -> None:
+    most = torch.rand(20_000) + 1.0
+    factor = (127.0 / most.double()).float()
+    twice = (1.0 / most) * 127.0  # what torch makes of 127.0 / most
+    x = (torch.randint(0, 127, most.shape) + 0.5).div(factor.double()).float()  # about a tie
+    apart = (x * factor).round() != (x * twice).round()
+    assert apart.sum() > 20
+    rows = torch.stack((most, x), dim=1)[apart]
+    one = QuantizedWeight(torch.eye(2).char()[None], torch.ones(1, 2, 1), None, "int8_w8a8", None)
+    offsets = torch.tensor([0, len(rows)], dtype=torch.int32, device=device)
+    y = moge_ops.grouped_gemm(rows.to(device), one.to(device), offsets).cpu()
+    assert torch.equal((y[:, 1] * 127.0 / most[apart]).round(), (x * factor).round()[apart])
+
+
 @pytest.mark.parametrize(
     "mix", [("plain", "int8_w8a8"), ("int4_w4a16", "plain"), ("int4_w4a16", "int8_w8a8")]
 )
