@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.nn import FrozenWeight, MoGE
-from moge_ops.quant import quantize_experts
+from moge_ops.quant import Smoothing, quantize_experts, smooth_experts
 from moge_ops.quant import smoothing as module
-from moge_ops.quant.smoothing import Observer, Smoothing, smooth_experts
+from moge_ops.quant._observer import Observer
 from moge_ops.testing import backend
 
 V, H = 53, 32
