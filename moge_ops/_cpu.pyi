@@ -15,10 +15,20 @@ class DType:
     bfloat16: DType
     float16: DType
 
+class Format:
+    int8: Format
+    int4: Format
+    fp8: Format
+    fp4: Format
+
 class Score:
     softmax: Score
     sigmoid: Score
     sqrtsoftplus: Score
+
+Coding: TypeAlias = tuple[int, int, int, Format, DType, int, int, int, int]
+"""Addresses of data, scales and zero points of a quantised weight, the first 0 of none; format,
+dtype of the scales; bytes of a row, rows of a scale, groups of a row, columns of one."""
 
 # of the instruction set, from the lowest, and why each cannot run here: empty where it can
 def levels() -> list[tuple[str, str]]: ...
@@ -71,6 +81,7 @@ def grouped_gemm_dw(
     dtype: DType,
     rows: Matrix,
     weight: Matrix,
+    coding: Coding,
     out: Matrix,
     offsets: int,
     N: int,
@@ -84,6 +95,7 @@ def grouped_gemm_dx(
     dtype: DType,
     rows: Matrix,
     weight: Matrix,
+    coding: Coding,
     out: Matrix,
     offsets: int,
     N: int,
@@ -97,6 +109,21 @@ def grouped_gemm_fwd(
     dtype: DType,
     rows: Matrix,
     weight: Matrix,
+    coding: Coding,
+    out: Matrix,
+    offsets: int,
+    N: int,
+    I: int,
+    O: int,
+    E: int,
+    threads: int,
+) -> None: ...
+def grouped_gemm_int8_fwd(
+    *,
+    dtype: DType,
+    rows: Matrix,
+    weight: Matrix,
+    coding: Coding,
     out: Matrix,
     offsets: int,
     N: int,
@@ -112,6 +139,8 @@ def grouped_mlp_bwd(
     x: Matrix,
     w_gate_up: Matrix,
     w_down: Matrix,
+    gate_up: Coding,
+    down: Coding,
     weights: int,
     routing: Routing,
     pre: int,
@@ -129,6 +158,25 @@ def grouped_mlp_fwd(
     x: Matrix,
     w_gate_up: Matrix,
     w_down: Matrix,
+    gate_up: Coding,
+    down: Coding,
+    weights: int,
+    routing: Routing,
+    y: int,
+    pre: int,
+    H: int,
+    F: int,
+    weight_on_activation: bool,
+    threads: int,
+) -> None: ...
+def grouped_mlp_int8_fwd(
+    *,
+    dtype: DType,
+    x: Matrix,
+    w_gate_up: Matrix,
+    w_down: Matrix,
+    gate_up: Coding,
+    down: Coding,
     weights: int,
     routing: Routing,
     y: int,

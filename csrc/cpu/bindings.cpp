@@ -30,6 +30,17 @@ Matrix ToMatrix(const Strided& x) {
   return {At<void>(std::get<0>(x)), std::get<1>(x), std::get<2>(x)};
 }
 
+// address of the data, of the scales, of the zero points; format, dtype of the scales; bytes of a
+// row, rows that share a scale, groups, columns of one
+using Coded =
+    std::tuple<Address, Address, Address, Format, DType, int64_t, int64_t, int64_t, int64_t>;
+
+Coding ToCoding(const Coded& c) {
+  return {At<void>(std::get<0>(c)), At<void>(std::get<1>(c)), At<int8_t>(std::get<2>(c)),
+          std::get<3>(c),           std::get<4>(c),           std::get<5>(c),
+          std::get<6>(c),           std::get<7>(c),           std::get<8>(c)};
+}
+
 Routing ToRouting(const Routed& r, bool padding = false) {
   const Routing found{At<int32_t>(std::get<0>(r)),
                       At<int32_t>(std::get<1>(r)),
@@ -66,12 +77,15 @@ void SetLevel(const std::string& name) {
 
 int64_t Size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
-void MlpForwardCall(DType dtype, Strided x, Strided w_gate_up, Strided w_down, Address weights,
-                    Routed routing, Address y, Address pre, int64_t H, int64_t F,
-                    bool weight_on_activation, int threads) {
+void MlpForwardCall(const Kernel<MlpForward>& kernel, DType dtype, Strided x, Strided w_gate_up,
+                    Strided w_down, Coded gate_up, Coded down, Address weights, Routed routing,
+                    Address y, Address pre, int64_t H, int64_t F, bool weight_on_activation,
+                    int threads) {
   MlpForward s{ToMatrix(x),
                ToMatrix(w_gate_up),
                ToMatrix(w_down),
+               ToCoding(gate_up),
+               ToCoding(down),
                At<float>(weights),
                At<void>(y),
                At<void>(pre),
@@ -83,7 +97,6 @@ void MlpForwardCall(DType dtype, Strided x, Strided w_gate_up, Strided w_down, A
                {}};
   LargePages(s.y, s.routing.T * H * Size(dtype));
   LargePages(s.pre, s.routing.N * 2 * F * Size(dtype));
-  const Kernel<MlpForward>& kernel = Chosen().mlp_forward;
   const auto blocks = Blocks(s.routing.offsets, s.routing.E, kernel.block_rows);
   const int worth = Threads(threads, 6.0 * s.routing.N * H * F);
   s.plan = {blocks.data(), int64_t(blocks.size()), Parts(blocks.size(), worth, F), 0};
@@ -91,12 +104,15 @@ void MlpForwardCall(DType dtype, Strided x, Strided w_gate_up, Strided w_down, A
 }
 
 void MlpBackwardCall(DType dtype, Strided d_y, Strided x, Strided w_gate_up, Strided w_down,
-                     Address weights, Routed routing, Address pre, Address d_x, Address d_w_gate_up,
-                     Address d_w_down, Address d_weights, int64_t H, int64_t F, int threads) {
+                     Coded gate_up, Coded down, Address weights, Routed routing, Address pre,
+                     Address d_x, Address d_w_gate_up, Address d_w_down, Address d_weights,
+                     int64_t H, int64_t F, int threads) {
   MlpBackward s{ToMatrix(d_y),
                 ToMatrix(x),
                 ToMatrix(w_gate_up),
                 ToMatrix(w_down),
+                ToCoding(gate_up),
+                ToCoding(down),
                 At<float>(weights),
                 At<void>(pre),
                 At<void>(d_x),
@@ -122,9 +138,20 @@ void MlpBackwardCall(DType dtype, Strided d_y, Strided x, Strided w_gate_up, Str
 
 // Result is the operand that the kernel writes.
 template <Matrix Gemm::* Result>
-void GemmCall(const Kernel<Gemm>& kernel, DType dtype, Strided rows, Strided weight, Strided out,
-              Address offsets, int64_t N, int64_t I, int64_t O, int64_t E, int threads) {
-  Gemm s{ToMatrix(rows), ToMatrix(weight), ToMatrix(out), N, I, O, E, At<int32_t>(offsets), {}, {}};
+void GemmCall(const Kernel<Gemm>& kernel, DType dtype, Strided rows, Strided weight, Coded coding,
+              Strided out, Address offsets, int64_t N, int64_t I, int64_t O, int64_t E,
+              int threads) {
+  Gemm s{ToMatrix(rows),
+         ToMatrix(weight),
+         ToMatrix(out),
+         ToCoding(coding),
+         N,
+         I,
+         O,
+         E,
+         At<int32_t>(offsets),
+         {},
+         {}};
   CheckOffsets(s.offsets, E, N);
   const int64_t size = Result == &Gemm::weight ? E * O * I : N * (Result == &Gemm::out ? O : I);
   LargePages((s.*Result).data, size * Size(dtype));
@@ -252,10 +279,15 @@ void DefKernel(py::module_& m, const char* name, void (*call)(const Kernel<Args>
   Def(m, name, [call, kernel](Rest... rest) { call(Chosen().*kernel, rest...); }, names...);
 }
 
+void DefMlpForward(py::module_& m, const char* name, Kernel<MlpForward> Kernels::* kernel) {
+  DefKernel(m, name, MlpForwardCall, kernel, "dtype", "x", "w_gate_up", "w_down", "gate_up", "down",
+            "weights", "routing", "y", "pre", "H", "F", "weight_on_activation", "threads");
+}
+
 template <Matrix Gemm::* Result>
 void DefGemm(py::module_& m, const char* name, Kernel<Gemm> Kernels::* kernel) {
-  DefKernel(m, name, GemmCall<Result>, kernel, "dtype", "rows", "weight", "out", "offsets", "N",
-            "I", "O", "E", "threads");
+  DefKernel(m, name, GemmCall<Result>, kernel, "dtype", "rows", "weight", "coding", "out",
+            "offsets", "N", "I", "O", "E", "threads");
 }
 
 void DefRowwise(py::module_& m, const char* name, Kernel<Rowwise> Kernels::* kernel) {
@@ -274,6 +306,11 @@ PYBIND11_MODULE(_cpu, m) {
       .value("float32", DType::kFloat32)
       .value("bfloat16", DType::kBfloat16)
       .value("float16", DType::kFloat16);
+  py::enum_<Format>(m, "Format", py::module_local())
+      .value("int8", Format::kInt8)
+      .value("int4", Format::kInt4)
+      .value("fp8", Format::kFp8)
+      .value("fp4", Format::kFp4);
   py::enum_<Score>(m, "Score", py::module_local())
       .value("softmax", Score::kSoftmax)
       .value("sigmoid", Score::kSigmoid)
@@ -289,11 +326,13 @@ PYBIND11_MODULE(_cpu, m) {
   });
   m.def("set_level", SetLevel, py::arg("name"));
   m.def("has_threads", HasThreads);
-  Def(m, "grouped_mlp_fwd", MlpForwardCall, "dtype", "x", "w_gate_up", "w_down", "weights",
-      "routing", "y", "pre", "H", "F", "weight_on_activation", "threads");
-  Def(m, "grouped_mlp_bwd", MlpBackwardCall, "dtype", "d_y", "x", "w_gate_up", "w_down", "weights",
-      "routing", "pre", "d_x", "d_w_gate_up", "d_w_down", "d_weights", "H", "F", "threads");
+  DefMlpForward(m, "grouped_mlp_fwd", &Kernels::mlp_forward);
+  DefMlpForward(m, "grouped_mlp_int8_fwd", &Kernels::mlp_forward_int8);
+  Def(m, "grouped_mlp_bwd", MlpBackwardCall, "dtype", "d_y", "x", "w_gate_up", "w_down", "gate_up",
+      "down", "weights", "routing", "pre", "d_x", "d_w_gate_up", "d_w_down", "d_weights", "H", "F",
+      "threads");
   DefGemm<&Gemm::out>(m, "grouped_gemm_fwd", &Kernels::gemm);
+  DefGemm<&Gemm::out>(m, "grouped_gemm_int8_fwd", &Kernels::gemm_int8);
   DefGemm<&Gemm::rows>(m, "grouped_gemm_dx", &Kernels::gemm_dx);
   DefGemm<&Gemm::weight>(m, "grouped_gemm_dw", &Kernels::gemm_dw);
   DefRowwise(m, "permute_fwd", &Kernels::permute);

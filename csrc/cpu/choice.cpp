@@ -32,9 +32,10 @@ const std::vector<Level>& Levels() {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512dq");
-    const bool pairs = avx512 && __builtin_cpu_supports("avx512bf16");
-    const bool tiles =
-        pairs && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16");
+    const bool pairs =
+        avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    const bool tiles = pairs && __builtin_cpu_supports("amx-tile") &&
+                       __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8");
     const bool permitted = tiles && TilesPermitted();
 #endif
     const char* lacks = "the processor lacks it";

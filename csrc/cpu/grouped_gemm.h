@@ -14,38 +14,50 @@ inline void ZeroRest(const Gemm& s, void* rows, int64_t width, const Team& team)
     memset(static_cast<T*>(rows) + used * width, 0, (s.N - used) * width * sizeof(T));
 }
 
-// out = rows W': b is the rows of a block, a the weight.
-template <typename T>
+// b of rows of T in memory, as numbers of T or integers.
+template <typename T, typename Row>
+inline void PackTokens(const PackedB<T>& b, Packed<T>*, Row row) {
+  PackColumns(b, row);
+}
+template <typename Row>
+inline void PackTokens(const PackedB<Int8>& b, Packed<Int8>* room, Row row) {
+  PackIntegers(b, room, row);
+}
+
+// out = rows W': b is the rows of a block, a the weight. Multiplied are numbers of N, T itself or
+// integers.
+template <typename T, typename N = T>
 struct GemmMemory {
   Carver own, shared;
-  PackedB<T> rows;
+  PackedB<N> rows;
+  Packed<N>* room;  // for integers of one panel
   float* c;
 
   GemmMemory(const Gemm& s, char* own_base, char*) {
     own.base = own_base;
-    rows = own.TakeB<T>(s.I, MostRows(s.plan));
+    rows = own.TakeB<N>(s.I, MostRows(s.plan), &s.coding);
+    room = own.Take<Packed<N>>(kIntegers<N> ? kPanel * Depth(s.I) : 0);
     c = own.Take<float>(2 * kGroup * kBlockRows);
   }
 };
 
-template <typename T>
+template <typename T, typename N = T>
 void RunGemm(const Gemm& s, Team& team) {
   const TileScope tiles;
-  const GemmMemory<T> memory(s, OwnBase(s, team), nullptr);
+  const GemmMemory<T, N> memory(s, OwnBase(s, team), nullptr);
   ZeroRest<T>(s, s.out.data, s.O, team);
   const int64_t parts = s.plan.parts;
   for (int64_t i; (i = team.Next()) < s.plan.count * parts;) {
     const Block& block = s.plan.blocks[i / parts];
     const Span span(s.O, i % parts, parts);
     if (span.first == span.last) continue;
-    const PackedB<T> rows = memory.rows.WithColumns(block.count);
-    PackColumns(rows, [&](int64_t j) {
+    const PackedB<N> rows = memory.rows.WithColumns(block.count);
+    PackTokens(rows, memory.room, [&](int64_t j) {
       return static_cast<const T*>(s.rows.data) + (block.first + j) * s.rows.row;
     });
-    const T* weight = static_cast<const T*>(s.weight.data) + block.expert * s.weight.expert;
+    const Weight<N> weight(s.weight, s.coding, block.expert, s.O);
     T* out = static_cast<T*>(s.out.data) + block.first * s.O;
-    MultiplyWeight(weight, s.weight.row, span, rows, memory.c,
-                   [&](int64_t j) { return out + j * s.O; });
+    MultiplyWeight(weight, span, rows, memory.c, [&](int64_t j) { return out + j * s.O; });
   }
 }
 
@@ -71,13 +83,13 @@ void RunGemmDx(const Gemm& s, Team& team) {
   const int64_t parts = s.plan.parts;
   for (int64_t i; (i = team.Next()) < s.plan.count * parts;) {
     const Block& block = s.plan.blocks[i / parts];
-    const T* weight = static_cast<const T*>(s.weight.data) + block.expert * s.weight.expert;
+    const Weight<T> weight(s.weight, s.coding, block.expert, s.O);
     const T* d_out = static_cast<const T*>(s.out.data) + block.first * s.out.row;
     T* d_rows = static_cast<T*>(s.rows.data) + block.first * s.I;
     const Span span(s.I, i % parts, parts);
     for (int64_t j = span.first; j < span.last; j += kColumns) {
       const PackedB<T> b = memory.weight.AsPanels(s.O, Least(kColumns, span.last - j));
-      PackRows(b, [&](int64_t o) { return weight + o * s.weight.row + j; });
+      PackWeight(b, weight, j);
       MultiplyRows(d_out, s.out.row, block.count, b, memory.c, block.count, d_rows + j, s.I);
     }
   }

@@ -11,30 +11,36 @@ namespace MOGE_LEVEL {
 //
 // A block of an expert's rows goes all the way to `rows` while it is in a core's cache. Where there
 // are too few blocks for the threads, the rows of both weights are divided too, and all wait in
-// between.
+// between. Multiplied are numbers of N, T itself or integers. These are made of a row of act when
+// all of it is there.
 
-template <typename T>
+template <typename T, typename N = T>
 struct ForwardMemory {
+  using Act = std::conditional_t<kIntegers<N>, float, N>;
   Carver own, shared;
-  T* rows;          // [N, H], what the down projection gives
-  PackedB<T> acts;  // one for each block; or, if the columns are not divided, for each thread
-  int64_t act;      // elements of one
-  PackedB<T> x;
+  T* rows;            // [N, H], what the down projection gives
+  PackedB<Act> acts;  // one for each block; or, if the columns are not divided, for each thread
+  int64_t act;        // elements of one
+  PackedB<N> x;
+  PackedB<N> integers;  // of act
+  Packed<N>* room;      // for integers of one panel
   float* c;
 
   ForwardMemory(const MlpForward& s, char* own_base, char* shared_base) {
     own.base = own_base;
     shared.base = shared_base;
     const int64_t most = MostRows(s.plan);
-    x = own.TakeB<T>(s.H, most);
+    x = own.TakeB<N>(s.H, most, &s.gate_up);
+    integers = own.TakeB<N>(kIntegers<N> ? s.F : 0, most, &s.down);
+    room = own.Take<Packed<N>>(kIntegers<N> ? kPanel * Depth(s.H) : 0);
     c = own.Take<float>(2 * kGroup * kBlockRows);
     act = Depth(s.F) * most;
     if (s.plan.parts == 1) {
-      acts = own.TakeB<T>(s.F, most);
+      acts = own.TakeB<Act>(s.F, most, &s.down);
       act = 0;
     } else {
-      acts = shared.TakeB<T>(s.F, most * s.plan.count);
-      acts.a_wide = own.TakeB<T>(s.F, 0).a_wide;  // the room for widened rows is each thread's
+      acts = shared.TakeB<Act>(s.F, most * s.plan.count);
+      acts.room = own.TakeB<Act>(s.F, 0, &s.down).room;  // is each thread's
     }
     rows = shared.Take<T>(s.routing.N * s.H);
   }
@@ -79,30 +85,29 @@ inline void PadB(const PackedB<T>& b) {
     for (int64_t p = 0; p < b.Panels(); p++) memset(b.Panel(p) + first * kPanel, 0, bytes * kPanel);
 }
 
-template <typename T>
-void GateUp(const MlpForward& s, const Block& block, int64_t part, const ForwardMemory<T>& memory,
-            const PackedB<T>& act) {
+template <typename T, typename N, typename Act>
+void GateUp(const MlpForward& s, const Block& block, int64_t part,
+            const ForwardMemory<T, N>& memory, const PackedB<Act>& act) {
   const Span span(s.F, part, s.plan.parts);
   if (span.first == span.last) return;
   const Routing& r = s.routing;
   const int32_t* slots = r.row_to_slot + block.first;
-  const PackedB<T> x = memory.x.WithColumns(block.count);
-  PackColumns(
-      x, [&](int64_t j) { return static_cast<const T*>(s.x.data) + slots[j] / r.K * s.x.row; });
+  const PackedB<N> x = memory.x.WithColumns(block.count);
+  PackTokens(x, memory.room,
+             [&](int64_t j) { return static_cast<const T*>(s.x.data) + slots[j] / r.K * s.x.row; });
   float row_weights[kBlockRows];
   if (s.weight_on_activation)
     for (int64_t j = 0; j < RoundUp(block.count, kPanel); j++)
       row_weights[j] = j < block.count ? s.weights[slots[j]] : 0.0f;
 
-  const T* weight = static_cast<const T*>(s.w_gate_up.data) + block.expert * s.w_gate_up.expert;
-  const int64_t stride = s.w_gate_up.row;
+  const Weight<N> weight(s.w_gate_up, s.gate_up, block.expert, 2 * s.F);
   T* pre = s.pre ? static_cast<T*>(s.pre) + 2 * s.F * block.first : nullptr;
   const Places places(span, x.lines ? kStreams / 2 : 1);
   for (int64_t first = span.first; first < span.first + places.step; first += kGroup) {
-    Groups<T> groups;  // of gate and up, in turn
+    Groups<N> groups;  // of gate and up, in turn
     for (int i = 0; i < places.count; i++) {
-      groups.Add(weight, stride, first + i * places.step, span.last);
-      groups.Add(weight + s.F * stride, stride, first + i * places.step, span.last);
+      groups.Add(weight, first + i * places.step, span.last);
+      groups.Add(weight, first + i * places.step, span.last, s.F);
     }
     Product(groups.rows, groups.count, x, memory.c);
     for (int g = 0; g < groups.count; g += 2) {
@@ -118,24 +123,33 @@ void GateUp(const MlpForward& s, const Block& block, int64_t part, const Forward
   if (span.last == s.F) PadB(act);
 }
 
-template <typename T>
-void Down(const MlpForward& s, const Block& block, int64_t part, const ForwardMemory<T>& memory,
-          const PackedB<T>& act) {
-  const T* weight = static_cast<const T*>(s.w_down.data) + block.expert * s.w_down.expert;
+template <typename T, typename N, typename Act>
+void Down(const MlpForward& s, const Block& block, int64_t part, const ForwardMemory<T, N>& memory,
+          const PackedB<Act>& act) {
+  const Weight<N> weight(s.w_down, s.down, block.expert, s.H);
   const Span span(s.H, part, s.plan.parts);
   T* rows = memory.rows + block.first * s.H;
-  MultiplyWeight(weight, s.w_down.row, span, act, memory.c,
-                 [&](int64_t j) { return rows + j * s.H; });
+  auto multiply = [&](const PackedB<N>& b) {
+    MultiplyWeight(weight, span, b, memory.c, [&](int64_t j) { return rows + j * s.H; });
+  };
+  if constexpr (kIntegers<N>) {
+    const PackedB<N> integers = memory.integers.WithColumns(block.count);
+    PackIntegers<T>(integers, act);
+    multiply(integers);
+  } else {
+    multiply(act);
+  }
 }
 
-template <typename T>
+template <typename T, typename N = T>
 void RunMlpForward(const MlpForward& s, Team& team) {
   const TileScope tiles;
-  const ForwardMemory<T> memory(s, OwnBase(s, team), s.scratch.shared);
+  const ForwardMemory<T, N> memory(s, OwnBase(s, team), s.scratch.shared);
   const int64_t parts = s.plan.parts, units = s.plan.count * parts;
   auto act = [&](int64_t block) {
-    PackedB<T> found = memory.acts.WithColumns(s.plan.blocks[block].count);
+    auto found = memory.acts.WithColumns(s.plan.blocks[block].count);
     found.data += block * memory.act;
+    found.lines = memory.x.WithColumns(found.columns).lines;  // x's form gives that of act
     return found;
   };
   for (int64_t i; (i = team.Next()) < units;) {
@@ -198,14 +212,14 @@ void BlockBackward(const MlpBackward& s, const Block& block, const BackwardMemor
   memset(memory.d_pre + n * 2 * s.F, 0, (padded - n) * 2 * s.F * sizeof(T));
 
   float d_weights[kBlockRows] = {};
-  const T* down = static_cast<const T*>(s.w_down.data) + block.expert * s.w_down.expert;
+  const Weight<T> down(s.w_down, s.down, block.expert, s.H);
   const T* pre = static_cast<const T*>(s.pre) + 2 * s.F * block.first;
   for (int64_t f = 0; f < s.F; f += kColumns) {
     const int64_t columns = Least(kColumns, s.F - f);
     const PackedB<T> b = memory.b.AsPanels(s.H, columns);
-    PackRows(b, [&](int64_t h) { return down + h * s.w_down.row + f; });
+    PackWeight(b, down, f);
     for (int first = 0; first < n; first += 2 * kGroup) {
-      const Groups<T> groups(memory.d_out, s.H, first, padded);
+      const Groups<T> groups(Weight<T>(memory.d_out, s.H), first, padded);
       Product(groups.rows, groups.count, b, memory.c);
       for (int i = first; i < n && i < first + 2 * kGroup; i++) {
         const float weight = s.weights[slots[i]];
@@ -235,11 +249,11 @@ void BlockBackward(const MlpBackward& s, const Block& block, const BackwardMemor
     TransposeRows(memory.act, s.F, n, s.F, act_t, count);
   }
   if (s.d_x) {
-    const T* weight = static_cast<const T*>(s.w_gate_up.data) + block.expert * s.w_gate_up.expert;
+    const Weight<T> weight(s.w_gate_up, s.gate_up, block.expert, 2 * s.F);
     for (int64_t h = 0; h < s.H; h += kColumns) {
       const int64_t columns = Least(kColumns, s.H - h);
       const PackedB<T> b = memory.b.AsPanels(2 * s.F, columns);
-      PackRows(b, [&](int64_t o) { return weight + o * s.w_gate_up.row + h; });
+      PackWeight(b, weight, h);
       MultiplyRows(memory.d_pre, 2 * s.F, padded, b, memory.c, n,
                    memory.d_rows + block.first * s.H + h, s.H);
     }
@@ -272,7 +286,8 @@ void WeightsBackward(const MlpBackward& s, int64_t expert, int64_t i, int64_t sl
                true);
   const PackedB<T> d_y = memory.tokens.AsPanels(n, columns);
   PackRows(d_y, token(s.d_y));
-  MultiplyWeight(memory.act_t + start * s.F, n, Span(s.F, 0, 1), d_y, memory.c,
+  const Weight<T> act_t(memory.act_t + start * s.F, n);
+  MultiplyWeight(act_t, Span(s.F, 0, 1), d_y, memory.c,
                  [&](int64_t j) { return d_down + j * s.F; });
 }
 

@@ -22,6 +22,20 @@ struct Matrix {
   int64_t row, expert;  // strides in elements
 };
 
+// How the numbers of a quantised weight are stored: see moge_ops.quant.
+enum class Format { kInt8, kInt4, kFp8, kFp4 };
+
+// A stack of quantised weights [E, O, I], contiguous. A number is (data - zero) * scale.
+struct Coding {
+  const void* data;    // null: the weight is not quantised
+  const void* scale;   // [E, O / scale_rows, groups]; of kFp4 exponents, one byte each
+  const int8_t* zero;  // in the shape of scale, or null
+  Format format;
+  DType scale_dtype;
+  int64_t row_bytes;
+  int64_t scale_rows, groups, group_size;  // rows and columns that share a scale
+};
+
 // Which row belongs to which slot = token * K + column, as moge_ops.route gives it.
 struct Routing {
   const int32_t* row_to_slot;  // [N]
@@ -48,6 +62,7 @@ struct Scratch {
 
 struct MlpForward {
   Matrix x, w_gate_up, w_down;  // [T, H], [E, 2F, H], [E, H, F]
+  Coding gate_up, down;         // instead of the two, where they are quantised
   const float* weights;         // [T, K]
   void *y, *pre;                // [T, H], [N, 2F] or null
   int64_t H, F;
@@ -59,6 +74,7 @@ struct MlpForward {
 
 struct MlpBackward {
   Matrix d_y, x, w_gate_up, w_down;
+  Coding gate_up, down;
   const float* weights;
   const void* pre;
   void *d_x, *d_w_gate_up, *d_w_down;  // null where not needed
@@ -75,6 +91,7 @@ struct MlpBackward {
 //   gemm_dw  weight = out' rows  (d_W of d_out)
 struct Gemm {
   Matrix rows, weight, out;  // [N, I], [E, O, I], [N, O]
+  Coding coding;             // instead of weight
   int64_t N, I, O, E;
   const int32_t* offsets;
   Plan plan;
@@ -149,9 +166,9 @@ struct Kernel {
 
 // The kernels of one level of the instruction set.
 struct Kernels {
-  Kernel<MlpForward> mlp_forward;
+  Kernel<MlpForward> mlp_forward, mlp_forward_int8;
   Kernel<MlpBackward> mlp_backward;
-  Kernel<Gemm> gemm, gemm_dx, gemm_dw;
+  Kernel<Gemm> gemm, gemm_int8, gemm_dx, gemm_dw;
   Kernel<Rowwise> permute, unpermute, unpermute_backward;
   Kernel<Swiglu> swiglu, swiglu_backward;
   Kernel<Gate> gate;

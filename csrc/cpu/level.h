@@ -7,7 +7,7 @@
 namespace moge_cpu {
 namespace MOGE_LEVEL {
 
-// A kernel for each dtype, and how much memory it needs.
+// A kernel for each dtype, and how much memory it needs; also of those that multiply integers.
 #define MOGE_KERNEL(Args, Run, Memory)                             \
   {                                                                \
       kBlockRows,                                                  \
@@ -19,6 +19,17 @@ namespace MOGE_LEVEL {
        [](const Args& s) { return BytesOf<Memory<Half>>(s); }},    \
   }
 
+#define MOGE_INTEGERS(Args, Run, Memory)                                 \
+  {                                                                      \
+      kBlockRows,                                                        \
+      {[](const Args& s, Team& team) { Run<float, Int8>(s, team); },     \
+       [](const Args& s, Team& team) { Run<Bfloat16, Int8>(s, team); },  \
+       [](const Args& s, Team& team) { Run<Half, Int8>(s, team); }},     \
+      {[](const Args& s) { return BytesOf<Memory<float, Int8>>(s); },    \
+       [](const Args& s) { return BytesOf<Memory<Bfloat16, Int8>>(s); }, \
+       [](const Args& s) { return BytesOf<Memory<Half, Int8>>(s); }},    \
+  }
+
 template <typename Memory, typename Args>
 inline Bytes BytesOf(const Args& s) {
   const Memory memory(s, nullptr, nullptr);
@@ -28,8 +39,10 @@ inline Bytes BytesOf(const Args& s) {
 // constexpr: what runs before the level is chosen must not use it
 constexpr Kernels Table() {
   return {MOGE_KERNEL(MlpForward, RunMlpForward, ForwardMemory),
+          MOGE_INTEGERS(MlpForward, RunMlpForward, ForwardMemory),
           MOGE_KERNEL(MlpBackward, RunMlpBackward, BackwardMemory),
           MOGE_KERNEL(Gemm, RunGemm, GemmMemory),
+          MOGE_INTEGERS(Gemm, RunGemm, GemmMemory),
           MOGE_KERNEL(Gemm, RunGemmDx, GemmDxMemory),
           MOGE_KERNEL(Gemm, RunGemmDw, GemmDwMemory),
           MOGE_KERNEL(Rowwise, RunPermute, NoMemory),

@@ -17,11 +17,16 @@ struct Carver {
     return found;
   }
 
+  // For products with what `coding` says, or with numbers of T.
   template <typename T>
-  PackedB<T> TakeB(int64_t K, int64_t columns) {
-    Packed<T>* data = Take<Packed<T>>(Depth(K) * RoundUp(columns, kPanel));
-    float* a_wide = std::is_same<T, Half>::value ? Take<float>(Depth(K) * kGroup) : nullptr;
-    return {data, a_wide, K, columns, columns <= kMostLines<T>};
+  PackedB<T> TakeB(int64_t K, int64_t columns, const Coding* coding = nullptr) {
+    const int64_t all = RoundUp(columns, kPanel);
+    Packed<T>* data = Take<Packed<T>>(Depth(K) * all);
+    const bool roomy = std::is_same<T, Half>::value || (coding && coding->data);
+    Packed<T>* room = Take<Packed<T>>(roomy ? Depth(K) * kGroup * (kTiles<T> ? 2 : 1) : 0);
+    float* scales = Take<float>(kIntegers<T> ? all : 0);
+    int32_t* excess = Take<int32_t>(kIntegers<T> ? all : 0);
+    return {data, room, scales, excess, K, columns, columns <= kMostLines<T>};
   }
 };
 

@@ -30,7 +30,7 @@ constexpr int kGroup = 16;  // rows of a that are multiplied at once
 constexpr int kBlockRows = kLanes == 16 ? (MOGE_TILES ? 128 : 96) : 64;
 
 template <typename T>
-constexpr bool kTiles = MOGE_TILES && std::is_same<T, Bfloat16>::value;
+constexpr bool kTiles = MOGE_TILES && (std::is_same<T, Bfloat16>::value || kIntegers<T>);
 // Columns up to which lines are as quick as panels or quicker. At [16384, 1024] x [1024, n], one
 // Zen 3 core, GB/s of weights were with lines and with panels (the best of 12, partly from the
 // third cache; November 2026):
@@ -53,22 +53,28 @@ constexpr int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t Most(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// Length of k in b: whole pairs, vectors and tiles, the rest zeros.
-inline int64_t Depth(int64_t K) { return RoundUp(K, 32); }
+// Length of k in b: whole words, vectors and tiles, the rest zeros.
+inline int64_t Depth(int64_t K) { return RoundUp(K, 64); }
 
 // b in one of its forms.
 template <typename T>
 struct PackedB {
   Packed<T>* data;
-  float* a_wide;  // room for one group of a's rows in float32, where a is float16
+  // Of those rows of a that are not multiplied as they lie, float16 and quantised ones: as many as
+  // are multiplied at once.
+  Packed<T>* room;
+  float* scales;    // [columns] of integers
+  int32_t* excess;  // [columns], of lines of integers: to be subtracted from their products
   int64_t K, columns;
   bool lines;
 
   // The same room for fewer columns.
-  PackedB WithColumns(int64_t n) const { return {data, a_wide, K, n, n <= kMostLines<T>}; }
+  PackedB WithColumns(int64_t n) const {
+    return {data, room, scales, excess, K, n, n <= kMostLines<T>};
+  }
   // The same room for another K, at most that of TakeB, and other columns, always as panels: in the
   // backward pass lines are not worth their own code.
-  PackedB AsPanels(int64_t k, int64_t n) const { return {data, a_wide, k, n, false}; }
+  PackedB AsPanels(int64_t k, int64_t n) const { return {data, room, scales, excess, k, n, false}; }
 
   int64_t Panels() const { return (columns + kPanel - 1) / kPanel; }
   int64_t Vectors() const { return (columns + kLanes - 1) / kLanes; }
@@ -86,28 +92,56 @@ struct Rows {
   const T* data;
   int64_t stride;
   int count;
+  const Coding* coding = nullptr;  // or, if data is of another type, rows of a quantised weight
+  int64_t row = 0;                 // the first of them, of all experts'
+
+  bool Coded() const { return !(kIntegers<T> && kQuads) && coding; }
+  Rows From(int r) const { return {data + r * stride, stride, count - r, coding, row + r}; }
+};
+
+// The rows of one expert's weight, as Rows has them.
+template <typename T>
+struct Weight {
+  const T* data;
+  int64_t stride;
+  const Coding* coding;
+  int64_t row;
+
+  Weight(const Matrix& m, const Coding& coding, int64_t expert, int64_t rows)
+      : Weight(static_cast<const T*>(m.data) + expert * m.expert, m.row) {
+    if (!coding.data) return;
+    stride = coding.row_bytes;
+    row = expert * rows;
+    if constexpr (kIntegers<T>) data = static_cast<const T*>(coding.data) + row * stride;
+    this->coding = &coding;
+  }
+  Weight(const T* data, int64_t stride) : data(data), stride(stride), coding(nullptr), row(0) {}
+  const T* Row(int64_t r) const { return data + r * stride; }
 };
 
 // ---- b in its forms
 
 // The next numbers of a row as b has them: a vector of words, of which n numbers are there.
 inline void StoreWords(float* p, V words) { Store(p, words); }
-inline void StoreWords(Bfloat16* p, V words) { StoreBits(p, Bits(words)); }
+template <typename T>
+inline void StoreWords(T* p, V words) {
+  StoreBits(p, Bits(words));
+}
 template <typename T>
 inline V LoadWords(const T* p, int64_t n) {
-  if constexpr (kPairs<T>)
-    return Bits(Step<T, T>::Along(p, Most(0, Least(n, 2 * kLanes))));
+  if constexpr (kPairs<T> || kIntegers<T>)
+    return Bits(Step<T, T>::Along(p, Most(0, Least(n, kWord<T> * kLanes))));
   else
     return Load(p, n);
 }
 
-// Columns of b are rows of memory: column j is row(j), which has K numbers; null is zeros.
+// Columns of b are rows of memory: column j is row(j), asked for once, which has K numbers.
 template <typename T, typename Row>
 inline void PackColumns(const PackedB<T>& b, Row row) {
   const int64_t depth = Depth(b.K);
   if (b.lines) {
     for (int64_t j = 0; j < b.columns; j++) {
-      const T* source = row(j);
+      const auto* source = row(j);
       for (int64_t k = 0; k < depth; k += kLanes * kWord<T>)
         StoreWords(b.Line(j) + k, LoadWords(source + k, b.K - k));
     }
@@ -115,7 +149,7 @@ inline void PackColumns(const PackedB<T>& b, Row row) {
   }
   for (int64_t p = 0; p < b.Panels(); p++)
     for (int v = 0; v < kVectors; v++) {
-      const T* source[kLanes];
+      decltype(row(0)) source[kLanes];
       for (int i = 0; i < kLanes; i++) {
         const int64_t j = p * kPanel + v * kLanes + i;
         source[i] = j < b.columns ? row(j) : nullptr;
@@ -131,17 +165,16 @@ inline void PackColumns(const PackedB<T>& b, Row row) {
     }
 }
 
-// Rows of b are rows of memory: row(k) has the columns' numbers.
-template <typename T, typename Row>
-inline void PackRows(const PackedB<T>& b, Row row) {
+// Rows of b are rows of memory: row(k) has the columns' numbers, and is read before row(k + 2) is
+// asked for. They are far apart, so that a processor's own prefetch does not follow: ahead(k) does.
+template <typename T, typename Row, typename Ahead>
+inline void PackRows(const PackedB<T>& b, Row row, Ahead ahead) {
   const int64_t depth = RoundUp(b.K, kTiles<T> ? 32 : 2);
   for (int64_t k = 0; k < depth; k += kWord<T>) {
-    const T* source = k < b.K ? row(k) : nullptr;
-    // rows far apart in memory: a processor's own prefetch does not follow
-    if (const int64_t ahead = k + 16; ahead < b.K)
-      for (int64_t j = 0; j < b.columns; j += 64 / sizeof(T))
-        for (int i = 0; i < kWord<T>; i++) __builtin_prefetch(row(Least(ahead + i, b.K - 1)) + j);
-    const T* next = kPairs<T> && k + 1 < b.K ? row(k + 1) : nullptr;
+    const auto* source = k < b.K ? row(k) : nullptr;
+    if (k + 16 < b.K)
+      for (int i = 0; i < kWord<T>; i++) ahead(Least(k + 16 + i, b.K - 1));
+    const auto* next = kPairs<T> && k + 1 < b.K ? row(k + 1) : nullptr;
     for (int64_t j = 0; j < b.Panels() * kPanel; j += kLanes) {
       const int64_t n = b.columns - j;
       V words = source ? Load(source + j, n) : V{};
@@ -149,6 +182,13 @@ inline void PackRows(const PackedB<T>& b, Row row) {
       StoreWords(b.Panel(j / kPanel) + k * kPanel + j % kPanel * kWord<T>, words);
     }
   }
+}
+
+template <typename T, typename Row>
+inline void PackRows(const PackedB<T>& b, Row row) {
+  PackRows(b, row, [&](int64_t k) {
+    for (int64_t j = 0; j < b.columns; j += 64 / sizeof(T)) __builtin_prefetch(row(k) + j);
+  });
 }
 
 // ---- c, from its transposed form to rows in memory

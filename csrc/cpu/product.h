@@ -1,5 +1,6 @@
 // The one product of all kernels: see operands.h.
 #pragma once
+#include "integers.h"
 #include "lines.h"
 
 #if MOGE_TILES
@@ -22,7 +23,7 @@ template <int R, int N, typename T, typename B>
 inline void Panels(const T* a, int64_t stride, const B* b, int64_t panel, int64_t K, float* c,
                    int64_t width) {
   using S = Step<T, B>;
-  V sum[R][N] = {};
+  typename S::Sum sum[R][N] = {};
   auto add = [&](int64_t k, int64_t n) __attribute__((always_inline)) {
     typename S::Vector right[N];
 #pragma GCC unroll 8
@@ -42,7 +43,7 @@ inline void Panels(const T* a, int64_t stride, const B* b, int64_t panel, int64_
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-    for (int v = 0; v < N; v++) Store(c + r * width + v * kLanes, sum[r][v]);
+    for (int v = 0; v < N; v++) StoreSum(c + r * width + v * kLanes, sum[r][v]);
 }
 
 // N vectors of columns, and as many rows at once as there are registers for their sums.
@@ -60,16 +61,13 @@ inline void ManyRows(Rows<T> a, const B* b, int64_t panel, int64_t K, float* c, 
   step(std::integral_constant<int, 1>());
 }
 
-// c of `groups` groups of rows, [groups][kGroup][b.Width()], or with lines
-// [groups][columns][kGroup].
-template <typename T>
-inline void Product(const Rows<T>* a, int groups, const PackedB<T>& b, float* c) {
-  if (b.lines) return LinesProduct(a, groups, b, c);
-  const int64_t depth = Depth(b.K);
-  const int64_t width = b.Width(), panel = depth * kPanel;
+// c of `groups` groups of rows, which can be multiplied where they lie.
+template <typename A, typename T>
+inline void PanelsProduct(const Rows<A>* a, int groups, const PackedB<T>& b, float* c) {
+  const int64_t width = b.Width(), panel = Depth(b.K) * kPanel;
   for (int g = 0; g < groups; g++, c += kGroup * width) {
 #if MOGE_TILES
-    if constexpr (kTiles<T>)
+    if constexpr (kTiles<A>)
       if (a[g].count == kGroup) {  // fewer rows go through vectors, below
         const bool two = g + 1 < groups && a[g + 1].count == kGroup;
         two ? TileProduct<2>(a + g, b, c) : TileProduct<1>(a + g, b, c);
@@ -83,16 +81,9 @@ inline void Product(const Rows<T>* a, int groups, const PackedB<T>& b, float* c)
       constexpr int N = decltype(vectors)::value;
       float* part = c + v * kLanes;
       Packed<T>* right = b.Panel(v / kVectors) + v % kVectors * kLanes * kWord<T>;
-      if constexpr (std::is_same<T, Half>::value)  // widened once for all panels
-        ManyRows<N>(Rows<float>{b.a_wide, depth, a[g].count}, right, panel, b.K, part, width);
-      else
-        ManyRows<N>(a[g], right, panel, b.K, part, width);
+      ManyRows<N>(a[g], right, panel, b.K, part, width);
       v += N;
     };
-    if constexpr (std::is_same<T, Half>::value)
-      for (int r = 0; r < a[g].count; r++)
-        for (int64_t k = 0; k < b.K; k += kLanes)
-          Store(b.a_wide + r * depth + k, Load(a[g].data + r * a[g].stride + k, b.K - k));
     // threes and twos: a single vector uses each number of a once. A step begins with a panel.
     while (const int64_t left = b.Vectors() - v)
       if (left == 1)
@@ -102,6 +93,28 @@ inline void Product(const Rows<T>* a, int groups, const PackedB<T>& b, float* c)
       else
         step(std::integral_constant<int, 3>());
   }
+}
+
+// c of `groups` groups of rows, [groups][kGroup][b.Width()], or with lines
+// [groups][columns][kGroup].
+template <typename T>
+inline void Product(const Rows<T>* a, int groups, const PackedB<T>& b, float* c) {
+  constexpr bool kLies = !std::is_same<T, Half>::value && (!kIntegers<T> || kQuads);
+  if (b.lines) {
+    LinesProduct(a, groups, b, c);
+  } else if (!kLies || a[0].Coded()) {  // decoded, or widened, once for all panels
+    constexpr int kOnce = kTiles<T> ? 2 : 1;
+    for (int g = 0; g < groups; g += kOnce) {
+      Rows<Packed<T>> ready[kOnce];
+      const int count = Least(kOnce, groups - g);
+      for (int i = 0; i < count; i++) ready[i] = Ready(a[g + i], b, i);
+      PanelsProduct(ready, count, b, c + g * b.GroupSize());
+    }
+  } else if constexpr (kLies) {
+    PanelsProduct(a, groups, b, c);
+  }
+  if constexpr (kIntegers<T>)
+    for (int g = 0; g < groups; g++) Finish(a[g], b, c + g * b.GroupSize());
 }
 
 // Part i of n of [0, size), of whole pairs of groups but for the last.
@@ -122,12 +135,15 @@ struct Groups {
 
   Groups() {}
   // Two that follow each other, from `row` on.
-  Groups(const T* matrix, int64_t stride, int64_t row, int64_t last) {
-    Add(matrix, stride, row, last);
-    Add(matrix, stride, row + kGroup, last);
+  Groups(const Weight<T>& matrix, int64_t row, int64_t last) {
+    Add(matrix, row, last);
+    Add(matrix, row + kGroup, last);
   }
-  void Add(const T* matrix, int64_t stride, int64_t row, int64_t last) {
-    if (row < last) rows[count++] = {matrix + row * stride, stride, int(Least(kGroup, last - row))};
+  // From `row` on, at most to `last`, of those rows that begin at `base`.
+  void Add(const Weight<T>& matrix, int64_t row, int64_t last, int64_t base = 0) {
+    if (row < last)
+      rows[count++] = {matrix.Row(base + row), matrix.stride, int(Least(kGroup, last - row)),
+                       matrix.coding, matrix.row + base + row};
   }
 };
 
@@ -141,13 +157,12 @@ struct Places {
 
 // Rows `span` of a weight times b: result(j)[r] is c[r][j].
 template <typename T, typename Result>
-inline void MultiplyWeight(const T* weight, int64_t stride, Span span, const PackedB<T>& b,
-                           float* c, Result result) {
+inline void MultiplyWeight(const Weight<T>& weight, Span span, const PackedB<T>& b, float* c,
+                           Result result) {
   const Places places(span, b.lines ? kStreams : 2);
   for (int64_t r = span.first; r < span.first + places.step; r += kGroup) {
     Groups<T> groups;
-    for (int i = 0; i < places.count; i++)
-      groups.Add(weight, stride, r + i * places.step, span.last);
+    for (int i = 0; i < places.count; i++) groups.Add(weight, r + i * places.step, span.last);
     Product(groups.rows, groups.count, b, c);
     for (int i = 0; i < groups.count; i++)
       Unpack(c + i * b.GroupSize(), b, groups.rows[i].count,
@@ -162,7 +177,7 @@ template <typename T>
 inline void MultiplyRows(const T* a, int64_t stride, int64_t rows, const PackedB<T>& b, float* c,
                          int64_t wanted, T* to, int64_t to_stride, bool streamed = false) {
   for (int64_t r = 0; r < rows; r += 2 * kGroup) {
-    const Groups<T> groups(a, stride, r, rows);
+    const Groups<T> groups(Weight<T>(a, stride), r, rows);
     Product(groups.rows, groups.count, b, c);
     StoreRows(c, b.Width(), Least(2 * kGroup, wanted - r), b.columns, to + r * to_stride, to_stride,
               streamed);

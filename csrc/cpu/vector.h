@@ -25,6 +25,12 @@ struct Bfloat16 {
 struct Half {
   uint16_t bits;
 };
+struct Int8 {
+  int8_t value;
+};
+struct Int16 {
+  int16_t value;
+};
 
 inline V Splat(float x) { return x - V{}; }  // not V{} + x, which is 0 and not -0 for x = -0
 inline I Splat(int32_t x) { return x - I{}; }
@@ -132,10 +138,10 @@ inline void Store(T* p, V x, int64_t n) {
   for (int64_t i = 0; i < n; i++) p[i] = part[i];
 }
 
-template <int S, size_t... J>
-inline void Exchange(V& a, V& b, std::index_sequence<J...>) {
+template <int S, typename X, size_t... J>
+inline void Exchange(X& a, X& b, std::index_sequence<J...>) {
   constexpr int L = kLanes;
-  const V low = __builtin_shufflevector(a, b, ((J & S) ? int(J) - S + L : int(J))...);
+  const X low = __builtin_shufflevector(a, b, ((J & S) ? int(J) - S + L : int(J))...);
   b = __builtin_shufflevector(a, b, ((J & S) ? int(J) + L : int(J) + S)...);
   a = low;
 }
@@ -149,8 +155,8 @@ inline void Transpose(V (&m)[kLanes]) {
 }
 
 // Lane i of the result is the sum of the lanes of m[i], which is used up.
-template <int S = kLanes / 2>
-inline V AddLanes(V (&m)[kLanes]) {
+template <int S = kLanes / 2, typename X>
+inline X AddLanes(X (&m)[kLanes]) {
 #pragma GCC unroll 16
   for (int i = 0; i < S; i++) {
     Exchange<S>(m[i], m[i + S], std::make_index_sequence<kLanes>());

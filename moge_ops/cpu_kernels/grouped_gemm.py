@@ -7,7 +7,7 @@ from torch import Tensor
 
 from moge_ops import _cpu
 
-from ._common import DTYPES, adjacent, matrix
+from ._common import DTYPES, NONE, PLAIN, Coded, adjacent, matrix
 
 
 def _call(
@@ -19,12 +19,32 @@ def _call(
         dtype=DTYPES[rows.dtype],
         rows=matrix(rows),
         weight=matrix(weight),
+        coding=PLAIN,
         out=matrix(out),
         offsets=offsets.data_ptr(),
         N=rows.shape[0],
         I=I,
         O=O,
         E=E,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _quantized_call(
+    kernel: Callable[..., None], rows: Tensor, weight: Coded, out: Tensor, offsets: Tensor
+) -> None:
+    """One of the two tensors is the result."""
+    kernel(
+        dtype=DTYPES[rows.dtype],
+        rows=matrix(rows),
+        weight=NONE,
+        coding=weight.coding(),
+        out=matrix(out),
+        offsets=offsets.data_ptr(),
+        N=rows.shape[0],
+        I=rows.shape[1],
+        O=out.shape[1],
+        E=offsets.shape[0] - 1,
         threads=torch.get_num_threads(),
     )
 
@@ -48,3 +68,38 @@ def grouped_gemm_dw(d_out: Tensor, rows: Tensor, offsets: Tensor) -> Tensor:
     d_weight = rows.new_empty(offsets.shape[0] - 1, d_out.shape[1], rows.shape[1])
     _call(_cpu.grouped_gemm_dw, adjacent(rows), d_weight, adjacent(d_out), offsets)
     return d_weight
+
+
+def grouped_gemm_quantized_fwd(
+    rows: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    offsets: Tensor,
+    scheme: str,
+    group_size: int | None,
+) -> Tensor:
+    """``[N, I], QuantizedWeight of [E, O, I], [E + 1] -> [N, O]``."""
+    weight = Coded.of(data, scale, zero, scheme, group_size)
+    out = rows.new_empty(rows.shape[0], data.shape[1])
+    integers = scheme == "int8_w8a8"
+    kernel = _cpu.grouped_gemm_int8_fwd if integers else _cpu.grouped_gemm_fwd
+    _quantized_call(kernel, adjacent(rows), weight, out, offsets)
+    return out
+
+
+def grouped_gemm_quantized_dx(
+    d_out: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    offsets: Tensor,
+    scheme: str,
+    group_size: int | None,
+    columns: int,
+) -> Tensor:
+    """``[N, O], QuantizedWeight of [E, O, I], [E + 1] -> [N, I = columns]``."""
+    weight = Coded.of(data, scale, zero, scheme, group_size)
+    d_rows = d_out.new_empty(d_out.shape[0], columns)
+    _quantized_call(_cpu.grouped_gemm_dx, d_rows, weight, adjacent(d_out), offsets)
+    return d_rows
