@@ -303,7 +303,7 @@ def main() -> int:
                     progress.advance(measuring)
     console.print(table(rows))
 
-    path = args.out / "quant_quality.csv"
+    path = args.out / "quality.csv"
     harness.write(path, rows)
     draw(path).savefig(path.with_suffix(".png"), dpi=150)
     console.print(f"Picture: {path.with_suffix('.png')}, drawn from {path.name}")

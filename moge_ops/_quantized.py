@@ -61,7 +61,9 @@ class QuantizedWeight(NamedTuple):
     """The stacked weights ``[E, O, I]`` of E experts, quantised; a pytree, and immutable.
 
     An element is ``(data - zero) * scale``, in float32. Quantised weights are frozen: gradients
-    flow to the rows and to the routing weights only.
+    flow to the rows and to the routing weights only. Operators look at shapes and dtypes of the
+    parts and read no value; loaders and :class:`moge_ops.nn.FrozenWeight` also refuse scales that
+    are 0 or not finite.
 
     Attributes:
         data: By scheme, contiguous.
@@ -132,6 +134,8 @@ def check(name: str, weight: QuantizedWeight) -> None:
         raise TypeError(f"{name}.data must be {spec.dtype} for {scheme}, got {data.dtype}")
     if data.ndim != 3:
         raise ValueError(f"{name}.data must be [E, O, stored I], got {list(data.shape)}")
+    if not data.is_contiguous():
+        raise ValueError(f"{name}.data must be contiguous, got strides {list(data.stride())}")
     E, O, I = weight.shape
     groups = math.ceil(I / (group_size or max(I, 1)))
     if group_size and scheme != "fp8_w8a16" and I % group_size:

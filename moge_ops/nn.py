@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moge_ops import _checks
-from moge_ops._quantized import QuantizedWeight, check
+from moge_ops._quantized import QuantizedWeight, check, check_values
 from moge_ops.ops.grouped_gate import SCORES, Gating, grouped_gate
 from moge_ops.ops.grouped_mlp import WEIGHT_ON, grouped_mlp
 from moge_ops.ops.route import route
@@ -34,6 +34,10 @@ class FrozenWeight(nn.Module):
 
     Args:
         weight: Its parts become the buffers; they are not copied.
+
+    Raises:
+        TypeError: A dtype is not that of the scheme.
+        ValueError: Shapes do not fit, or a scale is 0 or not finite; in a state dict too.
     """
 
     data: Tensor
@@ -42,7 +46,7 @@ class FrozenWeight(nn.Module):
 
     def __init__(self, weight: QuantizedWeight) -> None:
         super().__init__()
-        check("weight", weight)
+        (check if weight.data.is_meta else check_values)("weight", weight)
         self.scheme, self.group_size = weight.scheme, weight.group_size
         for name, x in zip(("data", "scale", "zero"), weight[:3], strict=True):
             self.register_buffer(name, x)
@@ -59,11 +63,20 @@ class FrozenWeight(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenWeight":
         def moved(x: Tensor) -> Tensor:
-            y = fn(x)
-            return y if y.dtype == x.dtype else x.to(y.device)
+            nothing = fn(x.new_empty(0))  # what it does, without a converted copy
+            return fn(x) if nothing.dtype == x.dtype else x.to(nothing.device)
 
         super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
         return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        prefix, errors = args[1], args[6]
+        if not self.data.is_meta and not errors:
+            try:
+                check_values(prefix.removesuffix("."), self.weight)
+            except (TypeError, ValueError) as error:
+                errors.append(str(error))
 
     def extra_repr(self) -> str:
         """Shape, scheme and group size, for ``print``."""

@@ -14,11 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
+from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, convert
 from moge_ops.models.checkpoint import from_pretrained, save_pretrained, stored_dtypes
 from moge_ops.models.convert import convert_quantized
 from moge_ops.nn import FrozenWeight
-from moge_ops.quant import SCHEMES, _plan, quantize, quantize_experts, read_experts
+from moge_ops.quant import (
+    SCHEMES,
+    _plan,
+    dequantize,
+    quantize,
+    quantize_experts,
+    read_experts,
+)
 
 FILE, AT = "model.safetensors", "model.layers.0.mlp.experts"
 GATE, DOWN = f"{AT}.1.gate_proj", f"{AT}.2.down_proj"
@@ -439,6 +446,30 @@ class TestWriting:
         with pytest.raises(ValueError, match=r"that start with each half, got \[4, 3, 1"):
             save_pretrained(model, tmp_path / "f")
 
+    @pytest.mark.parametrize("scheme", [s for s in SCHEMES if s != "fp8_w8a16"])
+    @pytest.mark.parametrize("scales", [1, 8])
+    def test_scales_of_several_rows_are_written_for_each(
+        self, scales: int, scheme: str, tmp_path: Path
+    ) -> None:
+        model = small_model()
+        symmetric = scheme != "int4_w4a16"
+        quantize_experts(model, scheme, symmetric=symmetric)
+        moge = model.layers[0].moge
+        for name in ("w_gate_up", "w_down"):
+            w = getattr(moge, name).weight
+            step = w.shape[1] // scales
+            fewer = {"scale": w.scale[:, ::step].clone()}
+            if w.zero is not None:
+                fewer["zero"] = w.zero[:, ::step].clone()
+            delattr(moge, name)
+            setattr(moge, name, FrozenWeight(w._replace(**fewer)))
+        save_pretrained(model, tmp_path)
+        again = from_pretrained(tmp_path).layers[0].moge
+        for name in ("w_gate_up", "w_down"):
+            want, got = (getattr(m, name).weight for m in (moge, again))
+            assert want.scale.shape[1] == scales
+            assert torch.equal(dequantize(got), dequantize(want))
+
     def test_plain_again_without_the_config_of_the_quantised(
         self, folder: Path, tmp_path: Path
     ) -> None:
@@ -477,8 +508,40 @@ class TestWriting:
             assert files[0][name] == files[1][name], name
 
     def test_quantised_folders_are_not_quantised_again(self, folder: Path, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="has quantised weights"):
+        with pytest.raises(ValueError, match=r"is quantised already; --quantize takes a plain fol"):
             convert_quantized(folder, tmp_path / "out", "int8_w8a8")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("sizes", "scheme", "group_size", "said"),
+        [
+            ({}, "int4_w4a16", 64, f"{AT}.0.down_proj.weight in {{}}: group_size=64 must divide"),
+            ({"hidden_size": 40}, "mxfp4_w4a16", 32, f"{AT}.0.gate_proj.weight in {{}}: group_si"),
+            ({}, "int8_w8a8", 32, f"{AT}.0.gate_proj.weight in {{}}: quantize: group_size must be"),
+        ],
+    )
+    def test_groups_that_do_not_fit_are_found_before_weights_are_read(
+        self,
+        sizes: dict[str, int],
+        scheme: str,
+        group_size: int,
+        said: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        save_pretrained(small_model(**sizes), tmp_path)
+        monkeypatch.setattr(convert, "opened", lambda file: pytest.fail("read"))
+        with pytest.raises(ValueError, match=re.escape(said.format(tmp_path / FILE))):
+            convert_quantized(tmp_path, tmp_path / "out", scheme, group_size=group_size)
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("name", [f"{GATE}.weight", f"{DOWN}.weight"])
+    def test_a_weight_that_is_not_finite_is_named(self, name: str, tmp_path: Path) -> None:
+        save_pretrained(small_model(), tmp_path)
+        edit(tmp_path, lambda t: t[name][3, 5:].fill_(torch.inf))
+        said = f"{name} in {tmp_path / FILE}: weight must be finite, got NaN or infinity"
+        with pytest.raises(ValueError, match=re.escape(said)):
+            convert_quantized(tmp_path, tmp_path / "out", "int8_w8a8")
         assert not (tmp_path / "out").exists()
 
 

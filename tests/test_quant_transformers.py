@@ -25,6 +25,7 @@ from transformers import (  # noqa: E402
 from transformers.trainer_utils import validate_quantization_for_training  # noqa: E402
 
 from moge_ops import testing  # noqa: E402
+from moge_ops._quantized import pack_int4  # noqa: E402
 from moge_ops.integrations import _quantizer  # noqa: E402
 from moge_ops.integrations.transformers import (  # noqa: E402
     ExpertsQuantizationConfig,
@@ -32,8 +33,14 @@ from moge_ops.integrations.transformers import (  # noqa: E402
     register,
 )
 from moge_ops.models import checkpoint  # noqa: E402
+from moge_ops.models.convert import convert_quantized  # noqa: E402
 from moge_ops.nn import FrozenWeight, MoGE  # noqa: E402
-from moge_ops.quant import dequantize, quantize, quantize_experts  # noqa: E402
+from moge_ops.quant import (  # noqa: E402
+    QuantizedWeight,
+    dequantize,
+    quantize,
+    quantize_experts,
+)
 from moge_ops.testing import assert_matches, rms_error  # noqa: E402
 
 register()
@@ -750,6 +757,65 @@ def test_pangu_as_the_reference_model_reads_it(tmp_path: Path) -> None:
         assert torch.equal(logits(model), reference(IDS))
     with pytest.raises(ValueError, match="load_quantized"):
         load(tmp_path / "compressed")
+
+
+def row_wise(w: Tensor) -> QuantizedWeight:
+    """int4 with a scale for each row, which files may have and ``quantize`` does not make."""
+    scale = w.abs().amax(-1, keepdim=True) / 7
+    data = pack_int4((w / scale).round().to(torch.int8))
+    return QuantizedWeight(data, scale, None, "int4_w4a16", None)
+
+
+def in_groups(up: int, down: int) -> Callable[[bool, Tensor], QuantizedWeight]:
+    return lambda is_up, w: quantize(w, "int4_w4a16", group_size=up if is_up else down)
+
+
+@pytest.mark.parametrize(
+    ("F", "how", "groups", "saved"),
+    [
+        # what convert writes by default, which is what a config without a size stands for
+        pytest.param(96, None, [128, 32], True, id="defaults"),
+        pytest.param(96, in_groups(64, 32), [64, 32], False, id="others"),
+        pytest.param(64, in_groups(32, 64), [32, 64], False, id="larger-down"),
+        # 32 does not divide the columns of the second, so that no group size does
+        pytest.param(40, lambda is_up, w: row_wise(w), [None, None], False, id="rows"),
+        pytest.param(
+            96,
+            lambda is_up, w: row_wise(w) if is_up else quantize(w, "int4_w4a16", group_size=32),
+            [None, 32],
+            False,
+            id="rows-and-groups",
+        ),
+    ],
+)
+def test_int4_whose_two_weights_have_groups_of_their_own(
+    F: int, how: Any, groups: list[int | None], saved: bool, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 128, "moe_intermediate_size": F}
+    tiny("PanguProMoE", torch.bfloat16, **sizes).save_pretrained(tmp_path / "plain")
+    if how is None:
+        convert_quantized(tmp_path / "plain", tmp_path / "compressed", "int4_w4a16")
+        reference = checkpoint.from_pretrained(tmp_path / "compressed")
+    else:
+        reference = checkpoint.from_pretrained(tmp_path / "plain")
+        for block in reference.layers:
+            for name in ("w_gate_up", "w_down"):
+                weight = how(name == "w_gate_up", getattr(block.moge, name).detach().float())
+                delattr(block.moge, name)
+                setattr(block.moge, name, FrozenWeight(weight))
+        checkpoint.save_pretrained(reference, tmp_path / "compressed")
+    model = load_quantized(tmp_path / "compressed")
+    assert [w.group_size for w in frozen(model).values()] == 2 * groups
+    with torch.no_grad():
+        assert torch.equal(logits(model), reference(IDS))
+    if saved:
+        model.save_pretrained(tmp_path / "ours")
+        again = load(tmp_path / "ours")
+        assert same_state(again, model)
+        assert torch.equal(logits(again), logits(model))
+    else:
+        with pytest.raises(ValueError, match="is not serializable"):
+            model.save_pretrained(tmp_path / "ours")
 
 
 @pytest.mark.parametrize(

@@ -80,14 +80,14 @@ def check(rows: list[dict[str, str]]) -> None:
 
 @pytest.mark.slow
 def test_measures_every_variant(smoke: Path) -> None:
-    rows = read(smoke / "quant_quality.csv")
+    rows = read(smoke / "quality.csv")
     check(rows)
     assert {row["tokens"] for row in rows} == {str(4 * 47)}
-    assert (smoke / "quant_quality.png").read_bytes().startswith(b"\x89PNG")
+    assert (smoke / "quality.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_committed_run_is_whole() -> None:
-    rows = read(RESULTS / "quant_quality.csv")
+    rows = read(RESULTS / "quality.csv")
     check(rows)
     assert {row["tokens"] for row in rows} == {str(64 * 255)}
     # smoothing repairs what outlying channels do to integers
@@ -97,7 +97,7 @@ def test_the_committed_run_is_whole() -> None:
         if (row["model"], row["variant"]) == (STRESSED, "int8_w8a8")
     }
     assert changed["yes"] < 0.3 * changed["no"]
-    assert (RESULTS / "quant_quality.png").read_bytes().startswith(b"\x89PNG")
+    assert (RESULTS / "quality.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

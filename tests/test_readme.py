@@ -30,6 +30,15 @@ def test_example_runs(device: str) -> None:
         assert grad.any(), name
 
 
+@pytest.mark.parametrize("page", ["operators.md", "quant.md"])
+def test_the_blocks_of_a_page_run(page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    assert blocks
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(block, namespace)
+
+
 @pytest.mark.parametrize("op", [module.name for module in pkgutil.iter_modules(ops.__path__)])
 def test_table_has_a_row_for_every_operator(op: str) -> None:
     assert f"\n| `{op}` |" in README
@@ -56,6 +65,6 @@ def test_the_versions_are_those_that_were_run() -> None:
                 pinned.setdefault(match[1].replace("_", "-"), set()).add(match[2])
     table = (ROOT / "README.md").read_text().partition("## Run with")[2].partition("##")[0]
     rows = re.findall(r"^\| ([\w-]+) \| (\d[\w., ]+) \|", table, re.MULTILINE)
-    assert len(rows) == 9
+    assert len(rows) == 10
     for tool, versions in rows:
         assert {*versions.split(", ")} == pinned[tool.lower()], tool

@@ -74,7 +74,9 @@ def stored(
         numbers = "fp8" if device_class() == "hopper" else "fp8_bits"
     elif scheme == "mxfp4_w4a16":
         # a group has 16 bytes, so that rows are whole words; the first is the lowest byte
-        data = (data.clone() if data.data_ptr() % 4 else data).view(torch.int32)
+        data = data.clone() if data.data_ptr() % 4 else data
+        words = (*data.shape[:2], data.shape[2] // 4)
+        data = data.view(torch.int32) if data.numel() else data.new_empty(words, dtype=torch.int32)
     decoded = Format(numbers, packed, group_size or 0, _DTYPES.get(dtype, tl.float64))
     return Stored(data, scale, zero if zero is None else zero.contiguous(), decoded)
 

@@ -80,8 +80,10 @@ def grouped_gemm_quantized_fwd(
     group_size: int | None,
 ) -> Tensor:
     """``[N, I], QuantizedWeight of [E, O, I], [E + 1] -> [N, O]``."""
-    weight = Coded.of(data, scale, zero, scheme, group_size)
     out = rows.new_empty(rows.shape[0], data.shape[1])
+    if not data.numel():
+        return out.zero_()
+    weight = Coded.of(data, scale, zero, scheme, group_size)
     integers = scheme == "int8_w8a8"
     kernel = _cpu.grouped_gemm_int8_fwd if integers else _cpu.grouped_gemm_fwd
     _quantized_call(kernel, adjacent(rows), weight, out, offsets)
@@ -99,7 +101,9 @@ def grouped_gemm_quantized_dx(
     columns: int,
 ) -> Tensor:
     """``[N, O], QuantizedWeight of [E, O, I], [E + 1] -> [N, I = columns]``."""
-    weight = Coded.of(data, scale, zero, scheme, group_size)
     d_rows = d_out.new_empty(d_out.shape[0], columns)
+    if not data.numel():
+        return d_rows.zero_()
+    weight = Coded.of(data, scale, zero, scheme, group_size)
     _quantized_call(_cpu.grouped_gemm_dx, d_rows, weight, adjacent(d_out), offsets)
     return d_rows

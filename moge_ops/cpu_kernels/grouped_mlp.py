@@ -113,6 +113,8 @@ def grouped_mlp_quantized_fwd(
     width = gate_up.shape[1]
     y = x.new_empty(x.shape)
     pre = x.new_empty(row_to_slot.shape[0] if save else 0, width)
+    if not down.numel():
+        return y.zero_(), pre.zero_()
     integers = scheme == "int8_w8a8"
     kernel = _cpu.grouped_mlp_int8_fwd if integers else _cpu.grouped_mlp_fwd
     kernel(
@@ -160,6 +162,8 @@ def grouped_mlp_quantized_bwd(
     H = d_y.shape[1]
     d_x = d_y.new_empty(d_y.shape if need_d_x else (0, H))
     d_weights = wide.new_empty(wide.shape)
+    if not down.numel():
+        return d_x.zero_(), d_weights.zero_().to(weights.dtype)
     _cpu.grouped_mlp_bwd(
         dtype=DTYPES[d_y.dtype],
         d_y=matrix(d_y),

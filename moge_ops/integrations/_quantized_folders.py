@@ -21,6 +21,7 @@ from moge_ops.integrations._quantizer import (
     Filled,
     experts_from,
 )
+from moge_ops.models._quantized import OF_CACHE
 from moge_ops.nn import MoGE
 from moge_ops.quant import QuantizedWeight, dequantize
 from moge_ops.quant._plan import Plan, Weight, check_matrix, complain, plan
@@ -30,8 +31,6 @@ from moge_ops.quant.formats import Filling, read
 __all__ = ["load_quantized"]
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-# scales of a quantised cache: keys and values are kept in the model's dtype here
-_OF_CACHE = re.compile(r".*\.(kv_cache_(scale|offset)|[kv]_scale)")
 _NUMBERS = ("I8", "U8", "I32", "F8_E4M3", "F8_E5M2")  # of quantised weights, in safetensors' code
 
 
@@ -71,10 +70,10 @@ def load_quantized(
         del part.quantization_config
     with torch.device("meta"):
         model_class: Any = type(auto_class.from_config(config))
-    layout = next(iter(found.layers.values())).up.layout
-    how = ExpertsQuantizationConfig(
-        layout.scheme, group_size=layout.group_size, symmetric=not layout.has_zero
-    )
+    layout, down = (weight.layout for weight in next(iter(found.layers.values())))
+    # groups of two sizes may be what each weight has by default
+    size = layout.group_size if layout.group_size == down.group_size else None
+    how = ExpertsQuantizationConfig(layout.scheme, group_size=size, symmetric=not layout.has_zero)
     token = experts_from.set(lambda weights: _fill(found, weights))
     try:
         model = model_class.from_pretrained(
@@ -104,7 +103,7 @@ def _rest(found: Plan, dtype: torch.dtype) -> dict[str, Tensor]:
     """All tensors but the experts', decoded."""
     modules = defaultdict[str, dict[str, Any]](dict)
     for name, header in found.headers.items():
-        if name not in found.places and not _OF_CACHE.fullmatch(name):
+        if name not in found.places and not OF_CACHE.fullmatch(name):
             module, _, part = name.rpartition(".")
             modules[module][part] = name, header
     linears, problems = dict[str, Weight](), list[str]()

@@ -203,17 +203,17 @@ class ExpertsQuantizer(HfQuantizer):
             )
         config = self.quantization_config
         for weight in expert_weights(model, config.modules_to_not_convert or ()):
-            shape = weight.value.shape
-            try:
-                empty = placeholder(shape, halves=weight.halves, **config.how)
-            except ValueError as error:
-                raise ValueError(f"{weight.name}: {error}") from None
+            self.weights[weight.name], self.shapes[weight.name] = weight, weight.value.shape
             if self.fill is not None:  # nothing that the loader would miss
                 weight.module.register_parameter(weight.attribute, None)
                 weight.module._is_hf_initialized = True  # type: ignore[assignment]
-            elif self.pre_quantized:
+                continue
+            try:
+                empty = placeholder(weight.value.shape, halves=weight.halves, **config.how)
+            except ValueError as error:
+                raise ValueError(f"{weight.name}: {error}") from None
+            if self.pre_quantized:
                 _settle(weight.put(empty))
-            self.weights[weight.name], self.shapes[weight.name] = weight, shape
         if self.pre_quantized and checkpoint_files is not None:
             _check_headers(checkpoint_files, self.weights, config)
         _run_on_moge_ops(self.weights.values())
@@ -266,8 +266,11 @@ class ExpertsQuantizer(HfQuantizer):
         self.fill(waiting)
         for name, weight in self.weights.items():
             found, how = weight.value, self.quantization_config.how
-            empty = placeholder(self.shapes[name], halves=weight.halves, **how)
-            # what a saved folder is taken for, by its config alone
+            try:  # what a saved folder is taken for, by its config alone
+                empty = placeholder(self.shapes[name], halves=weight.halves, **how)
+            except ValueError:
+                self.serializable = False
+                continue
             self.serializable &= isinstance(found, FrozenWeight) and (
                 (found.scheme, found.group_size, found.zero is None)
                 == (empty.scheme, empty.group_size, empty.zero is None)

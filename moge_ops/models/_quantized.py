@@ -22,10 +22,10 @@ from moge_ops.quant._plan import Plan, Weight, check_matrix, complain, plan
 from moge_ops.quant._shards import Header
 from moge_ops.quant.formats import Filling, read
 
-__all__ = ["Folder", "fill", "linear_layers", "look"]
+__all__ = ["OF_CACHE", "Folder", "fill", "linear_layers", "look"]
 
 EXPERTS = "model.layers.{}.mlp.experts"
-# of a quantised cache: keys and values are kept in the model's dtype here
+# scales of a quantised cache: keys and values are kept in the model's dtype here
 OF_CACHE = re.compile(r".*\.(kv_cache_(scale|offset)|[kv]_scale)")
 FLOATS = ("F64", "F32", "F16", "BF16")
 

@@ -12,7 +12,9 @@ from moge_ops import _files
 from moge_ops.models import _quantized, checkpoint
 from moge_ops.models.layout import Index, released_names
 from moge_ops.quant import QuantizedWeight, _compressed, quantize
+from moge_ops.quant._plan import is_quantized
 from moge_ops.quant._shards import headers, opened, weight_files
+from moge_ops.quant.experts import placeholder
 
 __all__ = ["convert_quantized"]
 
@@ -45,8 +47,11 @@ def convert_quantized(
     """
     most, folder, out = checkpoint.shard_size(max_shard_size), Path(folder), Path(out)
     checkpoint.refuse_weights(out)
+    config = checkpoint.read_config(folder)
+    if is_quantized(folder, config.extra):
+        raise ValueError(f"{folder} is quantised already; --quantize takes a plain folder")
     checkpoint.stored_dtypes(folder)  # checks all headers
-    config, kept = checkpoint.read_config(folder), dtype or checkpoint.stored_dtype(folder)
+    kept = dtype or checkpoint.stored_dtype(folder)
     files = {name: header.file for name, header in headers(weight_files(folder))}
     places = [(name, whole, index) for name, whole, index in released_names(config)]
     of_experts = defaultdict[str, list[tuple[str, Index]]](list)
@@ -54,7 +59,19 @@ def convert_quantized(
         if ".mlp.experts." in name:
             of_experts[whole].append((name, index))
     E, F, H = config.num_experts, config.moe_intermediate_size, config.hidden_size
+    shapes = {2: torch.Size((E, 2 * F, H)), 1: torch.Size((E, H, F))}  # by halves
     layers = list[tuple[QuantizedWeight, QuantizedWeight]]()
+
+    def named(name: str, error: Exception) -> Exception:
+        return type(error)(f"{name} in {files[name]}: {error}")
+
+    for names in list(of_experts.values())[:2]:  # all layers are alike
+        name, index = names[0]
+        try:
+            halves = len(index)
+            placeholder(shapes[halves], scheme, group_size, symmetric=True, halves=halves)
+        except (TypeError, ValueError) as error:
+            raise named(name, error) from None
 
     def read(names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         for file, group in itertools.groupby(
@@ -74,9 +91,12 @@ def convert_quantized(
                 plain = torch.empty(shape, dtype=tensor.dtype)
             plain[at[name]].copy_(tensor)
         assert plain is not None
-        return quantize(
-            plain.view(E, -1, plain.shape[-1]), scheme, group_size=group_size, halves=halves
-        )
+        stacked = plain.view(shapes[halves])
+        try:
+            return quantize(stacked, scheme, group_size=group_size, halves=halves)
+        except (TypeError, ValueError) as error:
+            odd = (name for name, i in at.items() if not plain[i].float().isfinite().all())
+            raise named(next(odd, next(iter(at))), error) from None
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         weights = dict[str, QuantizedWeight]()

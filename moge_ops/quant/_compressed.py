@@ -34,12 +34,17 @@ def tensors(module: str, weight: QuantizedWeight, expert: int, half: int, halves
         halves: Matrices that lie stacked along O.
     """
 
+    O, I = weight.shape[1] // halves, weight.shape[2]
+
     def of(x: Tensor) -> Tensor:
-        rows = x.shape[1] // halves
-        return x[expert, half * rows : (half + 1) * rows]
+        x = x[expert]
+        if weight.scheme != "fp8_w8a16" and x.shape[0] != weight.shape[1]:
+            # scales of several rows: only fp8 has words for them
+            x = x.repeat_interleave(weight.shape[1] // x.shape[0], 0)
+        rows = x.shape[0] // halves
+        return x[half * rows : (half + 1) * rows]
 
     data, scale = of(weight.data), of(weight.scale)
-    O, I = weight.shape[1] // halves, weight.shape[2]
     strategy = _strategy(weight, halves)
     if weight.scheme == "int8_w8a16":
         data = (data.contiguous().view(torch.uint8) ^ 128).contiguous()

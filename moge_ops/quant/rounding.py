@@ -126,7 +126,7 @@ def quantize(
         raise TypeError(f"weight must be a float, got {weight.dtype}")
     if weight.ndim != 3:
         raise ValueError(f"weight must be [E, O, I], got {list(weight.shape)}")
-    _, O, I = weight.shape
+    E, O, I = weight.shape
     if scheme == "int4_w4a16" and group_size is None:
         group_size = next((g for g in (128, 64, 32) if I % g == 0), 32)
     elif scheme == "mxfp4_w4a16" and group_size is None:
@@ -139,27 +139,24 @@ def quantize(
         raise ValueError(f"halves={halves} must divide the O={O} rows")
     if group_size and scheme != "fp8_w8a16" and I % group_size:
         raise ValueError(f"group_size={group_size} must divide the I={I} columns")
-    found = []
-    for w in weight.detach().unbind():  # one at a time, for the memory
-        w = w.float()
+    spec, groups = STORED[scheme], math.ceil(I / (group_size or max(I, 1)))
+    scales = O // max(block_rows(O, halves), 1) if scheme == "fp8_w8a16" and group_size else O
+    data = torch.empty(E, O, I // spec.values, dtype=spec.dtype, device=weight.device)
+    scale = torch.empty(E, scales, groups, dtype=spec.scale_dtypes[0], device=weight.device)
+    zeros = None if symmetric else torch.empty_like(scale, dtype=torch.int8)
+    for e in range(E if O and I else 0):  # one at a time, for the memory
+        w = weight[e].detach().float()
         if not w.isfinite().all():
             raise ValueError("weight must be finite, got NaN or infinity")
         zero = None
         if scheme == "fp8_w8a16":
-            data, scale = _fp8(w, group_size, halves)
+            data[e], scale[e] = _fp8(w, group_size, halves)
         elif scheme == "mxfp4_w4a16":
-            data, scale = _mxfp4(w)
+            data[e], scale[e] = _mxfp4(w)
         else:
             bits = 4 if scheme == "int4_w4a16" else 8
-            data, scale, zero = _integers(w, bits, group_size, symmetric)
-            data = pack_int4(data) if bits == 4 else data
-        found.append((data, scale, zero))
-    spec = STORED[scheme]
-    if not found:
-        data = torch.empty(0, O, I // spec.values, dtype=spec.dtype, device=weight.device)
-        groups = math.ceil(I / (group_size or max(I, 1)))
-        scale = torch.empty(0, O, groups, dtype=spec.scale_dtypes[0], device=weight.device)
-        return QuantizedWeight(data, scale, None, scheme, group_size)
-    data, scale = torch.stack([x[0] for x in found]), torch.stack([x[1] for x in found])
-    zeros = [x[2] for x in found if x[2] is not None]
-    return QuantizedWeight(data, scale, torch.stack(zeros) if zeros else None, scheme, group_size)
+            integers, scale[e], zero = _integers(w, bits, group_size, symmetric)
+            data[e] = pack_int4(integers) if bits == 4 else integers
+        if zero is not None and zeros is not None:
+            zeros[e] = zero
+    return QuantizedWeight(data, scale, zeros, scheme, group_size)

@@ -36,9 +36,11 @@ def grouped_gemm(
         ValueError: The offsets do not rise from 0 to at most N.
     """
     if isinstance(weight, QuantizedWeight):
-        rows = fake_quantize_rows(rows) if weight.scheme == "int8_w8a8" else rows
-        integers = weight.scheme == "int8_w8a8"
-        weight = dequantize(weight, rows.dtype if integers else dtype or rows.dtype).to(rows.dtype)
+        if weight.scheme == "int8_w8a8":  # no integer or scale is rounded, only the result is
+            wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            plain = dequantize(weight, wide.dtype)
+            return grouped_gemm(fake_quantize_rows(wide), plain, offsets).to(rows.dtype)
+        weight = dequantize(weight, dtype or rows.dtype).to(rows.dtype)
     N = rows.shape[0]
     if not _readable(offsets):  # every expert multiplies all rows
         row = torch.arange(N, device=rows.device).unsqueeze(1)  # [N, 1]

@@ -102,7 +102,10 @@ def quantized_product(
     """:func:`grouped_gemm_quantized_fwd` with a result in ``dtype``, that of the rows or wider."""
     O = data.shape[1]
     found = spans(offsets, rows.shape[0])
-    out = _rows(rows, O, found).to(dtype)
+    out = rows.new_empty(len(rows), O, dtype=dtype)
+    if not data.numel():
+        return out.zero_()
+    out[found[-1][2] if found else 0 :].zero_()
     if scheme == "int8_w8a8":
         q, row_scale = quantize_rows(rows)
         for e, a, b in found:
@@ -141,6 +144,8 @@ def grouped_gemm_quantized_dx(
     """``[N, O], QuantizedWeight of [E, O, I], [E + 1] -> [N, I = columns]``."""
     found = spans(offsets, d_out.shape[0])
     d_rows = _rows(d_out, columns, found)
+    if not data.numel():
+        return d_rows.zero_()
     for e, a, b in found:
         weight = expert_decoded(e, data, scale, zero, scheme, group_size, d_out.dtype)
         torch.mm(d_out[a:b], weight, out=d_rows[a:b])

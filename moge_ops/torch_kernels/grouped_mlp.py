@@ -255,9 +255,10 @@ def grouped_mlp_quantized_fwd(
         act = (act * weights.flatten()[slots].unsqueeze(-1)).to(x.dtype)
     out = grouped_gemm_quantized_fwd(act, down, down_scale, down_zero, offsets, scheme, down_group)
     dropped = len(row_to_slot) - used
-    out = F.pad(out, (0, 0, 0, dropped))
+    out = F.pad(out, (0, 0, 0, dropped)) if dropped else out
     y = unpermute_fwd(out, row_to_slot, slot_to_row, weights if late else None)
-    return y, F.pad(wide.to(x.dtype), (0, 0, 0, dropped if save else -used))
+    pre = wide.to(x.dtype) if save else x.new_empty(0, wide.shape[1])
+    return y, F.pad(pre, (0, 0, 0, dropped)) if save and dropped else pre
 
 
 def grouped_mlp_quantized_bwd(
