@@ -137,6 +137,16 @@ def test_factors_by_hand() -> None:
     assert far.tolist() == [10, -10]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_factors_in_float16_by_hand(sign: int) -> None:
+    least, most = 2.0**-14, 65504.0  # normal numbers
+    channels = [[8 * least, 1.0], [-least, 0.0], [0.0, 0.0], [1.0, -most / 4], [least / 1024, 1.0]]
+    part = module._Part(torch.tensor(channels).half(), [1], sign)
+    for wish, want in ((-10, [-3, 0, -10, -10, 0]), (10, [10, 10, 10, 2, 10])):
+        found = module._bounded(torch.full((5,), sign * wish), [part])
+        assert (sign * found).tolist() == want
+
+
 # -- the reference model --------------------------------------------------------------------------
 
 
@@ -151,6 +161,35 @@ def test_logits_stay_the_same(dtype: torch.dtype, observer: str, within: bool) -
     assert torch.equal(logits(model), before)
     for layer, gate in zip(model.layers, routers, strict=True):
         assert not torch.equal(layer.moge.gate, gate)
+
+
+def narrow(model: nn.Module) -> nn.Module:
+    """In float16, with weights at its lower end."""
+    for name, parameter in model.named_parameters():
+        with torch.no_grad():
+            if name.endswith("w_gate_up"):
+                parameter[0, :, OUTLIERS[0]] = 3e-7  # subnormal
+                parameter[1, :4, OUTLIERS[1]] = 6.2e-5
+                parameter[2, -1, :4] = 7e-5  # of up: an expert's own factor divides it too
+            elif name.endswith("norm.weight"):
+                parameter[7] = 1e-4
+    return model.half()
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_float16_loses_no_bit_of_a_parameter(within: bool) -> None:
+    model = narrow(pangu())
+    before, old = logits(model), copy.deepcopy(model.state_dict())
+    # the norm before the experts has numbers that are subnormal, and differ when its weight doubles
+    assert smooth_experts(model, [IDS.repeat(4, 1)], Smoothing(0.7, within=within))
+    # activations are subnormal here and there
+    assert (logits(model) - before).abs().max() <= 2.0**-8 * before.abs().max()
+    moved = 0
+    for name, x in model.state_dict().items():
+        mantissas = [torch.frexp(y.double()).mantissa for y in (x, old[name])]
+        assert torch.equal(*mantissas), name
+        moved += not torch.equal(x, old[name])
+    assert moved == (10 if within else 8)
 
 
 def test_router_keeps_its_logits_in_its_own_dtype() -> None:
@@ -410,6 +449,87 @@ def test_what_cannot_be_smoothed_stays_as_it_was(
     with pytest.raises(ValueError, match=said):
         smooth_experts(made, [IDS])
     assert same(made, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
+@pytest.mark.parametrize("size", [3e-3, 1.0])
+def test_hidden_readers_are_found_in_16_bits_too(dtype: torch.dtype, size: float) -> None:
+    weight = size * torch.randn(H, H, dtype=torch.float64).to(dtype)
+    model = Block(nn.RMSNorm(H), lambda x: F.linear(x, weight))
+    model = narrow(model) if dtype == torch.float16 else model.to(dtype)
+    before, old = logits(model), copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="smoothing would change what Block computes"):
+        smooth_experts(model, [IDS])
+    assert same(model, old)
+    assert torch.equal(logits(model), before)
+
+
+def test_factors_within_are_put_back_before_those_of_the_norm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Block(nn.RMSNorm(H), lambda x: x).half()
+    with torch.no_grad():
+        model.moge.w_gate_up.uniform_(1e-4, 2e-4)  # a factor of 1/32 alone would lose bits
+    monkeypatch.setattr(
+        module, "_exponents", lambda seen, weights, alpha: torch.full_like(weights, 5).int()
+    )
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="smoothing would change what Block computes"):
+        smooth_experts(model, [IDS], Smoothing(within=True))
+    assert same(model, before)
+
+
+def test_readers_of_few_tokens_are_found() -> None:
+    class Last(Block):
+        def forward(self, ids: Tensor, logits_to_keep: int = 0) -> Tensor:
+            return super().forward(ids)[:, -logits_to_keep:]
+
+    model = Last(nn.RMSNorm(H), lambda x: x * (torch.arange(x.shape[1]) == 3).unsqueeze(1))
+    with pytest.raises(ValueError, match="smoothing would change what Last computes"):
+        smooth_experts(model, [IDS])
+
+
+class Noisy(Block):
+    """Two runs are not quite the same."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        y = super().forward(ids)
+        return y + 1e-3 * torch.rand_like(y)
+
+
+def test_noise_between_two_runs_is_no_change() -> None:
+    assert smooth_experts(Noisy(nn.RMSNorm(H)), [IDS]) == ["norm"]
+    model = Noisy(nn.RMSNorm(H), lambda x: x)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="smoothing would change what Noisy computes"):
+        smooth_experts(model, [IDS])
+    assert same(model, before)
+
+
+def test_error_between_two_changes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = pangu()
+    before = copy.deepcopy(model.state_dict())
+
+    def fail(exponent: Tensor, parts: Any) -> Tensor:
+        if not same(model, before):
+            raise torch.OutOfMemoryError
+        return exponent
+
+    monkeypatch.setattr(module, "_bounded", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        smooth_experts(model, [IDS])
+    assert same(model, before)
+
+
+def test_norm_of_large_float16_weights_stays() -> None:
+    model = Block(nn.RMSNorm(H)).half()
+    with torch.no_grad():
+        model.embed.weight[:, OUTLIERS[0]] = 0.01
+        model.norm.weight[OUTLIERS[0]] = 6e4  # twice that is inf
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="norm must be a norm whose output is a multiple"):
+        smooth_experts(model, [IDS])
+    assert same(model, before)
 
 
 def test_split_layers_are_refused() -> None:

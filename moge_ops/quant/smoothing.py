@@ -1,14 +1,16 @@
 """Expert-aware smoothing: outlying channels move from activations into weights, exactly.
 
-Nothing is quantised here. Every factor is a power of two, so a smoothed model computes the same
-numbers as before, bit for bit but for subnormals: the norm's output is ``x / s``, and all that
-reads it has its columns multiplied by ``s``, the router too.
+Nothing is quantised here. Every factor is a power of two that loses no bit of a parameter, so a
+smoothed model computes the same numbers as before, bit for bit but for subnormal activations. The
+norm's output is ``x / s``, and all that reads it has its columns multiplied by ``s``: the router
+too.
 """
 
 import inspect
 import itertools
+import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from moge_ops import _checks
 from moge_ops.nn import FrozenWeight, MoGE, MoGEOutput
 from moge_ops.quant._observer import Observer
+from moge_ops.quant._readers import Place, Weight, places
 
 __all__ = ["OBSERVERS", "Smoothing", "smooth_experts"]
 
@@ -26,7 +29,9 @@ OBSERVERS = ("minmax", "percentile")
 """How a channel's range is found: its largest size, or one that nearly all tokens stay within."""
 
 _TRACED = 64  # tokens that show who reads which norm, and that the model has stayed the same
-_MOST_EXPONENT = 10  # of a factor: float16 holds what it makes of usual weights
+_MOST_EXPONENT = 10  # of a factor
+_MOST_UNITS = 4  # in the last place of the largest logit, between two models that are the same
+_MOST_NOISE = 4  # between them, as a multiple of that between two runs of one
 _FEWEST_ROWS = 32  # a range within an expert from fewer is chance, and is not used
 
 
@@ -48,20 +53,12 @@ class Smoothing(NamedTuple):
     within: bool = False
 
 
-class _Weight(NamedTuple):
-    """A matrix that reads the output of a norm."""
+class _Part(NamedTuple):
+    """What the factors multiply, or divide."""
 
     parameter: Tensor
-    axis: int  # of it, along H
-    counts: bool  # its range does; that of a router does not, as it is never quantised
-
-
-class _Place(NamedTuple):
-    """One norm, and all that reads it."""
-
-    name: str
-    norm: nn.Module
-    weights: list[_Weight]
+    over: list[int]  # its axes along which a factor is the same
+    sign: int  # 1 where factors multiply, -1 where they divide
 
 
 def smooth_experts(
@@ -78,14 +75,17 @@ def smooth_experts(
     that of column j over gate and up rows of *all* experts, the shared one too. c, the mean over
     channels, keeps the weights' size. The norm's weight is divided by s, columns of experts, shared
     expert and router are multiplied by it: the router, in its own dtype, gives the same logits. A
-    channel without activations or weights keeps its factor 1.
+    channel without activations or weights keeps its factor 1. A factor is nearer to 1 where a
+    parameter would overflow or lose bits as a subnormal, as float16 soon does.
 
     With ``within`` the same is done within an expert, between the up rows and the down columns,
     with ranges of the SwiGLU output of the tokens that chose it: up is linear there. An expert with
     fewer than 32 tokens stays as it is.
 
-    Who reads a norm is seen in a forward pass, not told by names. The logits of some tokens are
-    compared before and after; where they differ, everything is put back, exactly.
+    Who reads a norm is seen in a forward pass, not told by names. The logits of up to 64 tokens are
+    compared before and after. Where they differ by more than two runs of the same model, and in
+    float16, where activations become subnormal, by more than some units in the last place of the
+    largest, everything is put back, exactly.
 
     Args:
         model: :class:`moge_ops.models.PanguMoEForCausalLM`, a transformers model, or any other that
@@ -119,48 +119,41 @@ def smooth_experts(
         raise ValueError("calibration must give at least one batch of tokens, got none")
     piece = first[:1, :_TRACED]
     with torch.no_grad(), _evaluating(model):
-        places = _places(model, piece)
+        found = places(model, piece)
         percentile = settings.percentile if settings.observer == "percentile" else None
-        inputs = [Observer(place.name, percentile) for place in places]
+        inputs = [Observer(place.name, percentile) for place in found]
         layers = {n: m for n, m in model.named_modules() if type(m) is MoGE and settings.within}
         inner = {n: [Observer(n) for _ in range(len(m.gate))] for n, m in layers.items()}
         with ExitStack() as hooks:
-            for place, observer in zip(places, inputs, strict=True):
+            for place, observer in zip(found, inputs, strict=True):
                 hooks.callback(place.norm.register_forward_hook(_watch(observer)).remove)
             for name, layer in layers.items():
                 hook = layer.register_forward_hook(_watch_within(inner[name]), with_kwargs=True)
                 hooks.callback(hook.remove)
             for batch in _shown(itertools.chain([first], batches), calibration):
-                _logits(model, batch)
+                _logits(model, batch, 1)
 
         # all factors first, then all changes: an error before leaves nothing half done
-        exponents = [
-            _exponents(seen.ranges(), _range(place.weights), settings.alpha)
-            for place, seen in zip(places, inputs, strict=True)
+        changes = [
+            (_parts(place), _exponents(seen.ranges(), _range(place.weights), settings.alpha))
+            for place, seen in zip(found, inputs, strict=True)
         ]
-        exponents_within = {
-            name: _exponents_within(layers[name], seen, settings.alpha)
-            for name, seen in inner.items()
-        }
-        before = _logits(model, piece)
-
-        def scale(sign: int) -> None:
-            for place, exponent in zip(places, exponents, strict=True):
-                _scale(place, sign * exponent)
-            for name, exponent in exponents_within.items():
-                _scale_within(layers[name], sign * exponent)
-
-        scale(1)
-        after = _logits(model, piece)
-        # the same bits where a backend is deterministic
-        slack = 1e-4 if torch.finfo(before.dtype).eps < 1e-5 else 1e-2
-        if not (after - before).abs().max() <= slack * before.abs().max():
-            scale(-1)
-            raise ValueError(
-                f"smoothing would change what {type(model).__name__} computes: something reads the "
-                "norm before the experts without a module of its own"
-            )
-    return [place.name for place in places]
+        for name, layer in layers.items():
+            exponent = _exponents_within(layer, inner[name], settings.alpha)
+            changes.append((_parts_within(layer), exponent))
+        before, again = _logits(model, piece), _logits(model, piece)
+        done = []
+        try:
+            for parts, exponent in changes:
+                bounded = _bounded(exponent, parts)  # by what the changes before have left
+                _scale(parts, bounded)
+                done.append((parts, bounded))
+            _check_same(model, _logits(model, piece), before, again)
+        except BaseException:
+            for parts, exponent in reversed(done):
+                _scale(parts, -exponent)
+            raise
+    return [place.name for place in found]
 
 
 def _check(settings: Smoothing) -> None:
@@ -221,145 +214,26 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _logits(model: nn.Module, ids: Tensor) -> Tensor:
-    """Of the last token, where a model can be asked for these alone."""
-    few = "logits_to_keep" in inspect.signature(model.forward).parameters
-    out = model(ids, logits_to_keep=1) if few else model(ids)
+def _logits(model: nn.Module, ids: Tensor, few: int = 0) -> Tensor:
+    """Of all tokens, or of the last few where a model can be asked for these alone."""
+    can = few and "logits_to_keep" in inspect.signature(model.forward).parameters
+    out = model(ids, logits_to_keep=few) if can else model(ids)
     found = out if isinstance(out, Tensor) else getattr(out, "logits", None)
     logits: Tensor = out[0] if found is None else found
     return logits
 
 
-# -- who reads which norm -------------------------------------------------------------------------
-
-
-def _of_norm(module: nn.Module) -> bool:
-    """A vector of weights, perhaps one of biases, and nothing else."""
-    parameters = dict(module.named_parameters())
-    return "weight" in parameters and all(
-        name in ("weight", "bias") and p.ndim == 1 for name, p in parameters.items()
-    )
-
-
-def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    return [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-
-
-def _storage(x: Tensor) -> int:
-    """The same for a tensor and its views."""
-    return x.untyped_storage().data_ptr()
-
-
-def _places(model: nn.Module, piece: Tensor) -> list[_Place]:
-    """Norms that experts read, with all their readers, from one forward pass."""
-    outputs: dict[int, tuple[str, nn.Module]] = {}  # storage -> its norm
-    kept: list[Tensor] = []  # so that no other tensor gets such a storage
-    inputs: dict[str, Tensor] = {}  # of the norms
-    readers: dict[str, dict[str, nn.Module]] = {}  # norm -> its readers
-
-    def written(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, out: Any) -> None:
-            if isinstance(out, Tensor) and args and isinstance(args[0], Tensor):
-                kept.append(out)
-                outputs[_storage(out)], inputs[name] = (name, module), args[0]
-
-        return hook
-
-    def read(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            for x in _tensors(args, kwargs):
-                if _storage(x) in outputs:
-                    readers.setdefault(outputs[_storage(x)][0], {})[name] = module
-
-        return hook
-
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            if _of_norm(module):
-                hooks.callback(module.register_forward_hook(written(name)).remove)
-            elif next(module.parameters(recurse=False), None) is not None:
-                hook = module.register_forward_pre_hook(read(name), with_kwargs=True)
-                hooks.callback(hook.remove)
-        _logits(model, piece)
-
-    places, found = [], set()
-    for norm, modules in readers.items():
-        experts = {name: m for name, m in modules.items() if _experts(m) is not None}
-        if not experts:
-            continue
-        found |= set(experts)
-        module = model.get_submodule(norm)
-        _check_norm(norm, module, inputs[norm])
-        H = module.get_parameter("weight").shape[0]
-        E = max(_experts(m)[0].shape[0] for m in experts.values())  # type: ignore[index]
-        weights = {}
-        for name, reader in modules.items():
-            for weight in _weights(norm, name, reader, H, E):
-                weights[id(weight.parameter)] = weight  # tied ones once
-        places.append(_Place(norm, module, list(weights.values())))
-    missing = [n for n, m in model.named_modules() if _experts(m) is not None and n not in found]
-    if missing or not places:
+def _check_same(model: nn.Module, after: Tensor, before: Tensor, again: Tensor) -> None:
+    """Raises ValueError unless ``after`` is ``before``, which a second run found ``again``."""
+    # powers of two leave the same bits in bfloat16 too, where one unit is much already
+    eps = min(torch.finfo(before.dtype).eps, torch.finfo(torch.float32).eps)
+    if any(p.dtype == torch.float16 for p in model.parameters()):
+        eps = torch.finfo(torch.float16).eps  # activations become subnormal
+    slack = _MOST_UNITS * eps * before.abs().max() + _MOST_NOISE * (again - before).abs().max()
+    if not (after - before).abs().max() <= slack:
         raise ValueError(
-            f"smoothing needs a norm whose output {missing[0] if missing else 'experts'} "
-            f"read{'s' if missing else ''}, found none in {type(model).__name__}"
-        )
-    return places
-
-
-def _experts(module: nn.Module) -> tuple[Tensor, int] | None:
-    """The stacked first matrices of a module of plain experts, and their axis along H."""
-    for name in ("w_gate_up", "gate_up_proj", "up_proj"):
-        weight = getattr(module, name, None)
-        if isinstance(weight, Tensor) and weight.ndim == 3:
-            return weight, 1 if getattr(module, "is_transposed", False) else 2
-    return None
-
-
-def _weights(norm: str, name: str, module: nn.Module, H: int, E: int) -> Iterator[_Weight]:
-    """Matrices of one reader."""
-    known = {n: p for n, p in module.named_parameters(recurse=False) if p.ndim > 1}
-    experts = _experts(module)
-    if type(module) is MoGE:
-        yield _Weight(module.gate, 1, False)
-        if module.shared_gate_up is not None:
-            yield _Weight(module.shared_gate_up, 1, True)
-    elif experts is None:
-        weight = known.get("weight")
-        if set(known) != {"weight"} or weight is None or tuple(weight.shape[1:]) != (H,):
-            raise ValueError(
-                f"{name} reads {norm} too, and smoothing takes MoGE layers, stacked experts, and "
-                f"modules with one weight [rows, H={H}], got {type(module).__name__} with "
-                f"{ {n: list(p.shape) for n, p in known.items()} }"
-            )
-        # one with E rows, or 1, is a router or the gate of a shared expert
-        yield _Weight(weight, 1, weight.shape[0] not in (E, 1))
-    if experts is not None:
-        if isinstance(module, MoGE) and type(module) is not MoGE:
-            raise ValueError(
-                f"{name} must be smoothed before it is split, got {type(module).__name__}"
-            )
-        yield _Weight(*experts, True)
-
-
-def _check_norm(name: str, norm: nn.Module, x: Tensor) -> None:
-    """Raises ValueError unless the output is a multiple of the parameters."""
-
-    def output() -> Tensor:
-        y: Tensor = norm.forward(x)  # past the hooks
-        return y
-
-    def scale(factor: float) -> None:
-        for parameter in norm.parameters():
-            parameter.mul_(factor)
-
-    once = output()
-    scale(2.0)
-    twice = output()
-    scale(0.5)
-    if not torch.equal(twice, 2.0 * once):
-        raise ValueError(
-            f"{name} must be a norm whose output is a multiple of its weight, "
-            f"got {type(norm).__name__}"
+            f"smoothing would change what {type(model).__name__} computes: something reads the "
+            "norm before the experts without a module of its own"
         )
 
 
@@ -387,7 +261,7 @@ def _watch_within(observers: Sequence[Observer]) -> Any:
     return hook
 
 
-def _range(weights: Iterable[_Weight]) -> Tensor:
+def _range(weights: Iterable[Weight]) -> Tensor:
     """``[H]``: the largest size in each column, over all rows of all experts."""
     found = []
     for weight in weights:
@@ -409,8 +283,8 @@ def _exponents(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
 
 def _exponents_within(layer: MoGE, observers: Sequence[Observer], alpha: float) -> Tensor:
     """``[E, F]``, 0 for an expert with few rows."""
-    assert isinstance(layer.w_down, Tensor)
-    weights = torch.linalg.vector_norm(layer.w_down, torch.inf, dim=1).float()
+    down = layer.get_parameter("w_down")  # [E, H, F]
+    weights = torch.linalg.vector_norm(down, torch.inf, dim=1).float()
     seen = torch.zeros_like(weights)
     for e, observer in enumerate(observers):
         if observer.rows >= _FEWEST_ROWS:
@@ -418,23 +292,43 @@ def _exponents_within(layer: MoGE, observers: Sequence[Observer], alpha: float) 
     return _exponents(seen, weights, alpha)
 
 
-def _power(exponent: Tensor, like: Tensor) -> Tensor:
-    return torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), exponent).to(like)
+def _parts(place: Place) -> list[_Part]:
+    """Of factors ``[H]``."""
+    norm = [_Part(parameter.unsqueeze(0), [0], -1) for parameter in place.norm.parameters()]
+    return norm + [
+        _Part(weight, [a for a in range(weight.ndim) if a != axis], 1)
+        for weight, axis, _ in place.weights
+    ]
 
 
-def _scale(place: _Place, exponent: Tensor) -> None:
-    for parameter in place.norm.parameters():
-        parameter.mul_(_power(-exponent, parameter))
-    for weight, axis, _ in place.weights:
-        shape = [1] * weight.ndim
-        shape[axis] = -1
-        weight.mul_(_power(exponent, weight).view(shape))
+def _parts_within(layer: MoGE) -> list[_Part]:
+    """Of factors ``[E, F]``."""
+    up = torch.unflatten(layer.get_parameter("w_gate_up"), 1, (2, -1))[:, 1]  # [E, F, H]
+    return [_Part(up, [2], -1), _Part(layer.get_parameter("w_down"), [1], 1)]
 
 
-def _scale_within(layer: MoGE, exponent: Tensor) -> None:
-    gate_up, down = layer.w_gate_up, layer.w_down
-    assert isinstance(gate_up, Tensor)
-    assert isinstance(down, Tensor)
-    up = torch.unflatten(gate_up, 1, (2, -1))[:, 1]  # [E, F, H]
-    up.mul_(_power(-exponent, up).unsqueeze(2))
-    down.mul_(_power(exponent, down).unsqueeze(1))
+def _bounded(exponent: Tensor, parts: Iterable[_Part]) -> Tensor:
+    """The nearest to ``exponent`` that multiply, and then divide, every part without a rounding."""
+    for parameter, over, sign in parts:
+        limits = torch.finfo(parameter.dtype)
+        size = parameter.abs()
+        most = _binary(size.amax(over))
+        least = _binary(size.masked_fill_(size == 0.0, limits.max).amin(over))
+        # a number that is subnormal already may grow
+        low = (math.frexp(limits.tiny)[1] - least).clamp(max=0)
+        high = (math.frexp(limits.max)[1] - most).clamp(min=0)
+        exponent = sign * torch.minimum(torch.maximum(sign * exponent, low), high)
+    return exponent
+
+
+def _binary(x: Tensor) -> Tensor:
+    """Integers e with x in [2^(e-1), 2^e)."""
+    return torch.frexp(x if x.dtype == torch.float64 else x.float()).exponent
+
+
+def _scale(parts: Iterable[_Part], exponent: Tensor) -> None:
+    for parameter, over, sign in parts:
+        power = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), sign * exponent)
+        for axis in over:
+            power = power.unsqueeze(axis)
+        parameter.mul_(power.to(parameter))
