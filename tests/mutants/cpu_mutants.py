@@ -16,6 +16,10 @@ GEMM = "tests/test_grouped_gemm.py -k 'matches_the_oracle and cpu'"
 GATE = "tests/test_grouped_gate.py -k 'every_kind and cpu'"
 UNPERMUTE = "tests/test_unpermute.py -k 'matches_the_oracle and cpu'"
 SWIGLU = "tests/test_swiglu.py -k 'matches_the_oracle and cpu'"
+QUANTIZED = "tests/test_cpu_quantized.py -k '{}'"
+DECODED = QUANTIZED.format("have_the_bits_of_dequantize")
+QUANTIZED_ROWS = QUANTIZED.format("rows_are_quantised")
+INT8_LAYER = QUANTIZED.format("layer_matches_the_oracle and int8_w8a8")
 
 MUTANTS = [
     # --- vectors and products ---
@@ -77,22 +81,22 @@ MUTANTS = [
     ),
     Mutant(
         "csrc/cpu/lines.h",
-        "  if (whole < K) add(whole, K - whole);\n",
+        "      if (k < last) add(k, last - k);\n",
         "",
         "With few columns the end of each sum is left out.",
         GEMM,
     ),
     Mutant(
         "csrc/cpu/operands.h",
-        "return Bits(Step<T, T>::Along(p, Most(0, Least(n, 2 * kLanes))));",
-        "return Bits(Step<T, T>::Along(p, Least(n, 2 * kLanes)));",
+        "return Bits(Step<T, T>::Along(p, Most(0, Least(n, kWord<T> * kLanes))));",
+        "return Bits(Step<T, T>::Along(p, Least(n, kWord<T> * kLanes)));",
         "Past the end of a short row of pairs a negative number of bytes is copied.",
         EMULATED,
     ),
     Mutant(
         "csrc/cpu/lines.h",
-        "for (int s = 0; s < S; s++) c[s * rows + j * kGroup] = found[j * S + s];",
-        "for (int s = 0; s < S; s++) c[s * rows + j * kGroup] = found[j + J * s];",
+        "for (int s = 0; s < S; s++) c[s][j * kGroup + r] = found[(r * J + j) * S + s];",
+        "for (int s = 0; s < S; s++) c[s][j * kGroup + r] = found[r * J * S + j + J * s];",
         "With few columns places and columns change their roles.",
         LAYER_BITS,
     ),
@@ -140,8 +144,8 @@ MUTANTS = [
     ),
     Mutant(
         "csrc/cpu/product.h",
-        "groups.Add(weight, stride, r + i * places.step, span.last);",
-        "groups.Add(weight, stride, r + i * (places.step + kGroup), span.last);",
+        "groups.Add(weight, r + i * places.step, span.last);",
+        "groups.Add(weight, r + i * (places.step + kGroup), span.last);",
         "A place begins a group too late, and one group is nobody's.",
         GEMM,
     ),
@@ -372,6 +376,126 @@ MUTANTS = [
         "The loss is that of the first rows alone.",
         OWN.format("loss_of_many_rows"),
     ),
+    # --- quantised weights and integers ---
+    Mutant(
+        "csrc/cpu/decode.h",
+        "shifts[i + j] = 4 * j;",
+        "shifts[i + j] = 4 * (j ^ 1);",
+        "The upper half of a byte comes before the lower one.",
+        DECODED,
+    ),
+    Mutant(
+        "csrc/cpu/decode.h",
+        "Splat(8.0f + (c.zero ? c.zero[scales + group] : 0))",
+        "Splat(8.0f - (c.zero ? c.zero[scales + group] : 0))",
+        "A zero point is added and not subtracted.",
+        DECODED,
+    ),
+    Mutant(
+        "csrc/cpu/decode.h",
+        "const float scale = ScaleOf(c, scales + group);",
+        "const float scale = ScaleOf(c, scales);",
+        "All groups of a row have the scale of the first.",
+        DECODED,
+    ),
+    Mutant(
+        "csrc/cpu/decode.h",
+        "int64_t group = first ? first / c.group_size : 0;",
+        "int64_t group = 0;",
+        "Columns that do not begin a row have the scales of those that do.",
+        DECODED,
+    ),
+    Mutant(
+        "csrc/cpu/decode.h",
+        "(c.scale_rows == 1 ? row : row / c.scale_rows) * c.groups;",
+        "(c.scale_rows == 1 ? row : row / (c.scale_rows + 1)) * c.groups;",
+        "The first rows of a block have the scale of the block before.",
+        DECODED,
+    ),
+    Mutant(
+        "csrc/cpu/decode.h",
+        "_mm256_cvtph_ps(_mm_or_si128(_mm_or_si128(size, sign), more));",
+        "_mm256_cvtph_ps(_mm_or_si128(size, sign));",
+        "The NaN of fp8 is 480.",
+        QUANTIZED.format("every_fp8_number and cpu_avx2"),
+    ),
+    Mutant(
+        "csrc/cpu/decode.h",
+        "const uint32_t power = exponent ? exponent << 23 : 1u << 22;",
+        "const uint32_t power = exponent << 23;",
+        "The smallest scale of mxfp4 is 0.",
+        QUANTIZED.format("ends_of_float32"),
+    ),
+    Mutant(
+        "csrc/cpu/integers.h",
+        "to = finite & large ? 127.0f / m : none;",
+        "to = finite & large ? m / 127.0f : none;",
+        "A row is divided by the factor that makes integers of it.",
+        QUANTIZED_ROWS,
+    ),
+    Mutant(
+        "csrc/cpu/integers.h",
+        "    back = finite ? back : Bits(I{} + 0x7fc00000);\n",
+        "",
+        "A row with a NaN is a row of zeros.",
+        QUANTIZED_ROWS,
+    ),
+    Mutant(
+        "csrc/cpu/integers.h",
+        "large = m >= 0x1p-100f;",
+        "large = m > 0.0f;",
+        "A row below 2^-100 is not zero, and its factor may be infinite.",
+        QUANTIZED_ROWS,
+    ),
+    Mutant(
+        "csrc/cpu/integers.h",
+        "const __m256i found = _mm256_cvtps_epi32(part);",
+        "const __m256i found = _mm256_cvttps_epi32(part);",
+        "Numbers are cut and not rounded.",
+        QUANTIZED_ROWS,
+    ),
+    Mutant(
+        "csrc/cpu/integers.h",
+        "b.scales[j] = factors.back[0];",
+        "b.scales[0] = factors.back[0];",
+        "All rows have one place for their scales.",
+        QUANTIZED_ROWS,
+    ),
+    Mutant(
+        "csrc/cpu/integers.h",
+        "(Load(b.scales + j) * channels[r])",
+        "(Load(b.scales + j) * channels[0])",
+        "A row of a weight has the scale of the first of its group.",
+        INT8_LAYER,
+    ),
+    Mutant(
+        "csrc/cpu/integers.h",
+        "for (int64_t k = 0; k < b.K; k++) size = Larger(size, SizeBits(load(k)));",
+        "for (int64_t k = 0; k < b.K / 2; k++) size = Larger(size, SizeBits(load(k)));",
+        "The largest number of an activation is looked for in its first half.",
+        INT8_LAYER,
+    ),
+    Mutant(
+        "csrc/cpu/integers.h",
+        "((Nearest(load(k + i) * factors.to) + kOffset) & ((1 << kBits) - 1)) << (i * kBits);",
+        "(Nearest(load(k + i) * factors.to) + kOffset) << (i * kBits);",
+        "The sign of a lower integer fills the upper one.",
+        INT8_LAYER,
+    ),
+    Mutant(
+        "csrc/cpu/integers.h",
+        "b.excess[j] = kOffset * total;",
+        "b.excess[j] = 0;",
+        "What 128 more in each byte add to a sum stays in it, with few columns.",
+        EMULATED,
+    ),
+    Mutant(
+        "csrc/cpu/integers.h",
+        "if (kQuads && !b.lines) excess[r] =",
+        "if (kQuads && b.lines) excess[r] =",
+        "What 128 more in each byte add to a sum stays in it, with many columns.",
+        EMULATED,
+    ),
     # --- the products of experts ---
     Mutant(
         "csrc/cpu/grouped_gemm.h",
@@ -410,8 +534,8 @@ MUTANTS = [
     ),
     Mutant(
         "csrc/cpu/grouped_mlp.h",
-        "      acts.a_wide = own.TakeB<T>(s.F, 0).a_wide;",
-        "      own.TakeB<T>(s.F, 0);",
+        "      acts.room = own.TakeB<Act>(s.F, 0, &s.down).room;",
+        "      own.TakeB<Act>(s.F, 0, &s.down);",
         "All threads widen rows of float16 in the same place.",
         LAYER_BITS,
     ),
@@ -446,8 +570,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/cpu_kernels/grouped_mlp.py",
-        'weight_on_activation=weight_on == "activation"',
-        "weight_on_activation=False",
+        'weight_on_activation=weight_on == "activation",\n',
+        "weight_on_activation=False,\n",
         "The weight comes after the down projection though asked for before.",
         "tests/test_grouped_mlp.py -k 'rounds_no_worse and cpu'",
     ),

@@ -442,7 +442,7 @@ MUTANTS = [
         "tests/test_pangu_moe.py -k test_logits",
     ),
     Mutant(
-        "moge_ops/models/checkpoint.py",
+        "moge_ops/quant/_shards.py",
         r're.fullmatch(r"[^/\\]+\.safetensors", file)',
         r're.match(r"[^/\\]+\.safetensors", file)',
         "An index may name a file outside of its folder.",
@@ -457,7 +457,7 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/models/checkpoint.py",
-        "if shards[-1] and part.nbytes > room:",
+        "if shard and part.nbytes > room:",
         "if part.nbytes > room:",
         "A tensor larger than a shard leaves an empty file before it.",
         CHECKPOINT + " -k larger",
@@ -592,7 +592,7 @@ MUTANTS = [
         FILES + " -k look_and_load",
     ),
     Mutant(
-        "moge_ops/models/checkpoint.py",
+        "moge_ops/quant/_shards.py",
         'r"[^/\\\\]+\\.safetensors"',
         'r".+\\.safetensors"',
         "An index names files outside of its folder.",
@@ -651,8 +651,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/cli.py",
-        "need = (parameter_counts(config)[0] + tokens * _cached(config)) * dtype.itemsize",
-        "need = parameter_counts(config)[0] * dtype.itemsize",
+        "need = checkpoint.bytes_needed(folder, config, dtype) + cache",
+        "need = checkpoint.bytes_needed(folder, config, dtype)",
         "The cache is not counted when the model is loaded.",
         CLI + " -k cache_counts",
     ),
