@@ -1,7 +1,8 @@
 """The operators' tests at the higher levels of the instruction set, whatever this processor has.
 
 The kernels are compiled once more, each level for AVX2: vectors of 16 lanes are halves there, and
-matrix tiles and pairs of bfloat16 are plain C++. What stays untested are the instructions.
+matrix tiles and pairs of bfloat16 are plain C++. What stays untested are the instructions, and the
+tables for numbers of four bits, which exist as instructions alone.
 """
 
 import importlib
