@@ -26,6 +26,7 @@ __all__ = [
     "int8_product",
     "pack_int4",
     "quantize_rows",
+    "sizes",
     "unpack_int4",
 ]
 
@@ -98,8 +99,7 @@ class QuantizedWeight(NamedTuple):
     @property
     def shape(self) -> torch.Size:
         """``[E, O, I]``, of the weight and not of what stores it."""
-        E, O, stored = self.data.shape
-        return torch.Size((E, O, stored * STORED[self.scheme].values))
+        return torch.Size(sizes(self))
 
     @property
     def device(self) -> torch.device:
@@ -116,6 +116,12 @@ class QuantizedWeight(NamedTuple):
         data, scale = (x.to(device, non_blocking=non_blocking) for x in (self.data, self.scale))
         zero = self.zero if self.zero is None else self.zero.to(device, non_blocking=non_blocking)
         return self._replace(data=data, scale=scale, zero=zero)
+
+
+def sizes(weight: QuantizedWeight) -> tuple[int, int, int]:
+    """``(E, O, I)``, for the operators: Dynamo of torch 2.10 knows no property of a named tuple."""
+    E, O, stored = weight.data.shape
+    return E, O, stored * STORED[weight.scheme].values
 
 
 def check(name: str, weight: QuantizedWeight) -> None:
@@ -136,7 +142,7 @@ def check(name: str, weight: QuantizedWeight) -> None:
         raise ValueError(f"{name}.data must be [E, O, stored I], got {list(data.shape)}")
     if not data.is_contiguous():
         raise ValueError(f"{name}.data must be contiguous, got strides {list(data.stride())}")
-    E, O, I = weight.shape
+    E, O, I = sizes(weight)
     groups = math.ceil(I / (group_size or max(I, 1)))
     if group_size and scheme != "fp8_w8a16" and I % group_size:
         raise ValueError(f"{name}: group_size={group_size} must divide the I={I} columns")
@@ -265,7 +271,7 @@ def dequantize(weight: QuantizedWeight, dtype: torch.dtype = torch.float32) -> T
     check("weight", weight)
     if dtype not in _checks.FLOATS:
         raise TypeError(f"dtype must be a float of 16 bits or more, got {dtype}")
-    out = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    out = torch.empty(sizes(weight), dtype=dtype, device=weight.data.device)
     for e in range(len(out)):  # one at a time: a temporary of all would be larger than the result
         zero = None if weight.zero is None else weight.zero[e]
         out[e] = decode(

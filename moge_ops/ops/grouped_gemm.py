@@ -106,14 +106,14 @@ def grouped_gemm_quantized_fwd(
 def _quantized_gemm(rows: Tensor, weight: QuantizedWeight, offsets: Tensor) -> Tensor:
     (rows,) = _checks.autocast(rows)
     _quantized.check("weight", weight)
-    E, _, I = weight.shape
+    E, O, I = _quantized.sizes(weight)
     sizes = _checks.tensors(
         ("rows", rows, "[N, I]", _checks.FLOATS), ("offsets", offsets, "[E + 1]", (torch.int32,))
     )
-    if (sizes["I"], sizes["E"]) != (I, E) or weight.device != rows.device:
+    if (sizes["I"], sizes["E"]) != (I, E) or weight.data.device != rows.device:
         raise ValueError(
             f"weight must be [E={sizes['E']}, O, I={sizes['I']}] on {rows.device}, "
-            f"got {list(weight.shape)} on {weight.device}"
+            f"got {[E, O, I]} on {weight.data.device}"
         )
     if _backend.use_reference(rows):
         return _reference(rows, weight, offsets)

@@ -216,15 +216,20 @@ def _quantized_mlp(
         *routing_specs(routing),
         ("weights", weights, "[T, K]", _checks.FLOATS),
     )
-    H, E, F = sizes["H"], sizes["E"], w_down.shape[2]
-    for name, w, shape in (
-        ("w_down", w_down, (E, H, F)),
-        ("w_gate_up", w_gate_up, (E, 2 * F, H)),
+    up, down = (
+        _quantized.sizes(w) if isinstance(w, QuantizedWeight) else tuple(w.shape)
+        for w in (w_gate_up, w_down)
+    )
+    H, E, F = sizes["H"], sizes["E"], down[2]
+    for name, w, got, shape in (
+        ("w_down", w_down, down, (E, H, F)),
+        ("w_gate_up", w_gate_up, up, (E, 2 * F, H)),
     ):
-        if tuple(w.shape) != shape or w.device != x.device:
+        device = w.data.device if isinstance(w, QuantizedWeight) else w.device
+        if got != shape or device != x.device:
             raise ValueError(
                 f"{name} must be {_LAYOUTS[name]} = {list(shape)} on {x.device}, "
-                f"got {list(w.shape)} on {w.device}"
+                f"got {list(got)} on {device}"
             )
     _no_padding(sizes)
     if _backend.use_reference(x):
