@@ -413,12 +413,15 @@ def test_layer(case: str, weight_on: str, device: str, float_dtypes: list[torch.
 @pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("case", CASES)
 def test_products_with_the_identity_are_the_decoded_weight(case: str, device: str) -> None:
-    q, _ = layer(case)
-    offsets = (torch.arange(EXPERTS + 1) * H).int().to(device)
+    whole, _ = layer(case)
+    experts = 2  # the interpreter takes seconds for each
+    parts = (x if x is None else x[:experts] for x in whole[:3])
+    q = QuantizedWeight(*parts, *whole[3:])
+    offsets = (torch.arange(experts + 1) * H).int().to(device)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        rows = torch.eye(H, dtype=dtype, device=device).repeat(EXPERTS, 1)
+        rows = torch.eye(H, dtype=dtype, device=device).repeat(experts, 1)
         got = moge_ops.grouped_gemm(rows, moved(q, device), offsets)
-        want = dequantize(q, dtype).mT.reshape(EXPERTS * H, -1)
+        want = dequantize(q, dtype).mT.reshape(experts * H, -1)
         if q.scheme == "int8_w8a8":  # 127 times a scale, by which it was divided
             torch.testing.assert_close(got.cpu(), want)
         else:

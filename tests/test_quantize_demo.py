@@ -75,7 +75,8 @@ def check(rows: list[dict[str, str]]) -> None:
         # the router of the first layer sees nothing quantised
         assert float(row["choices_changed_0"]) < 0.1
         assert float(row["loss_change_error"]) >= 0.0
-        assert float(row["divergence"]) >= (1e-7 if row["variant"] != "plain" else 0.0)
+        # the CSV has seven digits: of 8 bits a model of a few steps may show none
+        assert float(row["divergence"]) >= (1e-7 if BITS[row["variant"]] < 6 else 0.0)
 
 
 @pytest.mark.slow

@@ -47,6 +47,7 @@ from cross_compile import DTYPES, LAYERS, SPECIALIZED, Driver, launch_all
 from moge_ops.triton_kernels import (
     _configs,
     _product,
+    _quantized,
     _specialized,
     _weight_gradient,
     grouped_gate,
@@ -221,6 +222,9 @@ class Emitter:
                         LAYERS["pangu"], self.case.T, DTYPES[self.case.dtype], [("output", True)]
                     )
             launch_specialized()
+            self.case = Case("bf16", "", 4096)
+            rows = torch.empty(4096, LAYERS["pangu"][0], dtype=torch.bfloat16, device="meta")
+            _quantized.quantize_rows(rows)
             self.case = Case("fp32", "", 0)
             for construct, constants in CONSTRUCTS.items():
                 out = torch.empty(64, 64, dtype=torch.float32, device="meta")
