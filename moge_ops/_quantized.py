@@ -53,9 +53,9 @@ SCHEMES = tuple(STORED)
 
 # the numbers of e2m1, by their code without the sign
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-# 128 * 127 times this is below 2^31: so many products of bytes never overflow an int32
+# a sum of this many products of bytes stays below 2^31: 2^17 * 128 * 127
 MOST_INT8_COLUMNS = 2**17
-_EXACT_COLUMNS = 1024  # 128 * 128 times this is 2^24: so many add up exactly in float32
+_EXACT_COLUMNS = 1024  # columns whose products float32 sums exactly: 1024 * 128 * 128 is 2^24
 
 
 class QuantizedWeight(NamedTuple):

@@ -39,7 +39,8 @@ struct Stored<Int8> {
 };
 
 #ifdef __AVX512BF16__
-// Decoded where they are multiplied, which for few columns is quicker than by way of memory.
+// Decoded in registers, just before the product. With few columns this is quicker than to store the
+// decoded row and read it again.
 struct Nibbles {
   using Number = Bfloat16;
   NibbleRow row;
