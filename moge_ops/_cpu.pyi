@@ -56,6 +56,7 @@ def grouped_gate_bwd(
     score: Score,
     renormalize: bool,
     scaling: float,
+    given: bool,
     threads: int,
 ) -> None: ...
 def grouped_gate_fwd(
@@ -67,6 +68,8 @@ def grouped_gate_fwd(
     weights: int,
     experts: int,
     counts: int,
+    given: int,
+    wide: bool,
     T: int,
     E: int,
     G: int,

@@ -56,6 +56,7 @@ def check(
     router_scale: Tensor | None = None,
     expert_mask: Tensor | None = None,
     row_mask: Tensor | None = None,
+    experts: Tensor | None = None,
     oracle_dtype: torch.dtype = torch.float64,
     **options: Any,
 ) -> Gating:
@@ -72,9 +73,10 @@ def check(
         router_scale=router_scale,
         expert_mask=expert_mask,
         row_mask=row_mask,
+        experts=experts,
         **options,
     )
-    weights, experts, counts = oracle(
+    weights, want_experts, counts = oracle(
         logits64,
         num_groups,
         k,
@@ -82,10 +84,11 @@ def check(
         router_scale=scale64,
         expert_mask=None if expert_mask is None else expert_mask.cpu(),
         row_mask=None if row_mask is None else row_mask.cpu(),
+        experts=None if experts is None else experts.cpu(),
         **options,
     )
     assert gating.experts.dtype is gating.counts.dtype is torch.int32
-    assert gating.experts.cpu().equal(experts), "experts"
+    assert gating.experts.cpu().equal(want_experts), "experts"
     assert gating.counts.cpu().equal(counts), "counts"
     assert gating.weights.dtype is torch.promote_types(logits.dtype, torch.float32)
     assert_matches(gating.weights, weights, "weights")
@@ -452,6 +455,93 @@ def test_experts_that_are_off_fill_what_is_left(device: str) -> None:
     assert gating.experts.tolist() == [[0, 1, 5, 3]] * 2
 
 
+def any_ids(T: int, E: int, K: int, dtype: torch.dtype = torch.int32) -> Tensor:
+    """Ids in any order; some come twice in a row, and some no expert has."""
+    ids = torch.randint(-1, E + 1, (T, K), dtype=dtype)
+    if K > 1:
+        ids[: T // 2, 1] = ids[: T // 2, 0]
+    return ids
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "E", "G", "k"), SHAPES)
+def test_given_experts_match_the_oracle(
+    T: int, E: int, G: int, k: int, dtype: torch.dtype, device: str
+) -> None:
+    logits, scale = torch.randn(T, E).to(dtype), torch.rand(E).to(device, dtype)
+    ids = any_ids(T, E, G * k)
+    ids[:, -1] = logits.argmax(-1)  # as all scores of many are small, so are float16's gradients
+    check(logits.to(device), G, k, router_scale=scale, experts=ids.to(device))
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize(("E", "G", "k"), [(20, 4, 2), (64, 8, 1)])
+def test_every_kind_of_gate_takes_given_experts(
+    E: int, G: int, k: int, gate: dict[str, Any], device: str
+) -> None:
+    ids = any_ids(11, E, G * k, torch.int64).to(device)
+    strided = ids.mT.contiguous().mT
+    logits = torch.randn(11, E, device=device)
+    check(logits, G, k, experts=ids, bias=torch.randn(E, device=device), **gate)
+    check(
+        logits.detach(), G, k, router_scale=torch.randn(E, device=device), experts=strided, **gate
+    )
+
+
+def test_given_experts_by_hand(device: str) -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]], device=device).log()  # scores 0, 1/6, 1/3, 1/2
+    for ids, want, kept, counts in [
+        ([3, 3], [0.5, 0.5], [3, 3], [0, 0, 0, 2]),
+        ([1, -1], [1.0, 0.0], [1, -1], [0, 1, 0, 0]),
+        ([2**32 + 1, 2], [0.0, 1.0], [-1, 2], [0, 0, 1, 0]),
+        ([0, 4], [0.5, 0.0], [0, -1], [1, 0, 0, 0]),  # the sum is 0: 1 / K
+    ]:
+        given_ids = torch.tensor([ids], device=device)
+        gating = grouped_gate(logits, 2, renormalize=True, experts=given_ids)
+        assert_matches(gating.weights, torch.tensor([want]), "weights")
+        assert gating.experts.tolist() == [kept]
+        assert gating.counts.tolist() == counts
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_its_own_choice_given_back_changes_nothing(gate: dict[str, Any], device: str) -> None:
+    logits = torch.randn(70, 24, device=device, requires_grad=True)
+    scale = torch.rand(24, device=device, requires_grad=True)
+    options = {**gate, "router_scale": scale}
+    chosen = grouped_gate(logits, 4, 2, **options)
+    # what decides a choice has no say in one that is given
+    again = grouped_gate(
+        logits,
+        4,
+        2,
+        experts=chosen.experts,
+        bias=torch.randn(24, device=device),
+        expert_mask=torch.zeros(24, dtype=torch.bool, device=device),
+        num_voted=2,
+        **options,
+    )
+    assert_matches(again.weights, chosen.weights, "weights")
+    assert again.experts.equal(chosen.experts)
+    assert again.counts.equal(chosen.counts)
+    d_weights = torch.randn(70, 8, device=device)
+    grads = (torch.autograd.grad(g.weights, (logits, scale), d_weights) for g in (chosen, again))
+    for name, a, b in zip(("d_logits", "d_router_scale"), *grads, strict=True):
+        assert_matches(b, a, name)
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_a_dropped_slot_of_a_nan_row_weighs_nothing(renormalize: bool, device: str) -> None:
+    logits = torch.full((2, 4), NAN, device=device)
+    logits[1] = 0.0
+    ids = torch.tensor([[0, -1], [7, 3]], device=device, dtype=torch.int32)
+    scale = torch.tensor([1.0, INF, 1.0, 1.0], device=device)  # of no expert that is here
+    weights = grouped_gate(
+        logits, 2, experts=ids, renormalize=renormalize, router_scale=scale
+    ).weights
+    assert weights.isnan().tolist() == [[True, False], [False, False]]
+    assert weights[0, 1] == weights[1, 0] == 0.0
+
+
 @pytest.mark.float64
 @pytest.mark.parametrize("gate", GATES)
 def test_gradcheck(gate: dict[str, Any], device: str) -> None:
@@ -460,6 +550,11 @@ def test_gradcheck(gate: dict[str, Any], device: str) -> None:
     router_scale = torch.rand(6, dtype=torch.float64, device=device, requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda l, r: grouped_gate(l, 2, 2, router_scale=r, **gate).weights,
+        (logits, router_scale),
+    )
+    ids = torch.tensor([[5, 5, 0, 1], [-1, 2, 3, 2], [6, 6, 6, 4]], device=device)
+    assert torch.autograd.gradcheck(
+        lambda l, r: grouped_gate(l, 2, 2, router_scale=r, experts=ids, **gate).weights,
         (logits, router_scale),
     )
 
@@ -531,6 +626,10 @@ def test_reference_backend_gives_the_oracle() -> None:
         ((2,), {"row_mask": ON[:2]}, ValueError, r"row_mask must come with num_voted, got None"),
         ((2,), {"num_voted": 2, "row_mask": ON}, ValueError, r"row_mask .* \[2\], got \[8\]"),
         ((2,), {"num_voted": 2, "row_mask": ON.int()}, TypeError, r"row_mask .* got int32"),
+        ((2,), {"experts": [[0, 4]]}, TypeError, r"experts must be a Tensor .* got list"),
+        ((2,), {"experts": torch.zeros(2, 2)}, TypeError, r"experts must be int32 .* got float32"),
+        ((2, 2), {"experts": ON[:4].view(2, 2).int()}, ValueError, r"\[T, K=4\].*got \[2, 2\]"),
+        ((2,), {"experts": ON[:2].view(1, 2).int()}, ValueError, r"experts .* \[1, 2\]"),
     ],
 )
 def test_rejects(

@@ -17,7 +17,7 @@ from ._common import (
     publish,
     ticket,
 )
-from ._scores import own_scores
+from ._scores import holds, ordered, row_scores, shares
 
 # chosen, not measured
 TILE = 1024  # logits of one step
@@ -28,54 +28,11 @@ BLOCKS = 4
 
 
 @triton.jit
-def _scores(
-    logits,  # [BLOCK_T, G_P2, P_P2], -inf in the padding
-    SOFTMAX: tl.constexpr,
-    SIGMOID: tl.constexpr,
-):
-    """Scores, and their derivatives by their own logits, without the softmax's other term."""
-    if SOFTMAX:
-        # a NaN, or inf - inf, reaches the sum, and through it the whole row
-        exps = tl.exp(logits - tl.max(tl.max(logits, 2), 1)[:, None, None])
-        scores = exps / tl.sum(tl.sum(exps, 2), 1)[:, None, None]
-        slopes = scores
-    else:
-        scores, slopes = own_scores(logits, SIGMOID=SIGMOID)
-    return scores, slopes
-
-
-@triton.jit
-def _shares(
-    scores,  # [BLOCK_T, G_P2, P_P2]
-    chosen,  # the same, K in each row
-    K: tl.constexpr,
-):
-    """Scores divided by the sum of the chosen, and that sum; for a sum of 0, 1 / K and 1."""
-    total = tl.sum(tl.sum(tl.where(chosen, scores, 0.0), 2), 1)[:, None, None]
-    none = total == 0.0
-    return tl.where(none, 1.0 / K, scores / total), tl.where(none, 1.0, total)
-
-
-@triton.jit
-def _ordered(keys):
-    """Integers in the order of ``keys``; all NaN are equal, below -inf and above the least int."""
-    # the bits of a float are in order except for the sign; no score is -0.0
-    if keys.dtype == tl.float64:
-        bits = keys.to(tl.int64, bitcast=True)
-        bits = tl.where(
-            keys == keys, bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF), -0x7FFFFFFFFFFFFFFF
-        )
-    else:
-        bits = keys.to(tl.int32, bitcast=True)
-        bits = tl.where(keys == keys, bits ^ ((bits >> 31) & 0x7FFFFFFF), -0x7FFFFFFF)
-    return bits
-
-
-@triton.jit
 def _grouped_gate_fwd_kernel(
     logits_ptr,  # [T, E]
     bias_ptr,  # [E]
     router_scale_ptr,  # [E]
+    given_ptr,  # [T, K]
     weights_ptr,  # [T, K]
     experts_ptr,  # [T, K]
     counts_ptr,  # [E]
@@ -94,6 +51,7 @@ def _grouped_gate_fwd_kernel(
     SIGMOID: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_ROUTER_SCALE: tl.constexpr,
+    GIVEN: tl.constexpr,  # the choice is made
     RENORMALIZE: tl.constexpr,
     MANY: tl.constexpr,  # more than one program
     ACC: tl.constexpr,
@@ -125,30 +83,44 @@ def _grouped_gate_fwd_kernel(
         mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, P_P2]
         logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e[None] * stride_logits_e
         logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
-        scores, _ = _scores(logits, SOFTMAX=SOFTMAX, SIGMOID=SIGMOID)
+        scores, _ = row_scores(logits, SOFTMAX=SOFTMAX, SIGMOID=SIGMOID)
 
-        keys = scores
-        if HAS_BIAS:
-            keys = scores + bias[None]
-        order = tl.where(mask, _ordered(keys), USED)
-        place = tl.full([BLOCK_T, G_P2, P_P2], -1, tl.int32)  # j of the j-th best of its group
-        for j in tl.static_range(k):
-            best = tl.argmax(order, 2, tie_break_left=True)  # [BLOCK_T, G_P2]
-            hit = offs_i[None] == best[:, :, None]
-            place = tl.where(hit, j, place)
-            order = tl.where(hit, USED, order)
-        chosen = mask & (place >= 0)
-        counts += tl.sum(chosen.to(tl.int32), 0)
+        if GIVEN:
+            slots = tl.zeros([BLOCK_T, G_P2, P_P2], tl.int32)
+            for c in tl.static_range(G * k):
+                slots += holds(given_ptr, offs_t, c, offs_e, mask, T, K=G * k).to(tl.int32)
+        else:
+            keys = scores
+            if HAS_BIAS:
+                keys = scores + bias[None]
+            order = tl.where(mask, ordered(keys), USED)
+            place = tl.full([BLOCK_T, G_P2, P_P2], -1, tl.int32)  # j of the j-th best of its group
+            for j in tl.static_range(k):
+                best = tl.argmax(order, 2, tie_break_left=True)  # [BLOCK_T, G_P2]
+                hit = offs_i[None] == best[:, :, None]
+                place = tl.where(hit, j, place)
+                order = tl.where(hit, USED, order)
+            slots = (mask & (place >= 0)).to(tl.int32)
+        counts += tl.sum(slots, 0)
 
         weights = scores
         if RENORMALIZE:
-            weights, _ = _shares(scores, chosen, K=G * k)
+            weights, _ = shares(scores, slots, K=G * k)
         weights = weights * scaling
         if HAS_ROUTER_SCALE:
             weights = weights * router_scale[None]
-        slots = offs_t * (G * k) + offs_g[None] * k + place
-        tl.store(weights_ptr + slots, weights, mask=chosen)
-        tl.store(experts_ptr + slots, tl.broadcast_to(experts[None], slots.shape), mask=chosen)
+        if GIVEN:
+            for c in tl.static_range(G * k):
+                hit = holds(given_ptr, offs_t, c, offs_e, mask, T, K=G * k)
+                # one expert has the slot, or none
+                weight = tl.sum(tl.sum(tl.where(hit, weights, 0.0), 2), 1)[:, None, None]
+                expert = tl.max(tl.max(tl.where(hit, experts[None], -1), 2), 1)[:, None, None]
+                tl.store(weights_ptr + offs_t * (G * k) + c, weight, mask=offs_t < T)
+                tl.store(experts_ptr + offs_t * (G * k) + c, expert, mask=offs_t < T)
+        else:
+            to = offs_t * (G * k) + offs_g[None] * k + place
+            tl.store(weights_ptr + to, weights, mask=slots > 0)
+            tl.store(experts_ptr + to, tl.broadcast_to(experts[None], to.shape), mask=slots > 0)
 
     if MANY:
         publish(partials_ptr + pid * E + offs_e, counts, mask_e)
@@ -183,6 +155,7 @@ def _grouped_gate_bwd_kernel(
     SOFTMAX: tl.constexpr,
     SIGMOID: tl.constexpr,
     HAS_ROUTER_SCALE: tl.constexpr,
+    GIVEN: tl.constexpr,  # a slot may have any expert, not one of its column's group alone
     RENORMALIZE: tl.constexpr,
     MANY: tl.constexpr,  # more than one program
     ACC: tl.constexpr,
@@ -211,25 +184,26 @@ def _grouped_gate_bwd_kernel(
         mask = (offs_t < T) & mask_e[None]  # [BLOCK_T, G_P2, P_P2]
         logits_ptrs = logits_ptr + offs_t * stride_logits_t + offs_e[None] * stride_logits_e
         logits = tl.load(logits_ptrs, mask=mask, other=float("-inf")).to(ACC)
-        scores, slopes = _scores(logits, SOFTMAX=SOFTMAX, SIGMOID=SIGMOID)
+        scores, slopes = row_scores(logits, SOFTMAX=SOFTMAX, SIGMOID=SIGMOID)
 
-        # d_weights and the choice, from slots to experts
+        # d_weights and the choice, from slots to experts; any group may have a given slot
         mask_slot = (rows < T) & (groups < G)  # [BLOCK_T, G_P2]
         d_weights = tl.zeros([BLOCK_T, G_P2, P_P2], ACC)
-        chosen = tl.zeros([BLOCK_T, G_P2, P_P2], tl.int1)
-        for j in tl.static_range(k):
-            columns = groups * k + j
+        slots = tl.zeros([BLOCK_T, G_P2, P_P2], tl.int32)
+        for j in tl.static_range(G * k if GIVEN else k):
+            columns = groups * (0 if GIVEN else k) + j
             expert_ptrs = experts_ptr + rows * (G * k) + columns
             expert = tl.load(expert_ptrs, mask=mask_slot, other=-1)
             d_weight_ptrs = d_weights_ptr + rows * stride_d_weights_t + columns * stride_d_weights_k
             d_weight = tl.load(d_weight_ptrs, mask=mask_slot, other=0.0).to(ACC)
             hit = mask & (expert[:, :, None] == offs_e[None])
-            d_weights = tl.where(hit, d_weight[:, :, None], d_weights)
-            chosen = chosen | hit
+            d_weights += tl.where(hit, d_weight[:, :, None], 0.0)
+            slots += hit.to(tl.int32)
+        chosen = slots > 0
 
         base = scores
         if RENORMALIZE:
-            base, total = _shares(scores, chosen, K=G * k)
+            base, total = shares(scores, slots, K=G * k)
         d_base = d_weights * scaling
         if HAS_ROUTER_SCALE:
             d_router_scale += tl.sum(tl.where(chosen, d_base * base, 0.0), 0)
@@ -239,7 +213,7 @@ def _grouped_gate_bwd_kernel(
             # base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S, which may overflow,
             # but not times the slope, since that is at most s_c. The softmax's other term is 0
             along = tl.sum(tl.sum(tl.where(chosen, d_base * base, 0.0), 2), 1)[:, None, None]
-            d_scores = tl.where(chosen, d_base - along, 0.0)
+            d_scores = tl.where(chosen, d_base - slots * along, 0.0)
             slopes = tl.where(chosen, slopes / total, slopes)
         elif SOFTMAX:
             along = tl.sum(tl.sum(tl.where(mask, d_scores * scores, 0.0), 2), 1)[:, None, None]
@@ -289,6 +263,7 @@ def grouped_gate_fwd(
     router_scale: Tensor | None,
     renormalize: bool,
     scaling: float,
+    given: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
     T, E = logits.shape
@@ -301,6 +276,7 @@ def grouped_gate_fwd(
         logits_ptr=logits,
         bias_ptr=bias,
         router_scale_ptr=router_scale,
+        given_ptr=given,
         weights_ptr=weights,
         experts_ptr=experts,
         counts_ptr=counts,
@@ -317,6 +293,7 @@ def grouped_gate_fwd(
         SIGMOID=score == "sigmoid",
         HAS_BIAS=bias is not None,
         HAS_ROUTER_SCALE=router_scale is not None,
+        GIVEN=given is not None,
         RENORMALIZE=renormalize,
         **sizes,
     )
@@ -332,6 +309,7 @@ def grouped_gate_bwd(
     router_scale: Tensor | None,
     renormalize: bool,
     scaling: float,
+    given: bool,
 ) -> tuple[Tensor, Tensor]:
     """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]`` (``[0]`` without one)."""
     T, E = logits.shape
@@ -360,6 +338,7 @@ def grouped_gate_bwd(
         SOFTMAX=score == "softmax",
         SIGMOID=score == "sigmoid",
         HAS_ROUTER_SCALE=router_scale is not None,
+        GIVEN=given,
         RENORMALIZE=renormalize,
         **sizes,
     )

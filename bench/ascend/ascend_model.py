@@ -323,9 +323,9 @@ class Layer:
         logits = torch.randn(T, E, generator=torch.Generator().manual_seed(0)).to(BF16)
         gate = (None, False, 1.0)  # no router scale, weights as they are
         self.weights, experts, _ = grouped_gate.grouped_gate_fwd(
-            logits, G, 1, "softmax", None, *gate
+            logits, G, 1, "softmax", None, *gate, None
         )
-        grouped_gate.grouped_gate_bwd(self.weights, logits, experts, G, "softmax", *gate)
+        grouped_gate.grouped_gate_bwd(self.weights, logits, experts, G, "softmax", *gate, False)
         loss, f = load_balance_loss.load_balance_loss_fwd(logits, experts, "softmax")
         load_balance_loss.load_balance_loss_bwd(loss, logits, f, "softmax")
         self.indices = route.route_fwd(experts, E, G)

@@ -126,8 +126,8 @@ def launch_all(layer: Layer, T: int, dtype: torch.dtype, variants: list[tuple[st
     logits, experts, weights = new(T, E), ids(T, K), new(T, K, dtype=torch.float32)
     bias = new(E) if has_bias else None
     gate = (new(E) if has_router_scale else None, renormalize, 1.5)
-    grouped_gate.grouped_gate_fwd(logits, G, k, score, bias, *gate)
-    grouped_gate.grouped_gate_bwd(weights, logits, experts, G, score, *gate)
+    grouped_gate.grouped_gate_fwd(logits, G, k, score, bias, *gate, None)
+    grouped_gate.grouped_gate_bwd(weights, logits, experts, G, score, *gate, False)
     _, f = load_balance_loss.load_balance_loss_fwd(logits, experts, score)
     load_balance_loss.load_balance_loss_bwd(new(), logits, f, score)
 
@@ -168,8 +168,11 @@ def launch_gate(E: int, T: int, score: str = "softmax", renormalize: bool = Fals
     """The gate and the balance loss forward and backward, E experts in 8 groups."""
     logits = torch.empty(T, E, dtype=torch.bfloat16, device="meta")
     gate = (torch.empty(E, dtype=torch.bfloat16, device="meta"), renormalize, 1.0)
-    weights, experts, _ = grouped_gate.grouped_gate_fwd(logits, 8, 1, score, None, *gate)
-    grouped_gate.grouped_gate_bwd(weights, logits, experts, 8, score, *gate)
+    weights, experts, _ = grouped_gate.grouped_gate_fwd(logits, 8, 1, score, None, *gate, None)
+    grouped_gate.grouped_gate_bwd(weights, logits, experts, 8, score, *gate, False)
+    # with the choice given
+    grouped_gate.grouped_gate_fwd(logits, 8, 1, score, None, *gate, experts)
+    grouped_gate.grouped_gate_bwd(weights, logits, experts, 8, score, *gate, True)
     if score != "softmax":  # else one of the layers has it
         _, f = load_balance_loss.load_balance_loss_fwd(logits, experts, score)
         load_balance_loss.load_balance_loss_bwd(f.sum(), logits, f, score)

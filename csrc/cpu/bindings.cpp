@@ -187,14 +187,16 @@ void SwigluCall(const Kernel<Swiglu>& kernel, DType dtype, Strided gate_up, Stri
 }
 
 void GateCall(DType dtype, Strided logits, Address bias, Address router_scale, Address weights,
-              Address experts, Address counts, int64_t T, int64_t E, int64_t G, int64_t k,
-              Score score, bool renormalize, float scaling, int threads) {
+              Address experts, Address counts, Address given, bool wide, int64_t T, int64_t E,
+              int64_t G, int64_t k, Score score, bool renormalize, float scaling, int threads) {
   Gate s{ToMatrix(logits),
          At<float>(bias),
          At<float>(router_scale),
          At<float>(weights),
          At<int32_t>(experts),
          At<int32_t>(counts),
+         At<void>(given),
+         wide,
          T,
          E,
          G,
@@ -215,7 +217,7 @@ void CheckIds(const int32_t* ids, int64_t count, int64_t E) {
 void GateBackwardCall(DType dtype, Strided logits, Address d_weights, Address router_scale,
                       Address experts, Address d_logits, Address d_router_scale, int64_t T,
                       int64_t E, int64_t K, Score score, bool renormalize, float scaling,
-                      int threads) {
+                      bool given, int threads) {
   GateBackward s{ToMatrix(logits),
                  At<float>(d_weights),
                  At<float>(router_scale),
@@ -229,7 +231,7 @@ void GateBackwardCall(DType dtype, Strided logits, Address d_weights, Address ro
                  renormalize,
                  scaling,
                  {}};
-  CheckIds(s.experts, T * K, E);
+  if (!given) CheckIds(s.experts, T * K, E);
   Run(Chosen().gate_backward, dtype, s, threads, Threads(threads, 16.0 * T * E));
 }
 
@@ -341,10 +343,11 @@ PYBIND11_MODULE(_cpu, m) {
   DefSwiglu(m, "swiglu_fwd", &Kernels::swiglu);
   DefSwiglu(m, "swiglu_bwd", &Kernels::swiglu_backward);
   Def(m, "grouped_gate_fwd", GateCall, "dtype", "logits", "bias", "router_scale", "weights",
-      "experts", "counts", "T", "E", "G", "k", "score", "renormalize", "scaling", "threads");
+      "experts", "counts", "given", "wide", "T", "E", "G", "k", "score", "renormalize", "scaling",
+      "threads");
   Def(m, "grouped_gate_bwd", GateBackwardCall, "dtype", "logits", "d_weights", "router_scale",
       "experts", "d_logits", "d_router_scale", "T", "E", "K", "score", "renormalize", "scaling",
-      "threads");
+      "given", "threads");
   Def(m, "load_balance_loss_fwd", LossCall, "dtype", "logits", "experts", "wide", "f", "loss", "T",
       "E", "K", "score", "threads");
   Def(m, "load_balance_loss_bwd", LossBackwardCall, "dtype", "logits", "f", "d_loss", "d_logits",

@@ -121,39 +121,65 @@ struct LossMemory {
   }
 };
 
+// The best k of every group; their keys are used up.
+inline void ChooseExperts(const Gate& s, int32_t* keys, int32_t* experts) {
+  const int64_t P = s.E / s.G;
+  for (int64_t c = 0; c < s.G * s.k; c++) {
+    const int64_t group = c / s.k * P;
+    int64_t best = group;
+    for (int64_t e = group + 1; e < group + P; e++)
+      if (keys[e] > keys[best]) best = e;  // the first of equals
+    keys[best] = INT32_MIN;
+    experts[c] = int32_t(best);
+  }
+}
+
+// The given ids of one token, -1 for those that no expert has.
+inline void TakeExperts(const Gate& s, int64_t t, int32_t* experts) {
+  const int64_t K = s.G * s.k;
+  for (int64_t c = 0; c < K; c++) {
+    const int64_t id = s.wide ? static_cast<const int64_t*>(s.given)[t * K + c]
+                              : static_cast<const int32_t*>(s.given)[t * K + c];
+    experts[c] = id >= 0 && id < s.E ? int32_t(id) : -1;
+  }
+}
+
 template <typename T>
 void RunGate(const Gate& s, Team& team) {
   const GateMemory<T> memory(s, OwnBase(s, team), nullptr);
-  const int64_t K = s.G * s.k, P = s.E / s.G;
+  const int64_t K = s.G * s.k;
   float* scores = memory.scores;
   int32_t* keys = memory.keys;
   Share(s.T, s.E * 4, team, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; t++) {
       Scores(static_cast<const T*>(s.logits.data) + t * s.logits.row, s.E, s.score, scores);
-      for (int64_t e = 0; e < s.E; e++) keys[e] = Key(s.bias ? scores[e] + s.bias[e] : scores[e]);
       float* weights = s.weights + t * K;
       int32_t* experts = s.experts + t * K;
-      for (int64_t c = 0; c < K; c++) {
-        const int64_t group = c / s.k * P;
-        int64_t best = group;
-        for (int64_t e = group + 1; e < group + P; e++)
-          if (keys[e] > keys[best]) best = e;  // the first of equals
-        keys[best] = INT32_MIN;
-        experts[c] = int32_t(best);
-        weights[c] = scores[best];
+      if (s.given) {
+        TakeExperts(s, t, experts);
+      } else {
+        for (int64_t e = 0; e < s.E; e++) keys[e] = Key(s.bias ? scores[e] + s.bias[e] : scores[e]);
+        ChooseExperts(s, keys, experts);
       }
+      for (int64_t c = 0; c < K; c++) weights[c] = experts[c] < 0 ? 0.0f : scores[experts[c]];
       if (s.renormalize) ToShares(weights, K);
       for (int64_t c = 0; c < K; c++) {
         weights[c] *= s.scaling;
-        if (s.router_scale) weights[c] *= s.router_scale[experts[c]];
+        if (experts[c] < 0)
+          weights[c] = 0.0f;  // a share of a sum that is 0 or NaN is not 0
+        else if (s.router_scale)
+          weights[c] *= s.router_scale[experts[c]];
       }
     }
   });
   team.Wait();
   if (team.id) return;
   memset(s.counts, 0, s.E * sizeof(int32_t));
-  for (int64_t i = 0; i < s.T * K; i++) s.counts[s.experts[i]]++;
+  for (int64_t i = 0; i < s.T * K; i++)
+    if (s.experts[i] >= 0) s.counts[s.experts[i]]++;
 }
+
+inline bool Used(int32_t id, int64_t E) { return id >= 0 && id < E; }
 
 template <typename T>
 void RunGateBackward(const GateBackward& s, Team& team) {
@@ -163,26 +189,28 @@ void RunGateBackward(const GateBackward& s, Team& team) {
     for (int64_t t = first; t < last; t++) {
       Scores(static_cast<const T*>(s.logits.data) + t * s.logits.row, s.E, s.score, scores);
       const int32_t* ids = s.experts + t * s.K;
-      for (int64_t c = 0; c < s.K; c++) base[c] = scores[ids[c]];
+      for (int64_t c = 0; c < s.K; c++) base[c] = Used(ids[c], s.E) ? scores[ids[c]] : 0.0f;
       const float total = s.renormalize ? ToShares(base, s.K) : 1.0f;
       memset(d, 0, s.E * sizeof(float));
       float dot = 0.0f;
       for (int64_t c = 0; c < s.K; c++) {
+        if (!Used(ids[c], s.E)) continue;
         float d_base = s.d_weights[t * s.K + c] * s.scaling;
         if (s.router_scale) {
           memory.terms[t * s.K + c] = double(d_base * base[c]);
           d_base *= s.router_scale[ids[c]];
         }
-        d[ids[c]] = d_base;
         dot += d_base * base[c];
+        d[ids[c]] += d_base;
+        base[c] = d_base;
       }
       if (s.renormalize) {
         // base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S, which may overflow, but
         // not times the slope, since that is at most s_c. The softmax's other term is 0
-        for (int64_t c = 0; c < s.K; c++)
-          base[c] = (d[ids[c]] - dot) * (Slope(scores[ids[c]], s.score) / total);
         for (int64_t e = 0; e < s.E; e++) d[e] = Slope(scores[e], s.score) * 0.0f;  // a NaN stays
-        for (int64_t c = 0; c < s.K; c++) d[ids[c]] = base[c];
+        for (int64_t c = 0; c < s.K; c++)
+          if (Used(ids[c], s.E))
+            d[ids[c]] += (base[c] - dot) * (Slope(scores[ids[c]], s.score) / total);
       } else {
         if (s.score != Score::kSoftmax) dot = 0.0f;
         for (int64_t e = 0; e < s.E; e++) d[e] = (d[e] - dot) * Slope(scores[e], s.score);
@@ -195,7 +223,8 @@ void RunGateBackward(const GateBackward& s, Team& team) {
   if (team.id || !s.router_scale) return;
   // one after another: the order, and so the bits, are those of one thread
   for (int64_t e = 0; e < s.E; e++) s.d_router_scale[e] = 0.0;
-  for (int64_t i = 0; i < s.T * s.K; i++) s.d_router_scale[s.experts[i]] += memory.terms[i];
+  for (int64_t i = 0; i < s.T * s.K; i++)
+    if (Used(s.experts[i], s.E)) s.d_router_scale[s.experts[i]] += memory.terms[i];
 }
 
 template <typename T>

@@ -120,6 +120,8 @@ struct Gate {
   const float *bias, *router_scale;  // [E] or null
   float* weights;                    // [T, K]
   int32_t *experts, *counts;         // [T, K], [E]
+  const void* given;                 // [T, K], the choice, int64 if wide; or null
+  bool wide;
   int64_t T, E, G, k;
   Score score;
   bool renormalize;
@@ -130,7 +132,7 @@ struct Gate {
 struct GateBackward {
   Matrix logits;
   const float *d_weights, *router_scale;
-  const int32_t* experts;
+  const int32_t* experts;  // [T, K]; a slot whose id is outside [0, E) has no part
   void* d_logits;
   double* d_router_scale;  // [E]
   int64_t T, E, K;

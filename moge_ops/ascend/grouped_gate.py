@@ -28,6 +28,7 @@ def grouped_gate_fwd(
     router_scale: Tensor | None,
     renormalize: bool,
     scaling: float,
+    given: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
     dtype = dtype_of("logits", logits)
@@ -71,6 +72,7 @@ def grouped_gate_bwd(
     router_scale: Tensor | None,
     renormalize: bool,
     scaling: float,
+    given: bool,
 ) -> tuple[Tensor, Tensor]:
     """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one."""
     dtype = dtype_of("logits", logits)

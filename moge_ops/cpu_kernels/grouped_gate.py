@@ -17,6 +17,7 @@ def grouped_gate_fwd(
     router_scale: Tensor | None,
     renormalize: bool,
     scaling: float,
+    given: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
     logits = adjacent(logits)
@@ -34,6 +35,8 @@ def grouped_gate_fwd(
         weights=weights.data_ptr(),
         experts=experts.data_ptr(),
         counts=counts.data_ptr(),
+        given=0 if given is None else given.data_ptr(),
+        wide=given is not None and given.dtype is torch.int64,
         T=T,
         E=E,
         G=num_groups,
@@ -55,6 +58,7 @@ def grouped_gate_bwd(
     router_scale: Tensor | None,
     renormalize: bool,
     scaling: float,
+    given: bool,
 ) -> tuple[Tensor, Tensor]:
     """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one."""
     logits, d_weights = adjacent(logits), float32(d_weights)
@@ -76,6 +80,7 @@ def grouped_gate_bwd(
         score=SCORES[score],
         renormalize=renormalize,
         scaling=scaling,
+        given=given,
         threads=torch.get_num_threads(),
     )
     dtype = logits.dtype if router_scale is None else router_scale.dtype

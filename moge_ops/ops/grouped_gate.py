@@ -33,8 +33,12 @@ def grouped_gate_bwd(
     router_scale: Tensor | None,
     renormalize: bool,
     scaling: float,
+    given: bool,
 ) -> tuple[Tensor, Tensor]:
-    """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one."""
+    """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one.
+
+    With ``given``, ``experts`` may hold any ids, and a slot whose id is outside [0, E) has no part.
+    """
     scales = logits.shape[1] if router_scale is not None else 0
     like = logits if router_scale is None else router_scale
     return logits.new_empty(logits.shape), like.new_empty(scales)
@@ -45,6 +49,7 @@ def _save(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.save_for_backward(inputs.logits, experts, inputs.router_scale)
     options = ("num_groups", "score", "renormalize", "scaling")
     ctx.options = {name: getattr(inputs, name) for name in options}
+    ctx.options["given"] = inputs.given is not None
 
 
 def _backward(
@@ -70,8 +75,12 @@ def grouped_gate_fwd(
     router_scale: Tensor | None,
     renormalize: bool,
     scaling: float,
+    given: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
+    """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``.
+
+    ``given`` ``[T, K]`` int32 | int64 is taken for the choice; ids outside [0, E) become -1.
+    """
     T, E = logits.shape
     K = num_groups * k
     weights = logits.new_empty(T, K, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -105,6 +114,7 @@ def _voted(
         router_scale=None,
         renormalize=False,
         scaling=1.0,
+        given=None,
     )
     P = logits.shape[1] // num_groups
     places = torch.arange(P, device=logits.device)
@@ -133,6 +143,7 @@ def grouped_gate(
     expert_mask: Tensor | None = None,
     num_voted: int | None = None,
     row_mask: Tensor | None = None,
+    experts: Tensor | None = None,
 ) -> Gating:
     r"""Chooses, for every token, the ``k`` best experts of each of ``num_groups`` groups.
 
@@ -173,6 +184,12 @@ def grouped_gate(
             on the whole batch. The votes have no gradient and are counted without the host.
         row_mask: ``[T]`` bool, with ``num_voted``: the rows that vote, as padding should not. The
             others choose like the rest.
+        experts: ``[T, K]``, int32 | int64, with any strides: the choice itself, which is then not
+            made, as reinforcement learning trains on what its rollouts chose. The result has the
+            weights of these experts under today's logits. They are used as they are, an id of
+            another group or one that comes twice too; an id outside [0, E) is a dropped slot:
+            -1 in the result, with the weight 0 and no part in the sum of ``renormalize``. ``bias``,
+            ``expert_mask`` and ``num_voted`` have nothing to decide then.
 
     Returns:
         A :class:`Gating` of ``weights`` ``[T, K]``, ``experts`` ``[T, K]`` and ``counts`` ``[E]``,
@@ -195,7 +212,9 @@ def grouped_gate(
         experts, the maximum of each group, not renormalised, times ``router_scale``. Intern-S1-Pro
         renormalises. The bias of the choice: DeepSeek-V3, eq. 16 (arXiv:2412.19437). The root of
         the softplus: ``scoring_func`` of DeepSeek-V4. The vote:
-        ``MERRouter`` of vLLM-Ascend 0.9, which counts all rows and leaves the ties open.
+        ``MERRouter`` of vLLM-Ascend 0.9, which counts all rows and leaves the ties open. Training
+        with the choices of the rollout: Ma et al. 2025, "Stabilizing MoE Reinforcement Learning by
+        Aligning Training and Inference Routers", R3 (arXiv:2510.11370).
     """
     specs: list[Any] = [("logits", logits, "[T, E]", _checks.FLOATS)]
     for name, x in (("bias", bias), ("router_scale", router_scale)):
@@ -204,8 +223,16 @@ def grouped_gate(
     for name, mask, layout in (("expert_mask", expert_mask, "[E]"), ("row_mask", row_mask, "[T]")):
         if mask is not None:
             specs.append((name, mask, layout, (torch.bool,)))
-    E = _checks.tensors(*specs)["E"]
+    if experts is not None:
+        specs.append(("experts", experts, "[T, K]", _checks.IDS))
+    sizes = _checks.tensors(*specs)
+    E = sizes["E"]
     _checks.groups(E, num_groups, k, name="the columns of logits")
+    if experts is not None and sizes["K"] != num_groups * k:
+        raise ValueError(
+            f"experts must be [T, K={num_groups * k}], k={k} of each of {num_groups} groups, "
+            f"got {list(experts.shape)}"
+        )
     _checks.choice("score", score, SCORES)
     if not isinstance(renormalize, bool):
         raise TypeError(f"renormalize must be a bool, got {type(renormalize).__name__}")
@@ -231,8 +258,11 @@ def grouped_gate(
                 expert_mask=expert_mask,
                 num_voted=num_voted,
                 row_mask=row_mask,
+                experts=experts,
             )
         )
+    if experts is not None:
+        bias = expert_mask = num_voted = None
     if expert_mask is not None:
         bias = _without(logits, bias, expert_mask)
     if num_voted is not None:
@@ -248,5 +278,6 @@ def grouped_gate(
             router_scale=router_scale,
             renormalize=renormalize,
             scaling=float(scaling),
+            given=experts,
         )
     )

@@ -46,6 +46,45 @@ def shares_of(scores: Tensor, log_scores: Tensor) -> Tensor:
     return (logs - logs.logsumexp(-1, keepdim=True)).exp()
 
 
+def _choice(
+    scores: Tensor,
+    num_groups: int,
+    k: int,
+    bias: Tensor | None,
+    expert_mask: Tensor | None,
+    num_voted: int | None,
+    row_mask: Tensor | None,
+) -> Tensor:
+    """Ids ``[T, K]`` of the best experts of every group by detached scores ``[T, E]``."""
+    T, E = scores.shape
+    if expert_mask is not None:
+        off = torch.where(expert_mask, 0.0, float("-inf"))
+        bias = off if bias is None else torch.where(expert_mask, bias, off)
+    if num_voted is not None:
+        best = _choice(scores, num_groups, 1, bias, None, None, None)  # [T, G]
+        voters = torch.ones_like(best)
+        if row_mask is not None:
+            voters = voters * row_mask.unsqueeze(1)
+        votes = best.new_zeros(E).scatter_add(0, best.flatten(), voters.flatten())  # [E]
+        if expert_mask is not None:
+            votes = votes.masked_fill(~expert_mask, -1)
+        order = argsort(votes.view(num_groups, -1), descending=True)
+        stays = (argsort(order) < num_voted).flatten()  # an expert's place in that order
+        if expert_mask is not None:
+            stays = stays & expert_mask
+        return _choice(scores, num_groups, k, bias, stays, None, None)
+
+    keys = scores if bias is None else scores + bias.detach().to(scores.dtype)
+    keys = keys.view(T, num_groups, E // num_groups)  # [T, G, P]
+    # best first, equal ones by id; then, in that order, every NaN after every number
+    order = keys.nan_to_num(0.0, float("inf"), float("-inf"))
+    order = argsort(order, descending=True)
+    nan_last = argsort(keys.isnan().gather(-1, order).int())
+    chosen = order.gather(-1, nan_last)[..., :k]  # [T, G, k]
+    first = torch.arange(0, E, E // num_groups, device=scores.device).view(1, num_groups, 1)
+    return (chosen + first).reshape(T, num_groups * k)
+
+
 def grouped_gate(
     logits: Tensor,
     num_groups: int,
@@ -59,54 +98,27 @@ def grouped_gate(
     expert_mask: Tensor | None = None,
     num_voted: int | None = None,
     row_mask: Tensor | None = None,
+    experts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
-    T, E = logits.shape
+    E = logits.shape[1]
     scores = scores_of(logits, score)  # [T, E]
 
-    if expert_mask is not None:
-        off = torch.where(expert_mask, 0.0, float("-inf"))
-        bias = off if bias is None else torch.where(expert_mask, bias, off)
-    if num_voted is not None:
-        best = grouped_gate(logits.detach(), num_groups, score=score, bias=bias)[1]  # [T, G]
-        voters = torch.ones_like(best)
-        if row_mask is not None:
-            voters = voters * row_mask.unsqueeze(1)
-        votes = best.new_zeros(E).scatter_add(0, best.flatten().long(), voters.flatten())  # [E]
-        if expert_mask is not None:
-            votes = votes.masked_fill(~expert_mask, -1)
-        order = argsort(votes.view(num_groups, -1), descending=True)
-        stays = (argsort(order) < num_voted).flatten()  # an expert's place in that order
-        if expert_mask is not None:
-            stays = stays & expert_mask
-        return grouped_gate(
-            logits,
-            num_groups,
-            k,
-            score=score,
-            bias=bias,
-            router_scale=router_scale,
-            renormalize=renormalize,
-            scaling=scaling,
-            expert_mask=stays,
-        )
+    if experts is None:
+        experts = _choice(
+            scores.detach(), num_groups, k, bias, expert_mask, num_voted, row_mask
+        )  # [T, K]
+    ids = experts.long()
+    used = (ids >= 0) & (ids < E)  # no slot that was dropped
+    ids = torch.where(used, ids, 0)
 
-    keys = scores.detach() if bias is None else scores.detach() + bias.to(scores.dtype)
-    keys = keys.view(T, num_groups, E // num_groups)  # [T, G, P]
-    # best first, equal ones by id; then, in that order, every NaN after every number
-    order = keys.nan_to_num(0.0, float("inf"), float("-inf"))
-    order = argsort(order, descending=True)
-    nan_last = argsort(keys.isnan().gather(-1, order).int())
-    chosen = order.gather(-1, nan_last)[..., :k]  # [T, G, k]
-    first = torch.arange(0, E, E // num_groups, device=logits.device).view(1, num_groups, 1)
-    experts = (chosen + first).reshape(T, num_groups * k)  # [T, K]
-
-    weights = scores.gather(-1, experts)  # [T, K]
+    weights = torch.where(used, scores.gather(-1, ids), 0.0)  # [T, K]
     if renormalize:
-        weights = shares_of(weights, log_scores_of(logits, score).gather(-1, experts))
+        log_scores = log_scores_of(logits, score).gather(-1, ids)
+        weights = shares_of(weights, torch.where(used, log_scores, float("-inf")))
+        weights = torch.where(used, weights, 0.0)
     weights = weights * scaling
     if router_scale is not None:
-        weights = weights * router_scale.to(weights.dtype)[experts]
-    ids = experts.flatten()
-    counts = ids.new_zeros(E).scatter_add(0, ids, torch.ones_like(ids))  # [E]
-    return weights, experts.int(), counts.int()
+        weights = weights * router_scale.to(weights.dtype)[ids]
+    counts = ids.new_zeros(E).scatter_add(0, ids.flatten(), used.long().flatten())  # [E]
+    return weights, torch.where(used, ids, -1).int(), counts.int()

@@ -49,6 +49,29 @@ def _ordered(scores: Tensor, bias: Tensor | None) -> Tensor:
     return bits.masked_fill_(keys.isnan(), limits.min + 1)
 
 
+def _choice(order: Tensor, k: int) -> Tensor:
+    """``[T, G, P] -> ids [T, G * k]``: in every group the first k of the largest numbers."""
+    T, G, P = order.shape
+    least = torch.iinfo(order.dtype).min if not order.is_floating_point() else float("-inf")
+    best = []
+    for j in range(k):  # quicker than a stable sort while k is small; the first of equals is taken
+        best.append(order.max(-1).indices)  # [T, G]
+        if j + 1 < k:
+            order.scatter_(-1, best[j].unsqueeze(-1), least)
+    first = torch.arange(0, G * P, P, device=order.device).view(-1, 1)
+    return (torch.stack(best, -1) + first).view(T, G * k)
+
+
+def _with_null(x: Tensor) -> Tensor:
+    """A zero behind the last expert, for slots that are dropped."""
+    return F.pad(x, (0, 1))
+
+
+def _or_null(ids: Tensor, E: int) -> Tensor:
+    """``ids`` in int64, with E for those that no expert has."""
+    return torch.where((ids >= 0) & (ids < E), ids.long(), E)
+
+
 def grouped_gate_fwd(
     logits: Tensor,
     num_groups: int,
@@ -58,31 +81,31 @@ def grouped_gate_fwd(
     router_scale: Tensor | None,
     renormalize: bool,
     scaling: float,
+    given: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``[T, E] -> weights [T, K], experts [T, K] int32, counts [E] int32``."""
     T, E = logits.shape
-    P = E // num_groups
     scores = scores_of(logits, score)
 
-    order = _ordered(scores, bias).view(T, num_groups, P)
-    least = float("-inf") if bias is None else torch.iinfo(order.dtype).min
-    best = []
-    for j in range(k):  # quicker than a stable sort while k is small; the first of equals is taken
-        best.append(order.max(-1).indices)  # [T, G]
-        if j + 1 < k:
-            order.scatter_(-1, best[j].unsqueeze(-1), least)
-    first = torch.arange(0, E, P, device=logits.device).view(-1, 1)
-    experts = (torch.stack(best, -1) + first).view(T, num_groups * k)
+    if given is None:
+        ids = _choice(_ordered(scores, bias).view(T, num_groups, E // num_groups), k)
+    else:
+        ids, scores = _or_null(given, E), _with_null(scores)
 
-    weights = scores.gather(-1, experts)
+    weights = scores.gather(-1, ids)
     if renormalize:
         weights, _ = shares_of(weights)
     if scaling != 1.0:
         weights *= scaling
     if router_scale is not None:
-        weights *= router_scale.to(weights.dtype)[experts]
-    counts = torch.bincount(experts.flatten(), minlength=E)
-    return weights, experts.int(), counts.int()
+        scale = router_scale if given is None else _with_null(router_scale)
+        weights *= scale.to(weights.dtype)[ids]
+    counts = torch.bincount(ids.flatten(), minlength=E)[:E]
+    if given is not None:
+        dropped = ids == E
+        weights.masked_fill_(dropped, 0.0)  # a share of a sum that is 0 or NaN is not 0
+        ids.masked_fill_(dropped, -1)
+    return weights, ids.int(), counts.int()
 
 
 def grouped_gate_bwd(
@@ -94,24 +117,29 @@ def grouped_gate_bwd(
     router_scale: Tensor | None,
     renormalize: bool,
     scaling: float,
+    given: bool,
 ) -> tuple[Tensor, Tensor]:
     """``[T, K], [T, E], [T, K] -> d_logits [T, E], d_router_scale [E]``, or [0] without one."""
     E = logits.shape[1]
-    scores = scores_of(logits, score)
-    ids = experts.long()
+    scores, ids = scores_of(logits, score), experts.long()
+    if given:
+        scores, ids = _with_null(scores), _or_null(ids, E)
+        router_scale = None if router_scale is None else _with_null(router_scale)
     base = scores.gather(-1, ids)  # [T, K]
     if renormalize:
         base, total = shares_of(base)
 
     d_base = d_weights.to(scores.dtype) * scaling
+    if given:
+        d_base.masked_fill_(ids == E, 0.0)
     d_router_scale = logits.new_empty(0)
     if router_scale is not None:
         # an expert's rows are summed one after another: in float64 their number does no harm. Metal
         # has none
         wide = scores.dtype if logits.device.type == "mps" else torch.float64
-        d_router_scale = torch.zeros(E, dtype=wide, device=logits.device)
+        d_router_scale = torch.zeros(len(router_scale), dtype=wide, device=logits.device)
         d_router_scale.index_add_(0, ids.flatten(), (d_base * base).flatten().to(wide))
-        d_router_scale = d_router_scale.to(router_scale.dtype)
+        d_router_scale = d_router_scale[:E].to(router_scale.dtype)
         d_base *= router_scale.to(scores.dtype)[ids]
     slopes = slopes_of(scores, score)
     if renormalize:
@@ -119,10 +147,10 @@ def grouped_gate_bwd(
         # not times the slope, since that is at most s_c. The softmax's other term is 0
         d_base -= (d_base * base).sum(-1, keepdim=True)
         d_base *= slopes.gather(-1, ids) / total
-        d_logits = (slopes * 0.0).scatter_(-1, ids, d_base)  # a NaN stays
+        d_logits = (slopes * 0.0).scatter_add_(-1, ids, d_base)  # a NaN stays
     else:
-        d_scores = torch.zeros_like(scores).scatter_(-1, ids, d_base)  # [T, E]
+        d_scores = torch.zeros_like(scores).scatter_add_(-1, ids, d_base)  # [T, E]
         if score == "softmax":
             d_scores -= (d_scores * scores).sum(-1, keepdim=True)
         d_logits = d_scores.mul_(slopes)
-    return d_logits.to(logits.dtype), d_router_scale
+    return d_logits[:, :E].to(logits.dtype).contiguous(), d_router_scale
