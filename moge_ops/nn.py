@@ -207,8 +207,13 @@ class MoGE(nn.Module):
         """``gate [E, H]`` and ``router_scale [E]``, or None, as the router uses them."""
         return self.gate, self.router_scale
 
-    def router(self, x: Tensor, row_mask: Tensor | None = None) -> tuple[Tensor, Gating]:
-        """Logits ``[T, E]`` and gating of tokens ``x [T, H]``; ``row_mask [T]`` says which vote."""
+    def router(
+        self, x: Tensor, row_mask: Tensor | None = None, experts: Tensor | None = None
+    ) -> tuple[Tensor, Gating]:
+        """Logits ``[T, E]`` and gating of tokens ``x [T, H]``.
+
+        ``row_mask [T]`` says which of them vote; ``experts [T, K]`` is the choice, if it is made.
+        """
         gate, router_scale = self.router_weights()
         with _checks.no_autocast(x):
             logits = F.linear(x.to(gate.dtype), gate)
@@ -224,15 +229,35 @@ class MoGE(nn.Module):
             expert_mask=self.expert_mask if isinstance(self.expert_mask, Tensor) else None,
             num_voted=self.num_voted,
             row_mask=None if self.num_voted is None else row_mask,
+            experts=experts,
         )
         return logits, gating
+
+    def given(self, routing: Tensor | None, T: int) -> Tensor | None:
+        """``routing [..., K]`` of T tokens as ids ``[T, K]``."""
+        if routing is None:
+            return None
+        _checks.tensor("routing", routing, "[..., K]")
+        K = self.num_groups * self.k
+        if routing.shape[-1:] != (K,) or routing.numel() != T * K:
+            raise ValueError(
+                f"routing must be [..., K={K}] for the {T} tokens of x, got {list(routing.shape)}"
+            )
+        if routing.dtype not in _checks.IDS:
+            raise TypeError(f"routing must be int32 or int64, got {routing.dtype}")
+        return routing.reshape(T, K)
 
     def counted(self, row_mask: Tensor | None) -> Tensor | None:
         """``[T]`` bool: which rows of the reported gating count in statistics; None for all."""
         return None if row_mask is None else row_mask.flatten()
 
     def forward(
-        self, x: Tensor, *, return_routing: bool = False, row_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        return_routing: bool = False,
+        row_mask: Tensor | None = None,
+        routing: Tensor | None = None,
     ) -> Tensor | MoGEOutput:
         """Applies the layer to every token.
 
@@ -241,13 +266,18 @@ class MoGE(nn.Module):
             return_routing: Also return the router's logits and the gating, for a balance loss.
             row_mask: ``[...]`` bool, false at padding: it does not vote, and
                 :class:`moge_ops.statistics.RouterStatistics` leaves it out.
+            routing: ``[..., K]`` or ``[T, K]``, int32 | int64: ids of the experts that each token
+                takes, as a rollout chose them. The router then makes no choice, but gives these
+                their weights: ``experts`` of :func:`moge_ops.grouped_gate`.
 
         Returns:
             ``[..., H]``, or a :class:`MoGEOutput`.
 
         Raises:
-            TypeError: ``x`` or ``row_mask`` is not a dense tensor, or of another dtype.
-            ValueError: The last dimension of ``x`` is not H, or ``row_mask`` does not fit.
+            TypeError: ``x``, ``row_mask`` or ``routing`` is not a dense tensor, or of another
+                dtype.
+            ValueError: The last dimension of ``x`` is not H, or ``row_mask`` or ``routing`` does
+                not fit.
         """
         H, E = self.gate.shape[1], self.gate.shape[0]
         _checks.tensor("x", x, "[..., H]")
@@ -265,14 +295,16 @@ class MoGE(nn.Module):
         if like is not None:
             _checks.parameters_take("x", x, like)
         tokens = x.reshape(-1, H)  # [T, H]
-        logits, gating = self.router(tokens, None if row_mask is None else row_mask.flatten())
-        routing = route(gating.experts, E, num_groups=self.num_groups)
+        voters = None if row_mask is None else row_mask.flatten()
+        logits, gating = self.router(tokens, voters, self.given(routing, tokens.shape[0]))
+        # a choice that was given need not be one expert of each group
+        rows = route(gating.experts, E, num_groups=None if routing is not None else self.num_groups)
         y = grouped_mlp(
             tokens,
             w_gate_up,
             w_down,
             gating.weights,
-            routing,
+            rows,
             weight_on=self.weight_on,
         )
         if self.shared_gate_up is not None and self.shared_down is not None:

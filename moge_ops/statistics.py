@@ -62,17 +62,19 @@ class RouterStatistics:
             row_mask: ``[T]`` bool, false for a row that is left out, as padding is.
         """
         weights, counts = gating.weights.double(), gating.counts.double()
-        scores = weights.new_zeros(len(weights), len(counts))  # [T, E]
+        E = len(counts)
+        scores = weights.new_zeros(len(weights), E + 1)  # the last column: slots of no expert
         ids = gating.experts.long()
-        scores.scatter_(1, ids, weights)  # a token's experts are all different
+        ids = torch.where(ids < 0, E, ids)
+        scores.scatter_add_(1, ids, weights)  # a token's experts are all different, if not given
         if row_mask is not None:
             _checks.shape("row_mask", row_mask, "[T]", (len(weights),))
             if row_mask.dtype != torch.bool:
                 raise TypeError(f"row_mask must be bool, got {row_mask.dtype}")
             scores.masked_fill_(~row_mask.unsqueeze(1), 0.0)  # not a product: a weight may be NaN
             ones = row_mask.unsqueeze(1).expand_as(ids).flatten().double()
-            counts = torch.zeros_like(counts).scatter_add_(0, ids.flatten(), ones)
-        new = torch.stack([scores.sum(0), counts]).view(2, num_groups, -1)
+            counts = counts.new_zeros(E + 1).scatter_add_(0, ids.flatten(), ones)[:E]
+        new = torch.stack([scores.sum(0)[:E], counts]).view(2, num_groups, -1)
         layers = self.sums.setdefault(task, {})
         layers[layer] = layers[layer] + new if layer in layers else new
 

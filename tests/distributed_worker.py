@@ -160,6 +160,28 @@ def check_unequal_tokens(world: World) -> None:
     compare(world, moge(), parallel, counts, "unequal")
 
 
+def check_replay(world: World) -> None:
+    """Each rank's tokens take experts of any rank, some twice, and some of none."""
+    counts = [1 + (3 * r) % 5 for r in range(world.size)]
+    xs, d_ys = tokens(counts)
+    torch.manual_seed(4)
+    ids = [torch.randint(-1, E + 1, (n, 2 * G)) for n in counts]
+    layer, mine = moge(renormalize=True), world.rank
+    oracle = wide(layer)
+    parallel = ExpertParallel(layer, world.mesh(ep=world.size), max_tokens=6)
+    got = parallel(xs[mine], return_routing=True, routing=ids[mine])
+    got.y.backward(d_ys[mine])
+    want = oracle(torch.cat(xs).double(), return_routing=True, routing=torch.cat(ids))
+    want.y.backward(torch.cat(d_ys).double())
+    world.matches(got.y, want.y.split(counts)[mine], "y")
+    kept = want.gating.experts.split(counts)[mine]
+    assert torch.equal(got.gating.experts, kept), "experts"
+    used = kept[kept >= 0]
+    assert torch.equal(got.gating.counts.long(), torch.bincount(used, minlength=E)), "counts"
+    for name, p in oracle.named_parameters():
+        world.matches(whole_gradient(parallel, name), p.grad, f"d_{name}", 0.1)
+
+
 def check_votes(world: World) -> None:
     """Experts are switched off, and the tokens of all ranks vote together, without padding."""
     counts = [1 + (3 * r) % 5 for r in range(world.size)]
@@ -319,6 +341,10 @@ def check_model(world: World) -> None:
         for i, (got, want) in enumerate(zip(out.gating, outs[mine].gating, strict=True)):
             assert torch.equal(got.experts, want.experts), f"{what}: experts of layer {i}"
             assert torch.equal(got.counts, want.counts), f"{what}: counts of layer {i}"
+
+        last = [gates.experts.flip(1) for gates in outs[mine].gating]  # no longer by group
+        replayed = model(ids[mine], masks[mine], routing=last)
+        world.matches(replayed, outs[mine].logits, f"{what}: logits of a given choice")
 
         loss = model.loss(ids[mine], attention_mask=masks[mine])
         losses = [oracle.loss(i, attention_mask=m) for i, m in zip(ids, masks, strict=True)]

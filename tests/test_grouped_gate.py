@@ -533,6 +533,7 @@ def test_its_own_choice_given_back_changes_nothing(gate: dict[str, Any], device:
 def test_a_dropped_slot_of_a_nan_row_weighs_nothing(renormalize: bool, device: str) -> None:
     logits = torch.full((2, 4), NAN, device=device)
     logits[1] = 0.0
+    logits.requires_grad_()
     ids = torch.tensor([[0, -1], [7, 3]], device=device, dtype=torch.int32)
     scale = torch.tensor([1.0, INF, 1.0, 1.0], device=device)  # of no expert that is here
     weights = grouped_gate(
@@ -540,6 +541,9 @@ def test_a_dropped_slot_of_a_nan_row_weighs_nothing(renormalize: bool, device: s
     ).weights
     assert weights.isnan().tolist() == [[True, False], [False, False]]
     assert weights[0, 1] == weights[1, 0] == 0.0
+    d_weights = torch.tensor([[1.0, 1.0], [NAN, 1.0]], device=device)
+    (d_logits,) = torch.autograd.grad(weights, logits, d_weights)
+    assert d_logits.isfinite().all(-1).tolist() == [False, True]
 
 
 @pytest.mark.float64

@@ -25,7 +25,9 @@ OPTIONS = [
 ]
 
 
-def written_out(layer: nn.MoGE, x: Tensor, p: dict[str, Tensor]) -> Tensor:
+def written_out(
+    layer: nn.MoGE, x: Tensor, p: dict[str, Tensor], given: Tensor | None = None
+) -> Tensor:
     """The layer's formula on ``[T, H]``, with parameters ``p`` in float64."""
     weights, experts, _ = grouped_gate(
         x @ p["gate"].T,
@@ -36,6 +38,7 @@ def written_out(layer: nn.MoGE, x: Tensor, p: dict[str, Tensor]) -> Tensor:
         router_scale=p.get("router_scale"),
         renormalize=layer.renormalize,
         scaling=layer.scaling,
+        experts=given,
     )
     y = grouped_mlp(
         x,
@@ -75,6 +78,46 @@ def test_matches_the_layer_written_out(options: dict[str, Any], device: str) -> 
         # terms nearly cancel in the softmax's gradient, so d_gate is measured against d_x's size
         scale = grads64[0].square().mean().sqrt().item() if name == "gate" else None
         assert_matches(got, want, f"d_{name}", scale=scale)
+
+
+@pytest.mark.slow_on("triton")
+@pytest.mark.parametrize("options", OPTIONS)
+def test_takes_the_choice_of_another_run(options: dict[str, Any], device: str) -> None:
+    layer = nn.MoGE(H, F, E, G, **options, device=device)
+    x = torch.randn(2, 5, H, device=device, requires_grad=True)
+    K = G * layer.k
+    ids = torch.randint(-1, E + 1, (2, 5, K), device=device)  # of any group
+    ids[0, :, 0] = ids[0, :, -1]
+
+    out = layer(x, routing=ids, return_routing=True)
+    assert out.gating.experts.equal(ids.masked_fill(ids == E, -1).view(10, K).int())
+    p = {n: v.detach().cpu().double().requires_grad_() for n, v in layer.named_parameters()}
+    p |= {n: v.cpu().double() for n, v in layer.named_buffers()}
+    x64 = x.detach().cpu().double().requires_grad_()
+    want = written_out(layer, x64.view(-1, H), p, ids.view(-1, K).cpu()).view(2, 5, H)
+    assert_matches(out.y, want, "y")
+
+    out.y.square().mean().backward()
+    want.square().mean().backward()
+    assert_matches(x.grad, x64.grad, "d_x")
+    for name, parameter in layer.named_parameters():
+        scale = p["gate"].grad.abs().mean().item() + 1e-3 if name == "gate" else None
+        assert_matches(parameter.grad, p[name].grad, f"d_{name}", scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        (torch.zeros(4, 3), TypeError, "routing must be int32 or int64, got torch.float32"),
+        ([[0]], TypeError, r"routing must be a Tensor \[..., K\], got list"),
+        (torch.zeros(4, 4).long(), ValueError, r"\[..., K=3\] for the 4 tokens.*got \[4, 4\]"),
+        (torch.zeros(3, 3).long(), ValueError, r"\[..., K=3\] for the 4 tokens.*got \[3, 3\]"),
+        (torch.tensor(0), ValueError, r"\[..., K=3\] for the 4 tokens.*got \[\]"),
+    ],
+)
+def test_refuses_a_choice_that_does_not_fit(ids: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        nn.MoGE(H, F, E, G)(torch.randn(4, H), routing=ids)
 
 
 def test_returns_its_routing(device: str) -> None:

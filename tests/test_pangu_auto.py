@@ -154,6 +154,27 @@ def test_packing_beside_what_hides_it_from_transformers(beside: str) -> None:
             model(ids, position_ids=positions, **bad)
 
 
+def test_replays_the_choices_of_a_rollout() -> None:
+    old, model, ids = tiny(), tiny(1), tokens(2, 5)
+    chosen = old.model(ids, output_router_logits=True).router_experts
+    out = model.model(ids, output_router_logits=True, routing=chosen)
+    assert all(a.equal(b) for a, b in zip(out.router_experts, chosen, strict=True))
+    stacked = torch.stack([c.view(2, 5, -1) for c in chosen], 2)  # [B, L, layers, K]
+    want = model(ids, routing=chosen).logits
+    assert not torch.allclose(want, model(ids).logits)
+    assert model(ids, routing=stacked).logits.equal(want)
+
+    def gradients() -> list[Tensor]:
+        loss = model(ids, labels=ids, routing=stacked).loss
+        return list(torch.autograd.grad(loss, list(model.parameters())))
+
+    model.train()
+    plain = gradients()
+    recompute(model)
+    for got, kept in zip(gradients(), plain, strict=True):
+        torch.testing.assert_close(got, kept)
+
+
 def test_other_words_for_packing_must_say_the_same() -> None:
     model, ids = tiny(), tokens(1, 6)
     positions = torch.tensor([[0, 1, 2, 0, 1, 2]])

@@ -629,6 +629,61 @@ class TestConfig:
             PanguMoEConfig.from_dict(values)
 
 
+def test_replays_the_choices_of_another_model() -> None:
+    """One model rolls out, another trains on its choices: these count, with their own weights."""
+    torch.manual_seed(3)
+    old, new = random_model(torch.float64), random_model(torch.float64)
+    ids = ids_of(2, 5)
+    mask = torch.ones(2, 5)
+    mask[0, :2] = 0
+    chosen = [g.experts for g in old(ids, mask, return_details=True).gating]
+    own = new(ids, mask, return_details=True)
+    replayed = new(ids, mask, return_details=True, routing=chosen)
+    assert all(g.experts.equal(c) for g, c in zip(replayed.gating, chosen, strict=True))
+    changed = (replayed.logits - own.logits).abs().max()
+    assert changed > 1e-3, "the choice of another model changes nothing"
+    # as an engine returns it, and its own choice, change nothing more than rounding
+    stacked = torch.stack([c.view(2, 5, -1) for c in chosen], 2)
+    assert new(ids, mask, routing=stacked).equal(replayed.logits)
+    again = new(ids, mask, routing=[g.experts for g in own.gating])
+    assert error(again, own.logits.detach()) < 1e-12
+
+    # of the weights' derivative, one against a difference of the loss
+    loss = new.loss(ids, attention_mask=mask, routing=chosen)
+    gate = new.layers[0].moge.gate
+    (grad,) = torch.autograd.grad(loss, gate)
+    with torch.no_grad():
+        step = torch.randn_like(gate) * 1e-6
+        ends = []
+        for sign in (1, -1):
+            gate += sign * step
+            ends.append(new.loss(ids, attention_mask=mask, routing=chosen))
+            gate -= sign * step
+    assert ((ends[0] - ends[1]) / 2 - (grad * step).sum()).abs() < 1e-5 * (grad * step).abs().sum()
+
+    new.gradient_checkpointing = True
+    new.train()
+    (again,) = torch.autograd.grad(new.loss(ids, attention_mask=mask, routing=chosen), gate)
+    assert again.equal(grad)
+
+
+@pytest.mark.parametrize(
+    ("routing", "error", "message"),
+    [
+        (7, TypeError, "a tensor .*, or a sequence .* got int"),
+        (torch.zeros(2, 3, 2, 5).long(), ValueError, r"routing must be .*2, 3, 2, 4.*2, 3, 2, 5"),
+        ([torch.zeros(6, 4).long()], ValueError, "the ids of 2 layers, got 1"),
+        ([torch.zeros(6, 4).long(), torch.zeros(5, 4)], ValueError, r"\[6, 4\].*got \[5, 4\]"),
+        ([torch.zeros(6, 4).long(), None], ValueError, "got NoneType"),
+    ],
+)
+def test_refuses_choices_that_do_not_fit(
+    routing: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        random_model()(ids_of(2, 3), routing=routing)
+
+
 def test_new_weights_have_the_configured_width() -> None:
     model = PanguMoEForCausalLM(config(initializer_range=0.5, hidden_size=64))
     for name, p in model.named_parameters():

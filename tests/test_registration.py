@@ -57,7 +57,7 @@ def raw_calls(device: str) -> dict[str, tuple[Any, ...]]:
     plain = [t.detach() for t in (x, w_gate_up, w_down, weights)]
     up, down = (moge_ops.quant.quantize(w, "int8_w8a8") for w in plain[1:3])
     return {
-        "grouped_gate": (logits, G, k, "softmax", None, scale, True, 2.0),
+        "grouped_gate": (logits, G, k, "softmax", None, scale, True, 2.0, None),
         "grouped_gate_bwd": (
             torch.randn(T, K, device=device),
             logits.detach(),
@@ -67,6 +67,7 @@ def raw_calls(device: str) -> dict[str, tuple[Any, ...]]:
             scale.detach(),
             True,
             2.0,
+            False,
         ),
         "route": (ids(device), E, G),
         "permute": (x, r.row_to_slot, r.slot_to_row),
@@ -136,6 +137,16 @@ def test_opcheck(op: str, device: str) -> None:
     torch.library.opcheck(getattr(torch.ops.moge_ops, op), raw_calls(device)[op])
 
 
+@pytest.mark.slow_on("triton")
+def test_opcheck_of_a_choice_that_is_given(device: str) -> None:
+    given = ids(device).flip(1)
+    forward = (*raw_calls(device)["grouped_gate"][:-1], given)
+    torch.library.opcheck(torch.ops.moge_ops.grouped_gate, forward)
+    d_weights, logits, _, *rest, _ = raw_calls(device)["grouped_gate_bwd"]
+    backward = (d_weights, logits, given, *rest, True)
+    torch.library.opcheck(torch.ops.moge_ops.grouped_gate_bwd, backward)
+
+
 def scattered(x: Tensor) -> Tensor:
     """``x`` in every second element of a larger memory, its first dimension last there."""
     if not x.ndim:
@@ -183,6 +194,10 @@ def public_calls(device: str) -> dict[str, tuple[Callable[..., Any], tuple[Tenso
                 ).weights
             ),
             (leaf(T, E, device=device),),
+        ),
+        "grouped_gate, the choice given": (
+            lambda a, s: moge_ops.grouped_gate(a, G, k, router_scale=s, experts=chosen).weights,
+            (leaf(T, E, device=device), leaf(E, device=device)),
         ),
         "route and permute": (
             lambda a: moge_ops.permute(a, moge_ops.route(chosen, E, num_groups=G)),

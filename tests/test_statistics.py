@@ -48,6 +48,19 @@ def test_statistics_are_sums_over_the_chosen(device: str) -> None:
     assert_matches(statistics.sums["task"]["layer"].view(2, E), want, "sums")
 
 
+def test_slots_of_no_expert_and_repeated_ones(device: str) -> None:
+    ids = torch.tensor([[0, 0, 4], [-1, 5, 9]], device=device)
+    gating = moge_ops.grouped_gate(torch.randn(2, 6, device=device), 3, experts=ids)
+    want = torch.zeros(2, 6, dtype=torch.float64)
+    for weight, expert in zip(gating.weights.flatten(), ids.flatten(), strict=True):
+        if 0 <= expert < 6:
+            want[:, expert] += torch.tensor([weight.item(), 1.0])
+    for mask in (None, torch.ones(2, dtype=torch.bool, device=device)):
+        statistics = RouterStatistics()
+        statistics.update("task", "layer", gating, 3, mask)
+        assert_matches(statistics.sums["task"]["layer"].view(2, 6), want, "sums")
+
+
 @pytest.mark.parametrize("return_routing", [False, True])
 def test_collects_from_a_layer(return_routing: bool) -> None:
     model = torch.nn.ModuleDict({"first": layer_with_everything(), "last": layer_with_everything()})

@@ -48,6 +48,10 @@ def calls() -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
     return {
         "gate": (gate, (randn(T, E), randn(E))),
         "gate, experts off and votes": (chosen, (randn(T, E),)),
+        "gate, the choice given": (
+            lambda a, s: moge_ops.grouped_gate(a, G, router_scale=s, experts=some).weights,
+            (randn(T, E), randn(E)),
+        ),
         "route, permute": (
             lambda a: moge_ops.permute(a, moge_ops.route(some, E, num_groups=G)),
             (randn(T, H),),
@@ -67,6 +71,7 @@ def calls() -> dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
         "router_z_loss": (moge_ops.router_z_loss, (randn(T, E),)),
         "layer": (moge, (randn(T, H),)),
         "layer that votes": (voting, (randn(T, H),)),
+        "layer, the choice given": (lambda a: moge(a, routing=some), (randn(T, H),)),
     }
 
 

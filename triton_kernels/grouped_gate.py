@@ -207,7 +207,7 @@ def _grouped_gate_bwd_kernel(
         d_base = d_weights * scaling
         if HAS_ROUTER_SCALE:
             d_router_scale += tl.sum(tl.where(chosen, d_base * base, 0.0), 0)
-            d_base = d_base * router_scale[None]
+            d_base = tl.where(chosen, d_base * router_scale[None], 0.0)  # a scale may be inf
         d_scores = d_base
         if RENORMALIZE:
             # base_c = s_c / S: d_s_c = (d_base_c - sum_j d_base_j base_j) / S, which may overflow,

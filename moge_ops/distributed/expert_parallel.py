@@ -19,8 +19,9 @@ from moge_ops.ops.swiglu import swiglu
 
 def gating_of(weights: Tensor, experts: Tensor, num_experts: int) -> Gating:
     """A gating of some tokens, with the counts of these: ``[T, K]``, ``[T, K]`` and ``[E]``."""
-    ids = experts.flatten()
-    counts = ids.new_zeros(num_experts).scatter_add_(0, ids.long(), torch.ones_like(ids))
+    ids = torch.where(experts < 0, num_experts, experts).flatten()  # a slot of no expert
+    counts = ids.new_zeros(num_experts + 1).scatter_add_(0, ids.long(), torch.ones_like(ids))
+    counts = counts[:num_experts]
     return Gating(weights, experts, counts)
 
 
@@ -142,7 +143,12 @@ class ExpertParallel(MoGE):
         return torch.cat([masks[rank, :T] for rank in self.routing_of])
 
     def forward(
-        self, x: Tensor, *, return_routing: bool = False, row_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        return_routing: bool = False,
+        row_mask: Tensor | None = None,
+        routing: Tensor | None = None,
     ) -> Tensor | MoGEOutput:
         """Applies the layer to the tokens of this rank; every rank must call it.
 
@@ -152,13 +158,15 @@ class ExpertParallel(MoGE):
                 rank's tokens.
             row_mask: As in :class:`moge_ops.nn.MoGE`, for this rank's tokens; on all ranks or on
                 none. The tokens of all ranks vote together; padding does not vote.
+            routing: As in :class:`moge_ops.nn.MoGE`, for this rank's tokens; on all ranks or on
+                none. As any rank may own all of a token's experts then, each reserves T·K rows.
 
         Returns:
             ``[..., H]``, or a :class:`moge_ops.nn.MoGEOutput`.
 
         Raises:
             ValueError: The last dimension of ``x`` is not H, there are more than ``max_tokens``,
-                or ``row_mask`` does not fit.
+                or ``row_mask`` or ``routing`` does not fit.
         """
         H = self.gate.shape[1]
         if x.ndim < 1 or x.shape[-1] != H:
@@ -177,18 +185,22 @@ class ExpertParallel(MoGE):
             voters = self._gathered(mask, own.shape[0]).flatten()  # [ranks * T]
         tokens = gather(own, self.group)  # [ranks * T, H]
 
-        logits, gating = self.router(tokens, voters)
+        given, columns, own_groups = self.given(routing, T), self.own_columns, self.own_groups
+        if given is not None:  # ids of other ranks are then dropped slots
+            given = gather(filled(given.contiguous(), own.shape[0]), self.group)
+            columns, own_groups = slice(None), None
+        logits, gating = self.router(tokens, voters, given)
         # only the columns of own groups are used, so ids of other ranks need no mask
-        experts = gating.experts[:, self.own_columns] - self.first_expert
+        experts = gating.experts[:, columns] - self.first_expert
         w_gate_up, w_down = (cast(Tensor, w) for w in (self.w_gate_up, self.w_down))
         w_down = own_part(w_down)
-        routing = route(experts, w_down.shape[0], num_groups=self.own_groups)
+        rows = route(experts, w_down.shape[0], num_groups=own_groups)
         y = grouped_mlp(
             tokens,
             own_part(w_gate_up).flatten(1, 2),
             w_down,
-            gating.weights[:, self.own_columns],
-            routing,
+            gating.weights[:, columns],
+            rows,
             weight_on=self.weight_on,
         )
         if self.shared_gate_up is not None and self.shared_down is not None:

@@ -163,7 +163,11 @@ class ParallelLayer(nn.Module):
             )
 
     def forward(
-        self, x: Tensor, context: Context, cache: Cache | None = None
+        self,
+        x: Tensor,
+        context: Context,
+        cache: Cache | None = None,
+        routing: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Gating]:
         """As :meth:`moge_ops.models.pangu_moe.Layer.forward`."""
         B, L = context.shape
@@ -171,7 +175,11 @@ class ParallelLayer(nn.Module):
         x = x + self.attention(everyone.view(B, L, -1), context, cache)
         rows = x.new_ones(B, L) if context.rows is None else context.rows
         mask = self.shards.own(rows.to(torch.uint8).view(-1, 1)).flatten().bool()
-        out: MoGEOutput = self.moge(self.moge_norm(x), return_routing=True, row_mask=mask)
+        if routing is not None:
+            routing = self.shards.own(routing.flatten(0, 1))
+        out: MoGEOutput = self.moge(
+            self.moge_norm(x), return_routing=True, row_mask=mask, routing=routing
+        )
         x = x + out.y
         if self.last:
             x = self.shards.whole(x, B * L).view(B, L, -1)

@@ -9,7 +9,7 @@ the released files, are those of :mod:`moge_ops.models`.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from moge_ops.models.pangu_moe import (
     Norm,
     PanguMoEConfig,
     balance,
+    of_layers,
     predicted,
     rotation,
 )
@@ -337,6 +338,7 @@ class PanguProMoEModel(PanguProMoEPreTrainedModel):
         output_router_logits: bool | None = None,
         return_dict: bool | None = None,
         cache: Any = None,
+        routing: Tensor | Sequence[Tensor] | None = None,
         **kwargs: Any,
     ) -> PanguProMoEModelOutput | tuple[Any, ...]:
         """As every decoder of transformers.
@@ -353,6 +355,9 @@ class PanguProMoEModel(PanguProMoEPreTrainedModel):
             use_cache: Whether to return a cache. By default the config's; but none in training.
             output_attentions: Needs ``attn_implementation="eager"``.
             output_hidden_states, output_router_logits, return_dict: As everywhere in transformers.
+            routing: The experts that every token takes, as a rollout chose them:
+                ``[B, L, layers, K]``, or ``router_experts`` of another output, as in
+                :meth:`moge_ops.models.PanguMoEForCausalLM.forward`.
             kwargs: ``cu_seq_lens_q`` and its kind, which collators put beside ``position_ids`` and
                 some attention functions read; they must say the same.
 
@@ -396,11 +401,13 @@ class PanguProMoEModel(PanguProMoEPreTrainedModel):
         if use_cache and cache is None:  # after the mask, which may be packed
             cache = DynamicCache(config=config)
         hidden_states, router_logits, experts = [x], [], []
-        for layer in self.layers:
+        for layer, ids in zip(self.layers, of_layers(routing, config, context.shape), strict=True):
             if recompute:
-                x, logits, gating = self._gradient_checkpointing_func(layer.__call__, x, context)
+                x, logits, gating = self._gradient_checkpointing_func(
+                    layer.__call__, x, context, None, ids
+                )
             else:
-                x, logits, gating = layer(x, context, cache=cache)
+                x, logits, gating = layer(x, context, cache=cache, routing=ids)
             hidden_states.append(x)
             router_logits.append(logits)
             experts.append(gating.experts)
@@ -469,6 +476,7 @@ class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         cache: Any = None,
         num_items_in_batch: Tensor | int | None = None,
+        routing: Tensor | Sequence[Tensor] | None = None,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast | tuple[Any, ...]:
         """Logits ``[B, L, V]``, and with labels the loss.
@@ -487,7 +495,7 @@ class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
             kwargs: ``shift_labels`` ``[B, L]``, labels that stand where they are predicted and are
                 taken in place of ``labels``; and as in :meth:`PanguProMoEModel.forward`.
             input_ids, attention_mask, position_ids, past_key_values, cache, inputs_embeds,
-                use_cache, output_router_logits, return_dict: As in
+                use_cache, output_router_logits, return_dict, routing: As in
                 :meth:`PanguProMoEModel.forward`.
 
         Raises:
@@ -512,6 +520,7 @@ class PanguProMoEForCausalLM(PanguProMoEPreTrainedModel, GenerationMixin):
             output_router_logits=with_aux_loss,
             output_token_mask=True,
             return_dict=True,
+            routing=routing,
             **{_CACHE: past_key_values if cache is None else cache},
             **kwargs,
         )

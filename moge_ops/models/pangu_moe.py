@@ -317,12 +317,19 @@ class Layer(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, context: Context, cache: Cache | None = None
+        self,
+        x: Tensor,
+        context: Context,
+        cache: Cache | None = None,
+        routing: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Gating]:
-        """``[B, L, H] -> [B, L, H]``, with the router's logits ``[T, E]`` and its choice."""
+        """``[B, L, H] -> [B, L, H]``, with the router's logits ``[T, E]`` and its choice.
+
+        ``routing`` ``[B, L, K]`` is the choice, if it is made.
+        """
         x = x + self.attention(self.attention_norm(x), context, cache)
         y, router_logits, gating = self.moge(
-            self.moge_norm(x), return_routing=True, row_mask=context.rows
+            self.moge_norm(x), return_routing=True, row_mask=context.rows, routing=routing
         )
         return x + y, router_logits, gating
 
@@ -334,6 +341,43 @@ class PanguMoEOutput(NamedTuple):
     hidden_states: list[Tensor]  # [B, L, H] before every layer, and after the last norm
     router_logits: list[Tensor]  # [T, E] of every layer
     gating: list[Gating]  # of every layer
+
+
+def of_layers(
+    routing: Tensor | Sequence[Tensor] | None, config: Any, shape: tuple[int, int]
+) -> list[Tensor | None]:
+    """The ids ``[B, L, K]`` of every layer, or None for each, from an argument ``routing``.
+
+    Args:
+        routing: As in :meth:`PanguMoEForCausalLM.forward`.
+        config: With the number of layers and K.
+        shape: B, L.
+
+    Raises:
+        TypeError: It is neither a tensor nor a sequence.
+        ValueError: It does not fit.
+    """
+    layers, (B, L), K = config.num_hidden_layers, shape, config.num_experts_per_tok
+    if routing is None:
+        return [None] * layers
+    if isinstance(routing, Tensor):
+        _checks.shape("routing", routing, "[B, L, layers, K]", (B, L, layers, K))
+        return list(routing.unbind(2))
+    if not isinstance(routing, Sequence):
+        raise TypeError(
+            "routing must be a tensor [B, L, layers, K], or a sequence with the ids of each layer, "
+            f"got {type(routing).__name__}"
+        )
+    if len(routing) != layers:
+        raise ValueError(f"routing must have the ids of {layers} layers, got {len(routing)}")
+    for ids in routing:
+        if not isinstance(ids, Tensor) or ids.shape not in ((B, L, K), (B * L, K)):
+            got = list(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+            raise ValueError(
+                f"routing of a layer must be [T, K] = [{B * L}, {K}] or [B, L, K] = "
+                f"[{B}, {L}, {K}], got {got}"
+            )
+    return [ids.view(B, L, K) for ids in routing]
 
 
 def predicted(labels: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -443,6 +487,7 @@ class PanguMoEForCausalLM(nn.Module):
         *,
         logits_to_keep: int = 0,
         return_details: bool = False,
+        routing: Tensor | Sequence[Tensor] | None = None,
     ) -> Tensor | PanguMoEOutput:
         """Logits ``[B, L, V]`` of every token's successor, or a :class:`PanguMoEOutput`.
 
@@ -453,9 +498,14 @@ class PanguMoEForCausalLM(nn.Module):
             cache: Keys and values of the tokens before these; a forward adds its own.
             logits_to_keep: Number of last tokens whose logits are returned; 0 for all.
             return_details: Also return the hidden states and what the routers did.
+            routing: Ids of the experts that every token takes, as another run chose them, so that
+                no router chooses: ``[B, L, layers, K]``, as engines return them with their tokens,
+                or for each layer ``[T, K]`` or ``[B, L, K]``, as ``gating`` of the details has
+                them. int32 | int64; an id outside [0, E) is no expert. The weights are this
+                model's, with their gradient.
 
         Raises:
-            TypeError: ``input_ids`` are not integers.
+            TypeError: ``input_ids`` or ``routing`` are not integers.
             ValueError: A shape does not fit, the cache is too small, or an id is out of range
                 (checked on the CPU; other devices assert it in their kernels).
         """
@@ -479,11 +529,11 @@ class PanguMoEForCausalLM(nn.Module):
         context = self._context(x, (B, L), attention_mask, start)
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         hidden_states, router_logits, gating = [x], [], []
-        for layer in self.layers:
+        for layer, ids in zip(self.layers, of_layers(routing, self.config, (B, L)), strict=True):
             if recompute:
-                x, scores, gates = checkpoint(layer, x, context, cache, use_reentrant=False)
+                x, scores, gates = checkpoint(layer, x, context, cache, ids, use_reentrant=False)
             else:
-                x, scores, gates = layer(x, context, cache)
+                x, scores, gates = layer(x, context, cache, ids)
             if return_details:
                 hidden_states.append(x)
                 router_logits.append(scores)
@@ -497,7 +547,12 @@ class PanguMoEForCausalLM(nn.Module):
         return PanguMoEOutput(logits, [*hidden_states[:-1], x], router_logits, gating)
 
     def loss(
-        self, input_ids: Tensor, labels: Tensor | None = None, attention_mask: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        routing: Tensor | Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Mean cross-entropy of the next tokens, plus the load-balance term.
 
@@ -506,12 +561,13 @@ class PanguMoEForCausalLM(nn.Module):
             labels: ``[B, L]``, tokens to predict, each from the tokens before it; ``IGNORED`` where
                 nothing is predicted. By default ``input_ids``.
             attention_mask: ``[B, L]``, 0 at padding, which counts in neither term.
+            routing: As in :meth:`forward`.
 
         Returns:
             Scalar, float32 or wider. The second term is ``router_aux_loss_coef`` times the mean
             over layers of :func:`moge_ops.load_balance_loss`.
         """
-        out = self(input_ids, attention_mask, return_details=True)
+        out = self(input_ids, attention_mask, return_details=True, routing=routing)
         labels = input_ids if labels is None else labels
         cross_entropy, aux_loss = losses(out, labels, attention_mask)
         return cross_entropy + float(self.config.router_aux_loss_coef) * aux_loss

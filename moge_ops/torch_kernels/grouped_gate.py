@@ -137,7 +137,7 @@ def grouped_gate_bwd(
         # an expert's rows are summed one after another: in float64 their number does no harm. Metal
         # has none
         wide = scores.dtype if logits.device.type == "mps" else torch.float64
-        d_router_scale = torch.zeros(len(router_scale), dtype=wide, device=logits.device)
+        d_router_scale = torch.zeros(router_scale.shape[0], dtype=wide, device=logits.device)
         d_router_scale.index_add_(0, ids.flatten(), (d_base * base).flatten().to(wide))
         d_router_scale = d_router_scale[:E].to(router_scale.dtype)
         d_base *= router_scale.to(scores.dtype)[ids]

@@ -75,8 +75,9 @@ OPS = {
             "expert_mask": ON.clone(),
             "num_voted": 1,
             "row_mask": ON[:3].clone(),
+            "experts": torch.zeros(3, 2, dtype=torch.int32),
         },
-        ("bias", "router_scale", "expert_mask", "row_mask", "num_voted"),
+        ("bias", "router_scale", "expert_mask", "row_mask", "num_voted", "experts"),
     ),
     "route": Op(
         moge_ops.route,

@@ -97,13 +97,17 @@ def choose(c: Case, t: Tensors) -> tuple[Tensor, Tensor]:
 
 def gate_formula(c: Case, t: Tensors) -> Tensors:
     scores, ids = choose(c, t)
-    weights = scores.gather(1, ids)
+    E = scores.shape[1]
+    if "experts" in t:
+        ids = torch.where((t["experts"] < 0) | (t["experts"] >= E), -1, t["experts"]).long()
+    used, at = ids >= 0, ids.clamp_min(0)
+    weights = torch.where(used, scores.gather(1, at), 0.0)
     if c["renormalize"]:
-        weights = shares_of(weights)
+        weights = torch.where(used, shares_of(weights), 0.0)
     weights = weights * c["scaling"]
     if "router_scale" in t:
-        weights = weights * t["router_scale"][ids]
-    counts = torch.tensor([ids.flatten().tolist().count(e) for e in range(scores.shape[1])])
+        weights = weights * torch.where(used, t["router_scale"][at], 0.0)
+    counts = torch.tensor([ids.flatten().tolist().count(e) for e in range(E)])
     return {"weights": weights, "experts": ids, "counts": counts}
 
 

@@ -114,6 +114,7 @@ def gate_fields(draw: st.DrawFn) -> Case:
         "expert_mask": draw(choice(None, 0.9, 0.3, 0.0)),
         "num_voted": voted,
         "row_mask": draw(choice(None, 0.5, 0.0)),
+        "given": draw(choice(None, None, "int32", "int64")),
     }
 
 
@@ -130,6 +131,8 @@ def gate_values(c: Case, draw: Draw) -> Tensors:
         t["expert_mask"] = draw.normal(E).sigmoid() < c["expert_mask"]
     if c["row_mask"] is not None and c["num_voted"] is not None:
         t["row_mask"] = draw.normal(T).sigmoid() < c["row_mask"]
+    if c["given"]:  # any ids, some twice and some of no expert
+        t["experts"] = draw.ints(-1, E, T, c["G"] * c["k"]).to(getattr(torch, c["given"]))
     return t
 
 
@@ -142,7 +145,7 @@ def gate_call(c: Case, t: Tensors) -> Tensors:
 
 def gate_units(c: Case, t: Tensors, want: Tensors, d: Tensor) -> dict[str, float]:
     """Renormalised, one weight's terms cancel: their size, not that of the result, is the unit."""
-    weights, ids = want["weights"].detach().nan_to_num(0.0, 0.0, 0.0), want["experts"]
+    weights, ids = want["weights"].detach().nan_to_num(0.0, 0.0, 0.0), want["experts"].clamp_min(0)
     scales = t.get("router_scale", torch.ones(c["G"] * c["P"])).detach().double()[ids]
     terms = torch.zeros(c["G"] * c["P"]).double()
     terms.index_add_(0, ids.flatten(), (weights / scales * d).nan_to_num(0.0).square().flatten())

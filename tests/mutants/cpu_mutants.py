@@ -357,6 +357,20 @@ MUTANTS = [
     ),
     Mutant(
         "csrc/cpu/gate.h",
+        "d[ids[c]] += d_base;",
+        "d[ids[c]] = d_base;",
+        "Of an expert that has two slots of a token one loses its gradient.",
+        "tests/test_grouped_gate.py -k 'given and cpu'",
+    ),
+    Mutant(
+        "csrc/cpu/gate.h",
+        "id >= 0 && id < s.E ? int32_t(id) : -1;",
+        "int32_t(id) >= 0 && int32_t(id) < s.E ? int32_t(id) : -1;",
+        "An id of 64 bits is cut before it is compared.",
+        "tests/test_grouped_gate.py -k 'by_hand and cpu'",
+    ),
+    Mutant(
+        "csrc/cpu/gate.h",
         "return score * (1.0f - score);",
         "return score;",
         "The sigmoid's derivative lacks a factor.",

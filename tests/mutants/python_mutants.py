@@ -228,8 +228,15 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/nn.py",
-        "routing = route(gating.experts, E, num_groups=self.num_groups)",
-        "routing = route(gating.experts, E)",
+        "num_groups=None if routing is not None else self.num_groups)",
+        "num_groups=self.num_groups)",
+        "A given expert of another column's group is dropped.",
+        "tests/test_nn.py -k 'choice_of_another_run and torch'",
+    ),
+    Mutant(
+        "moge_ops/nn.py",
+        "num_groups=None if routing is not None else self.num_groups)",
+        "num_groups=None)",
         "The layer sorts without the groups, which costs time alone.",
         "",
         "The gate's ids lie in their groups, and test_route compares that both sorts are equal.",
@@ -479,8 +486,8 @@ MUTANTS = [
     # --- ranks ---
     Mutant(
         "moge_ops/distributed/expert_parallel.py",
-        "experts = gating.experts[:, self.own_columns] - self.first_expert",
-        "experts = gating.experts[:, self.own_columns]",
+        "experts = gating.experts[:, columns] - self.first_expert",
+        "experts = gating.experts[:, columns]",
         "A rank takes global ids for those of its own experts.",
         TWO_RANKS,
     ),

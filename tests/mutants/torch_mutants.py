@@ -35,8 +35,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/torch_kernels/grouped_gate.py",
-        "d_router_scale = torch.zeros(E, dtype=wide, device=logits.device)",
-        "d_router_scale = torch.zeros(E, dtype=torch.float32, device=logits.device).to(wide)\n"
+        "d_router_scale = torch.zeros(router_scale.shape[0], dtype=wide, device=logits.device)",
+        "d_router_scale = torch.zeros(router_scale.shape[0], device=logits.device).to(wide)\n"
         "        d_base = d_base.float()",
         "The gradient of router_scale is summed from float32 products in float64 runs.",
         "tests/test_grouped_gate.py -k 'gradcheck and torch'",
@@ -71,8 +71,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/torch_kernels/grouped_gate.py",
-        "d_logits = (slopes * 0.0).scatter_(-1, ids, d_base)",
-        "d_logits = torch.zeros_like(slopes).scatter_(-1, ids, d_base)",
+        "d_logits = (slopes * 0.0).scatter_add_(-1, ids, d_base)",
+        "d_logits = torch.zeros_like(slopes).scatter_add_(-1, ids, d_base)",
         "Experts that were not chosen lose a row's NaN.",
         "tests/test_grouped_gate.py -k 'nan_row and torch'",
     ),
@@ -117,6 +117,27 @@ MUTANTS = [
         "if scaling > 1.0:",
         "A scaling below one is ignored.",
         GATE,
+    ),
+    Mutant(
+        "moge_ops/torch_kernels/grouped_gate.py",
+        "weights.masked_fill_(dropped, 0.0)",
+        "pass",
+        "A dropped slot of a row of NaN has a weight.",
+        "tests/test_grouped_gate.py -k 'dropped_slot and torch'",
+    ),
+    Mutant(
+        "moge_ops/torch_kernels/grouped_gate.py",
+        "torch.zeros_like(scores).scatter_add_(-1, ids, d_base)",
+        "torch.zeros_like(scores).scatter_(-1, ids, d_base)",
+        "Of an expert that has two slots of a token one loses its gradient.",
+        "tests/test_grouped_gate.py -k 'given and torch'",
+    ),
+    Mutant(
+        "moge_ops/torch_kernels/grouped_gate.py",
+        "d_base.masked_fill_(ids == E, 0.0)",
+        "pass",
+        "A gradient that is NaN at a dropped slot reaches the row's logits.",
+        "tests/test_grouped_gate.py -k 'dropped_slot and torch'",
     ),
     Mutant(
         "moge_ops/ops/grouped_gate.py",

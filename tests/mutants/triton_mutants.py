@@ -14,6 +14,7 @@ INTEGERS, LAYER = (
 )
 MLP_ACTIVATION = "tests/test_grouped_mlp.py -k 'matches_the_oracle[triton and odd and activation'"
 GATE = "tests/test_grouped_gate.py -k 'oracle and triton and float32'"
+GIVEN = "tests/test_grouped_gate.py -k 'given and triton'"
 GATES = "tests/test_grouped_gate.py -k 'every_kind and triton'"
 LOSS = "tests/test_load_balance_loss.py -k 'oracle and triton and float32'"
 ROUTE = "tests/test_route.py -k 'oracle and triton'"
@@ -319,20 +320,20 @@ MUTANTS = [
     ),
     Mutant(
         "triton_kernels/grouped_gate.py",
-        "order = tl.where(mask, _ordered(keys), USED)",
-        "order = _ordered(keys)",
+        "order = tl.where(mask, ordered(keys), USED)",
+        "order = ordered(keys)",
         "With a bias below zero the padding of a group is chosen.",
         GATES,
     ),
     Mutant(
-        "triton_kernels/grouped_gate.py",
+        "triton_kernels/_scores.py",
         "bits ^ ((bits >> 31) & 0x7FFFFFFF), -0x7FFFFFFF)",
         "bits ^ ((bits >> 31) & 0x7FFFFFFF), 0x7FFFFFFF)",
         "NaN is preferred to every number.",
         "tests/test_grouped_gate.py -k 'nan and triton'",
     ),
     Mutant(
-        "triton_kernels/grouped_gate.py",
+        "triton_kernels/_scores.py",
         "bits = tl.where(keys == keys, bits ^ ((bits >> 31) & 0x7FFFFFFF), -0x7FFFFFFF)",
         "bits = tl.where(keys == keys, bits, -0x7FFFFFFF)",
         "Negative keys are ordered backwards.",
@@ -347,14 +348,42 @@ MUTANTS = [
     ),
     Mutant(
         "triton_kernels/grouped_gate.py",
-        "slots = offs_t * (G * k) + offs_g[None] * k + place",
-        "slots = offs_t * (G * k) + offs_g[None] + place * G",
+        "to = offs_t * (G * k) + offs_g[None] * k + place",
+        "to = offs_t * (G * k) + offs_g[None] + place * G",
         "The columns are ordered by rank and then by group.",
         GATE,
     ),
     Mutant(
         "triton_kernels/grouped_gate.py",
-        "d_scores = tl.where(chosen, d_base - along, 0.0)",
+        "slots += holds(given_ptr",
+        "slots = holds(given_ptr",
+        "Of the slots that are given only the last one counts.",
+        GIVEN,
+    ),
+    Mutant(
+        "triton_kernels/grouped_gate.py",
+        "d_weights += tl.where(hit, d_weight[:, :, None], 0.0)",
+        "d_weights = tl.where(hit, d_weight[:, :, None], d_weights)",
+        "Of an expert that has two slots of a token one loses its gradient.",
+        GIVEN,
+    ),
+    Mutant(
+        "triton_kernels/grouped_gate.py",
+        "G * k if GIVEN else k",
+        "k",
+        "A given expert has no gradient outside of its column's group.",
+        GIVEN,
+    ),
+    Mutant(
+        "triton_kernels/grouped_gate.py",
+        "d_base - slots * along",
+        "d_base - along",
+        "An expert that has two slots of a token gets the term of the sum once.",
+        GIVEN,
+    ),
+    Mutant(
+        "triton_kernels/grouped_gate.py",
+        "d_scores = tl.where(chosen, d_base - slots * along, 0.0)",
         "d_scores = tl.where(chosen, d_base, 0.0)",
         "The gradient lacks the term of the sum that renormalises.",
         GATES,
@@ -374,14 +403,14 @@ MUTANTS = [
         "tests/test_grouped_gate.py -k 'subnormal and triton'",
     ),
     Mutant(
-        "triton_kernels/grouped_gate.py",
+        "triton_kernels/_scores.py",
         "tl.where(none, 1.0 / K, scores / total)",
         "scores / total",
         "The shares of a row whose scores vanish are NaN.",
         "tests/test_grouped_gate.py -k 'vanish and triton'",
     ),
     Mutant(
-        "triton_kernels/grouped_gate.py",
+        "triton_kernels/_scores.py",
         "scores / total), tl.where(none, 1.0, total)",
         "scores / total), total",
         "The gradients of a row whose scores vanish are NaN.",
