@@ -3,9 +3,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem test-npu test-npu-oldest \
-	check typecheck-ascend demo train-demo quantize-demo balance bench fuzz gpu gpu-static gpu-wheels triton-ascend \
-	ascend-counters ascend-model mutants clean
+.PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem test-engines test-npu \
+	test-npu-oldest test-vllm hub check typecheck-ascend demo train-demo quantize-demo balance bench fuzz gpu \
+	gpu-static gpu-wheels triton-ascend ascend-counters ascend-model mutants clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -26,7 +26,7 @@ CPP = $(shell git ls-files -co --exclude-standard '*.cpp' '*.h')
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
 
-test: test-oldest test-wheel test-ecosystem test-newest ## everything, in four environments
+test: test-oldest test-wheel test-ecosystem test-engines test-newest ## everything, in four environments
 
 test-quick: .venv/made ## the subset for every edit
 	$(say) 'quick tests'
@@ -51,6 +51,10 @@ test-oldest: .venv-oldest/made ## operators, kernels and models on the oldest to
 test-ecosystem: .venv-ecosystem/made ## the Hugging Face model under Trainer, PEFT, TRL, accelerate, lm-eval, serving
 	$(say) 'tools of Hugging Face and lm-eval'
 	@CUDA_VISIBLE_DEVICES= $(subst .venv,.venv-ecosystem,$(PYTEST)) tests/ecosystem
+
+test-engines: .venv/made .peers/made .engines/made ## the doors to serving engines, against the engines' own code
+	$(say) "doors to serving engines, against the engines' own code"
+	@PYTHONPATH="$(CURDIR)/.engines" $(PYTEST) tests/engines
 
 # two cards, and streams that rest by the seed, so that a missing wait shows
 WITH_NPU = @LD_LIBRARY_PATH="$(CURDIR)/build/$(1)/lib" MOGE_NPU_HOST_CARDS=2 MOGE_NPU_HOST_SEED=1 \
@@ -143,7 +147,8 @@ gpu-wheels: ## the peers' wheels into .whl, for a machine without network
 	@du -sh .whl
 
 clean: ## remove environments, builds and caches
-	@rm -rf .venv .venv-{ecosystem,npu,npu-oldest,oldest,triton-ascend,wheel} .whl .peers build dist out
+	@rm -rf .venv .venv-{ecosystem,npu,npu-oldest,oldest,triton-ascend,vllm,wheel}
+	@rm -rf .whl .peers .engines build dist out
 	@rm -rf moge_ops/_*.so moge_ops/_*.txt *.egg-info .hypothesis .benchmarks .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -170,6 +175,14 @@ EXTENSION := $(shell git ls-files -co --exclude-standard csrc ascend_kernels)
 	@for peer in $$(grep -v '^#' $<); do \
 		$(call pip,.venv) --no-deps --only-binary=:all: --upgrade --target .peers "$$peer" \
 		|| echo "note: no $$peer here"; done
+	@touch $@
+
+# beside .venv, whose torch and transformers they use
+.engines/made: requirements/engines.txt | .venv/made
+	$(say) '.engines: parts of serving engines'
+	@rm -rf .engines
+	@mkdir .engines
+	@$(call pip,.venv) --no-deps --only-binary=:all: --target .engines -r $<
 	@touch $@
 
 .venv-oldest/made: $(SETUP) requirements/oldest.txt

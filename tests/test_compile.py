@@ -198,6 +198,17 @@ def test_the_gate_is_one_launch_that_does_not_spill(
     assert not names([row for row in rows if row["local_bytes"]])
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("experts", [64, 512])
+def test_a_given_choice_is_one_launch_that_does_not_spill(
+    experts: int, target: str, built: dict[str, Row]
+) -> None:
+    rows = [r for r in built[target]["rows"] if ["bf16", f"replay-{experts}", 4096] in r["uses"]]
+    kernels = sorted(row["kernel"] for row in rows)
+    assert kernels == ["_grouped_gate_bwd_kernel", "_grouped_gate_fwd_kernel"]
+    assert not names([row for row in rows if row["local_bytes"]])
+
+
 # what a quantised layer launches
 QUANTIZED = {
     "_quantize_rows_kernel",

@@ -100,7 +100,8 @@ def _grouped_gate_fwd_kernel(
                 hit = offs_i[None] == best[:, :, None]
                 place = tl.where(hit, j, place)
                 order = tl.where(hit, USED, order)
-            slots = (mask & (place >= 0)).to(tl.int32)
+            chosen = mask & (place >= 0)
+            slots = chosen.to(tl.int32)
         counts += tl.sum(slots, 0)
 
         weights = scores
@@ -119,8 +120,8 @@ def _grouped_gate_fwd_kernel(
                 tl.store(experts_ptr + offs_t * (G * k) + c, expert, mask=offs_t < T)
         else:
             to = offs_t * (G * k) + offs_g[None] * k + place
-            tl.store(weights_ptr + to, weights, mask=slots > 0)
-            tl.store(experts_ptr + to, tl.broadcast_to(experts[None], to.shape), mask=slots > 0)
+            tl.store(weights_ptr + to, weights, mask=chosen)
+            tl.store(experts_ptr + to, tl.broadcast_to(experts[None], to.shape), mask=chosen)
 
     if MANY:
         publish(partials_ptr + pid * E + offs_e, counts, mask_e)

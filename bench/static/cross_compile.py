@@ -170,9 +170,6 @@ def launch_gate(E: int, T: int, score: str = "softmax", renormalize: bool = Fals
     gate = (torch.empty(E, dtype=torch.bfloat16, device="meta"), renormalize, 1.0)
     weights, experts, _ = grouped_gate.grouped_gate_fwd(logits, 8, 1, score, None, *gate, None)
     grouped_gate.grouped_gate_bwd(weights, logits, experts, 8, score, *gate, False)
-    # with the choice given
-    grouped_gate.grouped_gate_fwd(logits, 8, 1, score, None, *gate, experts)
-    grouped_gate.grouped_gate_bwd(weights, logits, experts, 8, score, *gate, True)
     if score != "softmax":  # else one of the layers has it
         _, f = load_balance_loss.load_balance_loss_fwd(logits, experts, score)
         load_balance_loss.load_balance_loss_bwd(f.sum(), logits, f, score)
@@ -368,6 +365,15 @@ class Collector:
         return binary
 
 
+def launch_replay(E: int, T: int) -> None:
+    """The gate forward and backward, whose choice is given."""
+    logits = torch.empty(T, E, dtype=torch.bfloat16, device="meta")
+    given = torch.empty(T, 8, dtype=torch.int64, device="meta")
+    gate = (torch.empty(E, dtype=torch.bfloat16, device="meta"), True, 1.0)
+    weights, experts, _ = grouped_gate.grouped_gate_fwd(logits, 8, 1, "softmax", None, *gate, given)
+    grouped_gate.grouped_gate_bwd(weights, logits, experts, 8, "softmax", *gate, True)
+
+
 def main(target: str, out: str) -> None:
     triton.runtime.driver.set_active(Driver(TARGETS[target]))
     collector = Collector()
@@ -388,6 +394,9 @@ def main(target: str, out: str) -> None:
         for T in (1, 131072):
             collector.use = ("bf16", f"gate-{E}", T)
             launch_gate(E, T)
+    for E in (64, 512):
+        collector.use = ("bf16", f"replay-{E}", 4096)
+        launch_replay(E, 4096)
     collector.use = ("bf16", "sqrtsoftplus", 4096)  # the other scores are those of the layers
     launch_gate(64, 4096, "sqrtsoftplus", True)
     JITFunction.run = lambda fn, *args, **kwargs: (
