@@ -54,7 +54,7 @@ test-ecosystem: .venv-ecosystem/made ## the Hugging Face model under Trainer, PE
 
 test-engines: .venv/made .peers/made .engines/made ## the doors to serving engines, against the engines' own code
 	$(say) "doors to serving engines, against the engines' own code"
-	@PYTHONPATH="$(CURDIR)/.engines" $(PYTEST) tests/engines
+	@HF_HUB_OFFLINE=1 PYTHONPATH="$(CURDIR)/.engines" $(PYTEST) tests/engines
 
 # two cards, and streams that rest by the seed, so that a missing wait shows
 WITH_NPU = @LD_LIBRARY_PATH="$(CURDIR)/build/$(1)/lib" MOGE_NPU_HOST_CARDS=2 MOGE_NPU_HOST_SEED=1 \
@@ -120,6 +120,9 @@ gpu-static: .venv/made ## what our GPU kernels and the peers' compile to, into b
 triton-ascend: .venv/made .venv-triton-ascend/made ## what triton-ascend plans for our Triton kernels, into bench/results; no NPU; ARGS=--check
 	@TRITON_INTERPRET=0 .venv-triton-ascend/bin/python bench/static/triton_ascend.py \
 		--newest .venv/bin/python $(ARGS)
+
+hub: ## what the kernels hub loads, generated, into out/hub; options: ARGS='--repo OWNER/NAME --version 1'
+	@$(PYTHON) tools/hub.py out/hub $(ARGS)
 
 train-demo: .venv/made ## train a small MoGE model and its top-k twin, in minutes; options: ARGS=...
 	@.venv/bin/python examples/train_demo.py $(ARGS)

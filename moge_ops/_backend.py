@@ -26,6 +26,9 @@ from moge_ops._checks import FLOATS
 
 Declaration = TypeVar("Declaration", bound=Callable[..., Any])
 
+# where torch.ops has the operators, and this package's name. tools/hub.py gives a copy for the
+# kernels hub another one, so that it can be loaded beside this package
+NAMESPACE = "moge_ops"
 
 # Triton's interpreter replaces functions of triton.language while it runs: one launch at a time. It
 # is reentrant, because a signal's handler may launch in the thread that it interrupts
@@ -246,7 +249,7 @@ def load(backend: str, op: str) -> ModuleType:
     """
     row = BACKENDS[backend]
     try:
-        return importlib.import_module(f"moge_ops.{row.package}.{op}")
+        return importlib.import_module(f"{NAMESPACE}.{row.package}.{op}")
     except ImportError as error:
         raise ImportError(
             f"backend {backend!r} cannot be loaded: {error} ({row.remedy()})"
@@ -257,9 +260,9 @@ def _refuse_forward_mode(op: str, args: tuple[Any, ...]) -> None:
     """Raises NotImplementedError for floats, whose tangents no kernel sees: they would be lost."""
     if any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in args):
         raise NotImplementedError(
-            f"moge_ops::{op} has no forward-mode derivative: within jvp, jacfwd or dual_level call "
-            "the functions of moge_ops instead, which then are plain torch, and run the backward "
-            "pass of an earlier result outside"
+            f"{NAMESPACE}::{op} has no forward-mode derivative: within jvp, jacfwd or dual_level "
+            "call the functions of moge_ops instead, which then are plain torch, and run the "
+            "backward pass of an earlier result outside"
         )
 
 
@@ -271,7 +274,7 @@ def _as_launched(x: Any) -> Any:
     return x.contiguous()
 
 
-_library = torch.library.Library("moge_ops", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _untraced(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -314,7 +317,7 @@ def _differentiable(
         return tuple(map(gradients.get, names))
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(in_order)}
-    node: Any = type(f"moge_ops_{name}", (torch.autograd.Function,), methods)
+    node: Any = type(f"{NAMESPACE}_{name}", (torch.autograd.Function,), methods)
 
     def call(*args: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
@@ -354,7 +357,7 @@ def define(
         schema = torch.library.infer_schema(declaration, mutates_args=())
         tags = (torch.Tag.pt2_compliant_tag,)
         _library.define(name + schema, tags=tags)  # type: ignore[no-untyped-call]
-        operator = getattr(torch.ops.moge_ops, name).default
+        operator = getattr(getattr(torch.ops, NAMESPACE), name).default
 
         def serve(device: str) -> None:
             def kernel(*args: Any) -> Any:
@@ -364,12 +367,12 @@ def define(
                     launch = getattr(_load_for(device, op, args[0]), launcher)
                     return launch(*map(_as_launched, args))
 
-            torch.library.impl(f"moge_ops::{name}", device, _untraced(kernel), lib=_library)
+            torch.library.impl(f"{NAMESPACE}::{name}", device, _untraced(kernel), lib=_library)
 
         # the torch kernels are the default: they also serve a device that has none of its own
         for device in {"default", "cpu"}.union(b.device for b in BACKENDS.values() if b.device):
             serve(device)
-        torch.library.register_fake(f"moge_ops::{name}", declaration, lib=_library)
+        torch.library.register_fake(f"{NAMESPACE}::{name}", declaration, lib=_library)
         differentiable = _differentiable(name, operator, names, save, backward)
         _library.impl(name, differentiable, "Autograd")  # type: ignore[no-untyped-call]
         if flops is not None:

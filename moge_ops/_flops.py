@@ -8,7 +8,7 @@ somebody else imports it.
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -38,14 +38,17 @@ def _tell(counter: ModuleType, op: str) -> None:
 
 
 class _Waiting(MetaPathFinder):
-    """Finds the counter as Python does, and has the formulas registered once it was executed."""
+    """Finds the counter as others do, and has the formulas registered once it was executed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname != _COUNTER:
             return None
-        spec = PathFinder.find_spec(fullname, path, target)
+        # by the finders after this one: a copy from the kernels hub may wait there too
+        rest = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        specs = (finder.find_spec(fullname, path, target) for finder in rest)
+        spec = next(filter(None, specs), None)
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
