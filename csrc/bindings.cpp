@@ -21,7 +21,7 @@ void Def(py::module_& m, const char* name, Function* function, Names... names) {
 }
 
 GroupedGateTiling GateTiling(uint64_t T, uint32_t E, uint32_t G, uint32_t k, GateScore score,
-                             bool renormalize, float scaling) {
+                             bool renormalize, float scaling, bool given) {
   GroupedGateTiling tiling{};
   tiling.T = T;
   tiling.E = E;
@@ -30,6 +30,7 @@ GroupedGateTiling GateTiling(uint64_t T, uint32_t E, uint32_t G, uint32_t k, Gat
   tiling.score = score;
   tiling.renormalize = renormalize;
   tiling.scaling = scaling;
+  tiling.given = given;
   return tiling;
 }
 
@@ -45,10 +46,11 @@ void BindOperators(py::module_& m) {
       .value("sqrtsoftplus", GateScore::kSqrtSoftplus);
   py::class_<GroupedGateTiling>(m, "GroupedGateTiling")
       .def(py::init(&GateTiling), py::kw_only(), py::arg("T"), py::arg("E"), py::arg("G"),
-           py::arg("k"), py::arg("score"), py::arg("renormalize"), py::arg("scaling"));
+           py::arg("k"), py::arg("score"), py::arg("renormalize"), py::arg("scaling"),
+           py::arg("given"));
   Def(m, "token_cores", &TokenCores, "T");
-  Def(m, "grouped_gate_fwd", &LaunchGroupedGateFwd, "logits", "bias", "router_scale", "weights",
-      "experts", "counts", "workspace", "tiling", "dtype", "stream");
+  Def(m, "grouped_gate_fwd", &LaunchGroupedGateFwd, "logits", "bias", "router_scale", "given",
+      "weights", "experts", "counts", "workspace", "tiling", "dtype", "stream");
   Def(m, "grouped_gate_bwd", &LaunchGroupedGateBwd, "d_weights", "logits", "experts",
       "router_scale", "d_logits", "d_router_scale", "workspace", "tiling", "dtype", "stream");
 

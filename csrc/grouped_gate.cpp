@@ -25,8 +25,8 @@ void CheckGate(const char* op, const GroupedGateTiling& tiling, DType dtype) {
 
 int64_t TokenCores(int64_t T) { return Blocks((T + kTokensOfCore - 1) / kTokensOfCore); }
 
-void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Pointer weights,
-                          Pointer experts, Pointer counts, Pointer workspace,
+void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Pointer given,
+                          Pointer weights, Pointer experts, Pointer counts, Pointer workspace,
                           GroupedGateTiling tiling, DType dtype, Pointer stream) {
   const char* op = "grouped_gate_fwd";
   CheckGate(op, tiling, dtype);
@@ -40,13 +40,14 @@ void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Po
                       {{"logits", logits, T * E, SizeOf(dtype), Access::kIn},
                        {"bias", bias, bias != 0 ? E : 0, 4, Access::kIn},
                        {"router_scale", router_scale, router_scale != 0 ? E : 0, 4, Access::kIn},
+                       {"given", given, tiling.given ? T * K : 0, 4, Access::kIn},
                        {"weights", weights, T * K, 4, Access::kOut},
                        {"experts", experts, T * K, 4, Access::kOut},
                        {"counts", counts, E, 4, Access::kOut},
                        {"workspace", workspace, cores * E, 4, Access::kOut}},
                       Cores::kMixVector};
   MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gate_fwd, Gm(logits), Gm(bias), Gm(router_scale),
-                    Gm(weights), Gm(experts), Gm(counts), Gm(workspace), tiling);
+                    Gm(given), Gm(weights), Gm(experts), Gm(counts), Gm(workspace), tiling);
 }
 
 void LaunchGroupedGateBwd(Pointer d_weights, Pointer logits, Pointer experts, Pointer router_scale,

@@ -15,9 +15,10 @@ namespace moge {
 // cores for T tokens, of the gate and of the balance loss; each has E values in a workspace
 int64_t TokenCores(int64_t T);
 // The tiling brings sizes and options; the launch adds which tensors there are.
-// [T, E], [E] float or none, [E] float or none -> [T, K] float, [T, K] int32, [E] int32
-void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Pointer weights,
-                          Pointer experts, Pointer counts, Pointer workspace,
+// [T, E], [E] float or none, [E] float or none, and [T, K] int32 if the tiling says that experts
+// are given -> [T, K] float, [T, K] int32, [E] int32
+void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Pointer given,
+                          Pointer weights, Pointer experts, Pointer counts, Pointer workspace,
                           GroupedGateTiling tiling, DType dtype, Pointer stream);
 // [T, K] float, [T, E], [T, K], [E] float or none -> [T, E], [E] float or none
 void LaunchGroupedGateBwd(Pointer d_weights, Pointer logits, Pointer experts, Pointer router_scale,

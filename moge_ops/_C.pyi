@@ -31,6 +31,7 @@ class GroupedGateTiling:
         score: GateScore,
         renormalize: bool,
         scaling: float,
+        given: bool,
     ) -> None: ...
 
 class GemmShape:
@@ -42,6 +43,7 @@ def grouped_gate_fwd(
     logits: int,
     bias: int,
     router_scale: int,
+    given: int,
     weights: int,
     experts: int,
     counts: int,

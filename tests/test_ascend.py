@@ -304,11 +304,13 @@ def test_products_do_not_depend_on_the_cores(counts: list[int]) -> None:
 def test_the_largest_gate_that_the_host_accepts_fits_into_ub(
     P: int | None, dtype: torch.dtype
 ) -> None:
-    def gate(units: int) -> None:
+    def gate(units: int, given: bool = False) -> None:
         E, G = (units, 1) if P is None else (units * P, units)
         logits = torch.randn(1, E).to(dtype).requires_grad_()
         scale, bias = torch.ones(E, requires_grad=True), torch.zeros(E)
-        grouped_gate(logits, G, bias=bias, router_scale=scale).weights.sum().backward()
+        ids = torch.zeros(1, G, dtype=torch.int32) if given else None
+        gating = grouped_gate(logits, G, bias=bias, router_scale=scale, experts=ids)
+        gating.weights.sum().backward()
 
     least, most = 1, 16384  # the first is accepted, the second is not
     while most - least > 1:
@@ -321,6 +323,7 @@ def test_the_largest_gate_that_the_host_accepts_fits_into_ub(
                 raise
             most = middle
     assert least > 200
+    gate(least, given=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
@@ -834,11 +837,12 @@ def test_launchers_read_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     calls: dict[str, dict[str, Any]] = {
         "grouped_gate_fwd": {
-            "logits": new(T, E), "k": 1, "bias": new(E), "router_scale": new(E), **gate
+            "logits": new(T, E), "k": 1, "bias": new(E), "router_scale": new(E),
+            "given": new(T, K, dtype=torch.int64), **gate
         },
         "grouped_gate_bwd": {
             "d_weights": new(T, K), "logits": new(T, E), "experts": ids(T, K),
-            "router_scale": new(E), **gate,
+            "router_scale": new(E), "given": True, **gate,
         },
         "route_fwd": {"experts": new(T, K, dtype=torch.int64), "num_experts": E, "num_groups": G},
         "permute_fwd": {"x": new(T, H), **routing},

@@ -7,8 +7,9 @@
 
 namespace moge {
 
+// The tiles need one expert of each group, in order; given ones may be any.
 __aicore__ inline bool IsPanguGate(const GroupedGateTiling& tiling) {
-  return tiling.E == Pangu::kE && tiling.G == Pangu::kG && tiling.k == 1;
+  return tiling.E == Pangu::kE && tiling.G == Pangu::kG && tiling.k == 1 && !tiling.given;
 }
 
 template <template <typename> class PanguGate, template <typename> class GateRows, typename T,

@@ -31,8 +31,8 @@ constexpr uint32_t kFlushTiles = 2048 / (kGateTokens / kTokenStep);
 template <typename T>
 class PanguGateFwd : Pangu {
  public:
-  __aicore__ inline void Init(GM_ADDR logits, GM_ADDR bias, GM_ADDR router_scale, GM_ADDR weights,
-                              GM_ADDR experts, GM_ADDR counts, GM_ADDR workspace,
+  __aicore__ inline void Init(GM_ADDR logits, GM_ADDR bias, GM_ADDR router_scale, GM_ADDR /*given*/,
+                              GM_ADDR weights, GM_ADDR experts, GM_ADDR counts, GM_ADDR workspace,
                               const GroupedGateTiling& tiling, TPipe* pipe) {
     tile_.Init(logits, tiling.score, pipe);
     weights_ = Global<float>(weights);

@@ -16,6 +16,7 @@ struct GroupedGateTiling {
   uint32_t renormalize;
   uint32_t has_bias;
   uint32_t has_router_scale;
+  uint32_t given;  // the experts, which then may be any ids
 };
 
 #endif  // MOGE_ASCEND_GROUPED_GATE_TILING_H_

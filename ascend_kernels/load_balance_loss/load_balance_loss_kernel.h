@@ -3,7 +3,7 @@
 #ifndef MOGE_ASCEND_LOAD_BALANCE_LOSS_KERNEL_H_
 #define MOGE_ASCEND_LOAD_BALANCE_LOSS_KERNEL_H_
 
-#include "../grouped_gate/grouped_gate_rows_kernel.h"
+#include "../grouped_gate/grouped_gate_row.h"
 #include "load_balance_loss_tiling.h"
 
 namespace moge {

@@ -35,6 +35,10 @@ def grouped_gate_fwd(
     T, E = logits.shape
     K = num_groups * k
     logits, bias, router_scale = logits.contiguous(), _float32(bias), _float32(router_scale)
+    if given is not None:
+        if given.dtype is torch.int64:  # an id that int32 cannot hold is no expert's
+            given = given.clamp(-1, E).int()
+        given = given.contiguous()
     weights = logits.new_empty(T, K, dtype=torch.float32)
     experts = logits.new_empty(T, K, dtype=torch.int32)
     counts = logits.new_empty(E, dtype=torch.int32)
@@ -47,11 +51,13 @@ def grouped_gate_fwd(
         score=SCORES[score],
         renormalize=renormalize,
         scaling=scaling,
+        given=given is not None,
     )
     _C.grouped_gate_fwd(
         logits=pointer(logits),
         bias=pointer(bias),
         router_scale=pointer(router_scale),
+        given=pointer(given),
         weights=pointer(weights),
         experts=pointer(experts),
         counts=pointer(counts),
@@ -91,6 +97,7 @@ def grouped_gate_bwd(
         score=SCORES[score],
         renormalize=renormalize,
         scaling=scaling,
+        given=given,
     )
     _C.grouped_gate_bwd(
         d_weights=pointer(d_weights),

@@ -168,6 +168,20 @@ MUTANTS = [
         "tests/test_grouped_gate.py -k 'nan_row and ascend'",
     ),
     Mutant(
+        "ascend_kernels/grouped_gate/grouped_gate_rows_kernel.h",
+        "if (tiling.given) d += d_scores.GetValue(place);",
+        "",
+        "Of a row's slots with the same expert, only the last has a gradient.",
+        GATE_ROWS,
+    ),
+    Mutant(
+        "ascend_kernels/grouped_gate/grouped_gate_row.h",
+        "return Has(expert) ? scores.GetValue(Place(expert)) : 0.0f;",
+        "return Has(expert) ? scores.GetValue(Place(expert)) : 1.0f;",
+        "A dropped slot has a part in the sum that renormalises.",
+        GATE_ROWS,
+    ),
+    Mutant(
         "ascend_kernels/grouped_gate/grouped_gate_pangu_tile.h",
         "Select(shares, bits, shares, 1.0f / kG,",
         "Select(shares, bits, shares, 0.0f,",

@@ -181,7 +181,7 @@ def calls() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     op = torch.ops.moge_ops
     rows = moge_ops.permute(x.detach(), routing)
     return {
-        "grouped_gate": (op.grouped_gate, (logits, G, 1, "softmax", None, None, False, 1.0)),
+        "grouped_gate": (op.grouped_gate, (logits, G, 1, "softmax", None, None, False, 1.0, None)),
         "route": (op.route, (gating.experts, E, G)),
         "permute": (op.permute, (x, *maps)),
         "unpermute": (op.unpermute, (rows.clone().requires_grad_(), *maps, gating.weights)),
