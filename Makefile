@@ -4,7 +4,8 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem test-engines test-npu \
-	test-npu-oldest test-vllm hub check typecheck-ascend demo train-demo quantize-demo balance bench fuzz gpu \
+	test-npu-oldest test-vllm hub check typecheck-ascend demo train-demo quantize-demo balance bench gates \
+	fuzz gpu \
 	gpu-static gpu-wheels triton-ascend ascend-counters ascend-model mutants clean
 
 PYTHON ?= python3
@@ -136,6 +137,9 @@ balance: .venv/made ## loads of the devices, MoGE and plain top-k, counted and m
 bench: .venv/made .peers/made ## a layer on the CPU beside its peers, into bench/results; options: ARGS='--filter "T=16$$"'
 	@.venv/bin/python bench/ops/run.py $(ARGS)
 	@.venv/bin/python bench/ops/plots.py
+
+gates: .venv/made .peers/made .engines/made ## gates of serving engines beside ours, counted and timed, into bench/results; XTUNER=folder adds XTuner's
+	@.venv/bin/python bench/ops/gates.py $(ARGS)
 
 fuzz: .venv/made ## random and hostile calls for MINUTES=30; options: ARGS='--target layouts:triton --seed 7'
 	@.venv/bin/python tests/fuzz/run_fuzz.py --minutes $(MINUTES) $(ARGS)

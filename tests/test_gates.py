@@ -58,6 +58,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_launches_and_bytes_are_those_of_the_operations(tmp_path: Path) -> None:
     done = run(tmp_path, STUB)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What the doors to serving engines share: the gate as their routing, and how a door stays shut."""
+"""What the doors to engines share: the gate as their routing, and how a door stays shut."""
 
 import functools
 import logging
@@ -31,7 +31,7 @@ def leave(engine: str, distribution: str, reason: str) -> None:
     except PackageNotFoundError:
         found = "of an unknown version"
     logger.warning(
-        "moge_ops leaves %s %s as it is: %s. It serves with its own code, as without moge_ops.",
+        "moge_ops leaves %s %s as it is: %s. It runs with its own code, as without moge_ops.",
         engine,
         found,
         reason,
