@@ -47,7 +47,7 @@ MAY_USE = {
     "cli": {"rich"},
     "quant": {"safetensors"},
     "models": {"safetensors", "sentencepiece", "tokenizers"},
-    "integrations": {"transformers", "vllm", "xtuner"},
+    "integrations": {"sglang", "transformers", "vllm", "xtuner"},
 }
 SUBPACKAGES = {"triton_kernels": "triton_kernels"}  # folders at the root, see setup.py
 PLACES = [
