@@ -28,13 +28,13 @@ void Scores(const T* logits, int64_t E, Score score, float* out) {
     float lanes[kLanes], top = -INFINITY;
     Store(lanes, most);
     for (float x : lanes) top = x > top || x != x ? x : top;
-    V sum{};
+    V sums[4]{};  // several, so that a sum has fewer terms and thus fewer roundings
     for (int64_t e = 0; e < E; e += kLanes) {
       const V x = First(Exp(Load(out + e) - top), E - e);
       Store(out + e, x);
-      sum += x;
+      sums[e / kLanes % 4] += x;
     }
-    const float total = Sum(sum);
+    const float total = Sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
     for (int64_t e = 0; e < E; e += kLanes) Store(out + e, Load(out + e) / total);
     return;
   }
@@ -56,8 +56,9 @@ inline float Slope(float score, Score kind) {
 
 // Divides n scores by their sum, which it returns; for a sum of 0 they are equal, and it is 1.
 inline float ToShares(float* scores, int64_t n) {
-  float total = 0.0f;
-  for (int64_t i = 0; i < n; i++) total += scores[i];
+  double sum = 0.0;
+  for (int64_t i = 0; i < n; i++) sum += scores[i];
+  const float total = float(sum);
   for (int64_t i = 0; i < n; i++) scores[i] = total == 0.0f ? 1.0f / float(n) : scores[i] / total;
   return total == 0.0f ? 1.0f : total;
 }

@@ -176,10 +176,11 @@ inline V Select(V x, int64_t n, float y) {
 inline V First(V x, int64_t n) { return Select(x, n, 0.0f); }
 
 inline float Sum(V x) {
-  float parts[kLanes], sum = 0.0f;
+  float parts[kLanes];
   Store(parts, x);
-  for (float part : parts) sum += part;
-  return sum;
+  for (int n = kLanes / 2; n; n /= 2)  // in pairs, which rounds less often than in a row
+    for (int i = 0; i < n; i++) parts[i] += parts[i + n];
+  return parts[0];
 }
 
 inline V Minimum(V x, float y) { return x > y ? Splat(y) : x; }  // of NaN: NaN
@@ -198,8 +199,7 @@ inline V Exp(V x) {
   p = p * r + 1.0f / 24;
   p = p * r + 1.0f / 6;
   p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
+  p = (p * r * r + r) + 1.0f;  // the large terms last, so that few bits are lost
   // in two factors, either of which is a normal number where their product is not
   const I power = Bits(shifted) - Bits(magic);
   const I half = power >> 1;

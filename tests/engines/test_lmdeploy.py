@@ -80,8 +80,8 @@ def test_the_gate_is_lmdeploys(E: int, K: int, dtype: torch.dtype) -> None:
     exact = logits.double().softmax(-1).gather(-1, ids)
     assert fused.dtype == weights.dtype == torch.float32
     assert_matches(fused, exact, "weights")
-    # no further than theirs, but for less than the spacing of float32, within which exps differ
-    assert rms_error(fused, exact) <= max(rms_error(weights, exact), torch.finfo().eps)
+    # both are at the last bit, and the exp of either differs between processors
+    assert rms_error(fused, exact) <= 1.05 * rms_error(weights, exact)
 
 
 @pytest.mark.usefixtures("served")

@@ -200,8 +200,8 @@ def test_the_gate_is_sglangs(
         exact /= exact.sum(-1, keepdim=True)
     assert fused.dtype == torch.float32
     assert_matches(fused, exact, "weights")
-    # no further than theirs, but for less than the spacing of float32, within which exps differ
-    assert rms_error(fused, exact) <= max(rms_error(weights, exact), torch.finfo().eps)
+    # both are at the last bit, and the exp of either differs between processors
+    assert rms_error(fused, exact) <= 1.05 * rms_error(weights, exact)
 
 
 def test_no_token_is_routed_to_nothing(served: ModuleType) -> None:

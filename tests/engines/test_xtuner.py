@@ -140,7 +140,7 @@ def test_results_are_those_of_xtuner(case: str, E: int, dtype: torch.dtype) -> N
 
     weights = exact(theirs, logits.double(), want["topk_ids"])
     error = assert_matches(found["topk_weights"], weights, "topk_weights")
-    assert error <= max(rms_error(want["topk_weights"], weights), 1e-7)
+    assert error <= 1.05 * rms_error(want["topk_weights"], weights)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
