@@ -541,7 +541,7 @@ def test_chosen_experts_out_of_range_are_refused(device: str) -> None:
     logits, experts = torch.randn(3, 8), torch.tensor([[0, 7], [1, 8], [2, 3]]).int()
     with pytest.raises(ValueError, match=r"experts must be in \[0, 8\)"):
         ops.grouped_gate.grouped_gate_bwd(
-            torch.ones(3, 2), logits, experts, 2, "softmax", None, True, 1.0
+            torch.ones(3, 2), logits, experts, 2, "softmax", None, True, 1.0, False
         )
 
 
