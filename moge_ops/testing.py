@@ -180,6 +180,16 @@ def spaced_logits(T: int, E: int, dtype: torch.dtype, *, steps: int = 64) -> Ten
     return (torch.randint(0, steps, (T, E)).double() * (8.0 / steps) - 4.0).to(dtype)
 
 
+def distinct_logits(T: int, E: int, dtype: torch.dtype) -> Tensor:
+    """Random ``[T, E]``, different within a row, at most 512 of them, exact in bfloat16's bits.
+
+    They are multiples of 1/64 in [-4, 4) times a power of two of the row's own, and for float32
+    times a factor of the row's, so that other values than those occur.
+    """
+    logits = (torch.rand(T, 512).argsort(-1)[:, :E] / 64 - 4) * 2.0 ** torch.randint(-2, 2, (T, 1))
+    return (logits * (1 + torch.rand(T, 1)) if dtype is torch.float32 else logits).to(dtype)
+
+
 def router_logits(samples: int, T: int, E: int, exponent: float) -> Tensor:
     """``[samples, T, E]``, whose best K are drawn without replacement, p ~ 1/rank^exponent.
 

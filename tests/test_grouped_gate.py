@@ -535,10 +535,19 @@ def test_a_dropped_slot_of_a_nan_row_weighs_nothing(renormalize: bool, device: s
     logits[1] = 0.0
     logits.requires_grad_()
     ids = torch.tensor([[0, -1], [7, 3]], device=device, dtype=torch.int32)
-    scale = torch.tensor([1.0, INF, 1.0, 1.0], device=device)  # of no expert that is here
-    weights = grouped_gate(
-        logits, 2, experts=ids, renormalize=renormalize, router_scale=scale
-    ).weights
+    for expert in (0, 1, 2):  # none of them in the row of numbers
+        scale = torch.ones(4, device=device)
+        scale[expert] = INF
+        check_dropped(logits, ids, renormalize, scale)
+
+
+def check_dropped(logits: Tensor, ids: Tensor, renormalize: bool, scale: Tensor) -> None:
+    def weigh(x: Tensor) -> Tensor:
+        return grouped_gate(x, 2, experts=ids, renormalize=renormalize, router_scale=scale).weights
+
+    device, weights = logits.device, weigh(logits)
+    derived = torch.func.vjp(weigh, logits.detach())[0]  # by the oracle
+    assert derived.isnan().equal(weights.isnan())
     assert weights.isnan().tolist() == [[True, False], [False, False]]
     assert weights[0, 1] == weights[1, 0] == 0.0
     d_weights = torch.tensor([[1.0, 1.0], [NAN, 1.0]], device=device)

@@ -375,8 +375,9 @@ def test_routers(build: Path, name: str, norm: bool) -> None:
         ("e_score_correction_bias", torch.zeros(E), "e_score_correction_bias must be None"),
         ("routed_scaling_factor", 2.5, r"routed_scaling_factor must be 1\.0 .* got 2\.5"),
         ("scoring_func", "sigmoid", "scoring_func must be 'softmax' .* got 'sigmoid'"),
-        ("router_n_groups", 3, "top_k=8 must be a multiple of the 3 groups"),
-        ("router_n_groups", -1, "top_k=8 must be a multiple of the -1 groups"),
+        ("router_n_groups", 3, "must be positive and divide top_k=8, got 3: map"),
+        ("router_n_groups", -1, "must be positive and divide top_k=8, got -1: map"),
+        ("n_group", 4, "n_group must be 1 for this layer, got 4: .* leave the class"),
     ],
 )
 def test_another_router_is_refused(build: Path, name: str, value: Any, message: str) -> None:
@@ -420,7 +421,8 @@ class OwnGate(SimpleNamespace):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (experts(act_fn=nn.GELU()), "gated by SiLU, got GELU"),
+        (experts(act_fn=nn.GELU()), "silu\\(gate\\) \\* up, got the activation GELU"),
+        (experts(act_fn=F.gelu), "got the activation gelu: map"),
         (experts(has_bias=True), "has_bias must be False"),
         (experts(is_transposed=True), "is_transposed must be False"),
         (experts(is_concatenated=False), "is_concatenated must be True"),

@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -195,7 +196,21 @@ def test_without_lmdeploy_there_is_one_warning(
     lmdeploy.register()
     lmdeploy.register.cache_clear()
     lmdeploy.register()
-    assert f"there is no {'.'.join(lmdeploy.CHOOSER)}: " in warning(caplog)
+    assert f"{lmdeploy.CHOOSER[0]} cannot be imported: " in warning(caplog)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, OSError, AssertionError, AttributeError])
+def test_an_engine_that_cannot_be_imported_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type[Exception]
+) -> None:
+    class Broken(MetaPathFinder):
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name.partition(".")[0] == "lmdeploy":
+                raise error("libcudart.so.13")
+
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    lmdeploy.register()
+    assert f"{error.__name__}: libcudart.so.13" in warning(caplog)
 
 
 @pytest.mark.parametrize(
@@ -206,13 +221,13 @@ def test_without_lmdeploy_there_is_one_warning(
             CHOOSER,
             "forward",
             "def found(self, x, mask): ...",
-            "take (self, x), it",
+            "take (self, x), and takes",
         ),
         (
             CHOOSER,
             "__init__",
             "def found(self, top_k): ...",
-            "n_groups), it takes",
+            "n_groups), and takes",
         ),
         (CHOOSER, "forward", "found = len", "replaced by builtin"),
         (CONFIG, "from_pretrained", "", "there is no"),
@@ -245,7 +260,7 @@ def test_a_missing_class_is_left(
 ) -> None:
     delattr(engine.homes[cls], cls)
     lmdeploy.register()
-    assert f".{cls}: '{cls}'" in warning(caplog)
+    assert f".{cls}" in warning(caplog)
     assert unpatched(engine)
 
 

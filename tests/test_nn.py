@@ -110,14 +110,15 @@ def test_takes_the_choice_of_another_run(options: dict[str, Any], device: str) -
     [
         (torch.zeros(4, 3), TypeError, "routing must be int32 or int64, got torch.float32"),
         ([[0]], TypeError, r"routing must be a Tensor \[..., K\], got list"),
-        (torch.zeros(4, 4).long(), ValueError, r"\[..., K=3\] for the 4 tokens.*got \[4, 4\]"),
-        (torch.zeros(3, 3).long(), ValueError, r"\[..., K=3\] for the 4 tokens.*got \[3, 3\]"),
-        (torch.tensor(0), ValueError, r"\[..., K=3\] for the 4 tokens.*got \[\]"),
+        (torch.zeros(4, 4).long(), ValueError, r"\[2, 2, 3\] like x, or .*4, 3\], got \[4, 4\]"),
+        (torch.zeros(3, 3).long(), ValueError, r"= \[4, 3\], got \[3, 3\]"),
+        (torch.zeros(4, 1, 3).long(), ValueError, r"got \[4, 1, 3\]"),  # tokens in another order
+        (torch.tensor(0), ValueError, r"got \[\]"),
     ],
 )
 def test_refuses_a_choice_that_does_not_fit(ids: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        nn.MoGE(H, F, E, G)(torch.randn(4, H), routing=ids)
+        nn.MoGE(H, F, E, G)(torch.randn(2, 2, H), routing=ids)
 
 
 def test_returns_its_routing(device: str) -> None:

@@ -5,6 +5,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -34,18 +35,20 @@ class InternS1ProTextDecoderLayer:
 
 
 class Registry:
-    """Applies hooks to classes and modules as they say, and only logs what fails."""
+    """Applies hooks to classes and modules as they say; a target that has one gets no other."""
 
     def __init__(self) -> None:
         self.hooks: list[tuple[str, Any, Any]] = []
-        self.applied = 0
+        self.patched: set[str] = set()
 
     def register(self, target: str, hook: Any, hook_type: Any = HookType.AFTER) -> None:
         self.hooks.append((target, hook, hook_type))
 
     def apply_hooks(self) -> None:
-        hooks, self.applied = self.hooks[self.applied :], len(self.hooks)
-        for target, hook, kind in hooks:
+        for target, hook, kind in self.hooks:
+            if target in self.patched:
+                continue
+            self.patched.add(target)
             path, _, name = target.rpartition(".")
             home = sys.modules.get(path)
             if home is None:
@@ -82,7 +85,7 @@ def module(monkeypatch: pytest.MonkeyPatch, name: str, **names: Any) -> ModuleTy
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("MOGE_OPS_SGLANG", raising=False)
-    caches = (sglang.register, sglang._hook, sglang._cannot_check, _engines.leave)
+    caches = (sglang.register, sglang._patch, sglang._say, sglang._cannot_check, _engines.leave)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -184,6 +187,9 @@ def test_starting_imports_no_model(
 def test_it_says_that_it_is_on(engine: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     start(engine)
     with caplog.at_level(logging.INFO, logger="moge_ops"):
+        engine.common.make_layers(lambda: "of another model")
+        build(engine, config(router_n_groups=-1))
+        assert not caplog.messages  # whoever serves another model reads nothing of this one
         build(engine)
         build(engine)
     assert caplog.messages == ["moge_ops: the fused gate routes Intern-S1-Pro."]
@@ -193,12 +199,11 @@ def test_more_registrations_and_more_models_add_no_hook(engine: SimpleNamespace)
     start(engine)
     start(engine)
     build(engine)
+    layer = getattr(engine.model, LAYER)
+    before = dict(vars(layer))
     build(engine)
-    assert [target for target, *_ in engine.registry.hooks] == [
-        sglang.BUILD,
-        f"{sglang.MODEL}.{LAYER}.{sglang.ROUTING}",
-        f"{sglang.MODEL}.{LAYER}.__init__",
-    ]
+    assert dict(vars(layer)) == before
+    assert [target for target, *_ in engine.registry.hooks] == [sglang.BUILD]
 
 
 def test_it_is_switched_off(engine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +251,7 @@ def test_a_registry_with_other_arguments_is_left(
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        ("", "has no method"),
+        ("", "there is no"),
         ("def {}(self, hidden_states, gating_output, topk): ...", "must take"),
         ("def {}(self, hidden_states, gating_output, topk, renormalize): ...", "router_n_groups"),
         ("{} = staticmethod(len)", "replaced by staticmethod already"),
@@ -259,22 +264,23 @@ def test_another_routing_function_is_left(
     start(engine)
     layer = getattr(engine.model, LAYER)
     delattr(layer, sglang.ROUTING)
-    layer.routing = None
+    layer.__getattr__ = lambda self, name: None  # the stand-in asks for the method
     exec(method.format("found"), vars(engine.model))
     if method:
         setattr(layer, sglang.ROUTING, engine.model.found)
     before = vars(layer).get(sglang.ROUTING)
-    engine.common.make_layers(lambda: None)
+    engine.common.make_layers(lambda: "of another model")
+    assert not caplog.messages
+    build(engine)
     assert reason in warning(caplog)
     assert vars(layer).get(sglang.ROUTING) is before
-    assert len(engine.registry.hooks) == 1
 
 
 def test_a_missing_class_is_left(engine: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     start(engine)
     delattr(engine.model, LAYER)
     engine.common.make_layers(lambda: None)
-    assert f"has no method {LAYER}.{sglang.ROUTING}" in warning(caplog)
+    assert f"there is no class {sglang.MODEL}.{LAYER}" in warning(caplog)
 
 
 @pytest.mark.parametrize("way", ["by the registry", "by assignment"])
@@ -297,13 +303,31 @@ def test_a_function_that_another_plug_in_replaced_is_left(
     assert f"replaced by {__name__} already" in warning(caplog)
 
 
-def test_a_hook_that_was_not_applied_is_told(
-    engine: SimpleNamespace, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_plug_in_at_the_constructor_lets_nothing_through(engine: SimpleNamespace) -> None:
+    """The registry would pass over a second hook of one target, and with it the refusal."""
     start(engine)
-    monkeypatch.setattr(engine.registry, "apply_hooks", lambda: None)
-    assert unpatched(engine)
-    assert "did not apply" in warning(caplog)
+    seen = []
+    target = f"{sglang.MODEL}.{LAYER}.__init__"
+    engine.registry.register(target, lambda *args, **named: seen.append(args), HookType.AFTER)
+    engine.registry.apply_hooks()
+    with pytest.raises(ValueError, match="got TRITON_KERNEL"):
+        build(engine, config("TRITON_KERNEL"))
+    assert seen
+    assert not unpatched(engine)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, OSError, AssertionError, AttributeError])
+def test_an_engine_that_cannot_be_imported_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type[Exception]
+) -> None:
+    class Broken(MetaPathFinder):
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name.partition(".")[0] == "sglang":
+                raise error("libcudart.so.13")
+
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    sglang.register()
+    assert "libcudart.so.13" in warning(caplog)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,18 @@ def _refuse(module: nn.Module, expected: dict[str, Any]) -> None:
 
 def _routed(router: Any, hidden_states: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
     _refuse(router, _ROUTER)
+    for name in ("n_group", "num_group"):  # DeepSeek's routers choose some of these groups first
+        groups = getattr(router, name, None)
+        if groups is not None and groups > 1:
+            raise ValueError(
+                f"{type(router).__name__}.{name} must be 1 for this layer, got {groups}: no layer "
+                "here chooses groups first, so leave the class as it is"
+            )
     if num_groups < 1 or router.top_k % num_groups:
-        raise ValueError(f"top_k={router.top_k} must be a multiple of the {num_groups} groups")
+        raise ValueError(
+            f"{type(router).__name__}.router_n_groups must be positive and divide top_k="
+            f"{router.top_k}, got {num_groups}: map a router without groups to SoftmaxTopKRouter"
+        )
     logits = F.linear(hidden_states.reshape(-1, router.weight.shape[1]), router.weight)
     k, renormalize = router.top_k // num_groups, bool(router.norm_topk_prob)
     gating = grouped_gate(logits, num_groups, k, renormalize=renormalize)
@@ -113,14 +123,16 @@ class GatedSiluExperts(nn.Module):
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """``[T, H], [T, K], [T, K] -> [T, H]``, in the dtype of ``hidden_states``."""
         _refuse(self, _EXPERTS)
-        act = self.act_fn
-        own_gate = getattr(type(self), "_apply_gate", None)
-        if not (act is F.silu or type(act).__name__ in ("SiLU", "SiLUActivation")) or (
-            own_gate is not None and own_gate.__name__ != "_default_apply_gate"
-        ):
+        act, own_gate = self.act_fn, getattr(type(self), "_apply_gate", None)
+        other = ""
+        if own_gate is not None and own_gate.__name__ != "_default_apply_gate":
+            other = f"{type(self).__name__}._apply_gate"
+        elif act is not F.silu and type(act).__name__ not in ("SiLU", "SiLUActivation"):
+            other = f"the activation {getattr(act, '__name__', type(act).__name__)}"
+        if other:
             raise ValueError(
-                f"the experts must be gated by SiLU, got {type(act).__name__}"
-                + (f" and {type(self).__name__}._apply_gate" if own_gate is not None else "")
+                f"the experts must be silu(gate) * up, got {other}: map the class to another "
+                "layer, or leave it as it is"
             )
         routing = route(top_k_index, self.down_proj.shape[0])
         x = hidden_states.to(self.down_proj.dtype)

@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_leaves
 
 import moge_ops
 from moge_ops.integrations import xtuner as xtuner_door
-from moge_ops.testing import TOLERANCES
+from moge_ops.testing import TOLERANCES, distinct_logits
 
 EXPERTS = (64, 512)
 COUNTED = (1, 64, 4096)
@@ -147,13 +147,15 @@ def counted(gates: Mapping[str, Engine], sizes: Sequence[int], Es: Sequence[int]
             for name, engine in gates.items():
                 found = count(engine.gate(E), T, E, engine.dtype)
                 rows.append(count_row(name, engine.version, engine.dtype, T, E, found))
-            for dtype in {engine.dtype: 0 for engine in gates.values()} or {torch.bfloat16: 0}:
-                one = count_ours(T, E, dtype)
-                rows.append(count_row(OURS, version_of_ours(), dtype, T, E, one))
+            dtypes = [torch.bfloat16, *(engine.dtype for engine in gates.values())]
+            for dtype in dict.fromkeys(dtypes):
+                found = count_ours(T, E, dtype)
+                rows.append(count_row(OURS, version_of_ours(), dtype, T, E, found))
             if "xtuner" in gates:
-                # the operator is opaque to the first count: its own figure stands in
+                # the operator is opaque to this count: its own figure stands in
                 found = count(door(E), T, E, torch.float32)
-                found = [x for x in found if x[0] != "grouped_gate"] + one
+                found = [x for x in found if x[0] != "grouped_gate"]
+                found += count_ours(T, E, torch.float32)
                 rows.append(
                     count_row(f"{OURS} in xtuner", version_of_ours(), torch.float32, T, E, found)
                 )
@@ -183,13 +185,6 @@ def sizes_of(dtype: torch.dtype, T: int, E: int) -> Row:
 # ---- measured
 
 
-def distinct_logits(T: int, E: int) -> Tensor:
-    """``[T, E]`` bfloat16, in [-8, 8), without a tie in any row."""
-    values = torch.cat([2.0**i * (1 + torch.arange(128) / 128) for i in range(-1, 3)])
-    values = torch.cat([values, -values])
-    return values[torch.rand(T, len(values)).argsort(-1)[:, :E]].bfloat16()
-
-
 def check(name: str, gate: Gate, logits: Tensor) -> None:
     """Its choice is ours, and so are its weights."""
     (weights, ids), (own_weights, own_ids) = gate(logits), ours(logits)
@@ -209,7 +204,7 @@ def measured(
     for E in Es:
         made = {name: engine.gate(E) for name, engine in gates.items() if engine.on_cpu}
         for T in sizes:
-            logits = distinct_logits(T, E)
+            logits = distinct_logits(T, E, torch.bfloat16)
             for name, gate in made.items():
                 check(name, gate, logits)
             calls = {name: functools.partial(gate, logits) for name, gate in made.items()}

@@ -185,9 +185,10 @@ class ExpertParallel(MoGE):
             voters = self._gathered(mask, own.shape[0]).flatten()  # [ranks * T]
         tokens = gather(own, self.group)  # [ranks * T, H]
 
-        given, columns, own_groups = self.given(routing, T), self.own_columns, self.own_groups
-        if given is not None:  # ids of other ranks are then dropped slots
-            given = gather(filled(given.contiguous(), own.shape[0]), self.group)
+        given = self.given(routing, x.shape[:-1])
+        columns, own_groups = self.own_columns, cast("int | None", self.own_groups)
+        if given is not None:  # ids of other ranks are then dropped slots, as -1 is
+            given = gather(filled(given + 1, own.shape[0]) - 1, self.group)
             columns, own_groups = slice(None), None
         logits, gating = self.router(tokens, voters, given)
         # only the columns of own groups are used, so ids of other ranks need no mask

@@ -1,9 +1,14 @@
 """What the doors to engines share: the gate as their routing, and how a door stays shut."""
 
 import functools
+import importlib
+import inspect
 import logging
 import os
+from collections.abc import Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from types import FunctionType, ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -36,6 +41,65 @@ def leave(engine: str, distribution: str, reason: str) -> None:
         found,
         reason,
     )
+
+
+def own_module(home: str) -> ModuleType:
+    """A module of an engine.
+
+    Raises:
+        LookupError: It cannot be imported; the text is a reason for :func:`leave`.
+    """
+    try:
+        return importlib.import_module(home)
+    except Exception as error:  # engines import a GPU's libraries, which fail in their own ways
+        raise LookupError(f"{home} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def own_class(home: str, cls: str) -> Any:
+    """A class of an engine.
+
+    Raises:
+        LookupError: It is not there; the text is a reason for :func:`leave`.
+    """
+    found = vars(own_module(home)).get(cls)
+    if not isinstance(found, type):
+        raise LookupError(f"there is no class {home}.{cls}")
+    return found
+
+
+def own_method(
+    home: str,
+    cls: str,
+    name: str,
+    *,
+    parameters: Sequence[str] | None = None,
+    reads: Collection[str] = (),
+) -> FunctionType:
+    """The function of an engine's method, or class method, if it is the one that is known here.
+
+    Args:
+        home, cls, name: The module, the class and the method.
+        parameters: The names of its parameters; None for any.
+        reads: Attributes that its code must read.
+
+    Raises:
+        LookupError: It is not; the text is a reason for :func:`leave`.
+    """
+    method, where = vars(own_class(home, cls)).get(name), f"{home}.{cls}.{name}"
+    method = method.__func__ if isinstance(method, classmethod) else method
+    if method is None:
+        raise LookupError(f"there is no {where}")
+    by = getattr(method, "__globals__", {}).get("__name__", type(method).__name__)
+    if not isinstance(method, FunctionType) or by != home:
+        raise LookupError(f"{where} has been replaced by {by} already")
+    found = list(inspect.signature(method).parameters)
+    if parameters is not None and found != list(parameters):
+        took, takes = ", ".join(parameters), ", ".join(found)
+        raise LookupError(f"{where} must take ({took}), and takes ({takes})")
+    missing = sorted(set(reads) - set(method.__code__.co_names))
+    if missing:
+        raise LookupError(f"{where} must read {', '.join(missing)}, and does not")
+    return method
 
 
 def choose(logits: Tensor, num_groups: int, top_k: int, *, renormalize: bool) -> Gating:

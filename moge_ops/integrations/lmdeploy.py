@@ -40,45 +40,19 @@ def register() -> None:
     if not _engines.wanted("lmdeploy"):
         return
     try:
-        _method(CHOOSER, "__init__", ["self", "top_k", "dim", "n_groups"])
-        forward = _method(CHOOSER, "forward", ["self", "x"])
-        read = _method(CONFIG, "from_pretrained", None)
-        if "custom_module_map" not in inspect.signature(_class(CONFIG)).parameters:
+        made = ["self", "top_k", "dim", "n_groups"]
+        _engines.own_method(*CHOOSER, "__init__", parameters=made)
+        forward = _engines.own_method(*CHOOSER, "forward", parameters=["self", "x"])
+        read = _engines.own_method(*CONFIG, "from_pretrained")
+        chooser, config = _engines.own_class(*CHOOSER), _engines.own_class(*CONFIG)
+        if "custom_module_map" not in inspect.signature(config).parameters:
             raise LookupError(f"{'.'.join(CONFIG)} has no custom_module_map to tell its workers")
     except LookupError as error:
-        _engines.leave("LMDeploy", "lmdeploy", error.args[0])
+        _engines.leave("LMDeploy", "lmdeploy", str(error))
         return
-    _class(CHOOSER).forward = _fused(forward)
-    _class(CONFIG).from_pretrained = classmethod(_telling(read))
+    chooser.forward = _fused(forward)
+    config.from_pretrained = classmethod(_telling(read))
     _engines.logger.info("moge_ops: the fused gate routes models with router_n_groups.")
-
-
-def _class(where: tuple[str, str]) -> Any:
-    home, name = where
-    try:
-        return vars(importlib.import_module(home))[name]
-    except (ImportError, KeyError) as error:
-        raise LookupError(f"there is no {'.'.join(where)}: {error}") from error
-
-
-def _method(where: tuple[str, str], name: str, arguments: list[str] | None) -> Any:
-    """The function of a method, if it is the one that is known here.
-
-    Raises:
-        LookupError: It is not; the reason is the sentence for :func:`_engines.leave`.
-    """
-    method = vars(_class(where)).get(name)
-    method = getattr(method, "__func__", method)  # of a classmethod
-    path = ".".join((*where, name))
-    if method is None:
-        raise LookupError(f"there is no {path}")
-    home = getattr(method, "__globals__", {}).get("__name__", type(method).__name__)
-    if home != where[0]:
-        raise LookupError(f"{path} has been replaced by {home} already")
-    found = list(inspect.signature(method).parameters)
-    if arguments is not None and found != arguments:
-        raise LookupError(f"{path} must take ({', '.join(arguments)}), it takes {found}")
-    return method
 
 
 def _fused(original: Any) -> Any:

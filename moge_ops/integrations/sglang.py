@@ -1,12 +1,11 @@
 """SGLang: Intern-S1-Pro routed by the fused gate; a plug-in of SGLang.
 
 SGLang calls :func:`register` in each of its processes, by the entry point ``sglang.srt.plugins``,
-wherever this package is installed. Nobody else has to. ``MOGE_OPS_SGLANG=0`` switches it off. The
-engine's functions are those of SGLang 0.5.23; ``docs/sglang.md`` says what was run.
+wherever this package is installed, so that no user calls it. ``MOGE_OPS_SGLANG=0`` switches it
+off. The engine's functions are those of SGLang 0.5.23; ``docs/sglang.md`` says what was run.
 """
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -44,7 +43,7 @@ def register() -> None:
         from sglang.srt.utils.common import make_layers  # noqa: F401 - apply_hooks only logs
 
         HookRegistry.register(BUILD, _before_layers, HookType.BEFORE)
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever its imports may raise
         leave(f"its registry of hooks and {BUILD} must be as in 0.5.23: {error}")
 
 
@@ -54,71 +53,73 @@ def leave(reason: str) -> None:
 
 
 def _before_layers(*_: Any, **__: Any) -> None:
-    """Before a model builds its layers: the file of one that is served has been imported."""
+    """Before a model builds its layers: SGLang has imported the files of all models by then."""
     model = sys.modules.get(MODEL)
     if model is not None:
-        _hook(model)
+        _patch(model)
 
 
 @functools.cache  # a draft model builds layers too
-def _hook(model: ModuleType) -> None:
-    layer = getattr(model, LAYER, None)
-    routing = vars(layer).get(ROUTING) if isinstance(layer, type) else None
-    reason = _misfit(routing, model)
-    if reason is not None:
-        leave(reason)
-        return
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+def _patch(model: ModuleType) -> None:
+    """Puts the gate into Intern-S1-Pro's layer, and a look at each layer that was built.
 
-    target = f"{MODEL}.{LAYER}"
-    HookRegistry.register(f"{target}.{ROUTING}", _route, HookType.AROUND)
-    HookRegistry.register(f"{target}.__init__", _refuse_silent_paths, HookType.AFTER)
-    HookRegistry.apply_hooks()
-    if vars(layer)[ROUTING] is routing:
-        leave(f"its registry did not apply the hook of {target}.{ROUTING}, and logged why")
-    else:
-        _engines.logger.info("moge_ops: the fused gate routes Intern-S1-Pro.")
-
-
-def _misfit(routing: Any, model: ModuleType) -> str | None:
-    """Why a method is not the one that is known here, or None if it is."""
-    where = f"{LAYER}.{ROUTING} of {MODEL}"
-    if routing is None:
-        return f"it has no method {where}"
-    if not inspect.isfunction(routing) or routing.__globals__ is not vars(model):
-        by = getattr(routing, "__globals__", {}).get("__name__", type(routing).__name__)
-        return f"{where} has been replaced by {by} already"
-    found = list(inspect.signature(routing).parameters)
-    if found != ARGUMENTS:
-        return f"{where} must take ({', '.join(ARGUMENTS)}), it takes ({', '.join(found)})"
-    if "router_n_groups" not in routing.__code__.co_names:
-        return f"{where} must read self.router_n_groups, and does not"
-    return None
-
-
-def _route(
-    original: Callable[..., Routed],
-    layer: Any,
-    /,
-    hidden_states: Tensor,
-    gating_output: Tensor,
-    topk: int,
-    renormalize: bool,
-) -> Routed:
-    """The method's own contract: float32 weights that the caller may scale in place, and ids.
-
-    They are int32, as from SGLang's own kernels: layers/moe/topk.py, _mask_topk_ids_padded_region,
-    has a fused kernel for those, and none for the int64 of torch.topk.
+    By assignment, as HookRegistry passes over what another plug-in has hooked before.
     """
-    groups = layer.router_n_groups
-    if groups <= 0:
-        return original(layer, hidden_states, gating_output, topk, renormalize)
-    gating = _engines.choose(gating_output, groups, topk, renormalize=bool(renormalize))
-    return gating.weights.float(), gating.experts
+    try:
+        build: Any = _engines.own_class(MODEL, LAYER).__init__
+    except LookupError as error:
+        leave(str(error))
+        return
+    try:
+        original = _engines.own_method(
+            MODEL, LAYER, ROUTING, parameters=ARGUMENTS, reads=["router_n_groups"]
+        )
+    except LookupError as error:
+        reason = str(error)
+    else:
+        reason = ""
+        setattr(vars(model)[LAYER], ROUTING, _fused(original))
+
+    @functools.wraps(build)
+    def built(layer: Any, *args: Any, **kwargs: Any) -> None:
+        build(layer, *args, **kwargs)
+        if getattr(layer, "router_n_groups", -1) > 0:
+            if reason:
+                leave(reason)
+            else:
+                _refuse_silent_paths(layer)
+                _say()
+
+    vars(model)[LAYER].__init__ = built
 
 
-def _refuse_silent_paths(_: None, layer: Any, /, *args: Any, **kwargs: Any) -> None:
-    """After a layer is built: raises where SGLang would not call its routing function.
+def _fused(original: Callable[..., Routed]) -> Callable[..., Routed]:
+    @functools.wraps(original)
+    def route(
+        self: Any, hidden_states: Tensor, gating_output: Tensor, topk: int, renormalize: bool
+    ) -> Routed:
+        """The method's own contract: float32 weights that the caller may scale in place, and ids.
+
+        They are int32, as from SGLang's own kernels: layers/moe/topk.py,
+        _mask_topk_ids_padded_region, has a fused kernel for those, and none for the int64 of
+        torch.topk.
+        """
+        groups = self.router_n_groups
+        if groups <= 0:
+            return original(self, hidden_states, gating_output, topk, renormalize)
+        gating = _engines.choose(gating_output, groups, topk, renormalize=bool(renormalize))
+        return gating.weights.float(), gating.experts
+
+    return route
+
+
+@functools.cache
+def _say() -> None:
+    _engines.logger.info("moge_ops: the fused gate routes Intern-S1-Pro.")
+
+
+def _refuse_silent_paths(layer: Any) -> None:
+    """Raises, for a layer with groups, where SGLang would not call its routing function.
 
     In layers/moe/topk.py, TopK.bind_runner_backend picks the format of TopK's output. With
     TRITON_KERNEL, TopK.forward_cuda calls routing() of triton_kernels on the logits; with BYPASSED,
@@ -130,9 +131,7 @@ def _refuse_silent_paths(_: None, layer: Any, /, *args: Any, **kwargs: Any) -> N
     Raises:
         ValueError: The layer would be routed wrongly, or its experts do not divide into groups.
     """
-    groups = getattr(layer, "router_n_groups", -1)
-    if groups <= 0:
-        return
+    groups = layer.router_n_groups
     try:
         from sglang.srt.utils import is_npu
 

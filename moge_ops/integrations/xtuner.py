@@ -18,7 +18,7 @@ b934f462 on a CPU; ``docs/xtuner.md`` says what was not.
 import importlib
 import inspect
 import os
-from types import ModuleType
+import sys
 from typing import Any
 
 import torch
@@ -64,6 +64,11 @@ def _gated(
         raise ValueError(
             f"num_experts_per_tok must be a multiple of router_n_groups={G}, got {K}: a grouped "
             "router takes the same number of experts from every group; change one of the two"
+        )
+    if given is not None and given.shape != (len(logits), K):
+        raise ValueError(
+            f"rollout_routed_experts must be [T, num_experts_per_tok] = [{len(logits)}, {K}], got "
+            f"{list(given.shape)}"
         )
     scaling = float(router.router_scaling_factor)
     # the largest of E softmax scores is at least 1 / E, and the router's own choice contains it:
@@ -238,7 +243,9 @@ class NoAuxGroupedRouter(nn.Module):
             for_choice = noisy
             if given is None:  # the gate takes no bias per token, so its softmax chooses by these
                 k = self.top_k // self.router_n_groups
-                given = grouped_gate(noisy.detach(), self.router_n_groups, k).experts.long()
+                # scaled down, as the exponentials of a softmax would vanish and tie
+                spread = noisy.detach() / 50
+                given = grouped_gate(spread, self.router_n_groups, k).experts.long()
         renormalize = self.norm_topk_prob and self.top_k > 1
         weights, ids, counts = _gated(
             self, logits, given, scores.dtype, renormalize=renormalize, bias=bias
@@ -264,50 +271,33 @@ def register() -> list[str]:
     """
     if not _engines.wanted("xtuner"):
         return []
-    try:
-        greedy = importlib.import_module(f"{HOME}.greedy")
-        noaux = importlib.import_module(f"{HOME}.noaux_router")
-    except Exception as error:  # its package imports a GPU's libraries, which fail in their ways
-        _leave(f"{HOME} cannot be imported: {type(error).__name__}: {error}")
-        return []
     done = []
-    for module, ours in ((greedy, GreedyGroupedRouter), (noaux, NoAuxGroupedRouter)):
-        reason = _unfit(module, ours)
-        if reason:
-            _leave(reason)
+    for home, ours in (
+        (f"{HOME}.greedy", GreedyGroupedRouter),
+        (f"{HOME}.noaux_router", NoAuxGroupedRouter),
+    ):
+        try:
+            _engines.own_module(HOME)  # the same reason, and so one warning, where it fails
+            theirs = _engines.own_class(home, ours.__name__)
+            if vars(theirs).get("forward") is not ours.forward:
+                _check(home, ours)
+        except LookupError as error:
+            _engines.leave("XTuner", "xtuner", str(error))
             continue
-        vars(module)[ours.__name__].forward = ours.forward
+        theirs.forward = ours.forward
         done.append(ours.__name__)
     return done
 
 
-def _leave(reason: str) -> None:
-    _engines.leave("XTuner", "xtuner", reason)
-
-
-def _unfit(module: ModuleType, ours: type[nn.Module]) -> str:
-    """Why XTuner's class of this name cannot run our ``forward``; empty if it can."""
-    name = f"{module.__name__}.{ours.__name__}"
-    theirs = getattr(module, ours.__name__, None)
-    if not isinstance(theirs, type):
-        return f"there is no class {name}"
-    forward = vars(theirs).get("forward")
-    if forward is ours.forward:
-        return ""
-    if getattr(forward, "__globals__", None) is not vars(module):
-        return f"{name}.forward must be its own, and another package has put {forward!r} there"
-    assert inspect.isfunction(forward)
-    if list(inspect.signature(forward).parameters) != PARAMETERS:
-        return f"{name}.forward must take {PARAMETERS}, got {inspect.signature(forward)}"
+def _check(home: str, ours: type[nn.Module]) -> None:
+    """Raises LookupError, with the reason, if XTuner's class cannot run our ``forward``."""
     reads = {"n_routed_experts", "router_n_groups", "top_k", "norm_topk_prob", "scoring_func"}
     reads |= {"router_scaling_factor", *inspect.get_annotations(ours)}
-    missing = sorted(reads - set(forward.__code__.co_names))
-    if missing:
-        return f"{name}.forward must read {missing} of the router, and does not"
-    results = set(getattr(getattr(module, "RouterResults", None), "__annotations__", ()))
-    if results != RESULTS:
-        return f"its RouterResults must have {sorted(RESULTS)}, got {sorted(results)}"
-    return ""
+    _engines.own_method(home, ours.__name__, "forward", parameters=PARAMETERS, reads=reads)
+    results = getattr(sys.modules[home], "RouterResults", None)
+    found = set(getattr(results, "__annotations__", ()))
+    if found != RESULTS:
+        raise LookupError(f"its RouterResults must have {sorted(RESULTS)}, got {sorted(found)}")
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ class Gating(NamedTuple):
     weights: Tensor
     """``[T, K]``, float32, or float64 for float64 logits."""
     experts: Tensor
-    """``[T, K]`` int32; column g·k + j is the j-th best expert of group g."""
+    """``[T, K]`` int32; column g·k + j is the j-th best expert of group g, unless given."""
     counts: Tensor
     """``[E]`` int32: rows of each expert."""
 
@@ -186,21 +186,23 @@ def grouped_gate(
             others choose like the rest.
         experts: ``[T, K]``, int32 | int64, with any strides: the choice itself, which is then not
             made, as reinforcement learning trains on what its rollouts chose. The result has the
-            weights of these experts under today's logits. They are used as they are, an id of
-            another group or one that comes twice too; an id outside [0, E) is a dropped slot:
-            -1 in the result, with the weight 0 and no part in the sum of ``renormalize``. ``bias``,
-            ``expert_mask`` and ``num_voted`` have nothing to decide then.
+            weights of these experts under today's logits, in the same columns. Ids of another
+            group, and repeated ids, are used as they are. An id outside [0, E) is a dropped slot:
+            -1 in the result, with the weight 0 and no part in the sum of ``renormalize``; where
+            that sum is zero, the other slots get 1/K all the same. ``bias``, ``expert_mask`` and
+            ``num_voted`` are ignored.
 
     Returns:
         A :class:`Gating` of ``weights`` ``[T, K]``, ``experts`` ``[T, K]`` and ``counts`` ``[E]``,
-        K = G·k, on the device of ``logits``. Column g·k + j is the j-th best of group g; equal
-        ones go to the lowest expert id. A NaN is never preferred to a number, not even to -inf, so
-        a row of NaN chooses the lowest ids of each group; its weights are NaN. As in
-        :func:`torch.softmax`, one NaN or +inf among a row's logits makes all its softmax scores
-        NaN. Computed in float32 (float64 for float64), deterministic bit for bit; the host does
-        not wait. Unless ``num_voted`` is given, a token's bits do not depend on its batch; but
-        torch's elementwise scores on a CPU may differ in the last bit with the place in the batch.
-        Only the weights have a gradient, with respect to ``logits`` and ``router_scale``.
+        K = G·k, on the device of ``logits``. Unless ``experts`` is given, column g·k + j is the
+        j-th best of group g; equal ones go to the lowest expert id. A NaN is never preferred to a
+        number, not even to -inf, so a row of NaN chooses the lowest ids of each group; its weights
+        are NaN. As in :func:`torch.softmax`, one NaN or +inf among a row's logits makes all its
+        softmax scores NaN. Computed in float32 (float64 for float64), deterministic bit for bit;
+        the host does not wait. Unless ``num_voted`` is given, a token's bits do not depend on its
+        batch; but torch's elementwise scores on a CPU may differ in the last bit with the place in
+        the batch. Only the weights have a gradient, with respect to ``logits`` and
+        ``router_scale``.
 
     Raises:
         TypeError: An argument has another type or dtype.

@@ -119,6 +119,6 @@ def grouped_gate(
         weights = torch.where(used, weights, 0.0)
     weights = weights * scaling
     if router_scale is not None:
-        weights = weights * router_scale.to(weights.dtype)[ids]
+        weights = weights * torch.where(used, router_scale.to(weights.dtype)[ids], 1.0)
     counts = ids.new_zeros(E).scatter_add(0, ids.flatten(), used.long().flatten())  # [E]
     return weights, torch.where(used, ids, -1).int(), counts.int()

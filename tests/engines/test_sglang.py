@@ -20,10 +20,9 @@ import torch
 from sglang.srt import plugins
 from sglang.srt.plugins import hook_registry
 from sglang.srt.utils import common
-from torch import Tensor
 
 from moge_ops.integrations import _engines, sglang
-from moge_ops.testing import assert_matches, rms_error
+from moge_ops.testing import assert_matches, distinct_logits, rms_error
 
 VERSION = "0.5.23"
 G = 8
@@ -144,7 +143,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.setattr(plugins, "_plugins_loaded", False)
     monkeypatch.delenv("MOGE_OPS_SGLANG", raising=False)
     patched = {m: vars(m).get("make_layers") for m in (common, sys.modules["sglang.srt.utils"])}
-    caches = (sglang.register, sglang._hook, _engines.leave)
+    caches = (sglang.register, sglang._patch, sglang._say, _engines.leave)
     for cached in caches:
         cached.cache_clear()
     hook_registry.HookRegistry.reset()
@@ -168,25 +167,17 @@ def build(home: ModuleType, cfg: Any) -> Any:
     return getattr(home, sglang.LAYER)(cfg, layer_id=0)
 
 
-def logits_without_ties(T: int, E: int, dtype: torch.dtype) -> Tensor:
-    """E different ones of the 512 multiples of 1/64 in [-4, 4), which bfloat16 has exactly."""
-    logits = (torch.rand(T, 512).argsort(-1)[:, :E] / 64 - 4) * 2.0 ** torch.randint(-2, 2, (T, 1))
-    if dtype == torch.float32:  # it has others between them
-        logits *= 1 + torch.rand(T, 1)
-    return logits.to(dtype)
-
-
 def test_the_version_is_the_one_that_was_read() -> None:
     assert importlib.metadata.version("sglang") == VERSION
 
 
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("E", "K"), [(64, 8), (512, 16)], ids=["E64", "E512"])
+@pytest.mark.parametrize(("E", "K"), [(64, 8), (512, 8), (512, 16)])
 def test_the_gate_is_sglangs(
     served: ModuleType, E: int, K: int, dtype: torch.dtype, renormalize: bool
 ) -> None:
-    logits = logits_without_ties(10_000, E, dtype)
+    logits = distinct_logits(10_000, E, dtype)
     own = getattr(model(), sglang.LAYER)(config(E, K), layer_id=0)
     ours = build(served, config(E, K))
     call = {"hidden_states": logits, "topk": K, "renormalize": renormalize}
@@ -211,13 +202,10 @@ def test_no_token_is_routed_to_nothing(served: ModuleType) -> None:
     assert ids.dtype == torch.int32
 
 
-def test_sglang_logs_whose_hook_it_is(served: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_says_that_it_is_on(served: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         build(served, config(64))
-    lines = "\n".join(caplog.messages)
-    assert f"hook(s) to {sglang.MODEL}.{sglang.LAYER}.{sglang.ROUTING}" in lines
-    assert "moge_ops: the fused gate routes Intern-S1-Pro." in lines
-    assert "Failed" not in lines
+    assert caplog.messages == ["moge_ops: the fused gate routes Intern-S1-Pro."]
 
 
 @pytest.mark.parametrize("backend", ["auto", "triton", "deep_gemm", "flashinfer_trtllm", "cutlass"])
