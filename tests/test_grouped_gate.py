@@ -1,5 +1,6 @@
 """moge_ops.grouped_gate agrees with its oracle, forward and backward, on every backend."""
 
+import contextlib
 import itertools
 import math
 from typing import Any
@@ -421,15 +422,17 @@ def test_a_nan_row_with_a_bias_takes_each_expert_once(device: str) -> None:
     assert gating.experts.tolist() == [[0, 1, 2]]
 
 
-def test_many_rows_sum_to_an_exact_gradient_of_the_scale() -> None:
+@pytest.mark.parametrize("backend", ["torch", None])
+def test_many_rows_sum_to_an_exact_gradient_of_the_scale(backend: str | None) -> None:
     # an expert's rows are summed one after another: in float32 the error is 8e-6
     T = 400_000
     logits, d_weights = torch.randn(T, 2), torch.rand(T, 1)
     results = []
-    for dtype in (torch.float32, torch.float64):
-        scale = torch.ones(2, dtype=dtype, requires_grad=True)
-        weights = grouped_gate(logits.to(dtype), 1, router_scale=scale).weights
-        results += torch.autograd.grad(weights, scale, d_weights.to(dtype))
+    with testing.backend(backend) if backend else contextlib.nullcontext():
+        for dtype in (torch.float32, torch.float64):
+            scale = torch.ones(2, dtype=dtype, requires_grad=True)
+            weights = grouped_gate(logits.to(dtype), 1, router_scale=scale).weights
+            results += torch.autograd.grad(weights, scale, d_weights.to(dtype))
     assert testing.rms_error(*results) < 1e-6
 
 

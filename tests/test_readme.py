@@ -59,12 +59,21 @@ def test_the_index_names_every_page() -> None:
 def test_the_versions_are_those_that_were_run() -> None:
     makefile = (ROOT / "Makefile").read_text()
     pinned = {"torch": {*re.findall(r"torch==([\d.]+)", makefile)}}
-    for file in ("oldest", "triton-newest", "dev", "ecosystem", "npu", "npu-oldest"):
+    for file in (
+        "oldest",
+        "triton-newest",
+        "dev",
+        "ecosystem",
+        "engines",
+        "vllm",
+        "npu",
+        "npu-oldest",
+    ):
         for line in (ROOT / "requirements" / f"{file}.txt").read_text().splitlines():
             if match := re.match(r"([\w-]+)==([\w.]+)(?!.*python_version <)", line):
                 pinned.setdefault(match[1].replace("_", "-"), set()).add(match[2])
     table = (ROOT / "README.md").read_text().partition("## Run with")[2].partition("##")[0]
     rows = re.findall(r"^\| ([\w-]+) \| (\d[\w., ]+) \|", table, re.MULTILINE)
-    assert len(rows) == 10
+    assert len(rows) == 14
     for tool, versions in rows:
         assert {*versions.split(", ")} == pinned[tool.lower()], tool
