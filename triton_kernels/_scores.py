@@ -70,6 +70,21 @@ def holds(
 
 
 @triton.jit
+def slot(
+    expert_ptrs,  # [BLOCK_T, G_P2]
+    d_weight_ptrs,  # the same
+    offs_e,  # [G_P2, P_P2]
+    mask,  # [BLOCK_T, G_P2, P_P2]
+    mask_slot,  # [BLOCK_T, G_P2]
+):
+    """Which experts of each group have its slot, and the gradient of their weights there."""
+    expert = tl.load(expert_ptrs, mask=mask_slot, other=-1)
+    d_weight = tl.load(d_weight_ptrs, mask=mask_slot, other=0.0)
+    hit = mask & (expert[:, :, None] == offs_e[None])
+    return hit, tl.where(hit, d_weight[:, :, None], 0.0)
+
+
+@triton.jit
 def ordered(keys):
     """Integers in the order of ``keys``; all NaN are equal, below -inf and above the least int."""
     # the bits of a float are in order except for the sign; no score is -0.0

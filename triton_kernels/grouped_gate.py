@@ -17,7 +17,7 @@ from ._common import (
     publish,
     ticket,
 )
-from ._scores import holds, ordered, row_scores, shares
+from ._scores import holds, ordered, row_scores, shares, slot
 
 # chosen, not measured
 TILE = 1024  # logits of one step
@@ -87,7 +87,7 @@ def _grouped_gate_fwd_kernel(
 
         if GIVEN:
             slots = tl.zeros([BLOCK_T, G_P2, P_P2], tl.int32)
-            for c in tl.static_range(G * k):
+            for c in range(G * k):  # not unrolled, as K may be large
                 slots += holds(given_ptr, offs_t, c, offs_e, mask, T, K=G * k).to(tl.int32)
         else:
             keys = scores
@@ -111,7 +111,7 @@ def _grouped_gate_fwd_kernel(
         if HAS_ROUTER_SCALE:
             weights = weights * router_scale[None]
         if GIVEN:
-            for c in tl.static_range(G * k):
+            for c in range(G * k):
                 hit = holds(given_ptr, offs_t, c, offs_e, mask, T, K=G * k)
                 # one expert has the slot, or none
                 weight = tl.sum(tl.sum(tl.where(hit, weights, 0.0), 2), 1)[:, None, None]
@@ -191,15 +191,22 @@ def _grouped_gate_bwd_kernel(
         mask_slot = (rows < T) & (groups < G)  # [BLOCK_T, G_P2]
         d_weights = tl.zeros([BLOCK_T, G_P2, P_P2], ACC)
         slots = tl.zeros([BLOCK_T, G_P2, P_P2], tl.int32)
-        for j in tl.static_range(G * k if GIVEN else k):
-            columns = groups * (0 if GIVEN else k) + j
-            expert_ptrs = experts_ptr + rows * (G * k) + columns
-            expert = tl.load(expert_ptrs, mask=mask_slot, other=-1)
-            d_weight_ptrs = d_weights_ptr + rows * stride_d_weights_t + columns * stride_d_weights_k
-            d_weight = tl.load(d_weight_ptrs, mask=mask_slot, other=0.0).to(ACC)
-            hit = mask & (expert[:, :, None] == offs_e[None])
-            d_weights += tl.where(hit, d_weight[:, :, None], 0.0)
-            slots += hit.to(tl.int32)
+        experts_ptrs = experts_ptr + rows * (G * k)
+        d_weights_ptrs = d_weights_ptr + rows * stride_d_weights_t
+        if GIVEN:
+            for c in range(G * k):  # not unrolled, as K may be large
+                column = groups * 0 + c
+                d_weight_ptrs = d_weights_ptrs + column * stride_d_weights_k
+                hit, d_weight = slot(experts_ptrs + column, d_weight_ptrs, offs_e, mask, mask_slot)
+                d_weights += d_weight.to(ACC)
+                slots += hit.to(tl.int32)
+        else:
+            for j in tl.static_range(k):
+                column = groups * k + j
+                d_weight_ptrs = d_weights_ptrs + column * stride_d_weights_k
+                hit, d_weight = slot(experts_ptrs + column, d_weight_ptrs, offs_e, mask, mask_slot)
+                d_weights += d_weight.to(ACC)
+                slots += hit.to(tl.int32)
         chosen = slots > 0
 
         base = scores
