@@ -267,7 +267,13 @@ def reference(**options: Any) -> PanguMoEForCausalLM:
     return model.eval()
 
 
-def build(theirs: ModuleType, model: PanguMoEForCausalLM, **values: Any) -> Any:
+def build(
+    theirs: ModuleType,
+    model: PanguMoEForCausalLM,
+    quant_config: Any = None,
+    enable_eplb: bool = False,
+    **values: Any,
+) -> Any:
     """vLLM's model for the config of ours, not loaded."""
     settings = {**model.config.to_dict(), **values}
     config = SimpleNamespace(
@@ -275,7 +281,12 @@ def build(theirs: ModuleType, model: PanguMoEForCausalLM, **values: Any) -> Any:
         rope_parameters={"rope_type": "default", "rope_theta": model.config.rope_theta},
     )
     folder = SimpleNamespace(hf_config=config, model="folder")
-    made = SimpleNamespace(model_config=folder, quant_config=None, cache_config=None)
+    made = SimpleNamespace(
+        model_config=folder,
+        quant_config=quant_config,
+        cache_config=None,
+        parallel_config=SimpleNamespace(enable_eplb=enable_eplb),
+    )
     return theirs.PanguProMoEForCausalLM(vllm_config=made)
 
 
@@ -346,8 +357,40 @@ def test_experts_of_other_devices_may_be_left_out(
         made.load_weights(left)
 
 
+def test_later_weights_come_one_by_one(theirs: ModuleType) -> None:
+    """As a trainer sends them to the engine of its rollouts."""
+    first, then = reference(), reference()
+    made, want = build(theirs, first), build(theirs, then)
+    made.load_weights(checkpoint.released(first))
+    want.load_weights(checkpoint.released(then))
+    for name, x in checkpoint.released(then):
+        made.load_weights([(name, x)])
+    for name, x in want.state_dict().items():
+        assert torch.equal(made.state_dict()[name], x), name
+    with pytest.raises(ValueError, match=r"unexpected: lm_head\.bias"):
+        made.load_weights([("lm_head.bias", torch.zeros(50))])
+
+
+def test_expert_load_balancing_is_refused(theirs: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"got enable_eplb=True: .*start without --enable-eplb"):
+        build(theirs, reference(), enable_eplb=True)
+
+
+def test_another_vllm_is_told_what_it_lacks(
+    theirs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(sys.modules["vllm.model_executor.layers.fused_moe"], "GateLinear")
+    sys.modules.pop(MODEL)
+    with pytest.raises(ImportError, match=r"vLLM 0.32.0, .*lacks .*GateLinear.*Install vllm=="):
+        importlib.import_module(MODEL)
+    sys.modules[MODEL] = theirs  # for the fixture
+
+
+@pytest.mark.parametrize("quant_config", [None, object()], ids=["plain", "quantised"])
 @pytest.mark.parametrize("name", [None, "float32"])
-def test_a_router_keeps_a_wider_dtype(theirs: ModuleType, name: str | None) -> None:
+def test_a_router_keeps_a_wider_dtype(
+    theirs: ModuleType, name: str | None, quant_config: Any
+) -> None:
     """Whether the config says so, or the files only have it."""
     model = reference(router_dtype=name).bfloat16()
     for layer in model.layers:
@@ -356,7 +399,7 @@ def test_a_router_keeps_a_wider_dtype(theirs: ModuleType, name: str | None) -> N
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        made = build(theirs, model)
+        made = build(theirs, model, quant_config)
     finally:
         torch.set_default_dtype(before)
     made.load_weights(checkpoint.released(model))
@@ -374,7 +417,7 @@ def test_a_router_keeps_a_wider_dtype(theirs: ModuleType, name: str | None) -> N
         ({"num_experts": 20}, "num_experts must be a positive multiple of num_groups=8, got 20"),
     ],
 )
-def test_other_groups_than_the_configs_are_refused(
+def test_groups_that_do_not_divide_are_refused(
     theirs: ModuleType, values: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -18,7 +18,7 @@ logger = logging.getLogger("moge_ops")
 
 
 def wanted(engine: str) -> bool:
-    """Whether the variable ``MOGE_OPS_<ENGINE>`` leaves the door open: all but ``0`` does."""
+    """Whether an engine may be patched: yes, unless the variable ``MOGE_OPS_<ENGINE>`` is 0."""
     return os.environ.get(f"MOGE_OPS_{engine.upper()}", "1") != "0"
 
 
@@ -111,6 +111,7 @@ def choose(logits: Tensor, num_groups: int, top_k: int, *, renormalize: bool) ->
     if top_k % num_groups:
         raise ValueError(
             f"top_k must be a multiple of the router's {num_groups} groups, got {top_k}: the "
-            "config of this model asks for another routing than MoGE's"
+            "config of this model asks for another routing than MoGE's; mend its number of groups "
+            "or of experts per token"
         )
     return grouped_gate(logits, num_groups, top_k // num_groups, renormalize=renormalize)

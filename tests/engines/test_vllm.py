@@ -19,7 +19,8 @@ import torch
 from moge_ops.integrations import _engines, vllm
 from moge_ops.testing import assert_matches, distinct_logits, rms_error
 
-SOURCE = Path(__file__).resolve().parents[2] / ".peers" / "vllm"
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / ".peers" / "vllm"
 OURS = "moge_ops.integrations._vllm_interns1"
 BLOCK = "InternS1ProMoeSparseMoeBlock"
 G = 8
@@ -138,3 +139,45 @@ def test_plug_ins_are_called_without_arguments_in_the_group_of_the_entry_point()
     source = ast.unparse(tree("plugins/__init__.py"))
     assert "DEFAULT_PLUGINS_GROUP = 'vllm.general_plugins'" in source
     assert "        func()" in source
+
+
+def parameters(module: str, name: str) -> set[str] | None:
+    """Names that a function, or the constructor of a class, of vLLM takes; None for any."""
+    path = SOURCE / f"{module.removeprefix('vllm.').replace('.', '/')}"
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    body = ast.parse(file.read_text()).body
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and any(a.name == name for a in node.names):
+            home = f"{module}.{node.module}" if node.level else str(node.module)
+            return parameters(home, name)
+    (found,) = [n for n in body if getattr(n, "name", None) == name]
+    if isinstance(found, ast.ClassDef):
+        inits = [n for n in found.body if getattr(n, "name", None) == "__init__"]
+        if not inits and not found.bases:
+            return {n.target.id for n in found.body if isinstance(n, ast.AnnAssign)}  # type: ignore[union-attr]
+        if not inits:
+            return parameters(module, ast.unparse(found.bases[0]))
+        (found,) = inits
+    assert isinstance(found, ast.FunctionDef)
+    if found.args.kwarg is not None:
+        return None
+    return {a.arg for a in (*found.args.posonlyargs, *found.args.args, *found.args.kwonlyargs)}
+
+
+def test_the_layers_take_the_keywords_of_pangus_file() -> None:
+    """What the stand-ins of the main tests would let through."""
+    tree = ast.parse((ROOT / "moge_ops" / "integrations" / "_vllm_pangu.py").read_text())
+    homes = {
+        alias.name: str(node.module)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("vllm")
+        for alias in node.names
+    }
+    seen = set()
+    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        name, given = ast.unparse(call.func), {k.arg for k in call.keywords}
+        if name in homes and given:
+            known = parameters(homes[name], name)
+            assert known is None or given <= known, (name, given - known)
+            seen.add(name)
+    assert {"Attention", "FusedMoEFactory", "GateLinear", "QKVParallelLinear", "get_rope"} <= seen

@@ -29,8 +29,8 @@ def greedy(folder: Path, prompts: list[list[int]], tokens: int = TOKENS) -> list
     return [rows[0, len(ids) :].tolist() for rows, ids in zip(out, prompts, strict=True)]
 
 
-def log_probabilities(folder: Path, prompt: list[int], new: list[int]) -> torch.Tensor:
-    """How much likelier than each new token the likeliest one was, in the folder's own dtype."""
+def gaps(folder: Path, prompt: list[int], new: list[int]) -> torch.Tensor:
+    """How far below the largest logit each new token's is, in standard deviations of its logits."""
     model = checkpoint.from_pretrained(folder, dtype=torch.float64)
     with torch.inference_mode():
         logits = model(torch.tensor([prompt + new]))[0, len(prompt) - 1 : -1]
@@ -172,9 +172,7 @@ def test_a_router_in_float32_stays_so_beside_bfloat16(
         assert torch.equal(torch.tensor(gate), stored[f"model.layers.{i}.mlp.gate.weight"])
         assert torch.equal(torch.tensor(scale), stored[f"model.layers.{i}.mlp.router_scale"])
     # bfloat16 leaves open which of two nearly equal tokens is taken: each is nearly the likeliest
-    behind = torch.cat(
-        [log_probabilities(folder, ids, new) for ids, new in zip(prompts, got, strict=True)]
-    )
+    behind = torch.cat([gaps(folder, ids, new) for ids, new in zip(prompts, got, strict=True)])
     assert behind.max() < 0.1
     assert behind.mean() < 0.01
 

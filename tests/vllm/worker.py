@@ -7,6 +7,7 @@ import sys
 import tempfile
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -143,9 +144,11 @@ def block(experts: int, groups: int, top_k: int, rows: list[int]) -> list[list[f
         for T in rows:
             x, results = torch.randn(T, H), []
             for routing in (ours, ours.__func__.__wrapped__.__get__(made)):
-                made.experts.router.custom_routing_function = routing
+                counted = mock.Mock(side_effect=routing)
+                made.experts.router.custom_routing_function = counted
                 with set_forward_context(None, config, num_tokens=T), torch.inference_mode():
                     results.append(made(x))
+                assert counted.call_count == 1
             assert results[0].shape == (T, H)
             largest = [results[0].abs(), (results[0] - results[1]).abs()]
             out.append([float(y.max()) if T else 0.0 for y in largest])
