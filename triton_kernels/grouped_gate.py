@@ -115,9 +115,10 @@ def _grouped_gate_fwd_kernel(
                 hit = holds(given_ptr, offs_t, c, offs_e, mask, T, K=G * k)
                 # one expert has the slot, or none
                 weight = tl.sum(tl.sum(tl.where(hit, weights, 0.0), 2), 1)[:, None, None]
-                expert = tl.max(tl.max(tl.where(hit, experts[None], -1), 2), 1)[:, None, None]
+                # a sum, where a maximum spills 8 bytes on sm_100 (resources.csv, 2026-11-29)
+                after = tl.sum(tl.sum(tl.where(hit, experts[None] + 1, 0), 2), 1)[:, None, None]
                 tl.store(weights_ptr + offs_t * (G * k) + c, weight, mask=offs_t < T)
-                tl.store(experts_ptr + offs_t * (G * k) + c, expert, mask=offs_t < T)
+                tl.store(experts_ptr + offs_t * (G * k) + c, after - 1, mask=offs_t < T)
         else:
             to = offs_t * (G * k) + offs_g[None] * k + place
             tl.store(weights_ptr + to, weights, mask=chosen)

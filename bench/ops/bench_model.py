@@ -83,7 +83,12 @@ class EagerExperts(nn.Module):
         self.moge = moge
 
     def forward(
-        self, x: Tensor, *, return_routing: bool, row_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        return_routing: bool,
+        row_mask: Tensor | None = None,
+        routing: None = None,
     ) -> MoGEOutput:
         tokens = x.flatten(0, -2)
         logits, gating = self.moge.router(tokens)
