@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem test-engines test-npu \
 	test-npu-oldest test-vllm hub check typecheck-ascend demo train-demo quantize-demo balance bench gates \
-	fuzz gpu \
+	fuzz gpu docs docs-serve docs-look \
 	gpu-static gpu-wheels triton-ascend ascend-counters ascend-model mutants clean
 
 PYTHON ?= python3
@@ -111,6 +111,21 @@ typecheck-ascend: ## the Ascend kernels against the real headers: ASC_DEVKIT=fol
 mutants: .venv/made ## seed faults, hours; each must fail a test; options: ARGS='--only triton --jobs 2'
 	@.venv/bin/python tests/mutants/run_mutants.py $(ARGS)
 
+docs: .venv/made ## the site, into out/docs; any warning fails
+	$(say) 'the site'
+	@rm -rf out/docs
+	@.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going --jobs 2 docs out/docs
+	@.venv/bin/pytest --quiet tests/docs
+
+AXE_VERSION := 4.14.1
+AXE := out/axe-core-$(AXE_VERSION).tgz
+docs-look: docs .venv/docs-look $(AXE) ## every page in Chromium: pictures into out/look, accessibility, keyboard, search
+	$(say) 'the site in Chromium'
+	@.venv/bin/python tests/docs/look.py out/docs --axe $(AXE) $(ARGS)
+
+docs-serve: docs ## the site on http://127.0.0.1:8000
+	@.venv/bin/python -m http.server --bind 127.0.0.1 --directory out/docs 8000
+
 demo: .venv/made ## one full-size layer, checked and timed; options: ARGS='--tokens 64'
 	@.venv/bin/python examples/demo.py $(ARGS)
 
@@ -177,6 +192,14 @@ EXTENSION := $(shell git ls-files -co --exclude-standard csrc ascend_kernels)
 	@$(if $(GPU),,.venv/bin/python -c 'import torch; torch.version.cuda and print( \
 		"note: the package index offered no CPU build of torch; this one carries CUDA")')
 	@touch $@
+
+.venv/docs-look: requirements/docs-look.txt | .venv/made
+	@$(call pip,.venv) -r $<
+	@touch $@
+
+$(AXE):
+	@mkdir -p $(@D)
+	@npm pack --silent --pack-destination $(@D) axe-core@$(AXE_VERSION) >/dev/null
 
 # a folder and no environment: nothing else shall find them. One that has no wheel for this machine is
 # left out, and the benchmark names it

@@ -448,7 +448,8 @@ def _shown(text: str) -> str:
 
 def _line(text: str) -> str:
     """The text in one line."""
-    return _shown("; ".join(line.strip() for line in text.splitlines() if line.strip()))
+    line = "; ".join(line.strip() for line in text.splitlines() if line.strip())
+    return _shown(line.replace(":; ", ": "))
 
 
 def _rate(what: str, tokens: int, seconds: float) -> str:

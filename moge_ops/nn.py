@@ -21,9 +21,12 @@ __all__ = ["FrozenWeight", "MoGE", "MoGEOutput"]
 class MoGEOutput(NamedTuple):
     """What :class:`MoGE` returns with ``return_routing``."""
 
-    y: Tensor  # [..., H]
-    logits: Tensor  # [T, E]
+    y: Tensor
+    """``[..., H]``."""
+    logits: Tensor
+    """``[T, E]``."""
     gating: Gating
+    """The weights, the chosen experts and their counts."""
 
 
 class FrozenWeight(nn.Module):
@@ -92,21 +95,23 @@ class MoGE(nn.Module):
     ``x @ gate.T``. Every token takes exactly k experts from each of the G groups; a group is E/G
     neighbouring experts.
 
-    Parameters:
+    Attributes:
         gate: ``[E, H]``, the router.
         router_scale: ``[E]``, ones at first; None if ``router_scale=False``.
-        w_gate_up: ``[E, 2F, H]``, gate half first; w_down: ``[E, H, F]``. Each may be a
-            :class:`FrozenWeight` instead, which :func:`moge_ops.quant.quantize_experts` puts there.
-        shared_gate_up: ``[2S, H]``; shared_down: ``[H, S]``; None if ``shared_size`` is 0.
+        w_gate_up: ``[E, 2F, H]``, gate half first, or a :class:`FrozenWeight`, which
+            :func:`moge_ops.quant.quantize_experts` puts there.
+        w_down: ``[E, H, F]``, or a :class:`FrozenWeight`.
+        shared_gate_up: ``[2S, H]``; None if ``shared_size`` is 0.
+        shared_down: ``[H, S]``; None if ``shared_size`` is 0.
         bias: Buffer ``[E]``, zeros at first, added to the scores for selection only; None unless
             ``selection_bias``.
         expert_mask: Buffer ``[E]`` bool, as in :func:`moge_ops.grouped_gate`; None at first. Assign
             a mask to switch experts off. It is not in the state dict.
 
     Args:
-        hidden_size: H.
+        hidden_size: H, width of a token.
         expert_size: F, width of one routed expert.
-        num_experts: E.
+        num_experts: E, number of routed experts.
         num_groups: G, must divide E.
         k: Experts that a token takes from each group, at most E/G.
         shared_size: S, width of the shared expert; 0 for no shared expert.

@@ -58,7 +58,7 @@ class RouterStatistics:
             task: Any name.
             layer: The layer's name.
             gating: From :func:`moge_ops.grouped_gate`.
-            num_groups: G.
+            num_groups: G, of the layer.
             row_mask: ``[T]`` bool, false for a row that is left out, as padding is.
         """
         weights, counts = gating.weights.double(), gating.counts.double()

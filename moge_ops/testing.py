@@ -47,12 +47,18 @@ def backend(name: str) -> AbstractContextManager[None]:
 class Sizes(NamedTuple):
     """Sizes of one layer and its batch, by the legend of dimensions."""
 
-    T: int  # tokens
-    H: int  # hidden size
-    E: int  # experts
-    G: int  # groups of experts
-    k: int  # experts that a token takes from each group
-    F: int  # width of an expert
+    T: int
+    """Tokens."""
+    H: int
+    """Hidden size."""
+    E: int
+    """Experts."""
+    G: int
+    """Groups of experts."""
+    k: int
+    """Experts that a token takes from each group."""
+    F: int
+    """Width of an expert."""
 
     @property
     def K(self) -> int:  # noqa: N802 - a dimension's name
@@ -76,9 +82,12 @@ PANGU = Sizes(1, H=5120, E=64, G=8, k=1, F=1344)  # Pangu Pro MoE's layer; T is 
 class Tolerance(NamedTuple):
     """Largest error of one element, and of all together, against a float64 oracle."""
 
-    rtol: float  # relative to the element
-    atol: float  # in units of the oracle's root mean square
-    rms: float  # root mean square of the error, in the same unit
+    rtol: float
+    """Relative to the element."""
+    atol: float
+    """In units of the oracle's root mean square."""
+    rms: float
+    """Root mean square of the error, in the same unit."""
 
 
 TOLERANCES = {

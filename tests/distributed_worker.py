@@ -585,7 +585,7 @@ def check_compiled(world: World) -> None:
 
 def check_page(world: World) -> None:
     """The page's lines run on two ranks and give the gradients of one process."""
-    text = (Path(__file__).resolve().parents[1] / "docs" / "distributed.md").read_text()
+    text = (Path(__file__).resolve().parents[1] / "docs" / "guides" / "distributed.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(block.splitlines()) <= 14
     found: dict[str, Any] = {}

@@ -90,21 +90,6 @@ def best_of_peers(row: Row) -> float:
     )
 
 
-def test_the_page_shows_these_figures() -> None:
-    page = (ROOT / "docs" / "gpu.md").read_text()
-    for product in ("up", "down", "down_bwd", "dX", "dW_up", "dW_down"):
-        cells = {}
-        for row in MADE:
-            place = (row["target"], row["layer"], row["product"])
-            if place == ("sm_90", "pangu", product) and row["T"] in ("8192", "any"):
-                figures = f"{row['matrix_per_memory']} ({row['kflops_per_memory']})"
-                works = row["library"] in GATHERING.get(product, {row["library"]}) | {OURS}
-                cells[row["library"]] = figures if works else f"*{figures}*"
-        libraries = (OURS, "liger-kernel", "moe-ops", "fms-acceleration-moe")
-        line = " | ".join([product, *(cells[library] for library in libraries)])
-        assert f"\n| {line} |\n" in page, line
-
-
 def test_ours_have_as_many_products_per_memory_instruction() -> None:
     """On Ampere where there are many rows for each expert, and with tiles chosen for that."""
     rows = [row for row in MINE if row["target"] == "sm_90" or int(row["T"]) >= 2048]

@@ -176,7 +176,7 @@ def test_padding_compiles_for_every_length() -> None:
 
 @pytest.mark.slow_on("triton")
 def test_the_example_of_padded_rows(device: str) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "operators.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "operators" / "route.md").read_text()
     section = page.partition("## Padded rows")[2]
     block = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
     names: dict[str, Any] = {}

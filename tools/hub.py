@@ -1,4 +1,4 @@
-"""Writes the layout of the kernels hub, from the package as it is: `hub.py out/hub` (docs/hub.md).
+"""Writes the layout of the kernels hub, from the package: `hub.py out/hub` (docs/engines/hub.md).
 
 Each OUT/build/<variant> is a package of its own: what the public operators of moge_ops need, found
 by following imports, with relative imports, and with operators registered under the variant's id.

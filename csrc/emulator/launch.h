@@ -6,7 +6,7 @@
 //                          {y, bytes, "y", emulator::Access::kOut}};
 //   emulator::Counters counters = emulator::Launch(options, [&] { add_half(x, y, tiling); });
 //
-// README.md beside this file says what a launch is and what it cannot catch.
+// README.md beside this file says what a launch is, docs/backends/emulator.md what it cannot catch.
 #ifndef MOGE_EMULATOR_LAUNCH_H_
 #define MOGE_EMULATOR_LAUNCH_H_
 

@@ -2,7 +2,7 @@
 
 :func:`register`, called before the engine is made, is all; or start LMDeploy's command line by
 ``python -m moge_ops.integrations.lmdeploy``. ``MOGE_OPS_LMDEPLOY=0`` switches it off. The engine's
-functions are those of LMDeploy 0.18.0; ``docs/lmdeploy.md`` says what was run.
+functions are those of LMDeploy 0.18.0; ``docs/engines/lmdeploy.md`` says what was run.
 
 Workers are processes of their own. Each executes the file that ``ModelConfig.custom_module_map``
 names before it builds the model (models/patch.py, update_custom_module_map): it is this one.

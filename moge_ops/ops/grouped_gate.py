@@ -20,7 +20,7 @@ class Gating(NamedTuple):
     experts: Tensor
     """``[T, K]`` int32; column g·k + j is the j-th best expert of group g, unless given."""
     counts: Tensor
-    """``[E]`` int32: rows of each expert."""
+    """``[E]`` int32, rows of each expert."""
 
 
 @_backend.define()
@@ -148,10 +148,12 @@ def grouped_gate(
     r"""Chooses, for every token, the ``k`` best experts of each of ``num_groups`` groups.
 
     .. math::
+        \begin{split}
         s_t &= \mathrm{softmax}(l_t) \quad\text{or}\quad \sigma(l_t) \quad\text{or}\quad
             \sqrt{\log(1 + e^{l_t})} \\
         \{c_{t,gk}, \ldots, c_{t,gk+k-1}\} &= \mathrm{topk}_{e \in \text{group } g}(s_{te} + b_e) \\
         w_{tc} &= s_{tc}\,[\,/ \textstyle\sum_{c'} s_{tc'}\,] \cdot \text{scaling} \cdot r_c
+        \end{split}
 
     Group g holds the E/G neighbouring experts from g·E/G on. Every token has exactly k experts in
     every group, so the groups carry equal loads whatever the router says. The ``grouped_topk`` of

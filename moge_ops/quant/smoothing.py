@@ -40,7 +40,7 @@ class Smoothing(NamedTuple):
 
     Attributes:
         alpha: Share of the difficulty that goes from activations to weights, in [0, 1].
-        observer: One of :data:`OBSERVERS`, for the input of the layers.
+        observer: ``"minmax"`` or ``"percentile"``, for the input of the layers.
         percentile: Of tokens, for the observer of that name.
         within: Also between the up and the down matrix of each expert of
             :class:`moge_ops.nn.MoGE`, by the largest sizes there: for schemes that round

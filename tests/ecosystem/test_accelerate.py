@@ -1,5 +1,6 @@
 """accelerate places and offloads the model, and the logits stay the same bits."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from accelerate import (
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from moge_ops import cli
+
+ROOT = Path(__file__).resolve().parents[2]
 Tiny = Callable[..., Any]
 
 
@@ -102,3 +106,16 @@ def test_an_accelerators_loop(tiny: Tiny, ids: Tensor) -> None:
             optimizer.step()
     for name, parameter in want.named_parameters():
         assert torch.equal(model.get_parameter(name), parameter), name
+
+
+def test_the_blocks_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli.main(["make-tiny", "tiny"])
+    page = (ROOT / "docs" / "guides" / "offload.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page.partition("## Placing")[2], re.DOTALL)
+    assert len(blocks) == 2
+    namespace: dict[str, Any] = {"torch": torch}
+    exec(blocks[0], namespace)
+    assert {"cpu", "disk"} == {str(place) for place in namespace["model"].hf_device_map.values()}
+    exec(blocks[1], namespace)
+    assert any(Path("offloaded").iterdir())

@@ -357,7 +357,7 @@ def test_the_documented_mapping_is_accepted(repo: Path, monkeypatch: pytest.Monk
 def test_the_blocks_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.write(tmp_path / "out" / "hub", hub.REPO, 1)
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "hub.md").read_text()
+    text = (ROOT / "docs" / "engines" / "hub.md").read_text()
     namespace: dict[str, Any] = {"logits": torch.randn(3, 64), "model": small_model()}
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(block, namespace)
