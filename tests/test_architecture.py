@@ -126,3 +126,18 @@ def test_device_code_includes_the_one_header_and_its_own_folder(path: Path) -> N
         assert name in {"kernel_operator.h", "cstdint"} or own.is_relative_to(
             ROOT / "ascend_kernels"
         )
+
+
+def test_no_two_operators_define_one_name_on_the_device() -> None:
+    """All kernels are linked into one extension, where one of two like functions would serve both."""
+    name = re.compile(
+        r"^(?:class|struct|enum class) (\w+)|"
+        r"^(?! |#|//|namespace|using|template|class|struct|enum|static_assert)[\w:<>&*, ]+?\b(\w+)\(",
+        re.MULTILINE,
+    )
+    owners: dict[str, set[str]] = {}
+    for path in (ROOT / "ascend_kernels").rglob("*.h"):
+        for match in name.finditer(path.read_text()):
+            owners.setdefault(match[1] or match[2], set()).add(path.parent.name)
+    assert len(owners) > 50
+    assert not {name: folders for name, folders in owners.items() if len(folders) > 1}

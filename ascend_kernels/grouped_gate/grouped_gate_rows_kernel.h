@@ -9,7 +9,7 @@
 namespace moge {
 
 // A chosen score divided by the sum of the chosen; equal shares if that is 0.
-__aicore__ inline float ShareOf(const GroupedGateTiling& tiling, float score, float total) {
+__aicore__ inline float GateShare(const GroupedGateTiling& tiling, float score, float total) {
   return total == 0.0f ? 1.0f / static_cast<float>(tiling.G * tiling.k) : score / total;
 }
 
@@ -116,7 +116,7 @@ class GateRowsFwd {
                                 const LocalTensor<int32_t>& experts, uint32_t c) const {
     // a dropped slot's share of a sum that is 0 or NaN would not be 0
     if (tiling.given && experts.GetValue(c) < 0) return 0.0f;
-    float weight = tiling.renormalize ? ShareOf(tiling, score, total) : score;
+    float weight = tiling.renormalize ? GateShare(tiling, score, total) : score;
     weight *= tiling.scaling;
     if (!tiling.has_router_scale) return weight;
     return weight * router_scale_.Values().GetValue(experts.GetValue(c));
@@ -231,7 +231,7 @@ class GateRowsBwd {
       const uint32_t expert = experts.GetValue(c);
       if (!row_.Has(expert)) continue;
       const float score = row_.ScoreOf(expert);
-      const float base = tiling.renormalize ? ShareOf(tiling, score, total) : score;
+      const float base = tiling.renormalize ? GateShare(tiling, score, total) : score;
       float d = d_weights.GetValue(c) * tiling.scaling;
       if (tiling.has_router_scale) {
         sums.SetValue(expert, sums.GetValue(expert) + d * base);

@@ -1,21 +1,35 @@
 """Formulas as MathML, which browsers draw themselves: no script, and no font from elsewhere."""
 
+import re
 from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.util.logging import getLogger
+
+LOGGER = getLogger(__name__)
+
+
+def _drawn(node: nodes.Element, display: str) -> str:
+    formula = node.astext()
+    drawn: str = convert(formula, display=display)
+    braces = re.sub(r"\\[{}]", "", formula)
+    # the converter shows a command that it does not know, and closes what is open
+    if "\\" in drawn or braces.count("{") != braces.count("}"):
+        LOGGER.warning("a formula that is not understood: %s", formula, location=node)
+    return drawn
 
 
 def _inline(self: Any, node: nodes.math) -> None:
-    self.body.append(convert(node.astext()))
+    self.body.append(_drawn(node, "inline"))
     raise nodes.SkipNode
 
 
 def _block(self: Any, node: nodes.math_block) -> None:
     # a formula that is wider than a telephone scrolls, by keyboard too
     self.body.append('<div class="math-block" tabindex="0" role="group" aria-label="formula">')
-    self.body.append(convert(node.astext(), display="block"))
+    self.body.append(_drawn(node, "block"))
     self.body.append("</div>\n")
     raise nodes.SkipNode
 

@@ -5,7 +5,7 @@
 ```
 ````
 
-lists those of one of `SUBJECTS` in message_texts.py, which reads them from the sources.
+lists those of one of `SUBJECTS` in message_texts, which reads them from the sources.
 """
 
 import itertools

@@ -295,8 +295,8 @@ def grouped_mlp(
 
     with :math:`A_e, B_e` the gate and up halves of ``w_gate_up[e]`` and :math:`D_e` =
     ``w_down[e]``. On a GPU: rows are gathered while the first product loads them, SwiGLU is its
-    epilogue, and a gather-sum ends the second product. For the backward pass only ``x``, the
-    pre-activation ``[N, 2F]`` and the routing are saved (nothing where no gradient is needed).
+    epilogue, and a gather-sum ends the second product. For the backward pass the arguments and the
+    pre-activation ``[N, 2F]`` are kept, and nothing else (none of it where no gradient is needed).
 
     Args:
         x: ``[T, H]``, float16 | bfloat16 | float32 | float64, any strides.

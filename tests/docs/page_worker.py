@@ -2,10 +2,10 @@
 
 - A block of Python runs in the page's one namespace. If its first line is a comment with the name
   of a file, as ``# layer.py``, it is written to that file instead, for a later command.
-- A block of shell runs under ``bash -euo pipefail``, without network.
+- A block of shell runs under ``bash -euo pipefail``. Nothing is asked of Hugging Face's hub.
 - A block marked ``output`` is what the block before it prints; ``...`` stands for anything.
 - A block after the line ``*Not run: reason.*``, or ``*Run by `file of a test`.*``, is not run here.
-  Text, drawings and directives are no code.
+  Text and drawings are no code; directives are none either, but for what is fenced within them.
 """
 
 import contextlib
@@ -20,7 +20,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FENCE = re.compile(r"^( *)(`{3,})([^\n`]*)\n(.*?)^\1\2 *$", re.DOTALL | re.MULTILINE)
+# an unclosed one takes the rest of the page, as it does for a reader
+FENCE = re.compile(
+    r"^([ >]*)(`{3,}|~{3,})([^\n`]*)\n(.*?)(?:^\1\2 *$|\Z)", re.DOTALL | re.MULTILINE
+)
+# directives that would show code without running it
+UNRUN = re.compile(r"\{(?:code|sourcecode|doctest)")
 NOT_RUN = re.compile(r"^ *\*(Not run: \S.*|Run by `[^`]+`)\.\*\n\s*\Z", re.MULTILINE)
 # no code: text and drawings, and what the site's builder draws
 SHOWN = {"text", "output", "math"}
@@ -37,15 +42,16 @@ class Block(NamedTuple):
     """Why it is not run, or ""."""
 
 
-def blocks(text: str) -> list[Block]:
-    """All fenced blocks of a page, except for directives."""
+def blocks(text: str, first: int = 1) -> list[Block]:
+    """All fenced blocks of a text that begins at a line of its page, those of directives too."""
     found = []
     for match in FENCE.finditer(text):
         language = match[3].strip()
-        if language.startswith("{"):
+        line = text.count("\n", 0, match.start()) + first
+        if language.startswith("{") and not UNRUN.match(language):
+            found += blocks(match[4], line + 1)
             continue
         before = NOT_RUN.search(text[: match.start()])
-        line = text.count("\n", 0, match.start()) + 1
         found.append(Block(line, language, match[4], before[1] if before else ""))
     return found
 
@@ -54,7 +60,8 @@ def shell(code: str) -> str:
     """What a script prints."""
     # the commands of this environment, and no other's torch
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    env = os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    # torchrun takes a free port, so that pages can run beside each other
+    env = os.environ | {"PATH": path, "OMP_NUM_THREADS": "2", "PET_STANDALONE": "1"}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", code],
         capture_output=True,
@@ -116,4 +123,5 @@ if __name__ == "__main__":
     target = Path(sys.argv[1]).resolve()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
+        os.environ["HF_HUB_OFFLINE"] = "1"
         print(json.dumps(run(target)))

@@ -1,6 +1,7 @@
 """The built site: each page is reached, each link arrives, each message is found: `make docs`."""
 
 import os
+import re
 from collections import Counter
 from functools import cache
 from html.parser import HTMLParser
@@ -36,8 +37,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         self.drawings += tag == "svg"
-        if found.get("id") and not self.drawings:
-            self.ids.update([found["id"]])
+        if (name := found.get("id")) and not self.drawings:
+            self.ids[name] += 1
         self.headings[tag] += tag == "h1"
         if tag in ("a", "form"):
             self.links += [each for each in (found.get("href"), found.get("action")) if each]
@@ -109,6 +110,8 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
         for text in page.loaded
         if text.startswith(("http://", "https://", "//"))
     ]
+    for path in SITE.rglob("*.css"):
+        loaded += re.findall(r"(?:url\(|@import) *[\"']?(?:https?:)?//[^)\"']+", path.read_text())
     assert loaded == []
 
 

@@ -18,6 +18,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+# width of a narrow letter, in sizes of the font: `make docs-look` measures the real ones
+NARROW = 0.4
+HEAD = 'marker-end="url(#arrow)"'
+
 
 class Svg:
     """A drawing in user units: 1 is a pixel at full size. Colours are classes of site.css.
@@ -28,6 +32,7 @@ class Svg:
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
         self.parts: list[str] = []
+        self.texts: list[tuple[float, float, float, str]] = []  # left and right end, y, text
 
     def box(
         self, x: float, y: float, width: float, height: float, text: str = "", ink: str = "plain"
@@ -48,6 +53,9 @@ class Svg:
         size: int = 13,
     ) -> None:
         """A line of text around y; ``anchor`` is start, middle or end."""
+        least = NARROW * size * len(text)
+        left = x - least * {"start": 0, "middle": 0.5, "end": 1}[anchor]
+        self.texts.append((left, left + least, y, text))
         self.parts.append(
             f'<text class="{ink}" x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" '
             f'dominant-baseline="central">{escape(text)}</text>'
@@ -56,25 +64,23 @@ class Svg:
     def line(self, *points: tuple[float, float], ink: str = "plain", arrow: bool = False) -> None:
         """A line through points, with an arrow at its end if asked for."""
         path = " ".join(f"{x:g},{y:g}" for x, y in points)
-        end = ' marker-end="url(#arrow)"' if arrow else ""
+        end = f" {HEAD}" if arrow else ""
         self.parts.append(f'<polyline class="{ink}" points="{path}"{end}/>')
 
     def curve(
-        self,
-        start: tuple[float, float],
-        end: tuple[float, float],
-        ink: str = "plain",
-        arrow: bool = True,
+        self, start: tuple[float, float], end: tuple[float, float], ink: str = "plain"
     ) -> None:
-        """A line from left to right that leaves and arrives level."""
+        """An arrow from left to right that leaves and arrives level."""
         (x0, y0), (x1, y1) = start, end
         middle = (x0 + x1) / 2
-        head = ' marker-end="url(#arrow)"' if arrow else ""
         path = f"M{x0:g},{y0:g} C{middle:g},{y0:g} {middle:g},{y1:g} {x1:g},{y1:g}"
-        self.parts.append(f'<path class="{ink}" d="{path}"{head}/>')
+        self.parts.append(f'<path class="{ink}" d="{path}" {HEAD}/>')
 
     def html(self, told: str) -> str:
         """The element, with its alternative text."""
+        for left, right, y, text in self.texts:
+            if left < 0 or right > self.width or not 0 < y < self.height:
+                raise ValueError(f"{text!r} leaves the picture, {self.width:g} x {self.height:g}")
         arrow = (
             '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
             'markerHeight="7" orient="auto-start-reverse"><path d="M0,0 L8,4 L0,8 z"/></marker>'

@@ -1,6 +1,7 @@
 """An AI core of the chip, and which core computes which tile."""
 
 from pictures import Svg
+from pictures._parts import swizzled
 
 CORES = 24
 # as ascend_kernels/grouped_gemm/grouped_gemm_scheduler.h has it
@@ -61,14 +62,6 @@ def chip() -> Svg:
     return svg
 
 
-def swizzled(unit: int, tile_rows: int, strips: int) -> tuple[int, int]:
-    """Row of tiles and strip of a number: ``TileScheduler::NextSwizzled``."""
-    per_swizzle = SWIZZLE_ROWS * strips
-    top = unit // per_swizzle * SWIZZLE_ROWS
-    rows = min(SWIZZLE_ROWS, tile_rows - top)
-    return top + unit % per_swizzle % rows, unit % per_swizzle // rows
-
-
 def share(total: int, core: int, cores: int) -> tuple[int, int]:
     """The units of a core: ``ShareOf`` of ascend_kernels/common.h."""
     each, more = divmod(total, cores)
@@ -79,13 +72,13 @@ def share(total: int, core: int, cores: int) -> tuple[int, int]:
 def order() -> Svg:
     """Both orders of tiles."""
     tile_rows, strips, width, height, left, top = 12, 6, 54, 20, 120, 64
-    svg = Svg(700, 480)
+    svg = Svg(700, 452)
     svg.text(8, 14, "Swizzled: an expert has more rows than a tile", "strong")
     svg.text(left + strips * width / 2, 38, "columns of the result", anchor="middle", size=12)
     svg.text(8, top + tile_rows * height / 2 - 8, "rows of tiles", size=12)
     svg.text(8, top + tile_rows * height / 2 + 8, "of one expert", size=12)
     for unit in range(tile_rows * strips):
-        row, strip = swizzled(unit, tile_rows, strips)
+        row, strip = swizzled(unit, SWIZZLE_ROWS, tile_rows, strips)
         x, y = left + strip * width, top + row * height
         svg.box(x, y, width - 2, height - 2, f"{unit % CORES}", f"g{unit // CORES}")
     x = left + strips * width + 24
@@ -98,7 +91,7 @@ def order() -> Svg:
         svg.text(x, top + 112 + 17 * i, text, size=12)
 
     top += tile_rows * height + 34
-    svg.text(8, top, "Contiguous: every expert's rows fit one tile", "strong")
+    svg.text(8, top, "Contiguous: every expert's rows fit into one tile", "strong")
     experts, cores, columns = 4, 6, 168  # 168 units of 16 columns: Pangu's 2 F
     scale = 560 / (experts * columns)
     svg.text(8, top + 33, "columns", size=12)
@@ -110,6 +103,6 @@ def order() -> Svg:
     for core in range(cores):
         begin, end = share(experts * columns, core, cores)
         svg.box(left + begin * scale, top + 54, (end - begin) * scale - 2, 26, f"core {core}", "g0")
-    text = "drawn for 4 experts and 6 cores; each weight belongs to one core only"
+    text = "drawn for 4 experts and 6 cores; each column of a weight is read by one core"
     svg.text(left, top + 98, text, size=12)
     return svg

@@ -9,7 +9,7 @@ TENSORS = {"cpu": "CPU tensors", "cuda": "CUDA tensors", "privateuseone": "npu t
 
 def draw() -> Svg:
     """The stations of one call, and the backends that serve each type of device."""
-    svg = Svg(700, 456)
+    svg = Svg(700, 470)
     left, width, middle = 30, 300, 180
 
     def station(y: float, name: str, text: str, ink: str = "faint") -> None:
@@ -49,5 +49,6 @@ def draw() -> Svg:
         svg.text(x + 83, 334, tensors)
         svg.box(x, 354, 154, 34, backend.name, f"g{i}")
         svg.text(x + 77, 404, f"{backend.package}/swiglu.py", anchor="middle", size=12)
-    svg.text(10, 436, "CPU tensors alone can be sent elsewhere: testing.backend, MOGE_OPS_BACKEND.")
+    svg.text(10, 434, "The native CPU kernels have no float64: such tensors go to torch.")
+    svg.text(10, 454, "CPU tensors alone can be sent elsewhere: testing.backend, MOGE_OPS_BACKEND.")
     return svg

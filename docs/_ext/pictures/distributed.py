@@ -1,9 +1,7 @@
 """What crosses between the ranks of expert parallelism."""
 
-import torch
-
-import moge_ops
 from pictures import Svg
+from pictures._parts import routed
 
 RANKS, T, E = 2, 3, 8  # T tokens of each rank
 G, P = 4, 2
@@ -11,11 +9,8 @@ G, P = 4, 2
 
 def rows() -> Svg:
     """Tokens of both ranks, gathered everywhere; each rank's rows; the sums, scattered back."""
-    torch.manual_seed(2)
-    gating = moge_ops.grouped_gate(torch.randn(RANKS * T, E), G)
-    routing = moge_ops.route(gating.experts, E, num_groups=G)
+    _, routing, owners = routed(RANKS * T, E, G, seed=2)
     tokens = (routing.row_to_slot // G).tolist()
-    owners = [e for e in range(E) for _ in range(int(gating.counts[e]))]
     share, step = len(tokens) // RANKS, 19  # rows of a rank
     svg = Svg(700, 44 + RANKS * (share * step + 34))
     for x, title in ((0, "own tokens"), (150, "gathered"), (300, "rows of own groups")):

@@ -5,6 +5,7 @@ from torch import Tensor
 
 import moge_ops
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
+from moge_ops.models.pangu_moe import Layer, Norm
 from moge_ops.quant.smoothing import smooth_experts
 from moge_ops.statistics import RouterStatistics
 from moge_ops.surgery import permute_experts
@@ -19,6 +20,16 @@ def _bars(
     for i, value in enumerate(values):
         height = max(1.0, 90 * value / most)
         svg.box(x + 22 * i, y - height, 18, height, ink=inks[i])
+
+
+def _loads(svg: Svg, place: int, title: str, counts: Tensor, G: int, most: float) -> None:
+    """Rows of every expert, in the colours of the groups; the second place is on the right."""
+    svg.text(4 + 380 * place, 12, title, "strong")
+    rows = counts.tolist()
+    inks = [f"g{e * G // len(rows)}" for e in range(len(rows))]
+    _bars(svg, (4 + 380 * place, 128), rows, most, inks=inks)
+    for e, n in enumerate(rows):
+        svg.text(4 + 380 * place + 22 * e + 9, 140, str(n), anchor="middle", size=12)
 
 
 def null_experts() -> Svg:
@@ -66,13 +77,8 @@ def votes() -> Svg:
     ways = {"every expert may be chosen": None, "num_voted=3": 3}
     svg = Svg(760, 150)
     for i, (title, num_voted) in enumerate(ways.items()):
-        counts = moge_ops.grouped_gate(logits, G, num_voted=num_voted).counts.tolist()
-        used = sum(n > 0 for n in counts)
-        svg.text(4 + 380 * i, 12, f"{title}: {used} experts read", "strong")
-        inks = [f"g{e // (E // G)}" for e in range(E)]
-        _bars(svg, (4 + 380 * i, 128), counts, 12, inks=inks)
-        for e, n in enumerate(counts):
-            svg.text(4 + 380 * i + 22 * e + 9, 140, str(n), anchor="middle", size=12)
+        counts = moge_ops.grouped_gate(logits, G, num_voted=num_voted).counts
+        _loads(svg, i, f"{title}: {int((counts > 0).sum())} experts read", counts, G, most=12)
     return svg
 
 
@@ -146,15 +152,23 @@ def _model() -> PanguMoEForCausalLM:
     )
     model = PanguMoEForCausalLM(config).eval()
     with torch.no_grad():
-        model.layers[0].moge_norm.weight[[3, 11, 20]] *= 40  # out of 32 channels
+        _norm(model).weight[[3, 11, 20]] *= 40  # out of 32 channels
     return model
+
+
+def _norm(model: PanguMoEForCausalLM) -> Norm:
+    """What the experts' input comes from."""
+    layer = model.layers[0]
+    assert isinstance(layer, Layer)
+    return layer.moge_norm
 
 
 def _ranges(model: PanguMoEForCausalLM, ids: Tensor) -> Tensor:
     """``[H]``: the largest size of each channel of the experts' input."""
     found: list[Tensor] = []
-    norm = model.layers[0].moge_norm
-    hook = norm.register_forward_hook(lambda _, __, out: found.append(out.abs().flatten(0, -2)))
+    hook = _norm(model).register_forward_hook(
+        lambda _, __, out: found.append(out.abs().flatten(0, -2))
+    )
     with torch.no_grad():
         model(ids)
     hook.remove()
@@ -188,13 +202,8 @@ def surgery() -> Svg:
     order = before.view(G, -1).argsort(1, descending=True) + torch.arange(0, E, E // G)[:, None]
     permute_experts(layer, order.flatten())
     after = layer(x, return_routing=True).gating.counts
-    most = float(before.max())
     for i, (name, counts) in enumerate((("before", before), ("after", after))):
-        svg.text(4 + 380 * i, 12, f"rows of each expert, {name}", "strong")
-        inks = [f"g{e // (E // G)}" for e in range(E)]
-        _bars(svg, (4 + 380 * i, 128), counts.tolist(), most, inks=inks)
-        for e, n in enumerate(counts.tolist()):
-            svg.text(4 + 380 * i + 22 * e + 9, 140, str(n), anchor="middle", size=12)
+        _loads(svg, i, f"rows of each expert, {name}", counts, G, float(before.max()))
     return svg
 
 
@@ -211,9 +220,5 @@ def bias() -> Svg:
         offset += 0.01 * (T * G / E - counts).sign()
     svg = Svg(760, 150)
     for i, (step, counts) in enumerate(shown):
-        svg.text(4 + 380 * i, 12, f"after {step} updates", "strong")
-        inks = [f"g{e // (E // G)}" for e in range(E)]
-        _bars(svg, (4 + 380 * i, 128), counts.tolist(), float(shown[0][1].max()), inks=inks)
-        for e, n in enumerate(counts.tolist()):
-            svg.text(4 + 380 * i + 22 * e + 9, 140, str(n), anchor="middle", size=12)
+        _loads(svg, i, f"after {step} updates", counts, G, float(shown[0][1].max()))
     return svg

@@ -7,7 +7,7 @@ from pictures import Svg
 
 T, E, G = 4, 12, 4
 P = E // G
-CELL, ROW, LEFT, TOP = 38, 30, 70, 62
+CELL, ROW, LEFT, TOP = 34, 30, 70, 62
 
 
 def draw() -> Svg:
@@ -16,9 +16,9 @@ def draw() -> Svg:
     logits = 1.5 * torch.randn(T, E)
     gating = moge_ops.grouped_gate(logits, G)
     scores = logits.softmax(-1)
-    ids = LEFT + CELL * E + 30
-    weights = ids + 30 * G + 24
-    svg = Svg(weights + 44 * G + 4, TOP + ROW * T + 46)
+    ids = LEFT + CELL * E + 24
+    weights = ids + 27 * G + 20
+    svg = Svg(weights + 38 * G + 2, TOP + ROW * T + 46)
     svg.text(LEFT, 10, "scores [T, E], in groups of P", "strong")
     svg.text(ids, 10, "experts [T, K]", "strong")
     svg.text(weights, 10, "weights [T, K]", "strong")
@@ -34,8 +34,8 @@ def draw() -> Svg:
             ink = f"g{e // P}" if e in chosen else "plain"
             svg.box(LEFT + CELL * e, y, CELL - 2, 24, f"{scores[t, e]:.2f}"[1:], ink)
         for g, e in enumerate(chosen):
-            svg.box(ids + 30 * g, y, 28, 24, f"{e}", f"g{g}")
-            svg.box(weights + 44 * g, y, 42, 24, f"{gating.weights[t, g]:.2f}", f"g{g}")
+            svg.box(ids + 27 * g, y, 25, 24, f"{e}", f"g{g}")
+            svg.box(weights + 38 * g, y, 36, 24, f"{gating.weights[t, g]:.2f}", f"g{g}")
     y = TOP + ROW * T + 14
     svg.text(LEFT - 8, y + 12, "counts", "strong", "end")
     for e, count in enumerate(gating.counts.tolist()):

@@ -1,9 +1,7 @@
 """What `grouped_gemm` does to the rows of a small batch, and the order of a kernel's tiles."""
 
-import torch
-
-import moge_ops
 from pictures import Svg
+from pictures._parts import routed, swizzled
 
 T, E, G = 3, 8, 4
 SEED = 3  # leaves an expert without rows
@@ -12,9 +10,7 @@ ROW = 19  # height of one row
 
 def draw() -> Svg:
     """Rows by expert, the weight that each expert's rows meet, and the result."""
-    torch.manual_seed(SEED)
-    gating = moge_ops.grouped_gate(torch.randn(T, E), G)
-    routing = moge_ops.route(gating.experts, E, num_groups=G)
+    _, routing, _ = routed(T, E, G, SEED)
     tokens = (routing.row_to_slot // G).tolist()
     offsets = routing.offsets.tolist()
     left, middle, right = 20, 290, 520
@@ -56,12 +52,8 @@ def tiles() -> Svg:
     for e, count in enumerate(counts):
         tiles_m = -(-count // block_m)
         svg.text(10, y + row * count / 2, f"expert {e}: {count} rows")
-        # as swizzle() of triton_kernels/_tiles.py
         for place in range(tiles_m * columns):
-            top = place // (swizzle * columns) * swizzle
-            height = min(tiles_m - top, swizzle)
-            rest = place - top * columns
-            m, c = top + rest % height, rest // height
+            m, c = swizzled(place, swizzle, tiles_m, columns)
             number = first + place
             program, wave = number % programs, number // programs
             size = row * block_m
@@ -76,16 +68,9 @@ def tiles() -> Svg:
             svg.text(left - 10, middle, f"{block_m * m} to {end}", anchor="end")
         y += row * block_m * tiles_m + 24
         first += tiles_m * columns
-    for wave in range(-(-first // programs)):
-        at = 60 + 26 * wave
-        svg.box(left + cell * columns + 30, at, 110, 20, f"wave {wave}", f"g{wave}")
-    svg.box(
-        left + cell * columns + 30,
-        60 + 26 * -(-first // programs),
-        110,
-        20,
-        "past its end",
-        "faint",
-    )
+    waves = -(-first // programs)
+    legend = [(f"wave {wave}", f"g{wave}") for wave in range(waves)] + [("past its end", "faint")]
+    for i, (text, ink) in enumerate(legend):
+        svg.box(left + cell * columns + 30, 60 + 26 * i, 110, 20, text, ink)
     svg.height = y
     return svg

@@ -1,9 +1,7 @@
 """The way of a small batch through `grouped_mlp`."""
 
-import torch
-
-import moge_ops
 from pictures import Svg
+from pictures._parts import routed
 
 T, E, G = 3, 8, 4
 STEP = 24
@@ -11,11 +9,8 @@ STEP = 24
 
 def draw() -> Svg:
     """Tokens, their rows by expert, and the weighted sums, with the routing weights of a gate."""
-    torch.manual_seed(3)
-    gating = moge_ops.grouped_gate(torch.randn(T, E), G)
-    routing = moge_ops.route(gating.experts, E, num_groups=G)
+    gating, routing, owners = routed(T, E, G, seed=3)
     slots = routing.row_to_slot.tolist()
-    owners = [e for e in range(E) for _ in range(int(gating.counts[e]))]
     weights = gating.weights.flatten().tolist()
     x, up, act, out, y = 10, 150, 306, 402, 610  # left edges
     svg = Svg(690, 44 + STEP * T * G)

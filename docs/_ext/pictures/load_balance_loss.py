@@ -7,7 +7,7 @@ import moge_ops
 from pictures import Svg
 
 T, E, K = 256, 8, 2
-WIDTH, BASE, UNIT = 40, 190, 46
+WIDTH, BASE, UNIT = 40, 156, 46
 
 
 def _router(svg: Svg, left: float, title: str, logits: Tensor) -> None:
@@ -30,11 +30,11 @@ def draw() -> Svg:
     torch.manual_seed(2)
     even = torch.randn(T, E)
     lopsided = torch.randn(T, E) + torch.linspace(0.9, -0.9, E)
-    svg = Svg(2 * WIDTH * E + 60, 240)
+    svg = Svg(2 * WIDTH * E + 60, 206)
     _router(svg, 6, "even router", even)
     _router(svg, WIDTH * E + 46, "lopsided router", lopsided)
-    svg.box(6, 218, 16, 14, ink="g0")
-    svg.text(28, 225, "f, share of the slots, 1 is even")
-    svg.box(286, 218, 16, 14, ink="g1")
-    svg.text(308, 225, "E · p, mean score, 1 is even")
+    svg.box(6, 184, 16, 14, ink="g0")
+    svg.text(28, 191, "f, share of the slots, 1 is even")
+    svg.box(286, 184, 16, 14, ink="g1")
+    svg.text(308, 191, "E · p, mean score, 1 is even")
     return svg

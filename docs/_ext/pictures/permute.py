@@ -1,9 +1,7 @@
 """What `permute` and `route` do to the rows of a small batch."""
 
-import torch
-
-import moge_ops
 from pictures import Svg
+from pictures._parts import routed
 
 T, E, G = 4, 8, 4
 CELL, STEP, LEFT, RIGHT = 34, 24, 70, 330
@@ -11,10 +9,7 @@ CELL, STEP, LEFT, RIGHT = 34, 24, 70, 330
 
 def draw() -> Svg:
     """Tokens on the left, rows by expert on the right, an arrow for each routed row."""
-    torch.manual_seed(3)
-    gating = moge_ops.grouped_gate(torch.randn(T, E), G)
-    routing = moge_ops.route(gating.experts, E, num_groups=G)
-    owners = [e for e in range(E) for _ in range(int(gating.counts[e]))]
+    _, routing, owners = routed(T, E, G, seed=3)
     svg = Svg(500, 40 + STEP * T * G)
     svg.text(LEFT, 12, "x [T, H]", "strong")
     svg.text(RIGHT, 12, "rows [N, H], by expert", "strong")

@@ -1,9 +1,8 @@
 """How `route` sorts slots, and what padding and dropped slots do to its rows."""
 
-import torch
-
 import moge_ops
 from pictures import Svg
+from pictures._parts import routed
 
 T, E, G = 4, 6, 3
 P = E // G
@@ -23,9 +22,7 @@ def _spans(svg: Svg, offsets: list[int], left: float, cell: float, y: float) -> 
 
 def draw() -> Svg:
     """Slots in their order above, rows by expert below, a line for each."""
-    torch.manual_seed(4)
-    gating = moge_ops.grouped_gate(torch.randn(T, E), G)
-    routing = moge_ops.route(gating.experts, E, num_groups=G)
+    gating, routing, _ = routed(T, E, G, seed=4)
     N = T * G
     svg = Svg(LEFT + CELL * N + 6, 236)
     ids = gating.experts.flatten().tolist()
@@ -50,19 +47,18 @@ def draw() -> Svg:
 
 def padded() -> Svg:
     """Rows of the same batch with one dropped slot: plain, and padded to multiples of 2."""
-    torch.manual_seed(4)
-    experts = moge_ops.grouped_gate(torch.randn(T, E), G).experts.clone()
+    experts = routed(T, E, G, seed=4)[0].experts.clone()
     experts[1, 2] = -1
     ids = experts.flatten().tolist()
     plain = moge_ops.route(experts, E, num_groups=G)
     routing = moge_ops.route(experts, E, num_groups=G, pad_to=2)
     N, left, cell = len(routing.row_to_slot), 4, 38
-    svg = Svg(left + cell * N + 2, 160)
+    svg = Svg(left + cell * N + 2, 172)
     svg.text(
         left, 12, "row_to_slot without padding: one row is free, for the dropped slot", "strong"
     )
-    svg.text(left, 88, f"row_to_slot with pad_to=2: N = {N} rows, enough for any choice", "strong")
-    for y, found in ((26, plain), (102, routing)):
+    svg.text(left, 100, f"row_to_slot with pad_to=2: N = {N} rows, enough for any choice", "strong")
+    for y, found in ((26, plain), (114, routing)):
         for row, slot in enumerate(found.row_to_slot.tolist()):
             ink = "faint" if slot < 0 else f"g{ids[slot] // P}"
             svg.box(left + cell * row, y, cell - 4, 24, f"{slot}", ink)

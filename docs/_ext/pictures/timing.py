@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pictures import Svg
-from tables.ascend import parameter
+from tables.ascend import device, parameter
 
 TILE = 8192  # bytes
 LEFT, LANE = 84, 34
@@ -180,7 +180,7 @@ def step() -> Svg:
         for each in slices:
             if each.pipe == "MTE2" and each.start == loads[-1].end and each.end < end:
                 svg.line((x(each.start), 101), (x(each.start), 74), arrow=True)
-    micro = 1850.0  # cycles
+    micro = 1000 * float(device("910B1", "clock"))  # cycles
     axis = 214
     svg.line((LEFT, axis), (690, axis))
     for i in range(int((end - begin) / micro) + 1):

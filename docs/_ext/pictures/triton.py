@@ -1,38 +1,27 @@
 """The order of tiles of a persistent grid, and what one tile of the up projection does."""
 
 from pictures import Svg
+from pictures._parts import swizzled
 
 TILES_M, TILES_C, PROGRAMS = 8, 6, 12
 # name -> height of a swizzle, as in bench/results/tile_order.csv
 ORDERS = {"columns first": 1, "rows first": TILES_M, "swizzled by 4": 4}
 
 
-def _places(swizzle: int) -> dict[tuple[int, int], int]:
-    """Row tile and column tile -> place, as swizzle() of triton_kernels/_tiles.py counts."""
-    found = {}
-    for place in range(TILES_M * TILES_C):
-        top = place // (swizzle * TILES_C) * swizzle
-        height = min(TILES_M - top, swizzle)
-        rest = place - top * TILES_C
-        found[top + rest % height, rest // height] = place
-    return found
-
-
 def orders() -> Svg:
     """The tiles of one expert in three orders, with what the first wave of programs reads."""
     cell, gap = 32, 34
     step = cell * TILES_C + gap
-    svg = Svg(step * len(ORDERS) - gap + 24, 66 + cell * TILES_M + 58)
+    svg = Svg(step * len(ORDERS) - gap + 24, 44 + cell * TILES_M + 44)
     for i, (name, swizzle) in enumerate(ORDERS.items()):
         left, top = 16 + step * i, 44
-        places = _places(swizzle)
+        tiles = [swizzled(i, swizzle, TILES_M, TILES_C) for i in range(TILES_M * TILES_C)]
         svg.text(left, 12, name, "strong")
         svg.text(left, 32, "column tiles from left to right", size=12)
-        for (m, c), place in places.items():
+        for place, (m, c) in enumerate(tiles):
             ink = "g0" if place < PROGRAMS else "plain"
             svg.box(left + cell * c, top + cell * m, cell - 2, cell - 2, str(place), ink)
-        wave = [tile for tile, place in places.items() if place < PROGRAMS]
-        rows, columns = (len({tile[axis] for tile in wave}) for axis in (0, 1))
+        rows, columns = (len(set(axis)) for axis in zip(*tiles[:PROGRAMS], strict=True))
         below = top + cell * TILES_M
         svg.text(left, below + 14, f"the first {PROGRAMS} tiles read")
         svg.text(left, below + 32, f"{rows} row tiles, {columns} column tiles")
@@ -41,7 +30,7 @@ def orders() -> Svg:
 
 def up() -> Svg:
     """From tokens and both halves of a weight to a tile of the activation."""
-    svg = Svg(700, 300)
+    svg = Svg(700, 272)
     svg.text(10, 12, "x [T, H]", "strong")
     tokens, slots = 7, [1, 2, 4, 6]
     for t in range(tokens):
@@ -66,8 +55,8 @@ def up() -> Svg:
     svg.line((460, 100), (562, 100), arrow=True)
     svg.text(470, 86, "tl.dot, float32", size=12)
     svg.line((626, 138), (626, 238), arrow=True)
-    svg.text(618, 160, "silu(gate) up", anchor="end", size=12)
-    svg.box(524, 240, 166, 24, "act [BLOCK_M, BLOCK_C]", "plain")
-    svg.line((524, 252), (434, 252), arrow=True)
+    svg.text(618, 160, "silu(gate) · up", anchor="end", size=12)
+    svg.box(510, 240, 180, 24, "act [BLOCK_M, BLOCK_C]", "plain")
+    svg.line((510, 252), (434, 252), arrow=True)
     svg.text(428, 252, "act [N, F], and gate and up where a gradient follows", anchor="end")
     return svg

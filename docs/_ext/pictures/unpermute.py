@@ -1,9 +1,7 @@
 """What `unpermute` does to the rows of a small batch."""
 
-import torch
-
-import moge_ops
 from pictures import Svg
+from pictures._parts import routed
 
 T, E, G = 4, 8, 4
 STEP, LEFT, RIGHT = 24, 80, 420
@@ -11,10 +9,7 @@ STEP, LEFT, RIGHT = 24, 80, 420
 
 def draw() -> Svg:
     """Rows by expert on the left, each with its weight; tokens on the right."""
-    torch.manual_seed(3)
-    gating = moge_ops.grouped_gate(torch.randn(T, E), G)
-    routing = moge_ops.route(gating.experts, E, num_groups=G)
-    owners = [e for e in range(E) for _ in range(int(gating.counts[e]))]
+    gating, routing, owners = routed(T, E, G, seed=3)
     weights = gating.weights.flatten().tolist()
     svg = Svg(540, 40 + STEP * T * G)
     svg.text(4, 12, "rows [N, H], by expert, each times its weight", "strong")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 import moge_ops
 from pictures import Svg
-from tables import read
+from tables import balance
 
 T, E, G = 6, 16, 4
 K, P = G, E // G  # one expert of each group
@@ -44,14 +44,13 @@ MOST_SCORE, MOST_SHARE = 1.75, 0.14
 
 def imbalance() -> Svg:
     """Figure 2b of the paper: how often plain top-k's devices are how unevenly loaded."""
-    rows = [row for row in read("balance.csv") if row["study"] == "histogram"]
     bottom, unit = TOP + HEIGHT, WIDTH / MOST_SCORE
     width = unit / 16 - 2  # a batch of 16 tokens has scores in sixteenths
     svg = Svg(LEFT + WIDTH + 30, bottom + 56)
-    for row in rows:
+    for row in balance.rows("histogram"):
         score, share = float(row["imbalance"]), float(row["share"])
         x = LEFT + (score + 1 / 16) * unit - width / 2
-        if row["way"] == "MoGE":
+        if row["way"] == balance.MOGE:
             # its share is 1, far above the scale
             svg.box(x, TOP, width, HEIGHT, ink="g1")
             samples = f"MoGE: 0 in all {int(row['samples']):,} batches"
@@ -59,12 +58,7 @@ def imbalance() -> Svg:
         elif share * HEIGHT / MOST_SHARE >= 0.5:
             height = HEIGHT * share / MOST_SHARE
             svg.box(x, bottom - height, width, height, ink="g0")
-    mean = next(
-        float(row["imbalance"])
-        for row in read("balance.csv")
-        if (row["study"], row["router"], row["way"], row["tokens"])
-        == ("router", "uniform", "plain top-k", "16")
-    )
+    mean = balance.mean("imbalance", "uniform", "16")
     middle = LEFT + (mean + 1 / 16) * unit
     svg.line((middle, bottom), (middle, TOP + 2))
     svg.text(middle + 8, TOP + 10, f"plain top-k, mean {mean:.2f}", "strong")

@@ -14,7 +14,7 @@ import csv
 import importlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +56,13 @@ def read(source: str) -> list[Row]:
         return list(csv.DictReader(file))
 
 
+def span(numbers: Iterable[float], digits: int = 1) -> str:
+    """``0.9 to 1.2``, or one number where both ends are the same as printed."""
+    ends = sorted(numbers)
+    least, most = (f"{end:,.{digits}f}" for end in (ends[0], ends[-1]))
+    return least if least == most else f"{least} to {most}"
+
+
 def badge(kind: str) -> nodes.inline:
     """The word for how numbers came about, in its colour."""
     return nodes.inline("", kind, classes=["badge", kind])
@@ -74,7 +81,7 @@ def drawn(name: str) -> Table:
 
 def _alignment(cells: Sequence[str]) -> str:
     """Numbers to the right, so that their digits stand below each other."""
-    return "---:" if all(re.match(r"[-+−]?\d|[–-]?$", cell) for cell in cells) else "---"
+    return "---:" if all(re.match(r"[-+\u2212]?\d|[\u2013-]?$", cell) for cell in cells) else "---"
 
 
 class Rows(SphinxDirective):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from tables import ROOT, Row, Table, read
+from tables import ROOT, Row, Table, read, span
 
 MODEL, CHECK, COUNTERS = "ascend_model.csv", "ascend_model_check.csv", "ascend_counters.csv"
 EMULATOR = ROOT / "csrc" / "emulator"
@@ -14,7 +14,8 @@ PANGU = "Pangu Pro MoE's layer (H 5120, F 1344, E 64, G 8), bfloat16."
 FEW = 456  # up to this many tokens memory bounds the products
 
 
-def _model(device: str = "910B1", **wanted: object) -> list[Row]:
+def modelled(device: str = "910B1", **wanted: object) -> list[Row]:
+    """Rows of a chip with some values."""
     return [
         row
         for row in read(MODEL)
@@ -23,7 +24,7 @@ def _model(device: str = "910B1", **wanted: object) -> list[Row]:
 
 
 def _total(T: object, part: str, device: str = "910B1") -> Row:
-    (row,) = _model(device, T=T, part=PARTS[part], step="total")
+    (row,) = modelled(device, T=T, part=PARTS[part], step="total")
     return row
 
 
@@ -33,11 +34,6 @@ def _ms(row: Row) -> str:
 
 def _tokens(rows: Iterable[Row]) -> list[int]:
     return sorted({int(row["T"]) for row in rows})
-
-
-def _span(values: Iterable[float], digits: int) -> str:
-    least, *_, most = sorted(values)
-    return f"{least:.{digits}f} to {most:.{digits}f}"
 
 
 # --- modelled times -------------------------------------------------------------------------------
@@ -62,14 +58,14 @@ def layer() -> Table:
         least = float(here[0]["floor_us"]) / 1000
         return [str(T), _ms(here[0]), f"{least:#.3g}", *map(_ms, (here[1], *there))]
 
-    return Table("modelled", MODEL, PANGU, head, [line(T) for T in _tokens(_model())])
+    return Table("modelled", MODEL, PANGU, head, [line(T) for T in _tokens(modelled())])
 
 
 def _steps(T: int) -> Table:
     head = ["part", "launch", "µs", "busiest pipe", "of the time", "cube", "times the least"]
     lines = []
     for name in ("forward", "backward"):
-        for row in _model(T=T, part=PARTS[name]):
+        for row in modelled(T=T, part=PARTS[name]):
             busy = f"{float(row['bound_percent']):.0f} %" if row["bound"] else ""
             cube = f"{float(row['cube_percent']):.0f} %" if row["cube_percent"] else ""
             # of what moves next to nothing, a multiple says nothing
@@ -91,7 +87,7 @@ def steps_8192() -> Table:
 
 def operators() -> Table:
     """Operators by themselves."""
-    rows = _model(part="operator")
+    rows = modelled(part="operator")
     tokens = _tokens(rows)
     steps = dict.fromkeys(row["step"] for row in rows)
     times = {(row["step"], int(row["T"])): f"{float(row['time_us']):,.1f}" for row in rows}
@@ -102,9 +98,9 @@ def operators() -> Table:
 
 
 def _packed(product: str, T: object) -> tuple[Row, Row]:
-    (packed,) = _model(T=T, part="operator", step=f"{product}, packed")
+    (packed,) = modelled(T=T, part="operator", step=f"{product}, packed")
     part = {"gate/up": "operator", "down": "layer"}[product]
-    (plain,) = _model(T=T, part=part, step=product)
+    (plain,) = modelled(T=T, part=part, step=product)
     return packed, plain
 
 
@@ -117,7 +113,7 @@ def packed() -> Table:
     """Packed weights beside plain ones."""
     head = ["T", "gate/up, µs", "packed", "ratio", "down, µs", "packed", "ratio"]
     lines = []
-    for T in _tokens(_model()):
+    for T in _tokens(modelled()):
         line = [str(T)]
         for product in ("gate/up", "down"):
             rows = _packed(product, T)
@@ -138,19 +134,19 @@ def time(part: str, T: str) -> str:
 
 def weight_rates() -> str:
     """The least and most TB/s at which products read weights where memory bounds them."""
-    rows = [row for row in _model() if row["part"].startswith("layer") and int(row["T"]) <= FEW]
-    return _span((float(row["weight_tb_s"]) for row in rows if row["weight_tb_s"]), 2)
+    rows = [row for row in modelled() if row["part"].startswith("layer") and int(row["T"]) <= FEW]
+    return span((float(row["weight_tb_s"]) for row in rows if row["weight_tb_s"]), 2)
 
 
 def cube_shares(T: str) -> str:
     """The least and most percent of a product's time for which the cube is busy."""
-    rows = [row for row in _model(T=T) if row["part"].startswith("layer") and row["cube_percent"]]
-    return _span((float(row["cube_percent"]) for row in rows), 0)
+    rows = [row for row in modelled(T=T) if row["part"].startswith("layer") and row["cube_percent"]]
+    return span((float(row["cube_percent"]) for row in rows), 0)
 
 
 def cube_share(step: str, T: str, part: str = "forward") -> str:
     """Percent of a launch's time for which the cube is busy; `_` stands for a space in `step`."""
-    (row,) = _model(T=T, part=PARTS[part], step=step.replace("_", " "))
+    (row,) = modelled(T=T, part=PARTS[part], step=step.replace("_", " "))
     return f"{float(row['cube_percent']):.0f}"
 
 

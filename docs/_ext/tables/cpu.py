@@ -8,7 +8,7 @@ Words of the functions that a role calls: ``isa`` is the end of a file's name, `
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from tables import Row, Table, read
+from tables import Row, Table, read, span
 
 OURS = "moge_ops"
 OWN = (OURS, "moge_ops bfloat16")
@@ -100,12 +100,6 @@ def chosen(
     if not found:
         raise ValueError(f"no rows of {isa} for H {H}, tokens {tokens}, {dtype}, {direction}")
     return found
-
-
-def span(numbers: Sequence[float], digits: int = 1) -> str:
-    """``0.9 to 1.2``, or one number where both ends are the same as printed."""
-    least, most = (f"{number:.{digits}f}" for number in (min(numbers), max(numbers)))
-    return least if least == most else f"{least} to {most}"
 
 
 def _ratios(peer: str, isa: str, H: str, tokens: str, *which: str) -> list[float]:

@@ -1,6 +1,6 @@
 """Gates of serving engines beside `grouped_gate`."""
 
-from tables import Row, Table, read
+from tables import Row, Table, read, span
 
 SOURCE = "gates.csv"
 OURS = "moge_ops"
@@ -86,14 +86,12 @@ def measured() -> Table:
 
 def times(E: str, first: str) -> str:
     """How many times as fast as the engines ours is from some number of tokens on."""
-    ratios = [
+    return span(
         float(row["median_us"]) / float(ours["median_us"])
         for (experts, T), (engines, ours) in _timed().items()
         if experts == int(E) and int(first) <= T
         for row in engines
-    ]
-    least, most = (f"{ratio:.1f}" for ratio in (min(ratios), max(ratios)))
-    return f"{least} to {most}"
+    )
 
 
 def one_call() -> str:

@@ -1,6 +1,6 @@
 """Pangu Pro MoE on a CPU, with our experts and with Hugging Face's eager ones."""
 
-from tables import Row, Table, read
+from tables import Row, Table, read, span
 
 SOURCE = "model.csv"
 OURS, EAGER = "moge_ops", "hf eager"
@@ -34,8 +34,7 @@ def speed() -> Table:
 
 def times() -> str:
     """Least and largest factor over all steps."""
-    factors = [
+    return span(
         float(ways[EAGER]["median_ms"]) / float(ways[OURS]["median_ms"])
         for ways in _pairs().values()
-    ]
-    return f"{min(factors):.1f} to {max(factors):.1f}"
+    )

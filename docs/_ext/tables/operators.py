@@ -1,8 +1,9 @@
 """What committed rows say of single operators: counted, modelled and compiled."""
 
 from tables import Row, Table, read
+from tables.ascend import COUNTERS, MODEL, modelled
 
-COUNTERS, MODEL, RESOURCES = "ascend_counters.csv", "ascend_model.csv", "resources.csv"
+RESOURCES = "resources.csv"
 TOKENS = ("1", "456", "8192")
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 LAYER = "Pangu Pro MoE's layer (H 5120, E 64, G 8, k 1)"
@@ -80,11 +81,7 @@ def loss_counters() -> Table:
 def us(launch: str, T: str) -> str:
     """Modelled microseconds of one launch on a 910B1."""
     part, step = STEPS[launch]
-    (row,) = (
-        row
-        for row in read(MODEL)
-        if (row["device"], row["T"], row["part"], row["step"]) == ("910B1", T, part, step)
-    )
+    (row,) = modelled(T=T, part=part, step=step)
     return f"{float(row['time_us']):.1f} µs"
 
 
@@ -95,9 +92,14 @@ def starting_us() -> str:
     return f"{cost} µs"
 
 
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
 def _compiled(*kernels: tuple[str, str, str]) -> Table:
     """Registers and spills of (label, kernel, what its constants contain)."""
-    rows = [row for row in read(RESOURCES) if row["triton"] == "3.9.0" and row["dtype"] == "bf16"]
+    triton = max((row["triton"] for row in read(RESOURCES)), key=_numbers)
+    rows = [row for row in read(RESOURCES) if row["triton"] == triton and row["dtype"] == "bf16"]
 
     def cell(kernel: str, constants: str, target: str) -> str:
         (row,) = (
@@ -111,7 +113,7 @@ def _compiled(*kernels: tuple[str, str, str]) -> Table:
         return f"{row['registers']}, {row['local_bytes']}, {row['shared_bytes']}"
 
     lines = [[label, *(cell(kernel, x, t) for t in TARGETS)] for label, kernel, x in kernels]
-    about = f"{LAYER}, 4096 tokens, bfloat16, Triton 3.9.0, cross-compiled."
+    about = f"{LAYER}, 4096 tokens, bfloat16, Triton {triton}, cross-compiled."
     return Table("static", RESOURCES, about, ["kernel", *TARGETS], lines)
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from moge_ops.quant import SCHEMES
-from tables import Row, Table, read
-from tables.cpu import FORWARD, Point, about, cell, points, span
+from tables import Row, Table, read, span
+from tables.cpu import FORWARD, Point, about, cell, points
 
 SPEED, QUALITY = "quant_avx512_bf16.csv", "quality.csv"
 TRAINED, OUTLYING = "as trained", "with outlying channels"

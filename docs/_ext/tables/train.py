@@ -1,6 +1,6 @@
 """A small MoGE model and its plain top-k twin, trained on the text in examples/data."""
 
-from tables import Row, Table, read
+from tables import Row, Table, read, span
 
 SOURCE = "train.csv"
 MOGE, TOP_K = "MoGE", "plain top-k"
@@ -29,8 +29,7 @@ def loss(model: str) -> str:
 
 def imbalance(model: str) -> str:
     """Imbalance score after the last step, from the least to the most uneven layer."""
-    values = [float(row["imbalance"]) for row in _last(NAMES[model])]
-    return f"{min(values):.2f} to {max(values):.2f}"
+    return span((float(row["imbalance"]) for row in _last(NAMES[model])), 2)
 
 
 def steps() -> str:

@@ -32,9 +32,9 @@ def _words(row: Row) -> dict[str, str]:
 
 def _tile(row: Row) -> str:
     words = _words(row)
-    return ", ".join(f"{key[6:]} {words[key]}" for key in words if key.startswith("BLOCK_")) or (
-        f"{words['BLOCK']} slots" if "BLOCK" in words else ""
-    )
+    sizes = {key.partition("_")[2]: words[key] for key in words if key.startswith("BLOCK_")}
+    slots = f"{words['BLOCK']} slots" if "BLOCK" in words else ""
+    return ", ".join(f"{name} {size}" for name, size in sizes.items()) or slots
 
 
 def _name(row: Row) -> str:
@@ -59,28 +59,27 @@ def constructs() -> Table:
     for name, text in NAMES.items():
         mine = {_reader(row): row for row in rows if row["kernel"] == name}
         reason = mine["own"]["reason"]
-        newest = next((row["result"] for key, row in mine.items() if key != "own"), "")
-        lines.append([text, mine["own"]["result"], _code(reason) if reason else "", newest])
+        other = mine["newest"]["result"] if "newest" in mine else ""
+        lines.append([text, mine["own"]["result"], _code(reason) if reason else "", other])
     head = ["construct", "in triton-ascend's frontend", "which says", "read by the newest Triton"]
     return Table("static", SOURCE, _about(rows), head, lines)
 
 
 def _kernels(result: str, tiles: str) -> list[Row]:
+    """The kernels in bfloat16 that came to a result, with tiles for an NPU or a GPU."""
+    wanted = {"result": result, "tiles": tiles, "dtype": "bf16"}
     return [
         row
         for row in read(SOURCE)
-        if row["kernel"].startswith("_") and row["result"] == result and row["tiles"] == tiles
+        if row["kernel"].startswith("_") and wanted.items() <= row.items()
     ]
 
 
 def planned() -> Table:
     """Kernels that got as far as the last step, in bfloat16 and with tiles for an NPU."""
-    rows = [row for row in _kernels("planned", "npu") if row["dtype"] == "bf16"]
-    rows += [
-        row
-        for row in _kernels("planned", "gpu")
-        if row["dtype"] == "bf16" and row["kernel"] not in {each["kernel"] for each in rows}
-    ]
+    rows = _kernels("planned", "npu")
+    fitted = {row["kernel"] for row in rows}
+    rows += [row for row in _kernels("planned", "gpu") if row["kernel"] not in fitted]
     # one launch of each tile: the one that takes the most
     best: dict[tuple[str, str], Row] = {}
     for row in rows:
@@ -107,12 +106,7 @@ def planned() -> Table:
 
 def refused() -> Table:
     """What the back end refuses, with its words."""
-    rows = [
-        row
-        for tiles in ("npu", "gpu", "")
-        for row in _kernels("refused by back end", tiles)
-        if row["dtype"] == "bf16"
-    ]
+    rows = [row for tiles in ("npu", "gpu", "") for row in _kernels("refused by back end", tiles)]
     seen: dict[tuple[str, ...], None] = {}
     for row in rows:
         gathers = "" if "dw" not in row["kernel"] or _words(row)["K"] == "1" else "gathers rows"
@@ -142,9 +136,10 @@ def counts(result: str) -> str:
 
 def overflow(kernel: str) -> str:
     """Bytes of UB that a kernel with the tiles of a GPU would take."""
-    (row,) = {
-        row["reason"]: row
+    (reason,) = {
+        row["reason"]
         for row in _kernels("refused by back end", "gpu")
         if row["kernel"] == kernel and row["reason"].startswith("ub overflow")
-    }.values()
-    return f"{int(row['reason'].split()[3]) // 8:,}"
+    }
+    bits = reason.split()[3]
+    return f"{int(bits) // 8:,}"
