@@ -129,10 +129,11 @@ def test_device_code_includes_the_one_header_and_its_own_folder(path: Path) -> N
 
 
 def test_no_two_operators_define_one_name_on_the_device() -> None:
-    """All kernels are linked into one extension, where one of two like functions would serve both."""
+    """All are linked into one extension, where one of two like functions would serve both."""
     name = re.compile(
         r"^(?:class|struct|enum class) (\w+)|"
-        r"^(?! |#|//|namespace|using|template|class|struct|enum|static_assert)[\w:<>&*, ]+?\b(\w+)\(",
+        r"^(?! |#|//|namespace|using|template|class|struct|enum|static_assert)"
+        r"[\w:<>&*, ]+?\b(\w+)\(",
         re.MULTILINE,
     )
     owners: dict[str, set[str]] = {}

@@ -56,8 +56,9 @@ class ExpertParallel(MoGE):
     If a rank dies, the others get a RuntimeError: on gloo at once if its connection closes,
     otherwise after the timeout of the process group. The groups of a mesh's dimensions have the
     backend's default timeout, not that of ``init_process_group``, unless ``init_device_mesh`` gets
-    another by ``backend_override`` (pytorch/pytorch#119574). End a script with
-    ``dist.destroy_process_group()``: without it gloo's threads may abort the process at its exit.
+    another by ``backend_override`` (pytorch/pytorch#119574). A process that
+    ends right after its last collective may be aborted by gloo's threads, which let go of its
+    tensors under Python's lock (torch 2.13): let a script wait a moment before it ends.
 
     Parameters, all DTensors on ``mesh``, in state dicts too (shapes are global):
         gate ``[E, H]``, router_scale ``[E]``: replicated.
