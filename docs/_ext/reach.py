@@ -1,4 +1,7 @@
-"""What a keyboard or a screen reader would miss: what scrolls has a name and can have focus."""
+"""What a keyboard, a screen reader or a small screen would miss.
+
+What scrolls has a name and can have focus, and a picture leads to itself at full size.
+"""
 
 import re
 from html import unescape
@@ -10,6 +13,7 @@ from sphinx.application import Sphinx
 CODE = re.compile(r"(<div class=\"highlight\"><pre)>(.*?)</pre>", re.DOTALL)
 # the arguments of a long signature: a list of definitions without terms, within a term
 ARGUMENTS = re.compile(r"<dl>\s*(<dd>.*?</dd>)\s*</dl>", re.DOTALL)
+IMAGE = re.compile(r'<img [^>]*src="([^"]*\.png)"[^>]*>')
 TABLE = '<div class="table-wrapper'
 # what fits into a telephone, in letters, does not scroll
 NARROW = 40
@@ -28,7 +32,8 @@ def _arguments(match: re.Match[str]) -> str:
 
 
 def reached(body: str) -> str:
-    """The page with its tables and its blocks of code in the order of the Tab key."""
+    """The page with its tables, blocks of code and pictures in the order of the Tab key."""
+    body = IMAGE.sub(r'<a class="larger" href="\1">\g<0></a>', body)
     body = body.replace(TABLE, f'<div tabindex="0" role="group" aria-label="table" {TABLE[5:]}')
     return CODE.sub(_code, ARGUMENTS.sub(_arguments, body))
 

@@ -86,7 +86,9 @@ class Svg:
             'markerHeight="7" orient="auto-start-reverse"><path d="M0,0 L8,4 L0,8 z"/></marker>'
             "</defs>"
         )
-        view = f'viewBox="0 0 {self.width:g} {self.height:g}" style="max-width:{self.width:g}px"'
+        # half of a border lies outside of its box
+        frame = f"-1 -1 {self.width + 2:g} {self.height + 2:g}"
+        view = f'viewBox="{frame}" style="max-width:{self.width + 2:g}px"'
         label = f'role="img" aria-label="{escape(told, quote=True)}"'
         return f'<svg class="picture" {view} {label}>{arrow}{"".join(self.parts)}</svg>'
 
