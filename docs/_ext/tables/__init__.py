@@ -1,13 +1,14 @@
 """Tables that are drawn from committed rows while the site is built.
 
 ````
-```{rows} cpu.forward
+```{rows} cpu.forward avx2
 What the reader sees above the table.
 ```
 ````
 
-calls ``forward()`` of ``tables/cpu.py``, which returns a `Table`. A number within a sentence comes
-the same way: ``{row}`cpu.times vllm avx2 16` `` is what ``times("vllm", "avx2", "16")`` returns.
+calls ``forward("avx2")`` of ``tables/cpu.py``, which returns a `Table`. A number within a sentence
+comes the same way: ``{row}`cpu.times vllm avx2 16` `` is what ``times("vllm", "avx2", "16")``
+returns.
 """
 
 import csv
@@ -68,10 +69,16 @@ def badge(kind: str) -> nodes.inline:
     return nodes.inline("", kind, classes=["badge", kind])
 
 
-def drawn(name: str) -> Table:
-    """The table of ``file.function``."""
+def _called(text: str) -> Any:
+    """What ``file.function`` returns for the words after it."""
+    name, *words = text.split()
     module, _, function = name.partition(".")
-    table: Table = getattr(importlib.import_module(f"tables.{module}"), function)()
+    return getattr(importlib.import_module(f"tables.{module}"), function)(*words)
+
+
+def drawn(name: str) -> Table:
+    """The table of ``file.function`` and its arguments."""
+    table: Table = _called(name)
     if table.kind not in KINDS:
         raise ValueError(f"{name}: kind must be one of {', '.join(KINDS)}, got {table.kind}")
     if not table.rows or any(len(row) != len(table.head) for row in table.rows):
@@ -88,11 +95,15 @@ class Rows(SphinxDirective):
     """Caption, kind, source and rows of a table."""
 
     required_arguments = 1
+    final_argument_whitespace = True
     has_content = True
 
     def run(self) -> list[nodes.Node]:
         """Sphinx calls this."""
-        table = drawn(self.arguments[0])
+        try:
+            table = drawn(self.arguments[0])
+        except Exception as error:  # whose message names the page and the line, here
+            raise self.error(f"{self.arguments[0]}: {type(error).__name__}: {error}") from error
         self.env.note_dependency(str(RESULTS / table.source))
         about = nodes.paragraph("", "", badge(table.kind), nodes.Text(" "), classes=["about"])
         file = os.path.relpath(
@@ -108,9 +119,7 @@ class Rows(SphinxDirective):
 
 def value(text: str) -> str:
     """What a role says: ``file.function`` and its arguments, divided by spaces."""
-    name, *words = text.split()
-    module, _, function = name.partition(".")
-    found = getattr(importlib.import_module(f"tables.{module}"), function)(*words)
+    found = _called(text)
     if not isinstance(found, str) or not any(map(str.isdigit, found)):
         raise ValueError(f"{text}: expected a text with a number, got {found!r}")
     return found

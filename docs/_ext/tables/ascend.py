@@ -61,7 +61,9 @@ def layer() -> Table:
     return Table("modelled", MODEL, PANGU, head, [line(T) for T in _tokens(modelled())])
 
 
-def _steps(T: int) -> Table:
+def steps(tokens: str) -> Table:
+    """Launches of the layer, at some number of tokens."""
+    T = int(tokens)
     head = ["part", "launch", "µs", "busiest pipe", "of the time", "cube", "times the least"]
     lines = []
     for name in ("forward", "backward"):
@@ -73,16 +75,6 @@ def _steps(T: int) -> Table:
             time = f"{float(row['time_us']):,.1f}"
             lines.append([name, row["step"], time, row["bound"], busy, cube, over])
     return Table("modelled", MODEL, f"{PANGU} 910B1, {T} tokens.", head, lines)
-
-
-def steps_16() -> Table:
-    """Launches of the layer at 16 tokens."""
-    return _steps(16)
-
-
-def steps_8192() -> Table:
-    """Launches of the layer at 8192 tokens."""
-    return _steps(8192)
 
 
 def operators() -> Table:
@@ -247,7 +239,7 @@ def counters() -> Table:
 # --- rules ----------------------------------------------------------------------------------------
 
 
-def _rules() -> dict[str, list[tuple[str, str]]]:
+def families() -> dict[str, list[tuple[str, str]]]:
     """Families of rules, each with ids and sentences."""
     text = (EMULATOR / "rules.h").read_text()
     parts = re.split(r"/\* ([\w ]+) \*/", text)[1:]
@@ -260,44 +252,10 @@ def _rules() -> dict[str, list[tuple[str, str]]]:
 
 def rule_count() -> str:
     """How many rules there are."""
-    return str(sum(map(len, _rules().values())))
+    return str(sum(map(len, families().values())))
 
 
-def _family(name: str) -> Table:
-    lines = [[f"`{rule}`", sentence] for rule, sentence in _rules()[name]]
+def rules(*family: str) -> Table:
+    """The rules of one family."""
+    lines = [[f"`{rule}`", sentence] for rule, sentence in families()[" ".join(family)]]
     return Table("source", RULES, "Each rule is a line of", ["rule", "what must hold"], lines)
-
-
-def rules_memory() -> Table:
-    """Rules on memory."""
-    return _family("memory")
-
-
-def rules_parameters() -> Table:
-    """Rules on parameters."""
-    return _family("parameters")
-
-
-def rules_movement() -> Table:
-    """Rules on data movement."""
-    return _family("data movement")
-
-
-def rules_cube() -> Table:
-    """Rules on the cube core."""
-    return _family("cube")
-
-
-def rules_vector() -> Table:
-    """Rules on vector instructions."""
-    return _family("vector")
-
-
-def rules_queues() -> Table:
-    """Rules on pipes and queues."""
-    return _family("pipes and queues")
-
-
-def rules_order() -> Table:
-    """Rules on synchronisation."""
-    return _family("synchronisation")

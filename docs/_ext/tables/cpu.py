@@ -5,7 +5,7 @@ Words of the functions that a role calls: ``isa`` is the end of a file's name, `
 ``16-`` from it on, ``-64`` up to it, or ``1-16``.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from tables import Row, Table, read, span
@@ -137,7 +137,11 @@ def cell(number: float | None) -> str:
     return "-" if number is None else f"{number:.{1 if number >= 10 else 2}f}"
 
 
-def _forward(source: str, peers: Sequence[str]) -> Table:
+def forward(isa: str) -> Table:
+    """The forward pass in bfloat16."""
+    source = f"cpu_{isa}.csv"
+    # the others need AVX-512
+    peers = ("vllm", "hf") if isa == "avx2" else ("vllm", "sglang", "zentorch", "hf")
     head = ["H", "caches", "T", "ms", *(f"times {TITLES[peer]}" for peer in peers)]
     head += ["of the read rate", "of the product"]
     lines = []
@@ -151,17 +155,9 @@ def _forward(source: str, peers: Sequence[str]) -> Table:
     return Table("measured", source, about(source), head, lines)
 
 
-def forward_avx2() -> Table:
-    """The forward pass in bfloat16 with AVX2."""
-    return _forward("cpu_avx2.csv", ("vllm", "hf"))
-
-
-def forward_avx512_bf16() -> Table:
-    """The forward pass in bfloat16 with AVX-512 BF16."""
-    return _forward("cpu_avx512_bf16.csv", ("vllm", "sglang", "zentorch", "hf"))
-
-
-def _training(source: str) -> Table:
+def training(isa: str) -> Table:
+    """float32, and the backward pass."""
+    source = f"cpu_{isa}.csv"
     passes = [("float32", FORWARD, "hf"), ("float32", BOTH, "torch"), ("bfloat16", BOTH, "torch")]
     head = ["T", *(f"{dtype}, {way}: times {TITLES[peer]}" for dtype, way, peer in passes)]
     found = {(point.dtype, point.direction, point.T): point for point in points(source)}
@@ -171,13 +167,3 @@ def _training(source: str) -> Table:
         for T in tokens
     ]
     return Table("measured", source, about(source), head, lines)
-
-
-def training_avx2() -> Table:
-    """float32, and the backward pass, with AVX2."""
-    return _training("cpu_avx2.csv")
-
-
-def training_avx512_bf16() -> Table:
-    """float32, and the backward pass, with AVX-512 BF16."""
-    return _training("cpu_avx512_bf16.csv")
