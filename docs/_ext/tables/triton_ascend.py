@@ -119,7 +119,7 @@ def refused() -> Table:
             _code(row["reason"]),
         )
         seen.setdefault(key)
-    head = ["kernel", "tiles of", "tile", "", "stage", "the back end says"]
+    head = ["kernel", "tiles of", "tile", "call", "stage", "the back end says"]
     return Table("static", SOURCE, f"{_about(rows)} bfloat16.", head, list(seen))
 
 
