@@ -25,6 +25,7 @@ extensions = [
     "messages",
     "pictures",
     "reach",
+    "sources",
     "tables",
 ]
 exclude_patterns = ["_ext", "_templates"]
