@@ -308,6 +308,7 @@ def test_the_layer_with_odd_sizes(name: str, dtype: torch.dtype, device: str) ->
 
 
 @native
+@pytest.mark.slow
 @all_dtypes
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_same_bits_for_any_number_of_threads(
