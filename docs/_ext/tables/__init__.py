@@ -64,6 +64,13 @@ def span(numbers: Iterable[float], digits: int = 1) -> str:
     return least if least == most else f"{least} to {most}"
 
 
+def machine(row: Row, *more: str) -> str:
+    """Where and when a row was measured; ``more`` is what else a reader wants to know of it."""
+    threads = row.get("threads") or row["cores"]
+    parts = (row["machine"], f"{threads} threads", f"torch {row['torch']}", *more, row["date"][:10])
+    return f"{', '.join(parts)}."
+
+
 def badge(kind: str) -> nodes.inline:
     """The word for how numbers came about, in its colour."""
     return nodes.inline("", kind, classes=["badge", kind])

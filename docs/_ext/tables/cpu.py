@@ -8,7 +8,7 @@ Words of the functions that a role calls: ``isa`` is the end of a file's name, `
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from tables import Row, Table, read, span
+from tables import Row, Table, machine, read, span
 
 OURS = "moge_ops"
 OWN = (OURS, "moge_ops bfloat16")
@@ -72,10 +72,7 @@ def about(source: str) -> str:
     rows = [row for row in read(source) if row["op"] == "moe" and row["median_ms"]]
     last = max(rows, key=lambda row: row["date"])
     peers = sorted({row["version"] for row in rows if row["variant"] not in OWN} - {""})
-    return (
-        f"{last['machine']} ({last['isa']}), {last['threads']} threads, torch {last['torch']}, "
-        f"{', '.join(peers)}, {last['date'][:10]}."
-    )
+    return machine(last, last["isa"], *peers)
 
 
 def _within(text: str) -> Callable[[int], bool]:

@@ -1,6 +1,6 @@
 """Gates of serving engines beside `grouped_gate`."""
 
-from tables import Row, Table, read, span
+from tables import Row, Table, machine, read, span
 
 SOURCE = "gates.csv"
 OURS = "moge_ops"
@@ -10,11 +10,10 @@ def _rows(kind: str) -> list[Row]:
     return [row for row in read(SOURCE) if row["kind"] == kind]
 
 
-def _versions(rows: list[Row]) -> str:
-    """torch and engines, without ours."""
+def _engines(rows: list[Row]) -> list[str]:
+    """Engines with their versions, without ours."""
     versions = {row["version"] for row in rows if not row["engine"].startswith(OURS)}
-    engines = sorted(version.replace("git,", "xtuner") for version in versions)
-    return f"torch {rows[0]['torch']}, {', '.join(engines)}."
+    return sorted(version.replace("git,", "xtuner") for version in versions)
 
 
 def counted() -> Table:
@@ -43,7 +42,8 @@ def counted() -> Table:
         (engines,) = {cell(engine, "bfloat16", *size) for engine in ("vllm", "sglang", "lmdeploy")}
         others = [(OURS, "bfloat16"), ("xtuner", "float32"), ("moge_ops in xtuner", "float32")]
         lines.append([str(E), str(T), engines, *(cell(*other, *size) for other in others)])
-    return Table("counted", SOURCE, _versions(rows), head, lines)
+    about = f"torch {rows[0]['torch']}, {', '.join(_engines(rows))}."
+    return Table("counted", SOURCE, about, head, lines)
 
 
 def _span(rows: list[Row]) -> str:
@@ -80,8 +80,7 @@ def measured() -> Table:
             line += [_span(engines), _span([ours])]
         lines.append(line)
     rows = _rows("measured")
-    where = f"{rows[0]['machine']}, {rows[0]['threads']} threads, {rows[0]['date'][:10]}"
-    return Table("measured", SOURCE, f"{where}, {_versions(rows)}", head, lines)
+    return Table("measured", SOURCE, machine(rows[0], *_engines(rows)), head, lines)
 
 
 def times(E: str, first: str) -> str:

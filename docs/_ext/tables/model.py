@@ -1,6 +1,6 @@
 """Pangu Pro MoE on a CPU, with our experts and with Hugging Face's eager ones."""
 
-from tables import Row, Table, read, span
+from tables import Row, Table, machine, read, span
 
 SOURCE = "model.csv"
 OURS, EAGER = "moge_ops", "hf eager"
@@ -24,10 +24,7 @@ def speed() -> Table:
         cells = [f"{ours:.0f}", f"{eager:.0f}", f"{eager / ours:.1f}"]
         lines.append([sizes, direction, *cells])
     row = read(SOURCE)[0]
-    about = (
-        f"{row['machine']}, {row['cores']} cores, {row['dtype']}, torch {row['torch']}, "
-        f"transformers {row['transformers']}, {row['date'][:10]}."
-    )
+    about = machine(row, f"transformers {row['transformers']}", row["dtype"])
     head = ["model", "step", "moge_ops, ms", "eager experts, ms", "times as fast"]
     return Table("measured", SOURCE, about, head, lines)
 

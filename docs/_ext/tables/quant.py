@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from moge_ops.quant import SCHEMES
-from tables import Row, Table, read, span
+from tables import Row, Table, machine, read, span
 from tables.cpu import FORWARD, Point, about, cell, points
 
 SPEED, QUALITY = "quant_avx512_bf16.csv", "quality.csv"
@@ -68,10 +68,9 @@ def quality() -> Table:
             line.append(f"{float(row['choices_changed']):.2f} %")
         lines.append(line)
     row = rows[TRAINED, "no", "plain"]
-    where = f"{row['machine']}, {row['threads']} threads, torch {row['torch']}, {row['date'][:10]}."
     model = f"{row['parameters']} parameters, {row['steps']} steps."
     note = "Thousandths of a nat a byte, with one standard error."
-    return Table("measured", QUALITY, f"{note} {model} {where}", head, lines)
+    return Table("measured", QUALITY, f"{note} {model} {machine(row)}", head, lines)
 
 
 def loss() -> str:

@@ -1,6 +1,6 @@
 """A small MoGE model and its plain top-k twin, trained on the text in examples/data."""
 
-from tables import Row, Table, read, span
+from tables import Row, Table, machine, read, span
 
 SOURCE = "train.csv"
 MOGE, TOP_K = "MoGE", "plain top-k"
@@ -54,10 +54,6 @@ def curves() -> Table:
             losses.append(f"{float(rows[0]['held_out_loss']):.3f}")
             scores.append(f"{sum(float(r['imbalance']) for r in rows) / len(rows):.2f}")
         lines.append([str(step), *losses, *scores])
-    row = read(SOURCE)[0]
-    about = (
-        f"{row['machine']}, {row['threads']} threads, torch {row['torch']}, one seed, "
-        f"{row['date'][:10]}."
-    )
+    about = machine(read(SOURCE)[0], "one seed")
     head = ["step", "held-out loss, MoGE", "top-k", "imbalance score, MoGE", "top-k"]
     return Table("measured", SOURCE, about, head, lines)
