@@ -100,17 +100,19 @@ void BindEmulation(py::module_& m) {
   emulator::Bind(m);
   m.def(
       "set_emulation",
-      [](uint32_t cores, bool strict, bool checks, uint64_t seed, bool counting) {
+      [](uint32_t cores, bool strict, bool checks, uint64_t seed, bool counting,
+         const std::string& rules) {
         Emulation& emulation = TheEmulation();
         const std::lock_guard<std::mutex> lock(emulation.turn);
         emulation.cores = cores;
         emulation.strict = strict;
         emulation.checks = checks;
         emulation.seed = seed;
+        emulation.rules = rules;
         emulation.counting = counting;
       },
       py::kw_only(), py::arg("cores") = 48, py::arg("strict") = false, py::arg("checks") = true,
-      py::arg("seed") = 0, py::arg("counting") = false);
+      py::arg("seed") = 0, py::arg("counting") = false, py::arg("rules") = "");
   m.def(
       "start_recording",
       [](const std::string& device, const std::vector<uint32_t>& pictured) {

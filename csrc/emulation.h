@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "emulator/launch.h"
@@ -17,6 +18,7 @@ struct Emulation {
   bool strict = false;
   bool checks = true;
   uint64_t seed = 0;
+  std::string rules;                         // their levels, where they differ from the default
   bool counting = false;                     // large tensors have no data, and none is computed
   const emulator::Device* device = nullptr;  // whose times are modelled; null: none
   std::vector<uint32_t> pictured;            // cores whose instructions are listed

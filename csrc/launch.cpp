@@ -204,6 +204,7 @@ void Emulate(const Launch& launch, const std::function<void()>& kernel) {
   options.strict = emulation.strict;
   options.checks = emulation.checks;
   options.seed = emulation.seed;
+  options.rules = emulation.rules;
   options.counting = emulation.counting;
   if (emulation.record) {
     options.device = emulation.device;

@@ -196,8 +196,8 @@ void Cast(const Operand& dst, const Operand& src, RoundMode mode, const Extent& 
   if ((pair.modes & Bit(mode)) == 0) {
     static constexpr const char* kNames[] = {"NONE",  "RINT",  "FLOOR", "CEIL",
                                              "ROUND", "TRUNC", "ODD"};
-    Fail(Rule::kCastMode, "%s to %s does not take CAST_%s", Name(src.dtype), Name(dst.dtype),
-         kNames[static_cast<int>(mode)]);
+    Report(Rule::kCastMode, "%s to %s does not take CAST_%s", Name(src.dtype), Name(dst.dtype),
+           kNames[static_cast<int>(mode)]);
   }
   const std::optional<float>& scale = core.registers.dequant_scale;
   if (dst.dtype == DType::kHalf && src.dtype == DType::kInt32 && !scale) {

@@ -48,12 +48,12 @@ void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src
   core.Begin(op, PIPE_V);
   const uint32_t bytes = SizeOf(src0.dtype);
   if (src0.dtype == DType::kInt32 && mode != CMPMODE::EQ) {
-    Fail(Rule::kCompareInt32, "int32 takes CMPMODE::EQ only");
+    Report(Rule::kCompareInt32, "int32 takes CMPMODE::EQ only");
   }
   if (extent.form == MaskForm::kCount && extent.low * bytes % kRepeatBytes != 0) {
-    Fail(Rule::kCompareCount,
-         "count*sizeof(T) must be a multiple of 256 bytes, got count=%llu of %s",
-         Number(extent.low), Name(src0.dtype));
+    Report(Rule::kCompareCount,
+           "count*sizeof(T) must be a multiple of 256 bytes, got count=%llu of %s",
+           Number(extent.low), Name(src0.dtype));
   }
   const Lanes lanes = Resolve(core, extent, bytes);
   core.Compute(src0.dtype, lanes);

@@ -30,29 +30,29 @@ void Core::Finish() {
   for (int event = 0; event < kEvents; ++event) {
     for (int id = 0; id < kEventIds; ++id) {
       if (!flags.pending[event][id]) continue;
-      Fail(Rule::kFlagUnconsumed, "%s %d was set and never waited for",
-           Name(static_cast<HardEvent>(event)), id);
+      Report(Rule::kFlagUnconsumed, "%s %d was set and never waited for",
+             Name(static_cast<HardEvent>(event)), id);
     }
   }
-  if (registers.atomic) Fail(Rule::kAtomicLeftSet, "SetAtomicAdd is still on");
-  if (registers.mask_touched) Fail(Rule::kMaskLeftSet, "call ResetMask()");
+  if (registers.atomic) Report(Rule::kAtomicLeftSet, "SetAtomicAdd is still on");
+  if (registers.mask_touched) Report(Rule::kMaskLeftSet, "call ResetMask()");
   for (const auto& [key, line] : cache) {
     if (line.dirty == 0) continue;
-    Fail(Rule::kDcacheNotCleaned,
-         "a SetValue to '%s' is still in the cache: add DataCacheCleanAndInvalid",
-         machine.globals[line.allocation].name());
+    Report(Rule::kDcacheNotCleaned,
+           "a SetValue to '%s' is still in the cache: add DataCacheCleanAndInvalid",
+           machine.globals[line.allocation].name());
   }
   for (size_t unit = 0; unit < units.size(); ++unit) {
     if ((units[unit] & kUnitFull) == 0) continue;
-    Fail(Rule::kUnitFlagLeft, "L0C [%zu, %zu) was given free by Mmad and not moved out",
-         unit * kFractalBytes, (unit + 1) * kFractalBytes);
+    Report(Rule::kUnitFlagLeft, "L0C [%zu, %zu) was given free by Mmad and not moved out",
+           unit * kFractalBytes, (unit + 1) * kFractalBytes);
   }
   if (style.used_static && !style.final_barrier) {
-    Fail(Rule::kStaticBarrier, "end with PipeBarrier<PIPE_ALL>");
+    Report(Rule::kStaticBarrier, "end with PipeBarrier<PIPE_ALL>");
   }
 }
 
-CoreCounters Core::Report() const {
+CoreCounters Core::Tally() const {
   std::vector<std::string> names;
   for (const GlobalMemory& memory : machine.globals) names.push_back(memory.name());
   return counts_.Report(IsCube() ? "AIC" : "AIV", names);

@@ -190,7 +190,7 @@ class Core {
 
   // Rules that hold when the kernel has returned.
   void Finish();
-  CoreCounters Report() const;
+  CoreCounters Tally() const;
   const Clocks& clocks() const { return clocks_; }
   Clocks& clocks() { return clocks_; }
   const Trace& trace() const { return *trace_; }
@@ -248,6 +248,8 @@ class Machine {
   Counters Run(const std::function<void()>& kernel);
 
   const Options options;
+  const Levels levels;
+  std::vector<Warning> warnings;
   std::vector<GlobalMemory> globals;
   std::vector<std::unique_ptr<Core>> cores;
   uint64_t stamp = 0;                           // writes to global memory so far
@@ -255,6 +257,8 @@ class Machine {
   uint32_t messages = 0;                        // sets of cross-core flags so far
   std::vector<std::vector<uint32_t>> meetings;  // those that came together, for a wait
 
+  // Does what the level of a broken rule says, unless that is off.
+  void Report(Rule rule, Op op, const std::string& message);
   // Called by a core: gives way until every core, or every vector core, has come here, and tells it
   // what the others know.
   void WaitForAll(Core& core, bool vector_only);
@@ -263,7 +267,7 @@ class Machine {
 
  private:
   CrossGroup& FindGroup(const Core& core, uint8_t mode, uint16_t id);
-  void CheckPaired() const;
+  void CheckPaired();
 
   std::map<std::array<uint32_t, 4>, CrossGroup> groups_;
   std::vector<uint32_t> in_sync_all_;  // cores
@@ -272,8 +276,10 @@ class Machine {
 };
 
 Core& CurrentCore();
+// The rules' own levels, then those of the variable MOGE_EMULATOR_RULES, then the launch's.
+Levels LevelsFor(const Options& options);
 // Refuses a parameter that was cut to its field.
-void CheckFields(const Core& core);
+void CheckFields(Core& core);
 // Every tensor that a queue gave out has come back to it.
 void CheckLeaks(const Core& core);
 

@@ -103,8 +103,16 @@ struct Times {
   std::vector<Slice> picture;
 };
 
+// A rule that was broken and that is no error; the first message stands for all of an instruction.
+struct Warning {
+  std::string rule, op;
+  std::string message;
+  uint64_t count;
+};
+
 struct Counters {
   std::string name;
+  std::vector<Warning> warnings;
   std::vector<CoreCounters> cores;
   Times times;
 

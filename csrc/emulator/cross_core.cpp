@@ -30,7 +30,8 @@ void Meet(Core& core, bool vector_only) {
   const uint32_t wanted = core.IsCube() ? options.blocks : vector_cores;
   const uint32_t there = core.IsCube() ? options.cube_cores : options.cores;
   if (wanted > there) {
-    Fail(Rule::kSyncAllBlocks, "%u blocks on %u cores: the last would never start", wanted, there);
+    Report(Rule::kSyncAllBlocks, "%u blocks on %u cores: the last would never start", wanted,
+           there);
   }
   if ((core.cross.used & kSyncAllIds) != 0) FailSyncAllIds();
   core.machine.WaitForAll(core, vector_only);
@@ -43,7 +44,7 @@ void SyncAllHard(bool vector_only) {
   core.Begin(Op::kSyncAll, PIPE_S);
   const KernelType kernel = core.machine.options.kernel;
   if (kernel == KernelType::kVector || kernel == KernelType::kCube) {
-    Fail(Rule::kSyncAllKernel, "declare the kernel __mix__, or use the form with workspace");
+    Report(Rule::kSyncAllKernel, "declare the kernel __mix__, or use the form with workspace");
   }
   if (vector_only && core.IsCube()) {
     Fail(Rule::kSyncAllKernel, "a cube core takes part in SyncAll<false>() only");
@@ -69,7 +70,7 @@ void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used
       core.IsBulk(workspace) || std::all_of(workspace.address, workspace.address + bytes,
                                             [](uint8_t byte) { return byte == 0; });
   if (memory.allocation().access == Access::kOut || !zeroed) {
-    Fail(Rule::kSyncAllWorkspace, "the workspace '%s' is not zeroed", memory.name());
+    Report(Rule::kSyncAllWorkspace, "the workspace '%s' is not zeroed", memory.name());
   }
   core.Check(local, 0, bytes, kBlockBytes);
   Meet(core, true);
@@ -160,8 +161,8 @@ void Machine::SetCrossFlag(Core& core, uint8_t mode, uint16_t id, Message messag
     std::deque<Message>& inbox = cores[target]->cross.inbox[id];
     inbox.push_back(together);
     if (inbox.size() > kCrossAhead) {
-      Fail(Rule::kCrossCounter, "flag %u of %s was set %zu times without a wait", id,
-           cores[target]->Who().c_str(), inbox.size());
+      emulator::Report(Rule::kCrossCounter, "flag %u of %s was set %zu times without a wait", id,
+                       cores[target]->Who().c_str(), inbox.size());
     }
     if (target != core.index && scheduler_->WaitsFor(target, FlagName(id))) {
       scheduler_->MakeReady(target);
@@ -176,21 +177,22 @@ void Machine::WaitCrossFlag(Core& core, uint16_t id) {
   inbox.pop_front();
 }
 
-void Machine::CheckPaired() const {
-  const auto fail = [this](unsigned id, const Core& core, const char* what) {
-    throw Error(Rule::kCrossUnpaired, "CrossCoreSetFlag: rule cross-core.unpaired: flag " +
-                                          std::to_string(id) + " of " + core.Who() + " " + what +
-                                          " (" + options.name + ")");
+void Machine::CheckPaired() {
+  if (levels[static_cast<int>(Rule::kCrossUnpaired)] == Level::kOff) return;
+  const auto report = [this](unsigned id, const Core& core, const char* what) {
+    Report(Rule::kCrossUnpaired, Op::kCrossCoreSetFlag,
+           "CrossCoreSetFlag: rule cross-core.unpaired: flag " + std::to_string(id) + " of " +
+               core.Who() + " " + what + " (" + options.name + ")");
   };
   for (const std::unique_ptr<Core>& core : cores) {
     for (unsigned id = 0; id < kCrossIds; ++id) {
-      if (!core->cross.inbox[id].empty()) fail(id, *core, "was set and never waited for");
+      if (!core->cross.inbox[id].empty()) report(id, *core, "was set and never waited for");
     }
   }
   for (const auto& [key, group] : groups_) {
     for (size_t i = 0; i < group.sets.size(); ++i) {
       if (group.sets[i].empty()) continue;
-      fail(key[3], *cores[group.sources[i]], "was set, but not by the cores beside it");
+      report(key[3], *cores[group.sources[i]], "was set, but not by the cores beside it");
     }
   }
 }

@@ -51,13 +51,15 @@ void Deliver(const Core& core, uint8_t* dst, const uint8_t* src, uint32_t bytes)
   }
 }
 
-void CheckCopyCount(DType dtype, uint32_t count) {
+uint32_t CopyBytes(DType dtype, uint32_t count) {
   const uint64_t bytes = uint64_t{count} * SizeOf(dtype);
-  if (bytes % kBlockBytes == 0) return;
+  const auto whole = static_cast<uint32_t>(bytes / kBlockBytes * kBlockBytes);
+  if (bytes == whole) return whole;
   CurrentCore().op = Op::kDataCopy;
-  Fail(Rule::kCopyCount,
-       "count*sizeof(T) must be a multiple of 32 bytes, got count=%u of %s (%llu bytes)", count,
-       Name(dtype), Number(bytes));
+  Report(Rule::kCopyCount,
+         "count*sizeof(T) must be a multiple of 32 bytes, got count=%u of %s (%llu bytes)", count,
+         Name(dtype), Number(bytes));
+  return whole;
 }
 
 void CheckBlockCount(Op op, uint32_t block_count) {
@@ -69,14 +71,14 @@ void CheckBlockCount(Op op, uint32_t block_count) {
 void CheckPad(DType dtype, uint32_t block_bytes, uint32_t left, uint32_t right, uint64_t value) {
   CurrentCore().op = Op::kDataCopyPad;
   if (block_bytes > kMaxBlockBytes || block_bytes % SizeOf(dtype) != 0) {
-    Fail(Rule::kCopyLength, "blockLen is 0 to %u bytes, in whole elements of %s, got %u",
-         kMaxBlockBytes, Name(dtype), block_bytes);
+    Report(Rule::kCopyLength, "blockLen is 0 to %u bytes, in whole elements of %s, got %u",
+           kMaxBlockBytes, Name(dtype), block_bytes);
   }
   if (left > kBlockBytes || right > kBlockBytes) {
-    Fail(Rule::kCopyPadding, "paddings of %u and %u bytes; 32 is the most", left, right);
+    Report(Rule::kCopyPadding, "paddings of %u and %u bytes; 32 is the most", left, right);
   }
   if (SizeOf(dtype) == 8 && value != 0) {
-    Fail(Rule::kCopyPadding, "the padding value of 64-bit types is 0");
+    Report(Rule::kCopyPadding, "the padding value of 64-bit types is 0");
   }
 }
 
@@ -166,8 +168,8 @@ void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows
   const bool apart = to_bias || from + Reach(rows, rows.source_pitch) <= to ||
                      to + Reach(rows, rows.destination_pitch) <= from;
   if (!apart) {
-    Fail(Rule::kOverlap, "source at UB %u and destination at UB %u overlap (%s)", from, to,
-         Name(dtype));
+    Report(Rule::kOverlap, "source at UB %u and destination at UB %u overlap (%s)", from, to,
+           Name(dtype));
   }
   for (uint32_t row = 0; row < rows.rows; ++row) {
     const auto source = static_cast<uint32_t>(row * rows.source_pitch);
@@ -228,8 +230,8 @@ void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const Nd
         const uint64_t at = row_at + column * shape.destination_column;
         if (!taken.empty()) {
           if (taken[at / kBlockBytes]) {
-            Fail(Rule::kNdToNzOverlap, "row %u, column block %u of matrix %u lands on another", row,
-                 column, matrix_at);
+            Report(Rule::kNdToNzOverlap, "row %u, column block %u of matrix %u lands on another",
+                   row, column, matrix_at);
           }
           taken[at / kBlockBytes] = true;
         }

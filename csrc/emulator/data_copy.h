@@ -2,15 +2,13 @@
 #ifndef MOGE_EMULATOR_DATA_COPY_H_
 #define MOGE_EMULATOR_DATA_COPY_H_
 
+#include "instructions.h"
 #include "params.h"
 #include "tensor.h"
 
 namespace emulator {
 
-inline Rows CountRows(DType dtype, uint32_t count) {
-  CheckCopyCount(dtype, count);
-  return {1, count * SizeOf(dtype), 0, 0};
-}
+inline Rows CountRows(DType dtype, uint32_t count) { return {1, CopyBytes(dtype, count), 0, 0}; }
 
 inline Rows BlockRows(const AscendC::DataCopyParams& params,
                       TPosition destination = TPosition::MAX) {
@@ -101,7 +99,7 @@ void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src,
 template <typename T, bool isSetMask = true, typename Mask>
 void Copy(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Mask& mask,
           emulator::U8 repeatTime, const CopyRepeatParams& params) {
-  static_assert(emulator::kIs16Or32Bit<T>, "Copy: rule dtype.table: 16- and 32-bit types");
+  MOGE_CHECK_TYPES(Copy, T);
   emulator::Copy({dst.Ref(), emulator::kDTypeOf<T>, params.dstStride, params.dstRepeatSize},
                  {src.Ref(), emulator::kDTypeOf<T>, params.srcStride, params.srcRepeatSize},
                  emulator::MaskExtent(isSetMask, mask, repeatTime));

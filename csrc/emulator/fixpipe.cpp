@@ -109,20 +109,21 @@ void CheckShape(DType from, DType to, const Export& shape) {
   CheckRange("srcNdStride", shape.source_matrix, 0, 512);
   if (shape.split &&
       (from != DType::kFloat || to != DType::kFloat || shape.row_major || shape.unit_flag != 0)) {
-    Fail(Rule::kFixpipeSplit, "isChannelSplit from %s to %s, %s, unitFlag %u", Name(from), Name(to),
-         shape.row_major ? "ND" : "NZ", shape.unit_flag);
+    Report(Rule::kFixpipeSplit, "isChannelSplit from %s to %s, %s, unitFlag %u", Name(from),
+           Name(to), shape.row_major ? "ND" : "NZ", shape.unit_flag);
   }
   if (shape.n % (shape.split ? 8 : kSide) != 0) {
-    Fail(Rule::kFixpipeSize, "nSize is a multiple of %u, got %u", shape.split ? 8 : kSide, shape.n);
+    Report(Rule::kFixpipeSize, "nSize is a multiple of %u, got %u", shape.split ? 8 : kSide,
+           shape.n);
   }
-  if (shape.destination_stride == 0) Fail(Rule::kFixpipeStride, "dstStride is 0");
+  if (shape.destination_stride == 0) Report(Rule::kFixpipeStride, "dstStride is 0");
 }
 
 void CheckOrientation(const Core& core, const Export& shape) {
   const auto wanted = shape.row_major ? ProductOrder::kRowMajor : ProductOrder::kColumnMajor;
   if (shape.unit_flag == 0 || core.registers.product_order == wanted) return;
-  Fail(Rule::kUnitFlagOrientation, "unitFlag %u and %s: call SetMM%sMajor()", shape.unit_flag,
-       shape.row_major ? "ND" : "NZ", shape.row_major ? "Row" : "Column");
+  Report(Rule::kUnitFlagOrientation, "unitFlag %u and %s: call SetMM%sMajor()", shape.unit_flag,
+         shape.row_major ? "ND" : "NZ", shape.row_major ? "Row" : "Column");
 }
 
 // How the result lies in global memory: in columns of `width` elements, whose rows lie below each
@@ -154,8 +155,8 @@ void CheckApart(DType to, const Export& shape, const Columns& columns) {
     apart = apart && (shape.n <= columns.width || columns.column_pitch >= height);
   }
   if (!apart) {
-    Fail(Rule::kFixpipeOverlap, "%u x %u, dstStride %llu, %u matrices %u apart", shape.m, shape.n,
-         Number(shape.destination_stride), shape.matrices, shape.destination_matrix);
+    Report(Rule::kFixpipeOverlap, "%u x %u, dstStride %llu, %u matrices %u apart", shape.m, shape.n,
+           Number(shape.destination_stride), shape.matrices, shape.destination_matrix);
   }
 }
 

@@ -9,12 +9,12 @@ namespace {
 std::optional<Signal>& FindFlag(Core& core, HardEvent event, int32_t id) {
   if (id < 0 || id >= kEventIds) Fail(Rule::kFlagIdRange, "event id %d, of 0 to 7", id);
   if (core.style.used_static && id >= 6) {
-    Fail(Rule::kFlagIdRange, "event id %d: static style has 0 to 5, 6 and 7 are reserved", id);
+    Report(Rule::kFlagIdRange, "event id %d: static style has 0 to 5, 6 and 7 are reserved", id);
   }
   const int number = static_cast<int>(event);
   if (core.style.used_tpipe && (core.flags.known[number] >> id & 1) == 0) {
-    Fail(Rule::kFlagNotAllocated, "id %d of %s came from neither AllocEventID nor FetchEventID", id,
-         Name(event));
+    Report(Rule::kFlagNotAllocated, "id %d of %s came from neither AllocEventID nor FetchEventID",
+           id, Name(event));
   }
   return core.flags.pending[number][id];
 }
@@ -35,7 +35,7 @@ void SetHardFlag(HardEvent event, int32_t id) {
   Core& core = CurrentCore();
   core.Begin(Op::kSetFlag, EventSource(event));
   std::optional<Signal>& flag = FindFlag(core, event, id);
-  if (flag) Fail(Rule::kFlagTwice, "%s %d is set and nobody has waited for it", Name(event), id);
+  if (flag) Report(Rule::kFlagTwice, "%s %d is set and nobody has waited for it", Name(event), id);
   flag = core.Set(EventSource(event));
 }
 
@@ -72,7 +72,7 @@ int32_t FetchEvent(HardEvent event) {
 void Barrier(pipe_t pipe) {
   Core& core = CurrentCore();
   core.op = Op::kPipeBarrier;
-  if (pipe == PIPE_S) Fail(Rule::kBarrierScalar, "PipeBarrier<PIPE_S>");
+  if (pipe == PIPE_S) Report(Rule::kBarrierScalar, "PipeBarrier<PIPE_S>");
   if (pipe != PIPE_ALL && !core.Has(pipe)) {
     Fail(Rule::kCorePipe, "a barrier on pipe %s, which the core does not have", PipeName(pipe));
   }

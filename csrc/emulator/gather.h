@@ -34,7 +34,7 @@ template <typename T>
 void GatherMask(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const uint8_t src1Pattern,
                 const bool reduceMode, const uint32_t mask, const GatherMaskParams& params,
                 uint64_t& rsvdCnt) {
-  static_assert(emulator::kIs16Or32Bit<T>, "GatherMask: rule dtype.table: 16- and 32-bit types");
+  MOGE_CHECK_TYPES(GatherMask, T);
   rsvdCnt = emulator::GatherByMask(emulator::kDTypeOf<T>, dst.Ref(), src0.Ref(), nullptr,
                                    src1Pattern, emulator::ToArgs(reduceMode, mask, params));
 }
@@ -44,7 +44,7 @@ template <typename T>
 void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src,
             const LocalTensor<uint32_t>& srcOffset, const uint32_t srcBaseOffset,
             const uint32_t count) {
-  static_assert(emulator::kIs16Or32Bit<T>, "Gather: rule dtype.table: 16- and 32-bit types");
+  MOGE_CHECK_TYPES(Gather, T);
   emulator::Gather(emulator::Whole(dst), src.Ref(), srcOffset.Ref(), srcBaseOffset,
                    emulator::CountExtent(count));
 }
@@ -52,7 +52,7 @@ template <typename T, typename Mask>
 void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src,
             const LocalTensor<uint32_t>& srcOffset, const uint32_t srcBaseOffset, const Mask& mask,
             emulator::U8 repeatTime, emulator::U16 dstRepStride) {
-  static_assert(emulator::kIs16Or32Bit<T>, "Gather: rule dtype.table: 16- and 32-bit types");
+  MOGE_CHECK_TYPES(Gather, T);
   emulator::Gather(emulator::Strided(dst, 1, dstRepStride), src.Ref(), srcOffset.Ref(),
                    srcBaseOffset, emulator::MaskExtent(true, mask, repeatTime));
 }
@@ -62,7 +62,7 @@ template <typename T>
 void Gatherb(const LocalTensor<T>& dst, const LocalTensor<T>& src,
              const LocalTensor<uint32_t>& offset, emulator::U8 repeatTime,
              const GatherRepeatParams& params) {
-  static_assert(emulator::kIs16Or32Bit<T>, "Gatherb: rule dtype.table: 16- and 32-bit types");
+  MOGE_CHECK_TYPES(Gatherb, T);
   emulator::GatherBlocks(emulator::Destination(dst, params), src.Ref(), offset.Ref(), repeatTime);
 }
 
@@ -70,7 +70,7 @@ void Gatherb(const LocalTensor<T>& dst, const LocalTensor<T>& src,
 template <typename T>
 void Sort32(const LocalTensor<T>& dst, const LocalTensor<T>& src0,
             const LocalTensor<uint32_t>& src1, const int32_t repeatTime) {
-  static_assert(emulator::kIsFloat<T>, "Sort32: rule dtype.table: half, float");
+  MOGE_CHECK_TYPES(Sort32, T);
   emulator::Sort32(emulator::kDTypeOf<T>, dst.Ref(), src0.Ref(), src1.Ref(), repeatTime);
 }
 
@@ -89,7 +89,7 @@ struct MrgSortSrcList {
 
 template <typename T>
 void MrgSort(const LocalTensor<T>& dst, const MrgSortSrcList<T>& src, const MrgSort4Info& params) {
-  static_assert(emulator::kIsFloat<T>, "MrgSort: rule dtype.table: half, float");
+  MOGE_CHECK_TYPES(MrgSort, T);
   emulator::MergeLists lists{{src.src1.Ref(), src.src2.Ref(), src.src3.Ref(), src.src4.Ref()},
                              {params.elementLengths[0], params.elementLengths[1],
                               params.elementLengths[2], params.elementLengths[3]},

@@ -11,13 +11,13 @@ void Core::FollowGlobal(const GlobalMemory& memory, uint64_t byte, bool writes,
   const char* const now = writes ? "writes" : "reads";
   const char* const before = earlier_wrote ? "wrote" : "read";
   if (earlier.core != index) {
-    Fail(Rule::kGmRace, "%s byte %llu of '%s', which %s %s by %s with no SyncAll or flag between",
-         now, Number(byte), memory.name(), machine.cores[earlier.core]->Who().c_str(), before,
-         Name(earlier.op));
+    Report(Rule::kGmRace, "%s byte %llu of '%s', which %s %s by %s with no SyncAll or flag between",
+           now, Number(byte), memory.name(), machine.cores[earlier.core]->Who().c_str(), before,
+           Name(earlier.op));
   }
-  Fail(Rule::kSyncMissing, "pipe %s %s byte %llu of '%s' that %s on pipe %s %s before: add %s",
-       PipeName(pipe), now, Number(byte), memory.name(), Name(earlier.op), PipeName(earlier.pipe),
-       before, Remedy(earlier.pipe, pipe).c_str());
+  Report(Rule::kSyncMissing, "pipe %s %s byte %llu of '%s' that %s on pipe %s %s before: add %s",
+         PipeName(pipe), now, Number(byte), memory.name(), Name(earlier.op), PipeName(earlier.pipe),
+         before, Remedy(earlier.pipe, pipe).c_str());
 }
 
 GlobalMemory::GlobalMemory(const Allocation& allocation, bool tracked)
@@ -72,8 +72,8 @@ uint64_t Core::CheckGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes
          Number(start + ref.bytes));
   }
   if (reinterpret_cast<uintptr_t>(memory.begin() + begin) % alignment != 0) {
-    Fail(Rule::kGmAlignment, "byte %llu of '%s' is not at a multiple of %u bytes", Number(begin),
-         memory.name(), alignment);
+    Report(Rule::kGmAlignment, "byte %llu of '%s' is not at a multiple of %u bytes", Number(begin),
+           memory.name(), alignment);
   }
   return begin;
 }
@@ -112,8 +112,8 @@ void Core::ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes) {
     const uint64_t byte = touched.begin + i * memory.width();
     if (cell.written.time == 0) {
       if (!touched.initialised) {
-        Fail(Rule::kGmUninitialised, "reads byte %llu of '%s', which nothing has written",
-             Number(byte), memory.name());
+        Report(Rule::kGmUninitialised, "reads byte %llu of '%s', which nothing has written",
+               Number(byte), memory.name());
       }
     } else {
       FollowGlobal(memory, byte, false, cell.written, true);
@@ -140,8 +140,8 @@ void Core::ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes) {
 
 void Core::WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bool adds) {
   if (machine.globals[ref.allocation].allocation().access == Access::kIn) {
-    Fail(Rule::kGmReadOnly, "writes '%s', an input of the launch",
-         machine.globals[ref.allocation].name());
+    Report(Rule::kGmReadOnly, "writes '%s', an input of the launch",
+           machine.globals[ref.allocation].name());
   }
   if (!machine.options.checks || bytes == 0) return;
   const Touched touched = Touch(ref, offset, bytes);
@@ -153,8 +153,8 @@ void Core::WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bo
     const bool added = adds && cell.atomic;  // two atomic additions need no order
     if (cell.written.time == 0) {
       if (adds && !touched.initialised) {
-        Fail(Rule::kGmUninitialised, "adds to byte %llu of '%s', which nothing has written",
-             Number(byte), memory.name());
+        Report(Rule::kGmUninitialised, "adds to byte %llu of '%s', which nothing has written",
+               Number(byte), memory.name());
       }
     } else if (!added) {
       FollowGlobal(memory, byte, true, cell.written, true);

@@ -47,7 +47,7 @@ Core& CurrentCore() {
   return *current_core;
 }
 
-Machine::Machine(const Options& given) : options(Effective(given)) {
+Machine::Machine(const Options& given) : options(Effective(given)), levels(LevelsFor(given)) {
   if (options.blocks > std::numeric_limits<uint16_t>::max()) {
     throw std::invalid_argument("a launch has at most 65535 blocks, got " +
                                 std::to_string(options.blocks));
@@ -88,7 +88,8 @@ Counters Machine::Run(const std::function<void()>& kernel) {
   CheckPaired();
   Counters counters;
   counters.name = options.name;
-  for (const std::unique_ptr<Core>& core : cores) counters.cores.push_back(core->Report());
+  counters.warnings = warnings;
+  for (const std::unique_ptr<Core>& core : cores) counters.cores.push_back(core->Tally());
   if (options.device != nullptr) counters.times = MakeSchedule(*this);
   return counters;
 }

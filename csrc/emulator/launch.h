@@ -93,12 +93,19 @@ struct Options {
   const Device* device = nullptr;                 // whose times are modelled
   CacheModel* cache = nullptr;                    // L2 as earlier launches left it; null: empty
   std::vector<uint32_t> pictured;  // cores whose instructions are listed with their times
+  // Levels of rules: "fixpipe.n-size=error, overlap.*=off". The variable MOGE_EMULATOR_RULES, of
+  // the same form, is read before; docs/backends/emulator.md lists the rules.
+  std::string rules;
 };
 
 Counters Launch(const Options& options, const std::function<void()>& kernel);
 
-// id and sentence of every rule
-std::vector<std::pair<std::string, std::string>> Rules();
+struct RuleText {
+  std::string id;
+  std::string level;  // "fixed": an error that cannot be lowered
+  std::string sentence;
+};
+std::vector<RuleText> Rules();
 
 }  // namespace emulator
 

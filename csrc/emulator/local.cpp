@@ -30,10 +30,10 @@ uint32_t Core::Check(const LocalRef& ref, uint64_t offset, uint64_t bytes, uint3
   if (ref.buffer != 0) {
     const Buffer& buffer = buffers.all[ref.buffer];
     if (buffer.generation != ref.generation) {
-      Fail(Rule::kQueueUseAfterFree, "the tensor at UB %u was freed", ref.begin);
+      Report(Rule::kQueueUseAfterFree, "the tensor at UB %u was freed", ref.begin);
     }
     if (buffer.state == BufferState::kEnqueued) {
-      Fail(Rule::kQueueUseEnqueued, "the tensor at UB %u is in its queue", ref.begin);
+      Report(Rule::kQueueUseEnqueued, "the tensor at UB %u is in its queue", ref.begin);
     }
   }
   const char* const memory = Name(MemoryOf(ref.position));
@@ -43,8 +43,8 @@ uint32_t Core::Check(const LocalRef& ref, uint64_t offset, uint64_t bytes, uint3
   }
   const auto address = static_cast<uint32_t>(ref.begin + offset);
   if (address % alignment != 0) {
-    Fail(Rule::kAddressAlignment, "%s address %u is not a multiple of %u", memory, address,
-         alignment);
+    Report(Rule::kAddressAlignment, "%s address %u is not a multiple of %u", memory, address,
+           alignment);
   }
   return address;
 }
@@ -55,10 +55,10 @@ void Core::CheckBlock(Memory memory, uint32_t number, bool writes) {
   const BlockRecord& record = local.blocks[number];
   const auto check = [&](int earlier, uint32_t time, Op by, bool wrote) {
     if (time == 0 || clocks_.Ordered(earlier, time, wrote, writes)) return;
-    Fail(Rule::kSyncMissing, "pipe %s %s %s [%u, %u) that %s on pipe %s %s before: add %s",
-         PipeName(pipe), writes ? "writes" : "reads", Name(memory), number * local.block_bytes,
-         (number + 1) * local.block_bytes, Name(by), PipeName(earlier), wrote ? "wrote" : "read",
-         Remedy(earlier, pipe).c_str());
+    Report(Rule::kSyncMissing, "pipe %s %s %s [%u, %u) that %s on pipe %s %s before: add %s",
+           PipeName(pipe), writes ? "writes" : "reads", Name(memory), number * local.block_bytes,
+           (number + 1) * local.block_bytes, Name(by), PipeName(earlier), wrote ? "wrote" : "read",
+           Remedy(earlier, pipe).c_str());
   };
   check(record.writer, record.written, record.written_by, true);
   for (int other = 0; writes && other < kPipes; ++other) {
@@ -86,11 +86,12 @@ void Core::CheckValid(Memory memory, uint32_t begin, uint32_t end) {
   uint32_t byte = begin;
   while (state[byte] == kValid) ++byte;
   if (state[byte] == static_cast<uint8_t>(ByteState::kPoison)) {
-    Fail(Rule::kLocalPoison, "reads %s byte %u, which the hardware leaves undefined", Name(memory),
-         byte);
+    Report(Rule::kLocalPoison, "reads %s byte %u, which the hardware leaves undefined",
+           Name(memory), byte);
+    return;
   }
-  Fail(Rule::kLocalUninitialised, "reads %s byte %u, which nothing has written", Name(memory),
-       byte);
+  Report(Rule::kLocalUninitialised, "reads %s byte %u, which nothing has written", Name(memory),
+         byte);
 }
 
 void Core::Follow(Memory memory, uint32_t begin, uint32_t end) {
@@ -167,17 +168,17 @@ void Core::ReserveForSelect() {
 
 void Core::CheckReserved() const {
   if (!select_reserved_ || ub_top <= kUbUser - kSelectBytes) return;
-  Fail(Rule::kUbReserved, "%u bytes of UB are used; Select in mode 1 or 2 keeps %u and leaves %u",
-       ub_top, kSelectBytes, kUbUser - kSelectBytes);
+  Report(Rule::kUbReserved, "%u bytes of UB are used; Select in mode 1 or 2 keeps %u and leaves %u",
+         ub_top, kSelectBytes, kUbUser - kSelectBytes);
 }
 
 LocalRef PlaceLocal(TPosition position, uint32_t address, uint64_t bytes) {
   Core& core = CurrentCore();
   core.op = Op::kLocalTensor;
   if (core.style.used_tpipe) {
-    Fail(Rule::kStyleMixed, "a tensor by address in a kernel that uses TPipe");
+    Report(Rule::kStyleMixed, "a tensor by address in a kernel that uses TPipe");
   }
-  if (!core.style.init_soc) Fail(Rule::kStaticInit, "call InitSocState() first");
+  if (!core.style.init_soc) Report(Rule::kStaticInit, "call InitSocState() first");
   core.style.used_static = true;
   core.CheckPosition(position);
   core.Take(MemoryOf(position), address + bytes);

@@ -44,7 +44,10 @@ enum class Op : uint8_t {
 inline constexpr int kOps = static_cast<int>(Op::kKernelEnd) + 1;
 
 using Number = unsigned long long;  // what %llu prints
+// A broken rule ends the launch: there is nothing to go on with.
 [[noreturn]] void Fail(Rule rule, const char* format, ...) __attribute__((format(printf, 2, 3)));
+// A broken rule does what its level says: it ends the launch, is noted as a warning, or is ignored.
+void Report(Rule rule, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
 // Refuses a parameter outside its documented range.
 void CheckRange(const char* name, int64_t value, int64_t least, int64_t most);
@@ -202,7 +205,8 @@ struct Padding {
   uint64_t value = 0;  // in the width of the element
 };
 
-void CheckCopyCount(DType dtype, uint32_t count);
+// The bytes of a count, in whole blocks of 32, as the hardware cuts them.
+uint32_t CopyBytes(DType dtype, uint32_t count);
 void CheckBlockCount(Op op, uint32_t block_count);
 void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const Rows& rows,
             const Padding* padding);

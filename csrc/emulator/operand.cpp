@@ -47,8 +47,8 @@ Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes) {
     const bool default_register = from_register && !core.registers.mask_touched;
     if (!default_register &&
         ((lanes.mask[0] & ~possible[0]) != 0 || (lanes.mask[1] & ~possible[1]) != 0)) {
-      Fail(Rule::kMaskHighBits, "%u lanes of %u bytes, got mask[1]=%#llx, mask[0]=%#llx",
-           lanes.lanes, element_bytes, Number(lanes.mask[1]), Number(lanes.mask[0]));
+      Report(Rule::kMaskHighBits, "%u lanes of %u bytes, got mask[1]=%#llx, mask[0]=%#llx",
+             lanes.lanes, element_bytes, Number(lanes.mask[1]), Number(lanes.mask[0]));
     }
     lanes.mask[0] &= possible[0];
     lanes.mask[1] &= possible[1];
@@ -79,7 +79,7 @@ void ReadOperand(Core& core, const Operand& operand, const Lanes& lanes) {
 
 void WriteOperand(Core& core, const Operand& operand, const Lanes& lanes) {
   if (operand.block_stride == 0) {
-    Fail(Rule::kDstBlockStride, "dstBlkStride is 0: every block would land on the first");
+    Report(Rule::kDstBlockStride, "dstBlkStride is 0: every block would land on the first");
   }
   const Memory memory = MemoryOf(operand.ref.position);
   ForEachRange(operand, lanes, [&](uint32_t begin, uint32_t end) {
@@ -131,8 +131,8 @@ void CheckOverlap(Core& core, const Operand& dst, const Operand& src, const Lane
       for (uint32_t i = src_at + begin; i < src_at + end; ++i) {
         if (i < to.begin || i >= to.end || written[i - to.begin] == 0) continue;
         if (identical && written[i - to.begin] == repeat + 1) continue;
-        Fail(Rule::kOverlap, "repeat %u reads UB byte %u, which repeat %u writes", repeat, i,
-             written[i - to.begin] - 1u);
+        Report(Rule::kOverlap, "repeat %u reads UB byte %u, which repeat %u writes", repeat, i,
+               written[i - to.begin] - 1u);
       }
     });
   }
@@ -140,8 +140,8 @@ void CheckOverlap(Core& core, const Operand& dst, const Operand& src, const Lane
 
 void CheckApart(const LocalRef& dst, uint64_t dst_bytes, const LocalRef& src, uint64_t src_bytes) {
   if (dst.begin + dst_bytes <= src.begin || src.begin + src_bytes <= dst.begin) return;
-  Fail(Rule::kOverlap, "the destination, UB [%u, %llu), overlaps a source, UB [%u, %llu)",
-       dst.begin, Number(dst.begin + dst_bytes), src.begin, Number(src.begin + src_bytes));
+  Report(Rule::kOverlap, "the destination, UB [%u, %llu), overlaps a source, UB [%u, %llu)",
+         dst.begin, Number(dst.begin + dst_bytes), src.begin, Number(src.begin + src_bytes));
 }
 
 void CheckApart(const Operand& dst, const Lanes& lanes, const LocalRef& src, uint64_t src_bytes) {

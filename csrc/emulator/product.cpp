@@ -80,10 +80,11 @@ void CheckBarrier(Core& core, uint32_t begin, uint32_t end, const ProductShape& 
     const BlockRecord& record = local.blocks[unit];
     if (record.written == 0 || record.writer != PIPE_M) continue;
     if (core.clocks().PassedBarrier(PIPE_M, record.written)) continue;
-    Fail(Rule::kMmadBarrier,
-         "adds %u x %u to L0C [%u, %u) that a Mmad wrote before: (m / 16) * (n / 16) is below 10, "
-         "add PipeBarrier<PIPE_M>",
-         shape.m, shape.n, unit * kFractalBytes, (unit + 1) * kFractalBytes);
+    Report(
+        Rule::kMmadBarrier,
+        "adds %u x %u to L0C [%u, %u) that a Mmad wrote before: (m / 16) * (n / 16) is below 10, "
+        "add PipeBarrier<PIPE_M>",
+        shape.m, shape.n, unit * kFractalBytes, (unit + 1) * kFractalBytes);
   }
 }
 

@@ -73,14 +73,20 @@ inline pybind11::dict ToDict(const Times& times) {
                         "cores"_a = cores, "picture"_a = picture);
 }
 
-// {"name", "total", "AIC" and "AIV": totals of a kind, "cores": [one for each core], "times": if
-// they were modelled}
+// {"name", "total", "AIC" and "AIV": totals of a kind, "cores": [one for each core], "warnings",
+// "times": if they were modelled}
 inline pybind11::dict ToDict(const Counters& counters) {
   pybind11::list cores;
   for (const CoreCounters& core : counters.cores) cores.append(ToDict(core));
   pybind11::dict result;
   result["name"] = counters.name;
   result["total"] = ToDict(counters.Total());
+  pybind11::list warnings;
+  for (const Warning& warning : counters.warnings) {
+    warnings.append(pybind11::dict("rule"_a = warning.rule, "message"_a = warning.message,
+                                   "count"_a = warning.count));
+  }
+  result["warnings"] = warnings;
   for (const char* kind : {"AIC", "AIV"}) result[kind] = ToDict(counters.Total(kind));
   result["cores"] = cores;
   if (!counters.times.device.empty()) result["times"] = ToDict(counters.times);
@@ -88,7 +94,7 @@ inline pybind11::dict ToDict(const Counters& counters) {
 }
 
 // Adds `EmulatorError`, a RuntimeError with the attribute `rule`, and `rules()`, a dict of every
-// rule's id and sentence, to the module.
+// rule's level and sentence by its id, to the module.
 inline void Bind(pybind11::module_& module) {
   // never destroyed: an exception may outlive the module
   static PyObject* type = nullptr;
@@ -121,8 +127,10 @@ inline void Bind(pybind11::module_& module) {
     return parameters;
   });
   module.def("rules", [] {
-    pybind11::dict rules;
-    for (const auto& [id, text] : Rules()) rules[id.c_str()] = text;
+    pybind11::dict rules;  // id -> (level, sentence)
+    for (const RuleText& rule : Rules()) {
+      rules[rule.id.c_str()] = pybind11::make_tuple(rule.level, rule.sentence);
+    }
     return rules;
   });
 }

@@ -23,7 +23,7 @@ uint32_t AddBuffer(Core& core, TPosition position, uint32_t bytes) {
   if (core.IsCube()) Fail(Rule::kStyleCube, "TPipe on a cube core: use LocalTensor by address");
   core.CheckPosition(position);
   Buffers& buffers = core.buffers;
-  if (++buffers.initialised > 64) Fail(Rule::kPipeBuffers, "%u buffers", buffers.initialised);
+  if (++buffers.initialised > 64) Report(Rule::kPipeBuffers, "%u buffers", buffers.initialised);
   Buffer buffer;
   buffer.position = position;
   buffer.begin = core.ub_top;
@@ -59,10 +59,10 @@ LocalRef Whole(const Buffer& buffer, uint32_t number) {
 void CheckLeaks(const Core& core) {
   for (const Buffer& buffer : core.buffers.all) {
     if (buffer.state == BufferState::kAllocated || buffer.state == BufferState::kDequeued) {
-      Fail(Rule::kQueueLeak, "the tensor at UB %u was allocated and never freed", buffer.begin);
+      Report(Rule::kQueueLeak, "the tensor at UB %u was allocated and never freed", buffer.begin);
     }
     if (buffer.state == BufferState::kEnqueued) {
-      Fail(Rule::kQueueLeak, "the tensor at UB %u was enqueued and never dequeued", buffer.begin);
+      Report(Rule::kQueueLeak, "the tensor at UB %u was enqueued and never dequeued", buffer.begin);
     }
   }
 }
@@ -72,7 +72,7 @@ void PipeConstruct(void* pipe) {
   core.op = Op::kTPipe;
   Style& style = core.style;
   if (style.tpipe != nullptr) Fail(Rule::kPipeSingle, "another TPipe is alive");
-  if (style.used_static) Fail(Rule::kStyleMixed, "a TPipe in a kernel with tensors by address");
+  if (style.used_static) Report(Rule::kStyleMixed, "a TPipe in a kernel with tensors by address");
   ClearPipe(core);
   style.tpipe = pipe;
   style.used_tpipe = true;
@@ -141,7 +141,7 @@ LocalRef QueueAlloc(int32_t id) {
   if (queue.idle.empty()) Fail(Rule::kQueueNoIdleBuffer, "every buffer of the queue is in use");
   int& outstanding = core.buffers.outstanding[queue.source];
   if (++outstanding > 8) {
-    Fail(Rule::kQueueOutstanding, "%d tensors are allocated at one position", outstanding);
+    Report(Rule::kQueueOutstanding, "%d tensors are allocated at one position", outstanding);
   }
   const uint32_t number = queue.idle.front();
   queue.idle.pop_front();
@@ -162,14 +162,14 @@ void QueuePush(int32_t id, const LocalRef& ref) {
   Buffer& buffer = FindBuffer(core, id, ref);
   Queue& queue = core.buffers.queues[id];
   if (buffer.generation != ref.generation) {
-    Fail(Rule::kQueueUseAfterFree, "the tensor at UB %u was freed", ref.begin);
+    Report(Rule::kQueueUseAfterFree, "the tensor at UB %u was freed", ref.begin);
   }
   if (buffer.state == BufferState::kEnqueued) {
-    Fail(Rule::kQueueState, "the tensor at UB %u is in the queue already", ref.begin);
+    Report(Rule::kQueueState, "the tensor at UB %u is in the queue already", ref.begin);
   }
   if (static_cast<int32_t>(queue.enqueued.size()) >= queue.depth) {
-    Fail(Rule::kQueueDepth, "%zu tensors wait in a queue of depth %d", queue.enqueued.size(),
-         queue.depth);
+    Report(Rule::kQueueDepth, "%zu tensors wait in a queue of depth %d", queue.enqueued.size(),
+           queue.depth);
   }
   buffer.state = BufferState::kEnqueued;
   buffer.ready = core.Set(Producer(queue.source));
@@ -198,7 +198,7 @@ void QueueFree(int32_t id, const LocalRef& ref) {
     Fail(Rule::kQueueDoubleFree, "the tensor at UB %u was freed before", ref.begin);
   }
   if (buffer.state == BufferState::kEnqueued) {
-    Fail(Rule::kQueueState, "the tensor at UB %u is still in the queue", ref.begin);
+    Report(Rule::kQueueState, "the tensor at UB %u is still in the queue", ref.begin);
   }
   buffer.state = BufferState::kIdle;
   ++buffer.generation;

@@ -199,15 +199,15 @@ void ReduceTensor(ReduceType type, DType dtype, const LocalRef& dst, const Local
                 : type == ReduceType::MAX ? Op::kReduceMax
                                           : Op::kReduceMin;
   const Reduction reduction = Start(op, dtype, src, extent, {1, 1, src_rep_stride}, 0);
-  if (core.style.used_static) Fail(Rule::kStaticApi, "forms with a temporary tensor need TPipe");
+  if (core.style.used_static) Report(Rule::kStaticApi, "forms with a temporary tensor need TPipe");
   const Lanes& lanes = reduction.lanes;
   if (lanes.elements == 0) return;
   const uint32_t bytes = SizeOf(dtype);
   const uint64_t needed =
       TmpElements(lanes.repeats, lanes.lanes, kBlockBytes / bytes, with_index) * bytes;
   if (tmp.end - tmp.begin < needed) {
-    Fail(Rule::kReduceTmp, "the temporary tensor needs %llu bytes, got %u", Number(needed),
-         tmp.end - tmp.begin);
+    Report(Rule::kReduceTmp, "the temporary tensor needs %llu bytes, got %u", Number(needed),
+           tmp.end - tmp.begin);
   }
   const uint32_t scratch = core.Check(tmp, 0, needed, kBlockBytes);
   CheckApart(tmp, needed, reduction.src, reduction.lanes);

@@ -4,9 +4,6 @@
 
 #include "vector.h"
 
-#define MOGE_REDUCE_TYPES(NAME) \
-  static_assert(emulator::kIsFloat<T>, NAME ": rule dtype.table: half, float")
-
 namespace AscendC {
 
 // one result for each repeat; strides of the source in 32 bytes, of the destination in results
@@ -14,7 +11,7 @@ template <ReduceType type, typename T, bool isSetMask = true, typename Mask>
 void ReduceRepeat(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Mask& mask,
                   int32_t repeatTime, int32_t dstRepStride, int32_t srcBlkStride,
                   int32_t srcRepStride, ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {
-  MOGE_REDUCE_TYPES("ReduceRepeat");
+  MOGE_CHECK_TYPES(ReduceRepeat, T);
   emulator::ReduceRepeats(type, emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
                           emulator::MaskExtent(isSetMask, mask, repeatTime),
                           {dstRepStride, srcBlkStride, srcRepStride}, order);
@@ -25,7 +22,7 @@ template <ReduceType type, typename T, bool isSetMask = true, typename Mask>
 void ReduceDataBlock(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Mask& mask,
                      int32_t repeatTime, int32_t dstRepStride, int32_t srcBlkStride,
                      int32_t srcRepStride) {
-  MOGE_REDUCE_TYPES("ReduceDataBlock");
+  MOGE_CHECK_TYPES(ReduceDataBlock, T);
   emulator::ReduceBlocks(type, emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
                          emulator::MaskExtent(isSetMask, mask, repeatTime),
                          {dstRepStride, srcBlkStride, srcRepStride});
@@ -36,7 +33,7 @@ template <ReduceType type, typename T, bool isSetMask = true, typename Mask>
 void ReducePairElem(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Mask& mask,
                     int32_t repeatTime, int32_t dstRepStride, int32_t srcBlkStride,
                     int32_t srcRepStride) {
-  MOGE_REDUCE_TYPES("ReducePairElem");
+  MOGE_CHECK_TYPES(ReducePairElem, T);
   static_assert(type == ReduceType::SUM, "ReducePairElem: only sums");
   emulator::ReducePairs(emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
                         emulator::MaskExtent(isSetMask, mask, repeatTime),
@@ -90,7 +87,7 @@ void PairReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, int32_t
 template <typename T>
 void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src,
                const LocalTensor<T>& sharedTmpBuffer, const int32_t count) {
-  MOGE_REDUCE_TYPES("ReduceSum");
+  MOGE_CHECK_TYPES(ReduceSum, T);
   emulator::ReduceTensor(ReduceType::SUM, emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
                          sharedTmpBuffer.Ref(), emulator::CountExtent(count), 8, false);
 }
@@ -98,7 +95,7 @@ template <typename T, typename Mask>
 void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src,
                const LocalTensor<T>& sharedTmpBuffer, const Mask& mask, int32_t repeatTime,
                int32_t srcRepStride) {
-  MOGE_REDUCE_TYPES("ReduceSum");
+  MOGE_CHECK_TYPES(ReduceSum, T);
   emulator::ReduceTensor(ReduceType::SUM, emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),
                          sharedTmpBuffer.Ref(), emulator::MaskExtent(true, mask, repeatTime),
                          srcRepStride, false);
@@ -108,7 +105,7 @@ void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src,
   template <typename T>                                                                          \
   void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src,                                \
             const LocalTensor<T>& sharedTmpBuffer, const int32_t count, bool calIndex = false) { \
-    MOGE_REDUCE_TYPES(#NAME);                                                                    \
+    MOGE_CHECK_TYPES(NAME, T);                                                                   \
     emulator::ReduceTensor(ReduceType::TYPE, emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),        \
                            sharedTmpBuffer.Ref(), emulator::CountExtent(count), 8, calIndex);    \
   }                                                                                              \
@@ -116,7 +113,7 @@ void ReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src,
   void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src,                                \
             const LocalTensor<T>& sharedTmpBuffer, const Mask& mask, int32_t repeatTime,         \
             int32_t srcRepStride, bool calIndex = false) {                                       \
-    MOGE_REDUCE_TYPES(#NAME);                                                                    \
+    MOGE_CHECK_TYPES(NAME, T);                                                                   \
     emulator::ReduceTensor(ReduceType::TYPE, emulator::kDTypeOf<T>, dst.Ref(), src.Ref(),        \
                            sharedTmpBuffer.Ref(), emulator::MaskExtent(true, mask, repeatTime),  \
                            srcRepStride, calIndex);                                              \
@@ -126,7 +123,5 @@ MOGE_REDUCE_TENSOR(ReduceMin, MIN)
 #undef MOGE_REDUCE_TENSOR
 
 }  // namespace AscendC
-
-#undef MOGE_REDUCE_TYPES
 
 #endif  // MOGE_EMULATOR_REDUCE_H_

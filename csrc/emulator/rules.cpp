@@ -1,6 +1,8 @@
-// Rules by name, and the error that a broken one throws.
+// Rules by name, their levels, and the error or warning that a broken one gives.
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 
 #include "core.h"
 
@@ -8,41 +10,131 @@ namespace emulator {
 
 namespace {
 
-struct Text {
+struct Entry {
   const char* id;
+  Level level;
   const char* sentence;
 };
-constexpr Text kRules[] = {
-#define MOGE_RULE(name, id, text) {id, text},
+constexpr Entry kRules[] = {
+#define MOGE_RULE(name, id, level, text) {id, Level::level, text},
     MOGE_EMULATOR_RULES(MOGE_RULE)
 #undef MOGE_RULE
 };
 
+constexpr const char* kLevels[] = {"off", "warning", "error", "fixed"};
+
+const Entry& EntryOf(Rule rule) { return kRules[static_cast<int>(rule)]; }
+
+std::string Format(const char* format, va_list arguments) {
+  char text[512];
+  std::vsnprintf(text, sizeof text, format, arguments);
+  return text;
+}
+
+// What a message is about: the running instruction and its core.
+std::string Told(Rule rule, const std::string& text) {
+  const Core& core = CurrentCore();
+  return std::string(Name(core.op)) + ": rule " + EntryOf(rule).id + ": " + text + " (" +
+         core.Who() + " of " + core.machine.options.name + ")";
+}
+
+Level LevelOf(const std::string& word, const std::string& setting) {
+  for (const Level level : {Level::kOff, Level::kWarning, Level::kError}) {
+    if (word == kLevels[static_cast<int>(level)]) return level;
+  }
+  throw std::invalid_argument("levels of rules are error, warning and off, got '" + setting + "'");
+}
+
+bool Matches(const std::string& pattern, const std::string& id) {
+  if (pattern.empty() || pattern.back() != '*') return pattern == id;
+  return id.compare(0, pattern.size() - 1, pattern, 0, pattern.size() - 1) == 0;
+}
+
+// One setting, `id=level`; an id that ends with * stands for all that start like it.
+void SetLevel(Levels& levels, const std::string& setting) {
+  const size_t equals = setting.find('=');
+  if (equals == std::string::npos) {
+    throw std::invalid_argument("a level of a rule is written id=level, got '" + setting + "'");
+  }
+  const std::string pattern = setting.substr(0, equals);
+  const Level level = LevelOf(setting.substr(equals + 1), setting);
+  bool found = false;
+  for (int i = 0; i < kRuleCount; ++i) {
+    if (!Matches(pattern, kRules[i].id)) continue;
+    found = true;
+    if (levels[i] != Level::kFixed) {
+      levels[i] = level;
+    } else if (pattern == kRules[i].id && level != Level::kError) {
+      throw std::invalid_argument("rule " + pattern +
+                                  " is always an error: the emulator could not go on after it");
+    }
+  }
+  if (!found) {
+    throw std::invalid_argument("no rule is called '" + pattern +
+                                "'; emulator::Rules() lists them");
+  }
+}
+
+void SetLevels(Levels& levels, const std::string& settings) {
+  for (size_t at = 0; at < settings.size();) {
+    const size_t end = std::min(settings.find_first_of(", ", at), settings.size());
+    if (end > at) SetLevel(levels, settings.substr(at, end - at));
+    at = end + 1;
+  }
+}
+
 }  // namespace
 
-const char* Error::rule_id() const { return kRules[static_cast<int>(rule_)].id; }
+const char* Error::rule_id() const { return EntryOf(rule_).id; }
 
-std::vector<std::pair<std::string, std::string>> Rules() {
-  std::vector<std::pair<std::string, std::string>> rules;
-  for (const Text& rule : kRules) rules.emplace_back(rule.id, rule.sentence);
+std::vector<RuleText> Rules() {
+  std::vector<RuleText> rules;
+  for (const Entry& rule : kRules)
+    rules.push_back({rule.id, kLevels[static_cast<int>(rule.level)], rule.sentence});
   return rules;
 }
 
+Levels LevelsFor(const Options& options) {
+  Levels levels;
+  for (int i = 0; i < kRuleCount; ++i) levels[i] = kRules[i].level;
+  if (const char* variable = std::getenv("MOGE_EMULATOR_RULES")) SetLevels(levels, variable);
+  SetLevels(levels, options.rules);
+  return levels;
+}
+
+void Machine::Report(Rule rule, Op op, const std::string& message) {
+  if (levels[static_cast<int>(rule)] >= Level::kError) throw Error(rule, message);
+  for (Warning& warning : warnings) {
+    if (warning.rule != EntryOf(rule).id || warning.op != Name(op)) continue;
+    ++warning.count;
+    return;
+  }
+  warnings.push_back({EntryOf(rule).id, Name(op), message, 1});
+  std::fprintf(stderr, "warning: %s\n", message.c_str());
+}
+
 void Fail(Rule rule, const char* format, ...) {
-  char text[512];
   va_list arguments;
   va_start(arguments, format);
-  std::vsnprintf(text, sizeof text, format, arguments);
+  const std::string text = Format(format, arguments);
   va_end(arguments);
-  const Core& core = CurrentCore();
-  throw Error(rule, std::string(Name(core.op)) + ": rule " + kRules[static_cast<int>(rule)].id +
-                        ": " + text + " (" + core.Who() + " of " + core.machine.options.name + ")");
+  throw Error(rule, Told(rule, text));
+}
+
+void Report(Rule rule, const char* format, ...) {
+  Machine& machine = CurrentCore().machine;
+  if (machine.levels[static_cast<int>(rule)] == Level::kOff) return;
+  va_list arguments;
+  va_start(arguments, format);
+  const std::string text = Format(format, arguments);
+  va_end(arguments);
+  machine.Report(rule, CurrentCore().op, Told(rule, text));
 }
 
 void CheckRange(const char* name, int64_t value, int64_t least, int64_t most) {
   if (value >= least && value <= most) return;
-  Fail(Rule::kParamRange, "%s is %lld to %lld, got %lld", name, static_cast<long long>(least),
-       static_cast<long long>(most), static_cast<long long>(value));
+  Report(Rule::kParamRange, "%s is %lld to %lld, got %lld", name, static_cast<long long>(least),
+         static_cast<long long>(most), static_cast<long long>(value));
 }
 
 void NoteTruncation(long long value, unsigned bits) {
@@ -50,10 +142,12 @@ void NoteTruncation(long long value, unsigned bits) {
   if (!truncated) truncated = Truncation{value, bits};
 }
 
-void CheckFields(const Core& core) {
+void CheckFields(Core& core) {
   if (!core.truncated) return;
-  Fail(Rule::kParamRange, "%lld does not fit the %u bits of a parameter", core.truncated->value,
-       core.truncated->bits);
+  const Truncation truncated = *core.truncated;
+  core.truncated.reset();
+  Report(Rule::kParamRange, "%lld does not fit the %u bits of a parameter", truncated.value,
+         truncated.bits);
 }
 
 }  // namespace emulator

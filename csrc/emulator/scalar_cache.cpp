@@ -29,9 +29,10 @@ void CheckSharing(Core& core, const CacheLineState& line, uint64_t begin, uint64
     const bool by_another = cell.written.time != 0 && cell.written.core != core.index &&
                             !core.clocks().Knows(cell.written, true, true);
     if (cell.stamp > line.stamp || by_another) {
-      Fail(Rule::kDcacheSharing,
-           "the line written back also holds byte %llu of '%s', which %s changed",
-           Number(begin + i), memory.name(), core.machine.cores[cell.written.core]->Who().c_str());
+      Report(Rule::kDcacheSharing,
+             "the line written back also holds byte %llu of '%s', which %s changed",
+             Number(begin + i), memory.name(),
+             core.machine.cores[cell.written.core]->Who().c_str());
     }
   }
 }
@@ -61,9 +62,9 @@ void CheckDirty(const Core& core, const GlobalRef& ref, uint64_t offset, uint64_
     for (uint32_t i = 0; state.dirty != 0 && i < kCacheLineBytes; ++i) {
       const uintptr_t address = line * kCacheLineBytes + i;
       if ((state.dirty >> i & 1) == 0 || address < begin || address >= begin + bytes) continue;
-      Fail(Rule::kDcacheDirty,
-           "touches global memory that SetValue has changed in the cache only: add "
-           "DataCacheCleanAndInvalid");
+      Report(Rule::kDcacheDirty,
+             "touches global memory that SetValue has changed in the cache only: add "
+             "DataCacheCleanAndInvalid");
     }
   }
 }
@@ -90,11 +91,11 @@ void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value)
     const GlobalCell* cells = memory.Cells(begin, begin + bytes, &count);
     for (uint64_t i = 0; i < count; ++i) {
       if (cells[i].stamp > line.stamp) {
-        Fail(Rule::kDcacheStale,
-             "byte %llu of '%s' is in a cache line fetched before %s of %s changed it: add "
-             "DataCacheCleanAndInvalid",
-             Number(begin), memory.name(), Name(cells[i].written.op),
-             core.machine.cores[cells[i].written.core]->Who().c_str());
+        Report(Rule::kDcacheStale,
+               "byte %llu of '%s' is in a cache line fetched before %s of %s changed it: add "
+               "DataCacheCleanAndInvalid",
+               Number(begin), memory.name(), Name(cells[i].written.op),
+               core.machine.cores[cells[i].written.core]->Who().c_str());
       }
     }
   }

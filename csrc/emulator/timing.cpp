@@ -1,7 +1,9 @@
 // Cycles of instructions by the documented tables, and the devices that are known.
 #include <algorithm>
+#include <array>
 
 #include "figures.h"
+#include "instructions.h"
 #include "launch.h"
 
 namespace emulator {
@@ -24,25 +26,22 @@ const std::vector<Device>& Devices() {
 
 namespace {
 
-// Elements per cycle of types of 16 and 32 bits, where it is not a whole repeat of 256 bytes;
-// documented: theoretical performance of the vector instructions.
-double ElementsPerCycle(Op op, bool wide) {
-  switch (op) {
-    case Op::kExp:
-    case Op::kLn:
-    case Op::kSqrt:
-    case Op::kDiv:
-      return 32;
-    case Op::kMulAddDst:
-    case Op::kGatherMask:
-      return wide ? 32 : 64;
-    case Op::kReduceDataBlock:
-      return wide ? 64 : 128.0 / 7;
-    case Op::kReduceRepeat:
-      return wide ? 64.0 / 7 : 128.0 / 7;
-    default:
-      return wide ? 64 : 128;
-  }
+enum class Unit : uint8_t { kWhole, kEach };
+struct Speed {
+  Unit unit = Unit::kWhole;
+  double narrow = 128, wide = 64;  // elements a cycle of 16-bit and of 32-bit types
+};
+
+const std::array<Speed, kOps>& Speeds() {
+  static const std::array<Speed, kOps> speeds = [] {
+    std::array<Speed, kOps> all;
+#define MOGE_INSTRUCTION(name, types, unit, narrow, wide) \
+  all[static_cast<int>(Op::k##name)] = {Unit::k##unit, narrow, wide};
+    MOGE_VECTOR_INSTRUCTIONS(MOGE_INSTRUCTION)
+#undef MOGE_INSTRUCTION
+    return all;
+  }();
+  return speeds;
 }
 
 }  // namespace
@@ -50,23 +49,12 @@ double ElementsPerCycle(Op op, bool wide) {
 double VectorCycles(Op op, DType dtype, uint64_t repeats, uint64_t elements) {
   const auto count = static_cast<double>(elements);
   const auto rounds = static_cast<double>(repeats);
+  // 64 elements of any type; a repeat has as many of the wider one
+  if (op == Op::kCast) return std::max(rounds, count / 64);
   const bool wide = SizeOf(dtype) >= 4;
-  switch (op) {
-    case Op::kGather:
-      return count / 5;
-    case Op::kGatherb:
-      return count / (wide ? 21 : 42);
-    case Op::kSort32:
-    case Op::kMrgSort:
-      return count / 2;
-    case Op::kCast:  // 64 elements of any type; a repeat has as many of the wider one
-      return std::max(rounds, count / 64);
-    case Op::kBrcb:
-      return rounds;
-    default:
-      // a masked or partial repeat costs a whole one
-      return rounds * (wide ? 64 : 128) / ElementsPerCycle(op, wide);
-  }
+  const Speed& speed = Speeds()[static_cast<int>(op)];
+  const double rate = wide ? speed.wide : speed.narrow;
+  return speed.unit == Unit::kEach ? count / rate : rounds * (wide ? 64 : 128) / rate;
 }
 
 double LocalMoveCycles(Path path, uint64_t bytes) {

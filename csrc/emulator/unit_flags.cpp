@@ -24,8 +24,8 @@ void TakeUnits(Core& core, uint32_t begin, uint32_t end, uint8_t flag) {
     const uint32_t to = from + kFractalBytes;
     if (flag == 0) {
       if (full || (!writes && (bits & kUnitByMmad) != 0)) {
-        Fail(Rule::kUnitFlagSides, "L0C [%u, %u) was written with a unit flag: use it here, too",
-             from, to);
+        Report(Rule::kUnitFlagSides, "L0C [%u, %u) was written with a unit flag: use it here, too",
+               from, to);
       }
       bits = 0;
       continue;
@@ -37,8 +37,9 @@ void TakeUnits(Core& core, uint32_t begin, uint32_t end, uint8_t flag) {
     }
     if (!writes && !full) {
       if ((bits & kUnitByMmad) == 0) {
-        Fail(Rule::kUnitFlagSides, "waits for L0C [%u, %u), which no Mmad with unitFlag wrote",
-             from, to);
+        Report(Rule::kUnitFlagSides, "waits for L0C [%u, %u), which no Mmad with unitFlag wrote",
+               from, to);
+        continue;
       }
       Fail(Rule::kUnitFlagOrder,
            "waits for L0C [%u, %u): the last Mmad on it has unitFlag 2, not 3", from, to);

@@ -28,8 +28,8 @@ template <typename T>
 T Narrow(Wide<T> value) {
   if constexpr (std::is_integral_v<T>) {
     if (value < std::numeric_limits<T>::min() || value > std::numeric_limits<T>::max()) {
-      Fail(Rule::kIntOverflow, "%lld does not fit %s", static_cast<long long>(value),
-           Name(kDTypeOf<T>));
+      Report(Rule::kIntOverflow, "%lld does not fit %s", static_cast<long long>(value),
+             Name(kDTypeOf<T>));
     }
   }
   return static_cast<T>(value);

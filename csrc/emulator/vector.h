@@ -3,23 +3,11 @@
 #ifndef MOGE_EMULATOR_VECTOR_H_
 #define MOGE_EMULATOR_VECTOR_H_
 
+#include "instructions.h"
 #include "params.h"
 #include "tensor.h"
 
 namespace emulator {
-
-template <typename T>
-inline constexpr bool kIsFloat = kIsOneOf<T, half, float>;
-template <typename T>
-inline constexpr bool kIsArithmetic = kIsOneOf<T, int16_t, half, int32_t, float>;
-template <typename T>
-inline constexpr bool kIsBitwise = kIsOneOf<T, int16_t, uint16_t>;
-template <typename T>
-inline constexpr bool kIsShift = kIsOneOf<T, int16_t, uint16_t, int32_t, uint32_t>;
-// (destination, source): same type, or float from half
-template <typename T, typename U>
-inline constexpr bool kIsAccumulate =
-    kIsFloat<U> && (std::is_same_v<T, U> || (std::is_same_v<T, float> && std::is_same_v<U, half>));
 
 template <typename T, typename U>
 inline constexpr bool kCanCast =
@@ -62,11 +50,11 @@ Operand Whole(const AscendC::LocalTensor<T>& tensor, uint32_t widest = sizeof(T)
 
 namespace AscendC {
 
-#define MOGE_BINARY(NAME, ALLOWED, TYPES)                                                      \
+#define MOGE_BINARY(NAME)                                                                      \
   template <typename T, bool isSetMask = true, typename Mask>                                  \
   void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, \
             const Mask& mask, emulator::U8 repeatTime, const BinaryRepeatParams& params) {     \
-    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                   \
+    MOGE_CHECK_TYPES(NAME, T);                                                                 \
     emulator::Binary(emulator::Op::k##NAME, emulator::Destination(dst, params),                \
                      emulator::Source0(src0, params), emulator::Source1(src1, params),         \
                      emulator::MaskExtent(isSetMask, mask, repeatTime));                       \
@@ -74,27 +62,26 @@ namespace AscendC {
   template <typename T>                                                                        \
   void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, \
             const int32_t& count) {                                                            \
-    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                   \
+    MOGE_CHECK_TYPES(NAME, T);                                                                 \
     emulator::Binary(emulator::Op::k##NAME, emulator::Whole(dst), emulator::Whole(src0),       \
                      emulator::Whole(src1), emulator::CountExtent(count));                     \
   }
 
-MOGE_BINARY(Add, kIsArithmetic, "int16, half, int32, float")
-MOGE_BINARY(Sub, kIsArithmetic, "int16, half, int32, float")
-MOGE_BINARY(Mul, kIsArithmetic, "int16, half, int32, float")
-MOGE_BINARY(Max, kIsArithmetic, "int16, half, int32, float")
-MOGE_BINARY(Min, kIsArithmetic, "int16, half, int32, float")
-MOGE_BINARY(Div, kIsFloat, "half, float")
-MOGE_BINARY(And, kIsBitwise, "int16, uint16")
-MOGE_BINARY(Or, kIsBitwise, "int16, uint16")
+MOGE_BINARY(Add)
+MOGE_BINARY(Sub)
+MOGE_BINARY(Mul)
+MOGE_BINARY(Max)
+MOGE_BINARY(Min)
+MOGE_BINARY(Div)
+MOGE_BINARY(And)
+MOGE_BINARY(Or)
 #undef MOGE_BINARY
 
 // dst += src0 * src1
 template <typename T, typename U, bool isSetMask = true, typename Mask>
 void MulAddDst(const LocalTensor<T>& dst, const LocalTensor<U>& src0, const LocalTensor<U>& src1,
                const Mask& mask, emulator::U8 repeatTime, const BinaryRepeatParams& params) {
-  static_assert(emulator::kIsAccumulate<T, U>,
-                "MulAddDst: rule dtype.table: (half, half), (float, float), (float, half)");
+  MOGE_CHECK_TYPES(MulAddDst, T, U);
   emulator::Binary(emulator::Op::kMulAddDst, emulator::Destination(dst, params),
                    emulator::Source0(src0, params), emulator::Source1(src1, params),
                    emulator::MaskExtent(isSetMask, mask, repeatTime));
@@ -102,43 +89,42 @@ void MulAddDst(const LocalTensor<T>& dst, const LocalTensor<U>& src0, const Loca
 template <typename T, typename U>
 void MulAddDst(const LocalTensor<T>& dst, const LocalTensor<U>& src0, const LocalTensor<U>& src1,
                const int32_t& count) {
-  static_assert(emulator::kIsAccumulate<T, U>,
-                "MulAddDst: rule dtype.table: (half, half), (float, float), (float, half)");
+  MOGE_CHECK_TYPES(MulAddDst, T, U);
   emulator::Binary(emulator::Op::kMulAddDst, emulator::Whole(dst), emulator::Whole(src0, sizeof(T)),
                    emulator::Whole(src1, sizeof(T)), emulator::CountExtent(count));
 }
 
-#define MOGE_UNARY(NAME, ALLOWED, TYPES)                                                  \
+#define MOGE_UNARY(NAME)                                                                  \
   template <typename T, bool isSetMask = true, typename Mask>                             \
   void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Mask& mask,       \
             emulator::U8 repeatTime, const UnaryRepeatParams& params) {                   \
-    static_assert(ALLOWED, #NAME ": rule dtype.table: " TYPES);                           \
+    MOGE_CHECK_TYPES(NAME, T);                                                            \
     emulator::Unary(emulator::Op::k##NAME, emulator::Destination(dst, params),            \
                     emulator::Source(src, params),                                        \
                     emulator::MaskExtent(isSetMask, mask, repeatTime));                   \
   }                                                                                       \
   template <typename T>                                                                   \
   void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) { \
-    static_assert(ALLOWED, #NAME ": rule dtype.table: " TYPES);                           \
+    MOGE_CHECK_TYPES(NAME, T);                                                            \
     emulator::Unary(emulator::Op::k##NAME, emulator::Whole(dst), emulator::Whole(src),    \
                     emulator::CountExtent(count));                                        \
   }
 
-MOGE_UNARY(Exp, emulator::kIsFloat<T>, "half, float")
-MOGE_UNARY(Ln, emulator::kIsFloat<T>, "half, float")
-MOGE_UNARY(Sqrt, emulator::kIsFloat<T>, "half, float")
-MOGE_UNARY(Rsqrt, emulator::kIsFloat<T>, "half, float")
-MOGE_UNARY(Reciprocal, emulator::kIsFloat<T>, "half, float")
-MOGE_UNARY(Abs, emulator::kIsFloat<T>, "half, float")
-MOGE_UNARY(Relu, (emulator::kIsOneOf<T, half, float, int32_t>), "half, float, int32")
-MOGE_UNARY(Not, emulator::kIsBitwise<T>, "int16, uint16")
+MOGE_UNARY(Exp)
+MOGE_UNARY(Ln)
+MOGE_UNARY(Sqrt)
+MOGE_UNARY(Rsqrt)
+MOGE_UNARY(Reciprocal)
+MOGE_UNARY(Abs)
+MOGE_UNARY(Relu)
+MOGE_UNARY(Not)
 #undef MOGE_UNARY
 
-#define MOGE_SCALAR(NAME, ALLOWED, TYPES)                                                        \
+#define MOGE_SCALAR(NAME)                                                                        \
   template <typename T, bool isSetMask = true, typename Mask>                                    \
   void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar,               \
             const Mask& mask, emulator::U8 repeatTime, const UnaryRepeatParams& params) {        \
-    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                     \
+    MOGE_CHECK_TYPES(NAME, T);                                                                   \
     emulator::Scalar(emulator::Op::k##NAME, emulator::Destination(dst, params),                  \
                      emulator::Source(src, params), &scalar,                                     \
                      emulator::MaskExtent(isSetMask, mask, repeatTime));                         \
@@ -146,25 +132,24 @@ MOGE_UNARY(Not, emulator::kIsBitwise<T>, "int16, uint16")
   template <typename T>                                                                          \
   void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar,               \
             const int32_t& count) {                                                              \
-    static_assert(emulator::ALLOWED<T>, #NAME ": rule dtype.table: " TYPES);                     \
+    MOGE_CHECK_TYPES(NAME, T);                                                                   \
     emulator::Scalar(emulator::Op::k##NAME, emulator::Whole(dst), emulator::Whole(src), &scalar, \
                      emulator::CountExtent(count));                                              \
   }
 
-MOGE_SCALAR(Adds, kIsArithmetic, "int16, half, int32, float")
-MOGE_SCALAR(Muls, kIsArithmetic, "int16, half, int32, float")
-MOGE_SCALAR(Maxs, kIsArithmetic, "int16, half, int32, float")
-MOGE_SCALAR(Mins, kIsArithmetic, "int16, half, int32, float")
-MOGE_SCALAR(ShiftLeft, kIsShift, "int16, uint16, int32, uint32")
-MOGE_SCALAR(ShiftRight, kIsShift, "int16, uint16, int32, uint32")
+MOGE_SCALAR(Adds)
+MOGE_SCALAR(Muls)
+MOGE_SCALAR(Maxs)
+MOGE_SCALAR(Mins)
+MOGE_SCALAR(ShiftLeft)
+MOGE_SCALAR(ShiftRight)
 #undef MOGE_SCALAR
 
 // dst += src * scalar
 template <typename T, typename U, bool isSetMask = true, typename Mask>
 void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalar, const Mask& mask,
           emulator::U8 repeatTime, const UnaryRepeatParams& params) {
-  static_assert(emulator::kIsAccumulate<T, U>,
-                "Axpy: rule dtype.table: (half, half), (float, float), (float, half)");
+  MOGE_CHECK_TYPES(Axpy, T, U);
   emulator::Scalar(emulator::Op::kAxpy, emulator::Destination(dst, params),
                    emulator::Source(src, params), &scalar,
                    emulator::MaskExtent(isSetMask, mask, repeatTime));
@@ -172,8 +157,7 @@ void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalar,
 template <typename T, typename U>
 void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalar,
           const int32_t& count) {
-  static_assert(emulator::kIsAccumulate<T, U>,
-                "Axpy: rule dtype.table: (half, half), (float, float), (float, half)");
+  MOGE_CHECK_TYPES(Axpy, T, U);
   emulator::Scalar(emulator::Op::kAxpy, emulator::Whole(dst), emulator::Whole(src, sizeof(T)),
                    &scalar, emulator::CountExtent(count));
 }
@@ -198,28 +182,26 @@ void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode&
 template <typename T, bool isSetMask = true, typename Mask>
 void Duplicate(const LocalTensor<T>& dst, const T& value, const Mask& mask, emulator::U8 repeatTime,
                emulator::U16 dstBlkStride, emulator::U8 dstRepStride) {
-  static_assert(emulator::kIs16Or32Bit<T>, "Duplicate: rule dtype.table: 16- and 32-bit types");
+  MOGE_CHECK_TYPES(Duplicate, T);
   emulator::Fill(emulator::Strided(dst, dstBlkStride, dstRepStride), &value,
                  emulator::MaskExtent(isSetMask, mask, repeatTime));
 }
 template <typename T>
 void Duplicate(const LocalTensor<T>& dst, const T& value, const int32_t& count) {
-  static_assert(emulator::kIs16Or32Bit<T>, "Duplicate: rule dtype.table: 16- and 32-bit types");
+  MOGE_CHECK_TYPES(Duplicate, T);
   emulator::Fill(emulator::Whole(dst), &value, emulator::CountExtent(count));
 }
 
 // first, first + 1, ...
 template <typename T>
 void CreateVecIndex(const LocalTensor<T>& dst, const T& first, uint32_t count) {
-  static_assert(emulator::kIsArithmetic<T>,
-                "CreateVecIndex: rule dtype.table: int16, half, int32, float");
+  MOGE_CHECK_TYPES(CreateVecIndex, T);
   emulator::CreateIndex(emulator::Whole(dst), &first, emulator::CountExtent(count));
 }
 template <typename T>
 void CreateVecIndex(LocalTensor<T>& dst, const T& first, uint64_t mask, emulator::U8 repeatTime,
                     emulator::U16 dstBlkStride, emulator::U8 dstRepStride) {
-  static_assert(emulator::kIsArithmetic<T>,
-                "CreateVecIndex: rule dtype.table: int16, half, int32, float");
+  MOGE_CHECK_TYPES(CreateVecIndex, T);
   emulator::CreateIndex(emulator::Strided(dst, dstBlkStride, dstRepStride), &first,
                         emulator::MaskExtent(true, mask, repeatTime));
 }
@@ -228,7 +210,7 @@ void CreateVecIndex(LocalTensor<T>& dst, const T& first, uint64_t mask, emulator
 template <typename T>
 void Brcb(const LocalTensor<T>& dst, const LocalTensor<T>& src, emulator::U8 repeatTime,
           const BrcbRepeatParams& params) {
-  static_assert(emulator::kIs16Or32Bit<T>, "Brcb: rule dtype.table: 16- and 32-bit types");
+  MOGE_CHECK_TYPES(Brcb, T);
   emulator::BroadcastBlocks(emulator::Destination(dst, params), emulator::Strided(src, 1, 1),
                             repeatTime);
 }

@@ -21,7 +21,7 @@ emulator::Allocation Describe(Array& array, const char* name, emulator::Access a
 
 py::dict RunCase(const std::vector<moge_tests::Case>& cases, const std::string& name, Array x,
                  Array y, Array z, bool strict, bool checks, bool counting, bool bulk,
-                 uint64_t seed) {
+                 uint64_t seed, const std::string& rules) {
   for (const moge_tests::Case& entry : cases) {
     if (entry.name != name) continue;
     emulator::Options options = entry.options;
@@ -31,6 +31,7 @@ py::dict RunCase(const std::vector<moge_tests::Case>& cases, const std::string& 
     bulk = bulk || options.counting;
     options.counting = options.counting || counting;
     options.seed = seed;
+    options.rules = rules;
     options.allocations = {Describe(x, "x", emulator::Access::kIn, bulk),
                            Describe(y, "y", emulator::Access::kOut, bulk),
                            Describe(z, "z", emulator::Access::kInOut)};
@@ -60,12 +61,12 @@ PYBIND11_MODULE(moge_emulator_tests, m) {
     m.def(
         name,
         [&cases](const std::string& kernel, Array x, Array y, Array z, bool strict, bool checks,
-                 bool counting, bool bulk, uint64_t seed) {
-          return RunCase(cases, kernel, x, y, z, strict, checks, counting, bulk, seed);
+                 bool counting, bool bulk, uint64_t seed, const std::string& rules) {
+          return RunCase(cases, kernel, x, y, z, strict, checks, counting, bulk, seed, rules);
         },
         py::arg("kernel"), py::arg("x"), py::arg("y"), py::arg("z"), py::arg("strict") = false,
         py::arg("checks") = true, py::arg("counting") = false, py::arg("bulk") = false,
-        py::arg("seed") = 0);
+        py::arg("seed") = 0, py::arg("rules") = "");
   };
   define("fail", moge_tests::MustFail());
   define("fail_cube", moge_tests::MustFailCube());

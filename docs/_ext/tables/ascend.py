@@ -239,11 +239,11 @@ def counters() -> Table:
 # --- rules ----------------------------------------------------------------------------------------
 
 
-def families() -> dict[str, list[tuple[str, str]]]:
-    """Families of rules, each with ids and sentences."""
+def families() -> dict[str, list[tuple[str, str, str]]]:
+    """Families of rules, each with ids, levels and sentences."""
     text = (EMULATOR / "rules.h").read_text()
     parts = re.split(r"/\* ([\w ]+) \*/", text)[1:]
-    pattern = r'X\(k\w+, "([\w.-]+)",[\s\\]*"([^"]*)"\)'
+    pattern = r'X\(k\w+, "([\w.-]+)", k(\w+),[\s\\]*"([^"]*)"\)'
     return {
         family: re.findall(pattern, body)
         for family, body in zip(parts[::2], parts[1::2], strict=True)
@@ -257,5 +257,6 @@ def rule_count() -> str:
 
 def rules(*family: str) -> Table:
     """The rules of one family."""
-    lines = [[f"`{rule}`", sentence] for rule, sentence in families()[" ".join(family)]]
-    return Table("source", RULES, "Each rule is a line of", ["rule", "what must hold"], lines)
+    lines = [[f"`{rule}`", level.lower(), text] for rule, level, text in families()[" ".join(family)]]
+    headings = ["rule", "level", "what must hold"]
+    return Table("source", RULES, "Each rule is a line of", headings, lines)
