@@ -107,6 +107,7 @@ typecheck-ascend: ## the Ascend kernels against the real headers: ASC_DEVKIT=fol
 	@$(PYTHON) csrc/typecheck/lint.py
 	@$(if $(ASC_DEVKIT),$(PYTHON) csrc/typecheck/typecheck.py --devkit '$(ASC_DEVKIT)' \
 		--tools '$(ASC_TOOLS)' $(if $(ACL),--acl '$(ACL)'),echo 'skipped: no ASC_DEVKIT')
+	@$(if $(ASC_DEVKIT),$(PYTHON) csrc/typecheck/calls.py --devkit '$(ASC_DEVKIT)' --tools '$(ASC_TOOLS)')
 
 mutants: .venv/made ## seed faults, hours; each must fail a test; options: ARGS='--only triton --jobs 2'
 	@.venv/bin/python tests/mutants/run_mutants.py $(ARGS)
