@@ -1,0 +1,7 @@
+// Part of acl.h here.
+#ifndef MOGE_EMULATOR_HOST_ACL_BASE_H_
+#define MOGE_EMULATOR_HOST_ACL_BASE_H_
+
+#include "acl.h"
+
+#endif  // MOGE_EMULATOR_HOST_ACL_BASE_H_

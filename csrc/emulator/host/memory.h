@@ -1,0 +1,23 @@
+// Device memory of the host runtime: what aclrtMalloc gave out.
+#ifndef MOGE_EMULATOR_HOST_MEMORY_H_
+#define MOGE_EMULATOR_HOST_MEMORY_H_
+
+#include <cstdint>
+#include <map>
+
+namespace emulator::host {
+
+struct Block {
+  uint64_t bytes;
+  uint32_t number;   // in the order of the allocations
+  bool initialised;  // by a copy, a memset, or a launch
+};
+
+// Live allocations by their address. One thread at a time: the lock is the caller's.
+std::map<uint8_t*, Block>& Blocks();
+// The one that [data, data + bytes) lies in, or null.
+Block* FindBlock(const void* data, uint64_t bytes);
+
+}  // namespace emulator::host
+
+#endif  // MOGE_EMULATOR_HOST_MEMORY_H_
