@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import api_names
 import typecheck
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 EMULATOR = ROOT / "csrc" / "emulator"
-CALLS = HERE / "calls"
+FILES = sorted((HERE / "calls").glob("*.cpp"))
 
 OURS, THEIRS = "the emulator", "the real headers"
 # who must refuse a statement with this word at the start of a comment
@@ -31,7 +32,9 @@ COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|^#[^\n]*
 ASKED = re.compile(r":\d+:\s+(?:required from|in .constexpr. expansion)|: note: .*requested here")
 # no other of our own sources is where g++ or clang++ may look for a header of the calls
 GXX = ("g++", "-fdiagnostics-plain-output", "-fmax-errors=0", "-I", str(EMULATOR), "-x", "c++")
-CLANG = ("-fno-caret-diagnostics", "-ferror-limit=0")
+# the compiler of the NPU knows these words by itself
+KEYWORDS = ("-D__schedmode__(mode)=", "-D__host__=", "-D__forceinline__=inline")
+CLANG = ("-fno-caret-diagnostics", "-ferror-limit=0", *KEYWORDS)
 COMMON = ("-std=c++17", "-fsyntax-only", "-ftemplate-backtrace-limit=0")
 
 
@@ -147,7 +150,8 @@ def refusals(source: str, name: str, command: list[str]) -> dict[Statement, str]
                     if line is not None and statement.first <= line <= statement.last:
                         found.setdefault(statement, message)
             if len(found) == known:
-                raise ValueError(f"{name}: errors outside of statements:\n{result.stderr}")
+                first = "\n".join(result.stderr.splitlines()[:20])
+                raise ValueError(f"{name}: errors outside of statements:\n{first}")
 
 
 def disagreements(source: str, name: str, who: str, command: list[str]) -> list[str]:
@@ -180,6 +184,16 @@ def their_command(compiler: str, devkit: Path, tools: Path, folder: Path) -> lis
     return [*command, *COMMON[1:], "-x", "c++", "-include-pch", str(compiled)]
 
 
+def missing(sources: list[str]) -> list[str]:
+    """Public names and constructors of the emulator that no call has."""
+    names, constructors = api_names.public_names(our_command(), EMULATOR / "kernel_operator.h")
+    words = set(re.findall(r"\w+", " ".join(COMMENT_OR_STRING.sub(blank, s) for s in sources)))
+    texts = [statement.text for source in sources for statement in statements(source)]
+    found = set(api_names.constructed(texts))
+    absent = [f"{name} with {number} arguments" for name, number in constructors - found]
+    return sorted(names - words) + sorted(absent)
+
+
 def main() -> int:
     """Compile each file of calls against one set of headers, or both; tell where they differ."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -193,7 +207,9 @@ def main() -> int:
         if args.devkit:
             commands[THEIRS] = their_command(args.clang, args.devkit, args.tools, Path(folder))
         number, texts = 0, []
-        for path in args.files or sorted(CALLS.glob("*.cpp")):
+        if not args.files:
+            texts += [f"no call of {name}" for name in missing([p.read_text() for p in FILES])]
+        for path in args.files or FILES:
             source = path.read_text()
             number += len(statements(source))
             for who, command in commands.items():

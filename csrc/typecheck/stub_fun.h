@@ -7,8 +7,17 @@
 #include <cstdint>
 
 enum pipe_t { PIPE_S, PIPE_V, PIPE_M, PIPE_MTE1, PIPE_MTE2, PIPE_MTE3, PIPE_FIX, PIPE_ALL };
-enum event_t { EVENT_ID0 };
-enum class QuantMode_t {
+enum event_t {
+  EVENT_ID0,
+  EVENT_ID1,
+  EVENT_ID2,
+  EVENT_ID3,
+  EVENT_ID4,
+  EVENT_ID5,
+  EVENT_ID6,
+  EVENT_ID7
+};
+enum QuantMode_t {
   NoQuant,
   F322F16,
   F322BF16,
@@ -26,8 +35,8 @@ enum class pad_t { PAD_NONE };
 enum addr_cal_mode_t { inc, dec };
 enum mem_t {};
 enum mem_dsb_t {};
-enum atomic_type_t {};
-enum atomic_op_t {};
+enum atomic_type_t : int {};
+enum atomic_op_t : int {};
 enum { VA0, VA1, VA2, VA3 };
 enum { L128, H128 };
 
@@ -67,7 +76,7 @@ X(hwait_flag) X(img2colv2_cbuf_to_ca) X(img2colv2_cbuf_to_ca_s4) X(img2colv2_cbu
 X(ld_dev) X(load_cbuf_to_ca) X(load_cbuf_to_ca_s4) X(load_cbuf_to_ca_transpose)
 X(load_cbuf_to_cb) X(load_cbuf_to_cb_s4) X(load_cbuf_to_cb_sp) X(load_cbuf_to_cb_transpose)
 X(load_cbuf_to_cb_transpose_s4) X(load_gm_to_ca) X(load_gm_to_cb) X(load_gm_to_cbuf) X(mad)
-X(mad_sp) X(pipe_barrier) X(preload) X(sbitset0) X(sbitset1) X(scatter_vnchwconv_b16)
+X(mad_s4) X(mad_sp) X(pipe_barrier) X(preload) X(sbitset0) X(sbitset1) X(scatter_vnchwconv_b16)
 X(scatter_vnchwconv_b32) X(scatter_vnchwconv_b8) X(set_aipp_spr_0) X(set_aipp_spr_1)
 X(set_aipp_spr_18) X(set_aipp_spr_19) X(set_aipp_spr_2) X(set_aipp_spr_20) X(set_aipp_spr_21)
 X(set_aipp_spr_3) X(set_aipp_spr_4) X(set_aipp_spr_5) X(set_aipp_spr_6) X(set_aipp_spr_7)
@@ -104,6 +113,9 @@ X(vconv_u82f16) X(vcopy) X(vcpadd) X(vdiv) X(vector_dup) X(vexp) X(vgather) X(vg
 X(vld_va_reg) X(vln) X(vlrelu) X(vmax) X(vmaxs) X(vmin) X(vmins) X(vmla) X(vmrgsort4) X(vmul)
 X(vmulconv_f162s8) X(vmulconv_f162u8) X(vmuls) X(vnot) X(vor) X(vrec) X(vreducev2) X(vrelu)
 X(vrsqrt) X(vsel) X(vshl) X(vshr) X(vsqrt) X(vsub) X(vtranspose) X(wait_flag) X(wait_flag_dev)
+X(get_cmpmask) X(vaddrelu) X(vaddreluconv_f162s8) X(vaddreluconv_f322f16) X(vaddreluconv_s162s8)
+X(vmadd) X(vmaddrelu) X(vsubrelu) X(vsubreluconv_f162s8) X(vsubreluconv_f322f16)
+X(vsubreluconv_s162s8)
 // clang-format on
 #undef X
 
