@@ -1,7 +1,8 @@
-// Cast: every pair of the table, every rounding mode.
+// Cast: every pair of the table, every rounding mode; and the instructions that end in a Cast.
 #include <cmath>
 #include <limits>
 
+#include "instructions.h"
 #include "operand.h"
 
 namespace emulator {
@@ -92,6 +93,9 @@ T Saturate(double value) {
   return static_cast<T>(value);
 }
 
+// An element of 4 bits is computed as one of 8.
+int8_t SaturateInt4(double value) { return std::clamp<int8_t>(Saturate<int8_t>(value), -8, 7); }
+
 template <typename T, typename U>
 T SaturateInteger(U value) {
   if (value < std::numeric_limits<T>::min()) return std::numeric_limits<T>::min();
@@ -111,7 +115,7 @@ T Convert(U value, RoundMode mode, float deq_scale) {
   } else if constexpr (std::is_same_v<T, float> && kFromInteger) {
     return RoundToFloat(static_cast<long double>(value), mode);
   } else if constexpr (std::is_same_v<T, float> && std::is_same_v<U, float>) {
-    return static_cast<float>(RoundToIntegral(static_cast<double>(value), mode));
+    return static_cast<float>(RoundToIntegral(static_cast<double>(value), mode)) + 0.0f;  // no -0
   } else if constexpr (std::is_same_v<T, float>) {
     return static_cast<float>(value);
   } else {
@@ -135,56 +139,104 @@ void Run(uint8_t* dst, const uint8_t* src, uint32_t count, RoundMode mode, float
   for (uint32_t i = 0; i < count; ++i) d[i] = Convert<T, U>(s[i], mode, deq_scale);
 }
 
-// bits of the modes that a pair takes
-constexpr uint32_t Bit(RoundMode mode) { return 1u << static_cast<int>(mode); }
-constexpr uint32_t kNone = Bit(RoundMode::CAST_NONE);
-constexpr uint32_t kModes = Bit(RoundMode::CAST_RINT) | Bit(RoundMode::CAST_FLOOR) |
-                            Bit(RoundMode::CAST_CEIL) | Bit(RoundMode::CAST_ROUND) |
-                            Bit(RoundMode::CAST_TRUNC);
-constexpr uint32_t kAny = kNone | kModes | Bit(RoundMode::CAST_ODD);
-
-struct Pair {
-  DType dst;
-  DType src;
-  uint32_t modes;
-  CastRun run;
-};
-template <typename T, typename U>
-constexpr Pair MakePair(uint32_t modes) {
-  return {kDTypeOf<T>, kDTypeOf<U>, modes, &Run<T, U>};
+// Two elements of 4 bits are one lane, the first in the lower half of the byte.
+template <>
+void Run<AscendC::int4b_t, half>(uint8_t* dst, const uint8_t* src, uint32_t count, RoundMode mode,
+                                 float) {
+  const auto* s = reinterpret_cast<const half*>(src);
+  const auto convert = [&](half value) {
+    return SaturateInt4(RoundToIntegral(static_cast<double>(static_cast<float>(value)), mode)) & 15;
+  };
+  for (uint32_t i = 0; i < count; ++i) {
+    dst[i] = static_cast<uint8_t>(convert(s[2 * i]) | convert(s[2 * i + 1]) << 4);
+  }
 }
 
-constexpr Pair kPairs[] = {
-    MakePair<float, half>(kNone),
-    MakePair<int32_t, half>(kModes),
-    MakePair<int16_t, half>(kModes),
-    MakePair<int8_t, half>(kModes | kNone),
-    MakePair<uint8_t, half>(kModes | kNone),
-    MakePair<half, float>(kAny),
-    MakePair<bfloat16_t, float>(kModes),
-    MakePair<int32_t, float>(kModes),
-    MakePair<int16_t, float>(kModes),
-    MakePair<int64_t, float>(kModes),
-    MakePair<float, float>(kModes),
-    MakePair<float, bfloat16_t>(kNone),
-    MakePair<int32_t, bfloat16_t>(kModes),
-    MakePair<half, int8_t>(kNone),
-    MakePair<half, uint8_t>(kNone),
-    MakePair<half, int16_t>(kModes | kNone),
-    MakePair<float, int16_t>(kNone),
-    MakePair<float, int32_t>(kModes | kNone),
-    MakePair<int16_t, int32_t>(kNone),
-    MakePair<int64_t, int32_t>(kNone),
-    MakePair<half, int32_t>(kAny),
-    MakePair<int32_t, int64_t>(kNone),
-    MakePair<float, int64_t>(kModes),
+template <>
+void Run<half, AscendC::int4b_t>(uint8_t* dst, const uint8_t* src, uint32_t count, RoundMode,
+                                 float) {
+  auto* d = reinterpret_cast<half*>(dst);
+  for (uint32_t i = 0; i < count; ++i) {
+    d[2 * i] = half(((src[i] & 15) ^ 8) - 8);
+    d[2 * i + 1] = half(((src[i] >> 4) ^ 8) - 8);
+  }
+}
+
+// in the order of casts::kPairs
+constexpr CastRun kRuns[] = {
+#define MOGE_RUN(src, dst, modes) &Run<TypeOf<DType::k##dst>::Type, TypeOf<DType::k##src>::Type>,
+    MOGE_CASTS(MOGE_RUN)
+#undef MOGE_RUN
 };
 
-const Pair& FindPair(DType dst, DType src) {
-  for (const Pair& pair : kPairs) {
-    if (pair.dst == dst && pair.src == src) return pair;
+constexpr bool IsInt4(const Operand& operand) { return operand.dtype == DType::kInt4; }
+
+// The lanes of pairs of elements.
+Lanes PairsOf(const Lanes& lanes) {
+  Lanes pairs = lanes;
+  pairs.lanes /= 2;
+  const auto pair_up = [](const LaneMask& from, LaneMask* to) {
+    *to = {};
+    uint64_t number = 0;
+    bool even = true;
+    for (uint32_t lane = 0; lane < 128; lane += 2) {
+      even = even && HasLane(from, lane) == HasLane(from, lane + 1);
+      if (!HasLane(from, lane) && !HasLane(from, lane + 1)) continue;
+      (*to)[0] |= uint64_t{1} << (lane / 2);
+      ++number;
+    }
+    if (!even) {
+      Report(Rule::kCastPairs, "count and mask are even, and the bits of a pair are the same");
+    }
+    return number;
+  };
+  const uint64_t each = pair_up(lanes.mask, &pairs.mask);
+  const uint64_t last = pair_up(lanes.last, &pairs.last);
+  pairs.elements = lanes.repeats == 0 ? 0 : each * (lanes.repeats - 1) + last;
+  return pairs;
+}
+
+// Of a pair of elements: a byte of int4b_t, 4 bytes of half.
+Operand PairsOf(const Operand& operand) {
+  return {operand.ref, IsInt4(operand) ? DType::kUint8 : DType::kUint32, operand.block_stride,
+          operand.repeat_stride};
+}
+
+float DequantScale(const Core& core) {
+  if (!core.registers.dequant_scale) Fail(Rule::kCastDeqScale, "call SetDeqScale(half) first");
+  return *core.registers.dequant_scale;
+}
+
+half Scaled(int32_t value, float scale) { return half(static_cast<float>(value) * scale); }
+
+float AtLeastZero(float value) { return value > 0 ? value : 0; }  // of NaN it is 0
+
+// What the instruction makes of two elements. The sum and the product are of the sources' type.
+template <typename T, typename U>
+T Combine(Op op, U a, U b, float scale) {
+  if constexpr (std::is_same_v<U, int32_t>) {
+    const int64_t sum = int64_t{a} + b;
+    if (sum != static_cast<int32_t>(sum)) {
+      Report(Rule::kIntOverflow, "%lld does not fit int32", static_cast<long long>(sum));
+    }
+    return half(AtLeastZero(static_cast<float>(Scaled(static_cast<int32_t>(sum), scale))));
+  } else if constexpr (std::is_same_v<U, int16_t>) {
+    return SaturateInteger<T>(std::max(op == Op::kAddReluCast ? a + b : a - b, 0));
+  } else {
+    const auto x = static_cast<float>(a), y = static_cast<float>(b);
+    const U result = op == Op::kMulCast ? U(x * y) : op == Op::kAddReluCast ? U(x + y) : U(x - y);
+    const auto value = static_cast<float>(result);
+    return Convert<T, float>(op == Op::kMulCast ? value : AtLeastZero(value), RoundMode::CAST_RINT,
+                             0);
   }
-  throw std::logic_error("Cast: a pair of types that the header lets through has no conversion");
+}
+
+template <typename T, typename U>
+void CombineRun(Op op, std::array<uint8_t*, 3> at, uint32_t count, float scale) {
+  auto* d = reinterpret_cast<T*>(at[0]);
+  const auto* a = reinterpret_cast<const U*>(at[1]);
+  const auto* b = reinterpret_cast<const U*>(at[2]);
+  for (uint32_t i = 0; i < count; ++i) d[i] = Combine<T, U>(op, a[i], b[i], scale);
 }
 
 }  // namespace
@@ -192,22 +244,62 @@ const Pair& FindPair(DType dst, DType src) {
 void Cast(const Operand& dst, const Operand& src, RoundMode mode, const Extent& extent) {
   Core& core = CurrentCore();
   core.Begin(Op::kCast, PIPE_V);
-  const Pair& pair = FindPair(dst.dtype, src.dtype);
-  if ((pair.modes & Bit(mode)) == 0) {
+  const int pair = casts::Find(dst.dtype, src.dtype);
+  if ((casts::kPairs[pair].modes & casts::Bit(mode)) == 0) {
     static constexpr const char* kNames[] = {"NONE",  "RINT",  "FLOOR", "CEIL",
                                              "ROUND", "TRUNC", "ODD"};
     Report(Rule::kCastMode, "%s to %s does not take CAST_%s", Name(src.dtype), Name(dst.dtype),
            kNames[static_cast<int>(mode)]);
   }
-  const std::optional<float>& scale = core.registers.dequant_scale;
-  if (dst.dtype == DType::kHalf && src.dtype == DType::kInt32 && !scale) {
-    Fail(Rule::kCastDeqScale, "call SetDeqScale(half) first");
-  }
+  const bool scales = dst.dtype == DType::kHalf && src.dtype == DType::kInt32;
+  const float scale = scales ? DequantScale(core) : 0;
   const Lanes lanes = Resolve(core, extent, std::max(SizeOf(dst.dtype), SizeOf(src.dtype)));
+  const auto run = [&](auto at, uint32_t count) { kRuns[pair](at[0], at[1], count, mode, scale); };
+  if (!IsInt4(dst) && !IsInt4(src)) {
+    if (!PrepareElements(core, src.dtype, dst, {&src}, lanes)) return;
+    return ForEachElementRun<2>(core, {&dst, &src}, lanes, run);
+  }
+  core.Compute(src.dtype, lanes);
+  const Lanes pairs = PairsOf(lanes);
+  const Operand to = PairsOf(dst), from = PairsOf(src);
+  CheckAlive(core, to);
+  ReadSources(core, {&from}, pairs);
+  CheckOverlap(core, to, from, pairs);
+  WriteOperand(core, to, pairs);
+  if (!core.lacks_data) ForEachElementRun<2>(core, {&to, &from}, pairs, run);
+}
+
+void Dequantise(const Operand& dst, const Operand& src, const Extent& extent) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kCastDequant, PIPE_V);
+  const float scale = DequantScale(core);
+  const Lanes lanes = Resolve(core, extent, SizeOf(src.dtype));
   if (!PrepareElements(core, src.dtype, dst, {&src}, lanes)) return;
   ForEachElementRun<2>(core, {&dst, &src}, lanes, [&](auto at, uint32_t count) {
-    pair.run(at[0], at[1], count, mode, scale.value_or(0));
+    Run<half, int32_t>(at[0], at[1], count, RoundMode::CAST_RINT, scale);
   });
+}
+
+void BinaryCast(Op op, const Operand& dst, const Operand& src0, const Operand& src1,
+                const Extent& extent) {
+  Core& core = CurrentCore();
+  core.Begin(op, PIPE_V);
+  const float scale = op == Op::kAddDeqRelu ? DequantScale(core) : 0;
+  const Lanes lanes = Resolve(core, extent, SizeOf(src0.dtype));
+  if (!PrepareElements(core, src0.dtype, dst, {&src0, &src1}, lanes)) return;
+  ForEachElementRun<3>(core, {&dst, &src0, &src1}, lanes, [&](auto at, uint32_t count) {
+    if (src0.dtype == DType::kInt32) return CombineRun<half, int32_t>(op, at, count, scale);
+    if (src0.dtype == DType::kFloat) return CombineRun<half, float>(op, at, count, scale);
+    if (src0.dtype == DType::kInt16) return CombineRun<int8_t, int16_t>(op, at, count, scale);
+    if (dst.dtype == DType::kUint8) return CombineRun<uint8_t, half>(op, at, count, scale);
+    CombineRun<int8_t, half>(op, at, count, scale);
+  });
+}
+
+half RoundToHalfOdd(float value) { return RoundToShort<half>(value, RoundMode::CAST_ODD); }
+
+int32_t RoundToInt(float value, RoundMode mode) {
+  return Saturate<int32_t>(RoundToIntegral(value, mode));
 }
 
 }  // namespace emulator

@@ -8,7 +8,18 @@ namespace emulator {
 namespace {
 
 void Merge(Clock& into, const Clock& from) {
-  for (int pipe = 0; pipe < kPipes; ++pipe) into[pipe] = std::max(into[pipe], from[pipe]);
+  for (size_t i = 0; i < into.size(); ++i) into[i] = std::max(into[i], from[i]);
+}
+
+bool BesideScalar(int pipe) { return pipe == PIPE_V || pipe == PIPE_MTE2 || pipe == PIPE_MTE3; }
+
+// What this core is told of itself: scalar accesses keep their own order, and numbers of what it
+// has heard are no news.
+Clock OfItself(const Clock& told) {
+  Clock own = told;
+  own[PIPE_S] = 0;
+  own[kHeard] = 0;
+  return own;
 }
 
 }  // namespace
@@ -38,22 +49,57 @@ void Clocks::Join(pipe_t into, const Clock& clock) {
 void Clocks::JoinAll() {
   for (Clock& clock : seen_) clock = time_;
   fence_ = time_;
+  told_ = true;
+}
+
+Knowledge& Clocks::Extend() {
+  // a release holds what it tells, too
+  if (told_ || heard_.back().use_count() > 1) {
+    heard_.push_back(std::make_shared<Knowledge>(*heard_.back()));
+    told_ = false;
+  }
+  time_[kHeard] = first_heard_ + static_cast<uint32_t>(heard_.size()) - 1;
+  seen_[PIPE_S][kHeard] = time_[kHeard];
+  return *heard_.back();
 }
 
 Knowledge Clocks::Tell(pipe_t of, size_t cores) const {
-  Knowledge message = others_;
+  // the scalar unit issued this, so its own steps are over, and what it has heard is true
+  Knowledge message = *heard_.back();
   message.resize(cores);
   message[core_] = seen_[of];
-  message[core_][PIPE_S] = time_[PIPE_S];  // the scalar unit issued this, so its own steps are over
+  message[core_][PIPE_S] = time_[PIPE_S];
+  message[core_][kHeard] = 0;
   return message;
 }
 
 void Clocks::Learn(const Knowledge& message) {
-  Merge(others_, message);
-  // every pipe waits, for what this core told itself as well; scalar accesses keep their own order
-  Clock own = message[core_];
-  own[PIPE_S] = 0;
-  for (int pipe = 0; pipe < kPipes; ++pipe) Join(static_cast<pipe_t>(pipe), own);
+  Merge(Extend(), message);
+  // every pipe waits, for what this core told itself as well
+  const Clock own = OfItself(message[core_]);
+  for (int pipe = 0; pipe < kPipes; ++pipe) {
+    Join(static_cast<pipe_t>(pipe), own);
+    seen_[pipe][kHeard] = time_[kHeard];
+  }
+  heard_.erase(heard_.begin(), heard_.end() - 1);
+  first_heard_ = time_[kHeard];
+  told_ = true;
+}
+
+void Clocks::Hear(const Release& release, size_t cores) {
+  Knowledge message = *release.heard;
+  message.resize(cores);
+  message[release.core] = release.clock;
+  message[release.core][kHeard] = 0;
+  Join(PIPE_S, OfItself(message[core_]));
+  Knowledge known = *heard_.back();
+  Merge(known, message);
+  if (known == *heard_.back()) return;
+  Extend() = std::move(known);
+  uint32_t least = time_[kHeard];
+  for (const Clock& clock : seen_) least = std::min(least, clock[kHeard]);
+  heard_.erase(heard_.begin(), heard_.begin() + (least - first_heard_));
+  first_heard_ = least;
 }
 
 bool Clocks::Ordered(int earlier, uint32_t time, bool earlier_wrote, bool writes) {
@@ -67,11 +113,8 @@ bool Clocks::Ordered(int earlier, uint32_t time, bool earlier_wrote, bool writes
     return !(earlier_wrote && writes);
   }
   if (seen_[running_][earlier] >= time) return true;
-  const auto beside_scalar = [](int other) {
-    return other == PIPE_V || other == PIPE_MTE2 || other == PIPE_MTE3;
-  };
-  if (automatic_ && ((running_ == PIPE_S && beside_scalar(earlier)) ||
-                     (earlier == PIPE_S && beside_scalar(running_)))) {
+  if (automatic_ && ((running_ == PIPE_S && BesideScalar(earlier)) ||
+                     (earlier == PIPE_S && BesideScalar(running_)))) {
     seen_[running_][earlier] = time;
     return true;
   }
@@ -88,12 +131,16 @@ Clock Clocks::Horizon(bool earlier_wrote, bool writes) const {
 }
 
 bool Clocks::Knows(const GlobalAccess& access, bool wrote, bool writes) {
-  if (access.core != core_) return Heard(access);
-  return Ordered(access.pipe, access.time, wrote, writes);
+  if (access.core == core_) return Ordered(access.pipe, access.time, wrote, writes);
+  if (Heard(access, seen_[running_][kHeard])) return true;
+  if (!automatic_ || !BesideScalar(running_) || !Heard(access, time_[kHeard])) return false;
+  seen_[running_][kHeard] = time_[kHeard];
+  told_ = true;
+  return true;
 }
 
 bool Clocks::Covers(const GlobalAccess& access) const {
-  if (access.core != core_) return Heard(access);
+  if (access.core != core_) return Heard(access, seen_[running_][kHeard]);
   return access.pipe == running_ || seen_[running_][access.pipe] >= access.time;
 }
 

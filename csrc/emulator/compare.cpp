@@ -40,6 +40,55 @@ uint32_t BitBytes(const Lanes& lanes) {
   return static_cast<uint32_t>((uint64_t{lanes.repeats} * lanes.lanes + 7) / 8);
 }
 
+// Reads the bits that an instruction takes: from repeat to repeat other ones, or the same.
+const uint8_t* ReadBits(Core& core, const Operand& dst, const LocalRef& mask, const Lanes& lanes,
+                        bool same) {
+  uint64_t needed = 0;
+  for (uint32_t repeat : {0u, lanes.repeats - 1}) {
+    for (uint32_t lane = 0; lanes.repeats != 0 && lane < lanes.lanes; ++lane) {
+      if (!HasLane(lanes.Mask(repeat), lane)) continue;
+      needed = std::max(needed, (same ? 0 : uint64_t{repeat} * lanes.lanes) + lane + 1);
+    }
+  }
+  const auto bytes = static_cast<uint32_t>((needed + 7) / 8);
+  const uint32_t begin = core.Check(mask, 0, bytes, kBlockBytes);
+  core.Read(MemoryOf(mask.position), begin, begin + bytes);
+  CheckApart(dst, lanes, mask, bytes);
+  return core.Bytes(mask);
+}
+
+// Where the bit is 1 src0, else src1 or, with that null, the scalar.
+void SelectLanes(Core& core, const Operand& dst, const uint8_t* bits, bool same,
+                 const Operand& src0, const Operand* src1, const void* scalar, const Lanes& lanes) {
+  if (!PrepareElements(core, dst.dtype, dst, {&src0, src1}, lanes)) return;
+  const uint32_t bytes = SizeOf(dst.dtype);
+  uint8_t* to = core.Bytes(dst.ref);
+  const uint8_t* from0 = core.Bytes(src0.ref);
+  const uint8_t* from1 = src1 != nullptr ? core.Bytes(src1->ref) : nullptr;
+  ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
+    for (uint32_t i = lane; i < lane + count; ++i) {
+      const uint64_t bit = same ? i : uint64_t{repeat} * lanes.lanes + i;
+      const uint8_t* otherwise = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
+                                                 : static_cast<const uint8_t*>(scalar);
+      const uint8_t* from = GetBit(bits, bit) ? from0 + LaneOffset(src0, repeat, i) : otherwise;
+      std::memmove(to + LaneOffset(dst, repeat, i), from, bytes);
+    }
+  });
+}
+
+// SetCmpMask took its address from another tensor, in the lower 32 bits.
+LocalRef TensorAtAddress(uint64_t address) {
+  const auto at = static_cast<uint32_t>(address);
+  if (at >= kUbBytes) {
+    Fail(Rule::kSelectCmpMask, "for mode 2 SetCmpMask takes the address of the bits, in UB");
+  }
+  LocalRef ref;
+  ref.position = TPosition::VECCALC;
+  ref.begin = at;
+  ref.end = kUbBytes;
+  return ref;
+}
+
 }  // namespace
 
 void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src1,
@@ -55,7 +104,9 @@ void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src
            "count*sizeof(T) must be a multiple of 256 bytes, got count=%llu of %s",
            Number(extent.low), Name(src0.dtype));
   }
-  const Lanes lanes = Resolve(core, extent, bytes);
+  Extent whole = extent;  // repeats that are not full are left out
+  if (whole.form == MaskForm::kCount) whole.low -= whole.low % (kRepeatBytes / bytes);
+  const Lanes lanes = Resolve(core, whole, bytes);
   core.Compute(src0.dtype, lanes);
   ReadSources(core, {&src0, src1}, lanes);
   const uint32_t bit_bytes = BitBytes(lanes);
@@ -100,6 +151,9 @@ void LoadCompareMask(const LocalRef& src) {
 void StoreCompareMask(const LocalRef& dst) {
   Core& core = CurrentCore();
   core.Begin(Op::kGetCmpMask, PIPE_V);
+  if (dst.end - dst.begin < 128) {
+    Report(Rule::kCmpMaskSpace, "it has %u", dst.end - dst.begin);
+  }
   const uint32_t begin = core.Check(dst, 0, kCompareMaskBytes, kBlockBytes / 2);
   core.Write(MemoryOf(dst.position), begin, begin + kCompareMaskBytes);
   const LaneMask mask = core.registers.compare_mask.value_or(LaneMask{});
@@ -110,47 +164,34 @@ void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const
             const void* scalar, SELMODE mode, const Extent& extent) {
   Core& core = CurrentCore();
   core.Begin(Op::kSelect, PIPE_V);
-  const bool by_register = mode == SELMODE::VSEL_CMPMASK_SPR;
   if ((mode == SELMODE::VSEL_TENSOR_SCALAR_MODE) != (src1 == nullptr)) {
     Fail(Rule::kSelectMode, "mode 1 takes a scalar as src1, modes 0 and 2 a tensor; got mode %d",
          static_cast<int>(mode));
   }
-  if (by_register && extent.form == MaskForm::kCount) {
-    Fail(Rule::kSelectMode, "mode 0 has no count form");
-  }
-  if (by_register && !core.registers.compare_mask) {
+  const bool same = mode == SELMODE::VSEL_CMPMASK_SPR;
+  if (!same) core.ReserveUb(Op::kSelect, kSelectBytes);
+  const Lanes lanes = Resolve(core, extent, SizeOf(dst.dtype));
+  const uint8_t* bits = ReadBits(core, dst, mask, lanes, same);
+  SelectLanes(core, dst, bits, same, src0, src1, scalar, lanes);
+}
+
+void SelectByRegister(const Operand& dst, const LocalRef* mask, const Operand& src0,
+                      const Operand* src1, SELMODE mode, const Extent& extent) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kSelect, PIPE_V);
+  if (!core.registers.compare_mask) {
     Fail(Rule::kSelectCmpMask, "no SetCmpMask or Compare into the register came before");
   }
-  const uint32_t bytes = SizeOf(dst.dtype);
-  const Lanes lanes = Resolve(core, extent, bytes);
-  const LaneMask in_register = core.registers.compare_mask.value_or(LaneMask{});
+  const LaneMask in_register = *core.registers.compare_mask;
+  const bool same = mode == SELMODE::VSEL_CMPMASK_SPR;
+  if (!same) core.ReserveUb(Op::kSelect, kSelectBytes);
+  const Lanes lanes = Resolve(core, extent, SizeOf(dst.dtype));
   const auto* bits = reinterpret_cast<const uint8_t*>(in_register.data());
-  if (!by_register) {
-    core.ReserveForSelect();
-    // The mask is read up to the last element that is selected.
-    uint64_t last = lanes.repeats == 0 ? 0 : uint64_t{lanes.repeats - 1} * lanes.lanes;
-    for (uint32_t lane = 0; lanes.repeats != 0 && lane < lanes.lanes; ++lane) {
-      if (HasLane(lanes.last, lane)) last = uint64_t{lanes.repeats - 1} * lanes.lanes + lane + 1;
-    }
-    const auto needed = static_cast<uint32_t>((last + 7) / 8);
-    const uint32_t begin = core.Check(mask, 0, needed, kBlockBytes);
-    core.Read(MemoryOf(mask.position), begin, begin + needed);
-    bits = core.Bytes(mask);
-    CheckApart(dst, lanes, mask, needed);
+  if (!same) {
+    const LocalRef tensor = mask != nullptr ? *mask : TensorAtAddress(in_register[0]);
+    bits = ReadBits(core, dst, tensor, lanes, false);
   }
-  if (!PrepareElements(core, dst.dtype, dst, {&src0, src1}, lanes)) return;
-  uint8_t* to = core.Bytes(dst.ref);
-  const uint8_t* from0 = core.Bytes(src0.ref);
-  const uint8_t* from1 = src1 != nullptr ? core.Bytes(src1->ref) : nullptr;
-  ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
-    for (uint32_t i = lane; i < lane + count; ++i) {
-      const uint64_t bit = by_register ? i : uint64_t{repeat} * lanes.lanes + i;
-      const uint8_t* otherwise = src1 != nullptr ? from1 + LaneOffset(*src1, repeat, i)
-                                                 : static_cast<const uint8_t*>(scalar);
-      const uint8_t* from = GetBit(bits, bit) ? from0 + LaneOffset(src0, repeat, i) : otherwise;
-      std::memmove(to + LaneOffset(dst, repeat, i), from, bytes);
-    }
-  });
+  SelectLanes(core, dst, bits, same, src0, src1, in_register.data(), lanes);
 }
 
 }  // namespace emulator

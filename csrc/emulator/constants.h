@@ -14,24 +14,25 @@ enum event_t : uint8_t {
 };
 
 // how Fixpipe converts on the way out
-enum class QuantMode_t : uint8_t {
+enum QuantMode_t : uint8_t {
   NoQuant, F322F16, F322BF16, DEQF16, VDEQF16, QF322B8_PRE, VQF322B8_PRE, REQ8, VREQ8
 };
 
 namespace AscendC {
 
 enum class TPosition : uint8_t {
-  GM, A1, A2, B1, B2, C1, C2, CO1, CO2, VECIN, VECOUT, VECCALC, C2PIPE2GM, MAX
+  GM, A1, A2, B1, B2, C1, C2, CO1, CO2, VECIN, VECOUT, VECCALC, LCM = VECCALC, SPM, SHM = SPM,
+  TSCM, C2PIPE2GM, C2PIPE2LOCAL, MAX
 };
 using QuePosition = TPosition;
 
 // source pipe, destination pipe
-#define MOGE_EMULATOR_EVENTS(X)                                                         \
-  X(MTE2, V) X(V, MTE2) X(V, MTE3) X(MTE3, V) X(MTE2, MTE1) X(MTE1, MTE2) X(MTE1, M)    \
-  X(M, MTE1) X(M, FIX) X(FIX, M) X(MTE3, MTE2) X(MTE2, MTE3) X(S, V) X(V, S) X(S, MTE2) \
-  X(MTE2, S) X(S, MTE3) X(MTE3, S) X(FIX, S) X(S, FIX) X(M, S) X(S, M) X(FIX, MTE2)     \
-  X(MTE2, FIX) X(FIX, MTE3) X(MTE3, FIX) X(M, V) X(V, M) X(MTE3, MTE1) X(MTE1, MTE3)    \
-  X(MTE1, FIX) X(FIX, MTE1)
+#define MOGE_EMULATOR_EVENTS(X)                                                            \
+  X(MTE2, V) X(V, MTE2) X(V, MTE3) X(MTE3, V) X(MTE2, MTE1) X(MTE1, MTE2) X(MTE1, M)       \
+  X(M, MTE1) X(M, FIX) X(FIX, M) X(MTE3, MTE2) X(MTE2, MTE3) X(S, V) X(V, S) X(S, MTE2)    \
+  X(MTE2, S) X(S, MTE3) X(MTE3, S) X(FIX, S) X(M, S) X(FIX, MTE2) X(MTE2, FIX)             \
+  X(FIX, MTE3) X(M, V) X(V, M) X(MTE3, MTE1) X(MTE1, MTE3) X(MTE1, FIX) X(FIX, MTE1)       \
+  X(MTE1, V) X(V, MTE1) X(MTE2, M) X(M, MTE2) X(V, V) X(FIX, FIX)
 
 enum class HardEvent : uint8_t {
 #define MOGE_EVENT(source, destination) source##_##destination,
@@ -56,12 +57,26 @@ enum class CacheMode : uint8_t {
 };
 enum class CacheLine : uint8_t { SINGLE_CACHE_LINE, ENTIRE_DATA_CACHE };
 enum class DcciDst : uint8_t { CACHELINE_ALL, CACHELINE_UB, CACHELINE_OUT, CACHELINE_ATOMIC };
+enum class PipeMode : uint8_t { SCALAR_MODE, MTE3_MODE, MAX };
+enum class AtomicDtype {
+  ATOMIC_NONE, ATOMIC_F32, ATOMIC_F16, ATOMIC_S16, ATOMIC_S32, ATOMIC_S8, ATOMIC_BF16
+};
+enum class AtomicOp { ATOMIC_SUM };
 enum class MemDsbT : uint8_t { ALL, DDR, UB, SEQ };
 enum class Hardware : uint8_t { GM, UB, L1, L0A, L0B, L0C, BIAS, FIXBUF };
 enum class CO2Layout : uint8_t { NZ, ROW_MAJOR };
+enum class HF32Mode { ENABLE, DISABLE };
+enum class HF32TransMode { NEAREST_ZERO, NEAREST_EVEN };
+enum class GatherMaskMode : uint8_t { VERSION_V1, VERSION_V2 };
+enum class FmatrixMode : uint8_t { FMATRIX_LEFT, FMATRIX_RIGHT };
+enum class DataFormat : uint8_t { ND, NZ, NCHW, NC1HWC0, NHWC };
+enum class TransposeType : uint8_t {
+  TRANSPOSE_TYPE_NONE, TRANSPOSE_ND2ND_B16 = 10, TRANSPOSE_NCHW2NHWC, TRANSPOSE_NHWC2NCHW
+};
 // clang-format on
 
 struct FixpipeConfig {
+  constexpr FixpipeConfig(CO2Layout layout) : format(layout) {}
   CO2Layout format;
 };
 inline constexpr FixpipeConfig CFG_NZ = {CO2Layout::NZ};

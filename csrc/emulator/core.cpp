@@ -20,8 +20,8 @@ bool Core::Has(pipe_t of) const {
 }
 
 std::string Core::Who() const {
-  const bool mix = machine.options.kernel == KernelType::kMix;
-  return (mix ? IsCube() ? "AIC " : "AIV " : "block ") + std::to_string(block);
+  return (VectorsBesideCube(machine.options.kernel) != 0 ? IsCube() ? "AIC " : "AIV " : "block ") +
+         std::to_string(block);
 }
 
 void Core::Finish() {
@@ -34,7 +34,8 @@ void Core::Finish() {
              Name(static_cast<HardEvent>(event)), id);
     }
   }
-  if (registers.atomic) Report(Rule::kAtomicLeftSet, "SetAtomicAdd is still on");
+  if (registers.atomic) Report(Rule::kAtomicLeftSet, "call DisableDmaAtomic()");
+  if (registers.counter_mode) Report(Rule::kMaskLeftSet, "call SetMaskNorm()");
   if (registers.mask_touched) Report(Rule::kMaskLeftSet, "call ResetMask()");
   for (const auto& [key, line] : cache) {
     if (line.dirty == 0) continue;
@@ -50,6 +51,7 @@ void Core::Finish() {
   if (style.used_static && !style.final_barrier) {
     Report(Rule::kStaticBarrier, "end with PipeBarrier<PIPE_ALL>");
   }
+  WriteBackAll(*this);
 }
 
 CoreCounters Core::Tally() const {
@@ -64,7 +66,31 @@ int64_t BlockNumber() { return CurrentCore().machine.options.blocks; }
 int64_t SubBlockIndex() { return CurrentCore().sub; }
 int64_t SubBlockNumber() {
   const Core& core = CurrentCore();
-  return core.machine.options.kernel == KernelType::kMix && !core.IsCube() ? 2 : 1;
+  const uint32_t vectors = VectorsBesideCube(core.machine.options.kernel);
+  return vectors == 2 && !core.IsCube() ? 2 : 1;
+}
+
+int64_t GroupIndex() { return CurrentCore().block / SubBlockNumber(); }
+
+void PreloadInstructions(int64_t length) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kICachePreLoad, PIPE_S);
+  const int64_t end = core.IsCube() ? 16 : 8;  // the cache in units of 2 KiB
+  if (length < 0 || length >= end) {
+    Report(Rule::kIcachePreload, "a length of %lld, of less than %lld",
+           static_cast<long long>(length), static_cast<long long>(end));
+  }
+}
+
+int64_t CountCycles() {
+  Core& core = CurrentCore();
+  core.Begin(Op::kGetSystemCycle, PIPE_S);
+  return static_cast<int64_t>(core.instructions());
+}
+
+void StopCore() {
+  CurrentCore().op = Op::kTrap;
+  Fail(Rule::kTrap, "the kernel has called it");
 }
 
 }  // namespace emulator

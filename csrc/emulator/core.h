@@ -6,10 +6,13 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <unordered_set>
 
 #include "counts.h"
+#include "machine_cube.h"
 #include "memory.h"
 #include "trace.h"
+#include "workspace.h"
 
 namespace emulator {
 
@@ -32,6 +35,34 @@ struct Lanes {
 
 enum class ProductOrder : uint8_t { kUnset, kRowMajor, kColumnMajor };
 
+// What is set for the loads of windows and for the way out of L0C.
+struct CubeRegisters {
+  std::optional<Image> image;
+  std::optional<uint32_t> padding;  // bits of one element
+  uint32_t repeat_stride = 0, repeat_times = 1, repeat_mode = 0;
+  uint32_t boundary = 0;  // bytes of L1; 0: none
+  ProductOrder product_order = ProductOrder::kUnset;
+  bool half_float = false;  // HF32
+  bool half_float_to_zero = false;
+  std::optional<uint64_t> scale;
+  std::optional<LocalRef> scales;
+  std::optional<std::array<uint32_t, 3>> matrices;  // number, from one to the next in L0C, outside
+};
+
+// What a transfer does to the value that is there.
+struct Atomic {
+  AtomicKind kind;
+  DType dtype;
+};
+
+// What the scalar unit can ask of the last reduction.
+struct Reduced {
+  DType dtype;
+  float value;
+  uint32_t index;
+  bool lacks_data;
+};
+
 // What one instruction sets for those after it.
 struct Registers {
   bool counter_mode = false;
@@ -39,9 +70,13 @@ struct Registers {
   LaneMask mask{~uint64_t{0}, ~uint64_t{0}};
   std::optional<LaneMask> compare_mask;
   std::optional<float> dequant_scale;
-  std::optional<DType> atomic;                          // what SetAtomicAdd adds
+  std::optional<Atomic> atomic;                         // what transfers to global memory do
+  std::optional<uint64_t> pad_value;                    // of SetPadValue, in an element of
+  uint32_t pad_bytes = 0;                               // so many bytes
   std::optional<std::array<uint16_t, 4>> merge_counts;  // of the last MrgSort, if it was suspended
-  ProductOrder product_order = ProductOrder::kUnset;
+  std::optional<Reduced> sum;                           // of the last ReduceSum by count
+  std::optional<Reduced> extreme;                       // of the last one that is contiguous
+  CubeRegisters cube;
 };
 
 // The kernel places its tensors by a TPipe or by address, and does not mix the two.
@@ -61,23 +96,45 @@ struct Buffer {
   uint32_t end = 0;
   uint32_t generation = 0;
   int32_t queue = -1;
+  uint32_t pool = 0;  // 0: of the TPipe itself
+  bool alive = true;  // until its TPipe is reset
   BufferState state = BufferState::kIdle;
   Signal ready{};              // of the filling pipe at EnQue
   std::optional<Signal> free;  // of the using pipe at FreeTensor
 };
 
+// The pipe that fills a tensor between two positions, and the one that empties it.
+struct Route {
+  pipe_t producer, consumer;
+};
+
 struct Queue {
-  TPosition source, destination;
-  int32_t depth = 0;
+  TPosition position;  // of its buffers
+  Route route;
+  int32_t depth = 0;  // 0: the tensors themselves are passed on
+  bool alive = true;
+  std::vector<uint32_t> buffers;
   std::deque<uint32_t> idle;  // the longest idle first: two buffers take turns
   std::deque<uint32_t> enqueued;
+};
+
+// A part of UB or L1 that a TBufPool hands out.
+struct Pool {
+  Memory memory;
+  uint32_t begin, end, next;
+  uint32_t limit;        // of its buffers
+  uint32_t buffers = 0;  // that it has
+  uint32_t parent = 0;   // the pool that it is a part of; 0: the TPipe
+  bool in_use = false;   // since it was reset
 };
 
 // What TPipes have given out.
 struct Buffers {
   std::vector<Buffer> all{1};  // number 0 means memory without a buffer
   std::vector<Queue> queues;
-  uint32_t initialised = 0;  // by the TPipe that is alive
+  std::vector<Pool> pools{1};              // number 0 is the TPipe itself
+  uint32_t initialised = 0;                // by the TPipe that is alive
+  std::array<uint32_t, kMemories> next{};  // where its next buffer starts
   std::map<TPosition, int> outstanding;
 };
 
@@ -92,6 +149,7 @@ struct Flags {
 struct CrossFlags {
   std::array<std::deque<Message>, kCrossIds> inbox;  // they have come and were not waited for
   uint16_t used = 0;                                 // bits of the ids set or waited for
+  std::array<uint8_t, kCrossIds> modes{};            // of the last set, from 1 up; 0: none
 };
 
 // Whose turn it is at each 512 bytes of L0C, if Mmad and Fixpipe use unit flags.
@@ -109,6 +167,13 @@ struct Traffic {
   uint64_t rows, row_bytes, pitch;
   bool nd_to_nz = false;
   uint64_t bytes = rows * row_bytes;  // differs where the last row is shorter
+};
+
+// A core that reads global memory again and again, which nobody changes.
+struct Polls {
+  uint64_t changes = 0;                     // by other cores, when it began
+  std::unordered_set<const uint8_t*> seen;  // what it has read since
+  uint32_t fruitless = 0;                   // reads of those, with nothing else between
 };
 
 class Machine;
@@ -130,6 +195,7 @@ class Core {
   void Begin(Op op, pipe_t pipe);
   // Then it says what it does: moves pieces between two memories of the core,
   void Move(Path path, uint64_t pieces, uint64_t piece_bytes);
+  void Move(Path path, uint64_t pieces, uint64_t piece_bytes, double cycles);
   // or from or to global memory,
   void Move(Path path, const GlobalRef& ref, const Traffic& traffic);
   // or fills local memory, computes on lanes, multiplies,
@@ -150,6 +216,8 @@ class Core {
   // others; what it learns when the wait is over.
   Knowledge MeetAll(uint32_t cores);
   Message SetCross(pipe_t pipe);
+  // All pipes wait for each other, inside of another instruction.
+  void Synchronise();
   void WaitCross(const Message& message);
   void Learn(const Knowledge& known) { clocks_.Learn(known); }
   // Bytes of a memory in use.
@@ -170,11 +238,21 @@ class Core {
   // instruction computes with must be valid.
   void CheckValid(Memory memory, uint32_t begin, uint32_t end);
   void Follow(Memory memory, uint32_t begin, uint32_t end);
+  // Bytes from one place to another, with what is undefined among them.
+  void Carry(Memory from, uint32_t begin, Memory to, uint32_t at, uint32_t bytes);
+  // What lies there is undefined from now on.
+  void Forget(Memory memory, uint32_t begin, uint32_t end);
   // Counting mode refuses to go on with a value that was never computed.
   [[noreturn]] void FailVirtual() const;
   void CheckPosition(TPosition position) const;
   // Tensors of a memory end at `top`, at least.
   void Take(Memory memory, uint64_t top);
+  // Where the part of UB ends that a kernel may use.
+  uint32_t UbEnd() const { return kUbUser - reserved_; }
+  // An instruction keeps the end of UB from now on.
+  void ReserveUb(Op by, uint32_t bytes);
+  // How much of a memory a kernel has.
+  uint32_t Capacity(Memory memory) const;
   // Select in modes 1 and 2 keeps the end of UB from now on.
   void ReserveForSelect();
   void ReleaseMemory() {
@@ -187,10 +265,13 @@ class Core {
   uint64_t CheckGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, uint32_t alignment);
   void ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes);
   void WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bool adds);
+  // A write of the scalar unit, which others may wait for.
+  void PublishGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, const Release& release);
 
   // Rules that hold when the kernel has returned.
   void Finish();
   CoreCounters Tally() const;
+  uint64_t instructions() const { return instructions_; }
   const Clocks& clocks() const { return clocks_; }
   Clocks& clocks() { return clocks_; }
   const Trace& trace() const { return *trace_; }
@@ -203,7 +284,8 @@ class Core {
   // the running instruction
   Op op = Op::kKernelEnd;
   pipe_t pipe = PIPE_S;
-  bool lacks_data = false;  // counting mode: an operand of it is virtual
+  const char* call = nullptr;  // the high-level call that the instruction is part of
+  bool lacks_data = false;     // counting mode: an operand of it is virtual
   std::optional<Truncation> truncated;
 
   Registers registers;
@@ -213,6 +295,11 @@ class Core {
   Flags flags;
   CrossFlags cross;
   UnitFlags units{};
+  std::vector<uint8_t> sparse_index;  // beside L0B: 2 bits for each byte of it; empty: none yet
+  std::unordered_set<uint64_t> written_back;  // lines, since the last DataSyncBarrier
+  uint32_t preloads = 0;                      // DataCachePreload, with nothing else between
+  Polls polls;
+  uint64_t writes = 0;                                 // to global memory
   std::unordered_map<uint64_t, CacheLineState> cache;  // the scalar unit's, by address / 64
 
  private:
@@ -222,11 +309,17 @@ class Core {
   // Refuses the running access to a byte that does not follow an earlier one.
   void FollowGlobal(const GlobalMemory& memory, uint64_t byte, bool writes,
                     const GlobalAccess& earlier, bool earlier_wrote);
+  // Whether another core's read need not come before the running write: both of scalar units.
+  bool MayRead(const GlobalAccess& earlier) const {
+    return publishes_ != 0 && earlier.pipe == PIPE_S && earlier.core != index;
+  }
   struct Touched;
   Touched Touch(const GlobalRef& ref, uint64_t offset, uint64_t bytes);
 
   uint64_t instructions_ = 0;
-  bool select_reserved_ = false;
+  uint32_t publishes_ = 0;  // number of what the running write tells; 0: nothing
+  uint32_t reserved_ = 0;   // bytes at the end of UB
+  Op reserved_by_{};
   std::array<std::unique_ptr<LocalMemory>, kMemories> memories_;
   Clocks clocks_;
   Counts counts_;
@@ -253,17 +346,26 @@ class Machine {
   std::vector<GlobalMemory> globals;
   std::vector<std::unique_ptr<Core>> cores;
   uint64_t stamp = 0;                           // writes to global memory so far
+  std::vector<Release> releases{1};             // what those of scalar units tell, from 1 up
   bool sync_all = false;                        // whether one was called
   uint32_t messages = 0;                        // sets of cross-core flags so far
   std::vector<std::vector<uint32_t>> meetings;  // those that came together, for a wait
+  Workspaces workspaces;
 
   // Does what the level of a broken rule says, unless that is off.
   void Report(Rule rule, Op op, const std::string& message);
   // Called by a core: gives way until every core, or every vector core, has come here, and tells it
   // what the others know.
   void WaitForAll(Core& core, bool vector_only);
+  void CheckMode(Core& core, uint8_t mode, uint16_t id);
   void SetCrossFlag(Core& core, uint8_t mode, uint16_t id, Message message);
   void WaitCrossFlag(Core& core, uint16_t id);
+  // Called by a core before its scalar unit reads global memory: gives way if it polls.
+  void Poll(Core& core, const GlobalRef& ref, uint64_t offset);
+  // Called by a core: gives way until it is woken by this name, or roused.
+  void Block(const Core& core, const std::string& what);
+  void Wake(const std::string& what);
+  void Rouse(uint32_t core);
 
  private:
   CrossGroup& FindGroup(const Core& core, uint8_t mode, uint16_t id);
@@ -278,17 +380,36 @@ class Machine {
 Core& CurrentCore();
 // The rules' own levels, then those of the variable MOGE_EMULATOR_RULES, then the launch's.
 Levels LevelsFor(const Options& options);
+// No more blocks than cores, where they wait for each other.
+void CheckAllRun(const Core& core);
 // Refuses a parameter that was cut to its field.
 void CheckFields(Core& core);
 // Every tensor that a queue gave out has come back to it.
 void CheckLeaks(const Core& core);
+void CheckLeak(const Buffer& buffer);
+// What buffers.cpp and queue.cpp share: a tensor of the buffer is about to be used; a buffer for a
+// queue; the way between two positions.
+void UseBuffer(Core& core, const Buffer& buffer);
+void AddToQueue(Core& core, int32_t queue, uint32_t buffer);
+Route RouteBetween(TPosition source, TPosition destination);
+TPosition PositionBetween(TPosition source, TPosition destination);
 
 // What Mmad and Fixpipe share (unit_flags.cpp).
 void CheckUnitFlag(uint8_t flag);
 void TakeUnits(Core& core, uint32_t begin, uint32_t end, uint8_t flag);
 
+// How many vector cores a block has beside its cube core; 0: it has not both.
+inline uint32_t VectorsBesideCube(KernelType kernel) {
+  return kernel == KernelType::kMix ? 2 : kernel == KernelType::kMixPair ? 1 : 0;
+}
+
+// What the kernel has left in the scalar unit's cache reaches global memory some time.
+void WriteBackAll(Core& core);
 // Refuses an access to what SetValue has changed in the scalar unit's cache only.
 void CheckDirty(const Core& core, const GlobalRef& ref, uint64_t offset, uint64_t bytes);
+// Bytes into global memory, or into what is there while SetAtomicAdd or its like is on.
+// Warns of transfers that the documents call slow, where a launch asks for it.
+void Advise(const GlobalRef& ref, const Traffic& traffic);
 // Bytes into global memory, added to what is there while SetAtomicAdd is on.
 void Deliver(const Core& core, uint8_t* dst, const uint8_t* src, uint32_t bytes);
 

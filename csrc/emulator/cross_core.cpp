@@ -1,5 +1,6 @@
 // Where cores wait for each other: SyncAll and cross-core flags.
 #include <algorithm>
+#include <utility>
 
 #include "core.h"
 #include "scheduler.h"
@@ -23,21 +24,24 @@ void CheckCross(Core& core, uint16_t id) {
   if (core.machine.sync_all && (core.cross.used & kSyncAllIds) != 0) FailSyncAllIds();
 }
 
-// Every core sets its flag when what it writes with is done, and every pipe waits.
 void Meet(Core& core, bool vector_only) {
-  const Options& options = core.machine.options;
-  const uint32_t vector_cores = options.blocks * (options.kernel == KernelType::kMix ? 2 : 1);
-  const uint32_t wanted = core.IsCube() ? options.blocks : vector_cores;
-  const uint32_t there = core.IsCube() ? options.cube_cores : options.cores;
-  if (wanted > there) {
-    Report(Rule::kSyncAllBlocks, "%u blocks on %u cores: the last would never start", wanted,
-           there);
-  }
+  CheckAllRun(core);
   if ((core.cross.used & kSyncAllIds) != 0) FailSyncAllIds();
   core.machine.WaitForAll(core, vector_only);
 }
 
 }  // namespace
+
+void CheckAllRun(const Core& core) {
+  const Options& options = core.machine.options;
+  const uint32_t vectors = std::max(VectorsBesideCube(options.kernel), 1u);
+  const uint32_t wanted = core.IsCube() ? options.blocks : options.blocks * vectors;
+  const uint32_t there = core.IsCube() ? options.cube_cores : options.cores;
+  if (wanted > there) {
+    Report(Rule::kSyncAllBlocks, "%u blocks on %u cores: the last would never start", wanted,
+           there);
+  }
+}
 
 void SyncAllHard(bool vector_only) {
   Core& core = CurrentCore();
@@ -49,31 +53,10 @@ void SyncAllHard(bool vector_only) {
   if (vector_only && core.IsCube()) {
     Fail(Rule::kSyncAllKernel, "a cube core takes part in SyncAll<false>() only");
   }
+  if (!vector_only && kernel == KernelType::kMixVector) {
+    Fail(Rule::kSyncAllKernel, "SyncAll<false>() waits for cube cores, which there are none of");
+  }
   Meet(core, vector_only);
-}
-
-void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used_cores) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kSyncAll, PIPE_S);
-  const uint32_t blocks = core.machine.options.blocks;
-  if (used_cores != 0 && static_cast<uint32_t>(used_cores) != blocks) {
-    Fail(Rule::kSyncAllBlocks, "usedCores=%d of %u blocks: the emulator waits for all", used_cores,
-         blocks);
-  }
-  const uint64_t bytes = uint64_t{blocks} * kBlockBytes;
-  if (workspace.allocation < 0 || workspace.bytes < bytes || local.end - local.begin < bytes) {
-    Fail(Rule::kSyncAllWorkspace, "%u blocks need %llu bytes in GM and in UB, got %llu and %u",
-         blocks, Number(bytes), Number(workspace.bytes), local.end - local.begin);
-  }
-  const GlobalMemory& memory = core.machine.globals[workspace.allocation];
-  const bool zeroed =
-      core.IsBulk(workspace) || std::all_of(workspace.address, workspace.address + bytes,
-                                            [](uint8_t byte) { return byte == 0; });
-  if (memory.allocation().access == Access::kOut || !zeroed) {
-    Report(Rule::kSyncAllWorkspace, "the workspace '%s' is not zeroed", memory.name());
-  }
-  core.Check(local, 0, bytes, kBlockBytes);
-  Meet(core, true);
 }
 
 void SetCrossCoreFlag(uint8_t mode, pipe_t pipe, uint16_t id) {
@@ -84,14 +67,15 @@ void SetCrossCoreFlag(uint8_t mode, pipe_t pipe, uint16_t id) {
   }
   core.Begin(Op::kCrossCoreSetFlag, pipe);
   const KernelType kernel = core.machine.options.kernel;
-  const bool mix = kernel == KernelType::kMix;
+  const bool mix = VectorsBesideCube(kernel) != 0;
   const bool one_kind = kernel == KernelType::kMixVector || kernel == KernelType::kMixCube;
   if (!mix && !(one_kind && mode == 0)) {
     Fail(Rule::kCrossKernel, "mode %u: declare the kernel %s", mode,
-         mode == 0 ? "__mix__" : "__mix__(1, 2)");
+         mode == 0 ? "__mix__" : "__mix__(1, 1) or __mix__(1, 2)");
   }
   if (mode == 1 && core.IsCube()) Fail(Rule::kCrossMode, "mode 1 is between vector cores");
   CheckCross(core, id);
+  core.machine.CheckMode(core, mode, id);
   core.machine.SetCrossFlag(core, mode, id, core.SetCross(pipe));
 }
 
@@ -128,7 +112,7 @@ void Machine::WaitForAll(Core& core, bool vector_only) {
 
 CrossGroup& Machine::FindGroup(const Core& core, uint8_t mode, uint16_t id) {
   // one group for the whole launch in mode 0, for each block in modes 1 and 2
-  const uint32_t cores_of_block = 3;
+  const uint32_t cores_of_block = 1 + VectorsBesideCube(options.kernel);
   const uint32_t block = mode == 0 ? 0 : core.index / cores_of_block;
   const auto [entry, made] =
       groups_.try_emplace({mode, static_cast<uint32_t>(core.kind), block, id});
@@ -142,6 +126,16 @@ CrossGroup& Machine::FindGroup(const Core& core, uint8_t mode, uint16_t id) {
   }
   group.sets.resize(group.sources.size());
   return group;
+}
+
+void Machine::CheckMode(Core& core, uint8_t mode, uint16_t id) {
+  const uint8_t before = std::exchange(core.cross.modes[id], mode + 1);
+  if (before == 0 || before == mode + 1) return;
+  const CrossGroup& group = FindGroup(core, before - 1, id);
+  const auto at = std::find(group.sources.begin(), group.sources.end(), core.index);
+  if (core.cross.inbox[id].empty() && group.sets[at - group.sources.begin()].empty()) return;
+  emulator::Report(Rule::kCrossModeChange, "flag %u is set in mode %u, and sets of mode %u pend",
+                   id, mode, before - 1);
 }
 
 void Machine::SetCrossFlag(Core& core, uint8_t mode, uint16_t id, Message message) {

@@ -11,6 +11,7 @@ void Core::Begin(Op next, pipe_t on) {
   pipe = on;
   style.final_barrier = false;
   lacks_data = false;
+  if (next != Op::kDataCachePreload) preloads = 0;
   CheckFields(*this);
   if (!Has(on))
     Fail(Rule::kCorePipe, "%s core has no pipe %s", IsCube() ? "a cube" : "a vector", PipeName(on));
@@ -24,20 +25,27 @@ void Core::Begin(Op next, pipe_t on) {
 
 // An instruction whose time is known: that of a transfer from or to global memory is not.
 void Core::Account(uint64_t bytes, double cycles) {
+  polls.fruitless = 0;
   counts_.pipes[pipe].Add({1, bytes, cycles});
   if (trace_) trace_->Work(pipe, op, HeadCycles(op, pipe) + cycles);
 }
 
 void Core::Move(Path path, uint64_t pieces, uint64_t piece_bytes) {
+  Move(path, pieces, piece_bytes, LocalMoveCycles(path, pieces * piece_bytes));
+}
+
+void Core::Move(Path path, uint64_t pieces, uint64_t piece_bytes, double cycles) {
   counts_.paths[static_cast<int>(path)].Add(pieces, piece_bytes);
-  Account(pieces * piece_bytes, LocalMoveCycles(path, pieces * piece_bytes));
+  Account(pieces * piece_bytes, cycles);
 }
 
 void Core::Move(Path path, const GlobalRef& ref, const Traffic& traffic) {
   const bool writes = pipe != PIPE_MTE2;
   counts_.paths[static_cast<int>(path)].Add(traffic.rows, traffic.row_bytes);
   if (traffic.rows == 0 || traffic.row_bytes == 0) return Account(0, 0);
+  Advise(ref, traffic);
   counts_.pipes[pipe].Add({1, traffic.rows * traffic.row_bytes, 0});
+  polls.fruitless = 0;
   if (ref.allocation < 0) return;  // the check of the access will refuse it
   GlobalCounters& counters = counts_.global[ref.allocation];
   (writes ? counters.written : counters.read) += traffic.bytes;
@@ -68,6 +76,7 @@ void Core::Multiply(DType dtype, const ProductCounters& work) {
 
 void Core::AccessScalar(ScalarAccess access, bool missed) {
   ++counts_.scalars[static_cast<int>(access)];
+  if (access == ScalarAccess::kGmSet || access == ScalarAccess::kUbSet) polls.fruitless = 0;
   if (!trace_ || access == ScalarAccess::kGmSet) return;  // a store to the cache takes no time
   // the compiler lets the scalar unit wait for the vector pipe before it touches UB
   const bool of_ub = access != ScalarAccess::kGmGet;
@@ -107,6 +116,11 @@ Knowledge Core::MeetAll(uint32_t cores) {
   if (trace_) trace_->SyncAll(cores);
   // its flag is set when what the core writes with is done
   return clocks_.Tell(IsCube() ? PIPE_FIX : PIPE_MTE3, machine.cores.size());
+}
+
+void Core::Synchronise() {
+  clocks_.JoinAll();
+  if (trace_) trace_->Finish(PIPE_ALL, op);
 }
 
 Message Core::SetCross(pipe_t of) {

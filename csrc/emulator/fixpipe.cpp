@@ -1,107 +1,12 @@
-// Fixpipe: results of L0C to global memory, converted and laid out.
+// The ways out of L0C: results to global memory or to L1, converted and laid out.
 #include <algorithm>
-#include <cmath>
 
 #include "core.h"
+#include "quant.h"
 
 namespace emulator {
 
 namespace {
-
-enum class Scaling : uint8_t { kNone, kOne, kVector };
-
-Scaling CheckQuant(DType from, DType to, QuantMode_t mode, bool has_scales) {
-  struct Entry {
-    DType from, to;
-    QuantMode_t mode;
-    Scaling scaling;
-  };
-  static constexpr Entry kTable[] = {
-      {DType::kFloat, DType::kFloat, QuantMode_t::NoQuant, Scaling::kNone},
-      {DType::kFloat, DType::kHalf, QuantMode_t::F322F16, Scaling::kNone},
-      {DType::kFloat, DType::kBfloat16, QuantMode_t::F322BF16, Scaling::kNone},
-      {DType::kFloat, DType::kInt8, QuantMode_t::QF322B8_PRE, Scaling::kOne},
-      {DType::kFloat, DType::kUint8, QuantMode_t::QF322B8_PRE, Scaling::kOne},
-      {DType::kFloat, DType::kInt8, QuantMode_t::VQF322B8_PRE, Scaling::kVector},
-      {DType::kFloat, DType::kUint8, QuantMode_t::VQF322B8_PRE, Scaling::kVector},
-      {DType::kInt32, DType::kInt32, QuantMode_t::NoQuant, Scaling::kNone},
-      {DType::kInt32, DType::kHalf, QuantMode_t::DEQF16, Scaling::kOne},
-      {DType::kInt32, DType::kHalf, QuantMode_t::VDEQF16, Scaling::kVector},
-      {DType::kInt32, DType::kInt8, QuantMode_t::REQ8, Scaling::kOne},
-      {DType::kInt32, DType::kUint8, QuantMode_t::REQ8, Scaling::kOne},
-      {DType::kInt32, DType::kInt8, QuantMode_t::VREQ8, Scaling::kVector},
-      {DType::kInt32, DType::kUint8, QuantMode_t::VREQ8, Scaling::kVector},
-  };
-  for (const Entry& entry : kTable) {
-    if (entry.from != from || entry.to != to || entry.mode != mode) continue;
-    if ((entry.scaling == Scaling::kVector) == has_scales) return entry.scaling;
-    Fail(Rule::kFixpipeQuant, "quantPre %d from %s to %s %s", static_cast<int>(mode), Name(from),
-         Name(to), has_scales ? "takes no tensor of scales" : "needs a tensor of scales");
-  }
-  Fail(Rule::kFixpipeQuant, "quantPre %d from %s to %s", static_cast<int>(mode), Name(from),
-       Name(to));
-}
-
-// The documented fields of a scale: a float of 1, 8 and 10 bits, a shift, an offset, a sign.
-struct Scale {
-  explicit Scale(uint64_t bits)
-      : factor(BitsFloat(static_cast<uint32_t>(bits) & 0xffffe000u)),
-        shift((bits >> 36 & 1) != 0 ? static_cast<uint32_t>(bits >> 32 & 15) + 1 : 0),
-        offset(static_cast<int32_t>(bits >> 37 & 511)),
-        is_signed((bits >> 46 & 1) != 0) {
-    if (offset > 255) offset -= 512;
-  }
-
-  float factor;
-  uint32_t shift;
-  int32_t offset;
-  bool is_signed;
-};
-
-float ToFloat(DType from, const uint8_t* at, uint32_t shift) {
-  if (from == DType::kFloat) {
-    float value;
-    std::memcpy(&value, at, sizeof value);
-    return value;
-  }
-  int32_t value;
-  std::memcpy(&value, at, sizeof value);
-  if (shift != 0) value = std::clamp(value >> shift, -32768, 32767);
-  return static_cast<float>(value);
-}
-
-void ConvertElement(DType from, DType to, Scaling scaling, uint64_t scale_bits, bool relu,
-                    const uint8_t* at, uint8_t* out) {
-  if (from == DType::kInt32 && to == DType::kInt32) {
-    int32_t value;
-    std::memcpy(&value, at, sizeof value);
-    if (relu) value = std::max(value, 0);
-    std::memcpy(out, &value, sizeof value);
-    return;
-  }
-  const Scale scale(scale_bits);
-  float value = ToFloat(from, at, scaling == Scaling::kNone ? 0 : scale.shift);
-  if (scaling != Scaling::kNone) value *= scale.factor;
-  if (relu && value < 0) value = 0;
-  switch (to) {
-    case DType::kFloat:
-      std::memcpy(out, &value, sizeof value);
-      return;
-    case DType::kHalf:
-    case DType::kBfloat16: {
-      const uint16_t bits = to == DType::kHalf ? FloatToHalf(value) : FloatToBfloat16(value);
-      std::memcpy(out, &bits, sizeof bits);
-      return;
-    }
-    default: {
-      const float low = scale.is_signed ? -128.0f : 0.0f;
-      const float high = scale.is_signed ? 127.0f : 255.0f;
-      const float rounded = std::nearbyint(value) + static_cast<float>(scale.offset);
-      const float bounded = std::isnan(rounded) ? 0.0f : std::clamp(rounded, low, high);
-      *out = static_cast<uint8_t>(static_cast<int>(bounded));
-    }
-  }
-}
 
 void CheckShape(DType from, DType to, const Export& shape) {
   CheckRange("nSize", shape.n, 0, 4095);
@@ -119,14 +24,16 @@ void CheckShape(DType from, DType to, const Export& shape) {
   if (shape.destination_stride == 0) Report(Rule::kFixpipeStride, "dstStride is 0");
 }
 
-void CheckOrientation(const Core& core, const Export& shape) {
-  const auto wanted = shape.row_major ? ProductOrder::kRowMajor : ProductOrder::kColumnMajor;
-  if (shape.unit_flag == 0 || core.registers.product_order == wanted) return;
-  Report(Rule::kUnitFlagOrientation, "unitFlag %u and %s: call SetMM%sMajor()", shape.unit_flag,
-         shape.row_major ? "ND" : "NZ", shape.row_major ? "Row" : "Column");
+// Results go out as they come where rows of them are put together.
+void CheckOrientation(const Core& core, DType to, const Export& shape) {
+  const bool rows = shape.row_major || SizeOf(to) == 1;
+  const auto wanted = rows ? ProductOrder::kRowMajor : ProductOrder::kColumnMajor;
+  if (shape.unit_flag == 0 || core.registers.cube.product_order == wanted) return;
+  Report(Rule::kUnitFlagOrientation, "unitFlag %u and %s of %s: call SetMM%sMajor()",
+         shape.unit_flag, shape.row_major ? "ND" : "NZ", Name(to), rows ? "Row" : "Column");
 }
 
-// How the result lies in global memory: in columns of `width` elements, whose rows lie below each
+// How the result lies outside: in columns of `width` elements, whose rows lie below each
 // other. An ND matrix is one column.
 struct Columns {
   uint32_t width;
@@ -170,19 +77,30 @@ uint64_t Reach(DType to, const Export& shape, const Columns& columns) {
          (shape.m - 1) * row_pitch + width;
 }
 
-// One scale for each column.
-std::vector<uint64_t> ReadScales(Core& core, const LocalRef* scales, const Export& shape) {
+// One scale for each column, from L1 or FB.
+std::vector<uint64_t> ReadScales(Core& core, Memory memory, const LocalRef* scales,
+                                 const Export& shape) {
   std::vector<uint64_t> values(shape.n, shape.scale);
   if (scales == nullptr) return values;
-  if (MemoryOf(scales->position) != Memory::kL1) {
-    Fail(Rule::kCopyPath, "scales of Fixpipe in %s", Name(MemoryOf(scales->position)));
+  if (MemoryOf(scales->position) != memory) {
+    Fail(Rule::kCopyPath, "scales in %s, not in %s", Name(MemoryOf(scales->position)),
+         Name(memory));
   }
   const auto bytes = static_cast<uint32_t>(values.size() * sizeof(uint64_t));
   const uint32_t at = core.Check(*scales, 0, bytes, kBlockBytes);
   if (core.machine.options.counting) return values;
-  core.Read(Memory::kL1, at, at + bytes);
+  core.Read(memory, at, at + bytes);
   std::memcpy(values.data(), core.Bytes(*scales), bytes);
   return values;
+}
+
+void CheckScales(const std::vector<uint64_t>& scales) {
+  for (size_t column = 0; column < scales.size(); ++column) {
+    const uint32_t magnitude = static_cast<uint32_t>(scales[column]) & 0x7fffffffu;
+    if (magnitude == 0 || (magnitude >= 0x00800000u && magnitude < 0x7f800000u)) continue;
+    Report(Rule::kFixpipeScale, "the scale of column %zu is %g", column,
+           static_cast<double>(BitsFloat(static_cast<uint32_t>(scales[column]))));
+  }
 }
 
 // Where 16 columns of a matrix start in L0C, in bytes from the source: all their rows follow.
@@ -213,39 +131,59 @@ void ReadResults(Core& core, const LocalRef& src, const Export& shape) {
   }
 }
 
-}  // namespace
+// Where results go: what differs between global memory and L1.
+class ToGlobal {
+ public:
+  ToGlobal(Core& core, const GlobalRef& dst) : core_(core), dst_(dst) {}
+  static constexpr bool kToL1 = false;
 
-void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
-             const LocalRef* scales, const Export& args) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kFixpipe, PIPE_FIX);
-  if (MemoryOf(src.position) != Memory::kL0C) {
-    Fail(Rule::kCopyPath, "Fixpipe from %s", Name(MemoryOf(src.position)));
+  void Move(const Traffic& traffic) { core_.Move(Path::kL0CToGm, dst_, traffic); }
+  void Check(uint64_t reach, bool row_major) {
+    core_.CheckGlobal(dst_, 0, reach, row_major ? 1 : kBlockBytes);
   }
-  Export shape = args;
-  if (!shape.row_major) shape.matrices = std::min(shape.matrices, 1u);
-  CheckUnitFlag(shape.unit_flag);
+  bool Counted() {
+    if (!core_.IsBulk(dst_)) core_.FailVirtual();
+    return true;
+  }
+  void Write(uint64_t at, const uint8_t* line, uint32_t bytes) {
+    core_.WriteGlobal(dst_, at, bytes, core_.registers.atomic.has_value());
+    Deliver(core_, dst_.address + at, line, bytes);
+  }
+
+ private:
+  Core& core_;
+  const GlobalRef& dst_;
+};
+
+class ToL1 {
+ public:
+  ToL1(Core& core, const LocalRef& dst) : core_(core), dst_(dst) {
+    if (MemoryOf(dst.position) != Memory::kL1) {
+      Fail(Rule::kCopyPath, "from L0C into %s", Name(MemoryOf(dst.position)));
+    }
+  }
+  static constexpr bool kToL1 = true;
+
+  void Move(const Traffic& traffic) { core_.Move(Path::kL0CToL1, traffic.rows, traffic.row_bytes); }
+  void Check(uint64_t reach, bool) { core_.Check(dst_, 0, reach, kBlockBytes); }
+  bool Counted() { return true; }
+  void Write(uint64_t at, const uint8_t* line, uint32_t bytes) {
+    const auto begin = static_cast<uint32_t>(dst_.begin + at);
+    core_.Write(Memory::kL1, begin, begin + bytes);
+    std::memcpy(core_.Bytes(dst_) + at, line, bytes);
+  }
+
+ private:
+  Core& core_;
+  const LocalRef& dst_;
+};
+
+// Lays all results out, a line of a column at a time.
+template <typename Sink>
+void Convert(Core& core, Sink& sink, DType from, DType to, const LocalRef& src,
+             const std::vector<uint64_t>& scale, const Columns& columns, const Export& shape) {
   const uint32_t bytes = SizeOf(to);
-  const uint64_t elements = uint64_t{shape.m} * shape.n * shape.matrices;
-  const Columns columns = Arrange(to, shape);
-  const uint64_t rows =
-      shape.row_major ? uint64_t{shape.m} * shape.matrices : CeilDivide(shape.n, columns.width);
-  core.Move(Path::kL0CToGm, dst,
-            {rows, rows == 0 ? 0 : elements / rows * bytes,
-             shape.row_major ? columns.row_pitch : columns.column_pitch, false, elements * bytes});
-  if (elements == 0) return;
-  CheckShape(from, to, shape);
-  const Scaling scaling = CheckQuant(from, to, shape.quant, scales != nullptr);
-  CheckApart(to, shape, columns);
-  CheckOrientation(core, shape);
-  core.Check(src, 0, 0, kRowBytes);
-  core.CheckGlobal(dst, 0, Reach(to, shape, columns), shape.row_major ? 1 : kBlockBytes);
-  const std::vector<uint64_t> scale = ReadScales(core, scales, shape);
-  ReadResults(core, src, shape);
-  if (core.machine.options.counting) {
-    if (!core.IsBulk(dst)) core.FailVirtual();
-    return;
-  }
+  const Scaling scaling = ScalingOf(from, to, shape.quant);
   const uint8_t* results = core.Bytes(src);
   std::vector<uint8_t> line(std::min(columns.width, shape.n) * bytes);
   for (uint32_t matrix = 0; matrix < shape.matrices; ++matrix) {
@@ -263,11 +201,108 @@ void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
         }
         const uint64_t at = uint64_t{matrix} * shape.destination_matrix * bytes +
                             first / columns.width * columns.column_pitch + row * row_pitch;
-        core.WriteGlobal(dst, at, width * bytes, core.registers.atomic.has_value());
-        Deliver(core, dst.address + at, line.data(), width * bytes);
+        sink.Write(at, line.data(), width * bytes);
       }
     }
   }
+}
+
+// `scales_in`: the memory that scales come from
+template <typename Sink>
+void MoveTo(Core& core, Sink sink, DType from, DType to, const LocalRef& src, Memory scales_in,
+            const LocalRef* scales, Export shape) {
+  if (MemoryOf(src.position) != Memory::kL0C) {
+    Fail(Rule::kCopyPath, "Fixpipe from %s", Name(MemoryOf(src.position)));
+  }
+  if (Sink::kToL1) shape.row_major = shape.split = false;
+  if (!shape.row_major) shape.matrices = std::min(shape.matrices, 1u);
+  CheckUnitFlag(shape.unit_flag);
+  const uint32_t bytes = SizeOf(to);
+  const uint64_t elements = uint64_t{shape.m} * shape.n * shape.matrices;
+  const Columns columns = Arrange(to, shape);
+  const uint64_t rows =
+      shape.row_major ? uint64_t{shape.m} * shape.matrices : CeilDivide(shape.n, columns.width);
+  sink.Move({rows, rows == 0 ? 0 : elements / rows * bytes,
+             shape.row_major ? columns.row_pitch : columns.column_pitch, false, elements * bytes});
+  if (elements == 0) return;
+  CheckShape(from, to, shape);
+  CheckApart(to, shape, columns);
+  CheckOrientation(core, to, shape);
+  core.Check(src, 0, 0, kRowBytes);
+  sink.Check(Reach(to, shape, columns), shape.row_major);
+  const std::vector<uint64_t> scale = ReadScales(core, scales_in, scales, shape);
+  if (ScalingOf(from, to, shape.quant) != Scaling::kNone) CheckScales(scale);
+  ReadResults(core, src, shape);
+  if (core.machine.options.counting && sink.Counted()) return;
+  Convert(core, sink, from, to, src, scale, columns, shape);
+}
+
+Core& BeginMove(Op op) {
+  Core& core = CurrentCore();
+  core.Begin(op, PIPE_FIX);
+  return core;
+}
+
+// Fixpipe brings its scales along, in L1.
+template <typename Sink>
+void MoveWith(Core& core, Sink sink, DType from, DType to, const LocalRef& src,
+              const LocalRef* scales, const Export& shape) {
+  const bool by_vector = ScalingOf(from, to, shape.quant) == Scaling::kVector;
+  if (by_vector != (scales != nullptr)) {
+    Fail(Rule::kFixpipeQuant, "quantPre %d from %s to %s %s", static_cast<int>(shape.quant),
+         Name(from), Name(to),
+         by_vector ? "needs a tensor of scales" : "takes no tensor of scales");
+  }
+  MoveTo(core, sink, from, to, src, Memory::kL1, scales, shape);
+}
+
+// DataCopy takes scales and matrices that were set.
+template <typename Sink>
+void MoveAsSet(Core& core, Sink sink, DType from, DType to, const LocalRef& src, Export shape) {
+  const CubeRegisters& registers = core.registers.cube;
+  const Scaling scaling = ScalingOf(from, to, shape.quant);
+  if (scaling == Scaling::kOne && !registers.scale) {
+    Fail(Rule::kFixpipeNotSet, "call SetFixpipePreQuantFlag() first");
+  }
+  if (scaling == Scaling::kVector && !registers.scales) {
+    Fail(Rule::kFixpipeNotSet, "call SetFixPipeConfig() first");
+  }
+  shape.scale = registers.scale.value_or(0);
+  if (shape.row_major && !Sink::kToL1) {
+    if (!registers.matrices) Fail(Rule::kFixpipeNotSet, "call SetFixpipeNz2ndFlag() first");
+    const auto& [matrices, source, destination] = *registers.matrices;
+    shape.matrices = matrices;
+    shape.source_matrix = source;
+    shape.destination_matrix = destination;
+  }
+  MoveTo(core, sink, from, to, src, Memory::kFixpipe,
+         scaling == Scaling::kVector ? &*registers.scales : nullptr, shape);
+}
+
+}  // namespace
+
+void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
+             const LocalRef* scales, const Export& shape) {
+  Core& core = BeginMove(Op::kFixpipe);
+  MoveWith(core, ToGlobal(core, dst), from, to, src, scales, shape);
+}
+
+void MoveOut(DType from, DType to, const LocalRef& dst, const LocalRef& src, const LocalRef* scales,
+             const Export& shape) {
+  Core& core = BeginMove(Op::kFixpipe);
+  MoveWith(core, ToL1(core, dst), from, to, src, scales, shape);
+}
+
+void MoveOutAsSet(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
+                  const Export& shape) {
+  Core& core = BeginMove(Op::kDataCopy);
+  MoveAsSet(core, ToGlobal(core, dst), from, to, src, shape);
+}
+
+void MoveOutAsSet(DType from, DType to, const LocalRef& dst, const LocalRef& src,
+                  const Export& shape) {
+  Core& core = BeginMove(Op::kDataCopy);
+  MoveAsSet(core, ToL1(core, dst), from, to, src, shape);
 }
 
 }  // namespace emulator

@@ -6,13 +6,13 @@ namespace emulator {
 namespace {
 
 // What a flag holds, after the checks of its id.
-std::optional<Signal>& FindFlag(Core& core, HardEvent event, int32_t id) {
+std::optional<Signal>& FindFlag(Core& core, HardEvent event, int32_t id, bool chosen) {
   if (id < 0 || id >= kEventIds) Fail(Rule::kFlagIdRange, "event id %d, of 0 to 7", id);
   if (core.style.used_static && id >= 6) {
-    Report(Rule::kFlagIdRange, "event id %d: static style has 0 to 5, 6 and 7 are reserved", id);
+    Report(Rule::kFlagIdReserved, "event id %d: static style has 0 to 5, 6 and 7 are reserved", id);
   }
   const int number = static_cast<int>(event);
-  if (core.style.used_tpipe && (core.flags.known[number] >> id & 1) == 0) {
+  if (!chosen && core.style.used_tpipe && (core.flags.known[number] >> id & 1) == 0) {
     Report(Rule::kFlagNotAllocated, "id %d of %s came from neither AllocEventID nor FetchEventID",
            id, Name(event));
   }
@@ -31,18 +31,18 @@ int32_t FreeEvent(Flags& flags, HardEvent event) {
 
 }  // namespace
 
-void SetHardFlag(HardEvent event, int32_t id) {
+void SetHardFlag(HardEvent event, int32_t id, bool chosen) {
   Core& core = CurrentCore();
   core.Begin(Op::kSetFlag, EventSource(event));
-  std::optional<Signal>& flag = FindFlag(core, event, id);
+  std::optional<Signal>& flag = FindFlag(core, event, id, chosen);
   if (flag) Report(Rule::kFlagTwice, "%s %d is set and nobody has waited for it", Name(event), id);
   flag = core.Set(EventSource(event));
 }
 
-void WaitHardFlag(HardEvent event, int32_t id) {
+void WaitHardFlag(HardEvent event, int32_t id, bool chosen) {
   Core& core = CurrentCore();
   core.Begin(Op::kWaitFlag, EventDestination(event));
-  std::optional<Signal>& flag = FindFlag(core, event, id);
+  std::optional<Signal>& flag = FindFlag(core, event, id, chosen);
   if (!flag) Fail(Rule::kFlagNeverSet, "%s %d is not set", Name(event), id);
   core.Wait(EventSource(event), EventDestination(event), *flag);
   flag.reset();
@@ -59,7 +59,7 @@ int32_t AllocEvent(HardEvent event) {
 void ReleaseEvent(HardEvent event, int32_t id) {
   Core& core = CurrentCore();
   core.op = Op::kReleaseEventID;
-  FindFlag(core, event, id);
+  FindFlag(core, event, id, false);
   core.flags.taken[static_cast<int>(event)] &= static_cast<uint8_t>(~(1 << id));
 }
 
@@ -79,10 +79,11 @@ void Barrier(pipe_t pipe) {
   core.PassBarrier(pipe);
 }
 
-void ScalarBarrier() {
+void ScalarBarrier(bool global) {
   Core& core = CurrentCore();
   core.Begin(Op::kDataSyncBarrier, PIPE_S);
   core.PassBarrier(PIPE_S);
+  if (global) core.written_back.clear();
 }
 
 }  // namespace emulator

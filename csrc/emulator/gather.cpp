@@ -10,6 +10,34 @@ bool BuiltInPattern(uint8_t pattern, uint64_t element) {
   return pattern < 3 ? element % 2 == pattern - 1u : element % 4 == pattern - 3u;
 }
 
+// Calls f(begin, bytes) for each run of neighbours among the chosen elements.
+template <typename F>
+void ForEachChosenRun(const std::vector<uint32_t>& chosen, uint32_t bytes, F f) {
+  for (size_t i = 0; i < chosen.size();) {
+    size_t end = i + 1;
+    while (end < chosen.size() && chosen[end] == chosen[end - 1] + bytes) ++end;
+    f(chosen[i], static_cast<uint32_t>(end - i) * bytes);
+    i = end;
+  }
+}
+
+// In place the chosen elements move down: none must have been written over before its turn.
+void CheckChosen(const LocalRef& dst, const LocalRef& src, const std::vector<uint32_t>& chosen,
+                 uint32_t bytes) {
+  if (dst.begin != src.begin) {
+    ForEachChosenRun(chosen, bytes, [&](uint32_t begin, uint32_t run) {
+      CheckApart(dst, chosen.size() * bytes, Part(src, begin), run);
+    });
+    return;
+  }
+  for (size_t i = 0; i < chosen.size(); ++i) {
+    if (chosen[i] >= i * bytes) continue;
+    Report(Rule::kOverlap, "element %llu is read from UB byte %u, where an earlier one was put",
+           Number(i), src.begin + chosen[i]);
+    return;
+  }
+}
+
 }  // namespace
 
 uint64_t GatherByMask(DType dtype, const LocalRef& dst, const LocalRef& src,
@@ -57,21 +85,19 @@ uint64_t GatherByMask(DType dtype, const LocalRef& dst, const LocalRef& src,
     }
   }
   if (chosen.empty()) return 0;
-  // neighbours are checked together
-  for (size_t i = 0; i < chosen.size();) {
-    size_t end = i + 1;
-    while (end < chosen.size() && chosen[end] == chosen[end - 1] + bytes) ++end;
-    const auto run = static_cast<uint32_t>(end - i) * bytes;
-    ReadPart(src, chosen[i], run);
-    CheckApart(dst, chosen.size() * bytes, Part(src, chosen[i]), run);
-    i = end;
-  }
-  uint8_t* to = WritePart(dst, 0, static_cast<uint32_t>(chosen.size()) * bytes);
-  const uint8_t* from = core.Bytes(src);
-  for (const uint32_t offset : chosen) {
-    std::memcpy(to, from + offset, bytes);
-    to += bytes;
-  }
+  const auto dst_bytes = static_cast<uint32_t>(chosen.size()) * bytes;
+  CheckChosen(dst, src, chosen, bytes);
+  ForEachChosenRun(chosen, bytes,
+                   [&](uint32_t begin, uint32_t run) { FollowPart(src, begin, run); });
+  const uint32_t to = core.Check(dst, 0, dst_bytes, 1);
+  core.Write(MemoryOf(dst.position), to, to + dst_bytes);
+  Carry(core, MemoryOf(dst.position), [&](uint8_t* memory) {
+    uint8_t* at = memory + to;
+    for (const uint32_t offset : chosen) {
+      std::memmove(at, memory + src.begin + offset, bytes);
+      at += bytes;
+    }
+  });
   return chosen.size();
 }
 
@@ -86,13 +112,12 @@ void Gather(const Operand& dst, const LocalRef& src, const LocalRef& offsets, ui
   core.Check(src, 0, 0, kBlockBytes);
   core.Check(offsets, 0, 0, kBlockBytes);
   std::vector<uint32_t> chosen;
-  bool data_missing = false;  // the gathered values may be virtual, their offsets may not
   uint32_t reach = 0;
   ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
     constexpr uint32_t kOffsetBytes = sizeof(uint32_t);
     const uint8_t* at = ReadPart(offsets, (uint64_t{repeat} * lanes.lanes + lane) * kOffsetBytes,
                                  count * kOffsetBytes);
-    if (core.lacks_data && !data_missing) core.FailVirtual();
+    if (core.lacks_data) core.FailVirtual();  // the values may be virtual, their offsets may not
     for (uint32_t i = 0; i < count; ++i) {
       uint32_t offset;
       std::memcpy(&offset, at + i * kOffsetBytes, kOffsetBytes);
@@ -102,21 +127,21 @@ void Gather(const Operand& dst, const LocalRef& src, const LocalRef& offsets, ui
              "offset %llu of element %u: a multiple of %u inside %u bytes is needed", Number(byte),
              repeat * lanes.lanes + lane + i, bytes, src.end - src.begin);
       }
-      ReadPart(src, byte, bytes);
-      data_missing = core.lacks_data;
+      FollowPart(src, byte, bytes);
       reach = std::max(reach, static_cast<uint32_t>(byte + bytes));
       chosen.push_back(static_cast<uint32_t>(byte));
     }
   });
   CheckApart(dst, lanes, src, reach);
   WriteOperand(core, dst, lanes);
-  uint8_t* to = core.Bytes(dst.ref);
-  const uint8_t* from = core.Bytes(src);
-  size_t next = 0;
-  ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
-    for (uint32_t i = lane; i < lane + count; ++i) {
-      std::memcpy(to + LaneOffset(dst, repeat, i), from + chosen[next++], bytes);
-    }
+  Carry(core, MemoryOf(src.position), [&](uint8_t* memory) {
+    size_t next = 0;
+    ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
+      for (uint32_t i = lane; i < lane + count; ++i) {
+        std::memmove(memory + dst.ref.begin + LaneOffset(dst, repeat, i),
+                     memory + src.begin + chosen[next++], bytes);
+      }
+    });
   });
 }
 
@@ -141,17 +166,18 @@ void GatherBlocks(const Operand& dst, const LocalRef& src, const LocalRef& offse
       Fail(Rule::kGatherOffset, "offset %u: a multiple of 32 inside %u bytes is needed", offset,
            src.end - src.begin);
     }
-    ReadPart(src, offset, kBlockBytes);
+    FollowPart(src, offset, kBlockBytes);
     reach = std::max(reach, offset + kBlockBytes);
   }
   CheckApart(dst, lanes, src, reach);
   WriteOperand(core, dst, lanes);
-  uint8_t* to = core.Bytes(dst.ref);
-  const uint8_t* from = core.Bytes(src);
-  for (uint32_t i = 0; i < chosen.size(); ++i) {
-    const uint32_t block = i / kPerRepeat * dst.repeat_stride + i % kPerRepeat * dst.block_stride;
-    std::memcpy(to + block * kBlockBytes, from + chosen[i], kBlockBytes);
-  }
+  Carry(core, MemoryOf(src.position), [&](uint8_t* memory) {
+    for (uint32_t i = 0; i < chosen.size(); ++i) {
+      const uint32_t block = i / kPerRepeat * dst.repeat_stride + i % kPerRepeat * dst.block_stride;
+      std::memmove(memory + dst.ref.begin + block * kBlockBytes, memory + src.begin + chosen[i],
+                   kBlockBytes);
+    }
+  });
 }
 
 }  // namespace emulator

@@ -20,23 +20,24 @@ inline GatherMaskArgs ToArgs(bool counter, uint32_t mask, const AscendC::GatherM
 namespace AscendC {
 
 // the elements whose bit is 1, close together; rsvdCnt is their number
-template <typename T, typename U>
+template <typename T, typename U, GatherMaskMode mode = GatherMaskMode::VERSION_V2>
 void GatherMask(const LocalTensor<T>& dst, const LocalTensor<T>& src0,
                 const LocalTensor<U>& src1Pattern, const bool reduceMode, const uint32_t mask,
-                const GatherMaskParams& params, uint64_t& rsvdCnt) {
-  static_assert((sizeof(T) == 2 && emulator::kIsOneOf<U, uint16_t>) ||
-                    (sizeof(T) == 4 && emulator::kIsOneOf<U, uint32_t>),
+                const GatherMaskParams& gatherMaskParams, uint64_t& rsvdCnt) {
+  MOGE_CHECK_TYPES(GatherMask, T);
+  static_assert(std::is_same_v<U, std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>>,
                 "GatherMask: rule dtype.table: 16 bits by uint16, 32 bits by uint32");
   rsvdCnt = emulator::GatherByMask(emulator::kDTypeOf<T>, dst.Ref(), src0.Ref(), &src1Pattern.Ref(),
-                                   0, emulator::ToArgs(reduceMode, mask, params));
+                                   0, emulator::ToArgs(reduceMode, mask, gatherMaskParams));
 }
-template <typename T>
+template <typename T, GatherMaskMode mode = GatherMaskMode::VERSION_V2>
 void GatherMask(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const uint8_t src1Pattern,
-                const bool reduceMode, const uint32_t mask, const GatherMaskParams& params,
-                uint64_t& rsvdCnt) {
+                const bool reduceMode, const uint32_t mask,
+                const GatherMaskParams& gatherMaskParams, uint64_t& rsvdCnt) {
   MOGE_CHECK_TYPES(GatherMask, T);
-  rsvdCnt = emulator::GatherByMask(emulator::kDTypeOf<T>, dst.Ref(), src0.Ref(), nullptr,
-                                   src1Pattern, emulator::ToArgs(reduceMode, mask, params));
+  rsvdCnt =
+      emulator::GatherByMask(emulator::kDTypeOf<T>, dst.Ref(), src0.Ref(), nullptr, src1Pattern,
+                             emulator::ToArgs(reduceMode, mask, gatherMaskParams));
 }
 
 // dst[i] = the element of src at srcBaseOffset + srcOffset[i], in bytes
@@ -48,22 +49,29 @@ void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src,
   emulator::Gather(emulator::Whole(dst), src.Ref(), srcOffset.Ref(), srcBaseOffset,
                    emulator::CountExtent(count));
 }
-template <typename T, typename Mask>
-void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src,
-            const LocalTensor<uint32_t>& srcOffset, const uint32_t srcBaseOffset, const Mask& mask,
-            emulator::U8 repeatTime, emulator::U16 dstRepStride) {
-  MOGE_CHECK_TYPES(Gather, T);
-  emulator::Gather(emulator::Strided(dst, 1, dstRepStride), src.Ref(), srcOffset.Ref(),
-                   srcBaseOffset, emulator::MaskExtent(true, mask, repeatTime));
-}
+#define MOGE_GATHER_MASK(MASK)                                                            \
+  template <typename T>                                                                   \
+  void Gather(const LocalTensor<T>& dst, const LocalTensor<T>& src,                       \
+              const LocalTensor<uint32_t>& srcOffset, const uint32_t srcBaseOffset, MASK, \
+              const emulator::U8 repeatTime, const emulator::U16 dstRepStride) {          \
+    MOGE_CHECK_TYPES(Gather, T);                                                          \
+    emulator::Gather(emulator::Strided(dst, 1, dstRepStride), src.Ref(), srcOffset.Ref(), \
+                     srcBaseOffset, emulator::MaskExtent(true, mask, repeatTime));        \
+  }
+MOGE_GATHER_MASK(const uint64_t mask)
+MOGE_GATHER_MASK(const uint64_t mask[])
+#undef MOGE_GATHER_MASK
 
 // 8 blocks for each repeat, by the byte offset of each
 template <typename T>
 void Gatherb(const LocalTensor<T>& dst, const LocalTensor<T>& src,
-             const LocalTensor<uint32_t>& offset, emulator::U8 repeatTime,
-             const GatherRepeatParams& params) {
+             const LocalTensor<uint32_t>& offset, const emulator::U8 repeatTime,
+             const GatherRepeatParams& repeatParams) {
   MOGE_CHECK_TYPES(Gatherb, T);
-  emulator::GatherBlocks(emulator::Destination(dst, params), src.Ref(), offset.Ref(), repeatTime);
+  // a block stride of 0 means 1
+  const uint32_t block_stride = repeatParams.dstBlkStride == 0 ? 1 : +repeatParams.dstBlkStride;
+  emulator::GatherBlocks(emulator::Strided(dst, block_stride, repeatParams.dstRepStride), src.Ref(),
+                         offset.Ref(), repeatTime);
 }
 
 // (score, index) pairs of 8 bytes, each 32 in descending order

@@ -110,6 +110,9 @@ void Core::ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes) {
   for (uint64_t i = 0; i < touched.count; ++i) {
     GlobalCell& cell = touched.cells[i];
     const uint64_t byte = touched.begin + i * memory.width();
+    if (pipe == PIPE_S && cell.release != 0 && cell.written.core != index) {
+      clocks_.Hear(machine.releases[cell.release], machine.cores.size());
+    }
     if (cell.written.time == 0) {
       if (!touched.initialised) {
         Report(Rule::kGmUninitialised, "reads byte %llu of '%s', which nothing has written",
@@ -143,26 +146,32 @@ void Core::WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bo
     Report(Rule::kGmReadOnly, "writes '%s', an input of the launch",
            machine.globals[ref.allocation].name());
   }
-  if (!machine.options.checks || bytes == 0) return;
+  if (bytes == 0) return;
+  ++machine.stamp;
+  ++writes;
+  if (!machine.options.checks) return;
   const Touched touched = Touch(ref, offset, bytes);
   GlobalMemory& memory = touched.memory;
-  ++machine.stamp;
+  const auto kind = static_cast<uint8_t>(adds ? static_cast<int>(registers.atomic->kind) + 1 : 0);
   for (uint64_t i = 0; i < touched.count; ++i) {
     GlobalCell& cell = touched.cells[i];
     const uint64_t byte = touched.begin + i * memory.width();
-    const bool added = adds && cell.atomic;  // two atomic additions need no order
+    const bool added = adds && cell.atomic == kind;  // two of one kind need no order
     if (cell.written.time == 0) {
       if (adds && !touched.initialised) {
-        Report(Rule::kGmUninitialised, "adds to byte %llu of '%s', which nothing has written",
-               Number(byte), memory.name());
+        Report(Rule::kGmUninitialised,
+               "atomically changes byte %llu of '%s', which nothing has written", Number(byte),
+               memory.name());
       }
     } else if (!added) {
       FollowGlobal(memory, byte, true, cell.written, true);
     }
-    if (cell.read.time != 0) FollowGlobal(memory, byte, true, cell.read, false);
+    if (cell.read.time != 0 && !MayRead(cell.read)) {
+      FollowGlobal(memory, byte, true, cell.read, false);
+    }
     if (cell.more) {
       for (const BesideAccess& beside : memory.Beside(byte)) {
-        if (adds && beside.wrote) continue;
+        if (beside.wrote ? adds && beside.atomic == kind : MayRead(beside.access)) continue;
         FollowGlobal(memory, byte, true, beside.access, beside.wrote);
       }
     }
@@ -171,13 +180,25 @@ void Core::WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bo
       cell.more = false;
       cell.read = {};
     } else if (added && !clocks_.Covers(cell.written)) {
-      memory.Beside(byte).push_back({cell.written, true});
+      memory.Beside(byte).push_back({cell.written, true, cell.atomic});
       cell.more = true;
     }
     cell.written = touched.own;
-    cell.atomic = adds;
+    cell.atomic = kind;
+    cell.release = publishes_;
     cell.stamp = machine.stamp;
   }
+}
+
+void Core::PublishGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes,
+                         const Release& release) {
+  if (machine.options.checks && machine.cores.size() > 1) {
+    publishes_ = static_cast<uint32_t>(machine.releases.size());
+    machine.releases.push_back(release);
+    machine.releases.back().clock[PIPE_S] = clocks_.Now();
+  }
+  WriteGlobal(ref, offset, bytes, false);
+  publishes_ = 0;
 }
 
 GlobalRef PlaceGlobal(void* address, uint64_t bytes) {

@@ -4,14 +4,17 @@
 #ifndef MOGE_EMULATOR_INSTRUCTIONS_H_
 #define MOGE_EMULATOR_INSTRUCTIONS_H_
 
+#include <iterator>
 #include <string_view>
 
+#include "constants.h"
 #include "types.h"
 
 // X(name, types, unit, rate of 16-bit types, rate of 32-bit types)
 //
-// `types` is what T may be, or pairs of types, destination<-source. The rate is elements a cycle.
-// Whole: every repeat that is begun counts, masked or not. Each: the elements themselves count.
+// `types` is what T may be, or pairs of types, destination<-source. The rate is elements a cycle,
+// of the source's type. Whole: every repeat that is begun counts, masked or not. Each: the elements
+// themselves count. AddDeqRelu has no figure: it is an addition, a Cast and a Relu.
 // clang-format off: a table
 #define MOGE_VECTOR_INSTRUCTIONS(X) \
   X(Add, "int16, half, int32, float", Whole, 128, 64) \
@@ -20,6 +23,10 @@
   X(Max, "int16, half, int32, float", Whole, 128, 64) \
   X(Min, "int16, half, int32, float", Whole, 128, 64) \
   X(Div, "half, float", Whole, 32, 32) \
+  X(AddRelu, "int16, half, float", Whole, 128, 64) \
+  X(SubRelu, "int16, half, float", Whole, 128, 64) \
+  X(FusedMulAdd, "half, float", Whole, 128, 64) \
+  X(MulAddRelu, "half, float", Whole, 128, 64) \
   X(And, "int16, uint16", Whole, 128, 64) \
   X(Or, "int16, uint16", Whole, 128, 64) \
   X(MulAddDst, "half<-half, float<-float, float<-half", Whole, 64, 32) \
@@ -37,7 +44,14 @@
   X(Mins, "int16, half, int32, float", Whole, 128, 64) \
   X(ShiftLeft, "int16, uint16, int32, uint32", Whole, 128, 64) \
   X(ShiftRight, "int16, uint16, int32, uint32", Whole, 128, 64) \
+  X(LeakyRelu, "half, float", Whole, 128, 64) \
+  X(AddReluCast, "int8<-half, int8<-int16, half<-float", Whole, 128, 64) \
+  X(SubReluCast, "int8<-half, int8<-int16, half<-float", Whole, 128, 64) \
+  X(MulCast, "int8<-half, uint8<-half", Whole, 128, 64) \
+  X(CastDequant, "half<-int32", Whole, 128, 64) \
+  X(AddDeqRelu, "half<-int32", Whole, 128.0 / 3, 64.0 / 3) \
   X(Axpy, "half<-half, float<-float, float<-half", Whole, 128, 64) \
+  X(Cast, "", Whole, 128, 64) \
   X(Duplicate, "int16, uint16, half, bf16, int32, uint32, float", Whole, 128, 64) \
   X(CreateVecIndex, "int16, half, int32, float", Whole, 128, 64) \
   X(Brcb, "int16, uint16, half, bf16, int32, uint32, float", Whole, 128, 64) \
@@ -55,10 +69,76 @@
   X(MrgSort, "half, float", Each, 2, 2) \
   X(GatherMask, "int16, uint16, half, bf16, int32, uint32, float", Whole, 64, 32) \
   X(Gather, "int16, uint16, half, bf16, int32, uint32, float", Each, 5, 5) \
-  X(Gatherb, "int16, uint16, half, bf16, int32, uint32, float", Each, 42, 21)
+  X(Gatherb, "uint16, uint32", Each, 42, 21) \
+  X(Transpose, "int8, uint8, int16, uint16, half, int32, uint32, float", Whole, 128, 64) \
+  X(TransDataTo5HD, "int8, uint8, int16, uint16, half, int32, uint32, float", Whole, 128, 64)
+// clang-format on
+
+// The page of Cast: X(source, destination, rounding modes). Rounds: RINT, FLOOR, CEIL, ROUND,
+// TRUNC. A repeat, 256 bytes of the wider type, takes one cycle. The mode of int32 to half has no
+// effect.
+// clang-format off: a table
+#define MOGE_CASTS(X) \
+  X(Int4, Half, kNone) \
+  X(Int8, Half, kNone) \
+  X(Uint8, Half, kNone) \
+  X(Int16, Half, kRounds | kNone) \
+  X(Int16, Float, kNone) \
+  X(Half, Int4, kRounds | kNone) \
+  X(Half, Int8, kRounds | kNone) \
+  X(Half, Uint8, kRounds | kNone) \
+  X(Half, Int16, kRounds) \
+  X(Half, Int32, kRounds) \
+  X(Half, Float, kNone) \
+  X(Bfloat16, Int32, kRounds) \
+  X(Bfloat16, Float, kNone) \
+  X(Int32, Int16, kNone) \
+  X(Int32, Half, kAny) \
+  X(Int32, Float, kRounds | kNone) \
+  X(Int32, Int64, kNone) \
+  X(Float, Int16, kRounds) \
+  X(Float, Half, kRounds | kOdd | kNone) \
+  X(Float, Bfloat16, kRounds) \
+  X(Float, Int32, kRounds) \
+  X(Float, Float, kRounds) \
+  X(Float, Int64, kRounds) \
+  X(Int64, Int32, kNone) \
+  X(Int64, Float, kRounds)
 // clang-format on
 
 namespace emulator {
+
+namespace casts {
+
+// sets of rounding modes
+constexpr uint32_t Bit(AscendC::RoundMode mode) { return 1u << static_cast<int>(mode); }
+inline constexpr uint32_t kNone = Bit(AscendC::RoundMode::CAST_NONE);
+inline constexpr uint32_t kOdd = Bit(AscendC::RoundMode::CAST_ODD);
+inline constexpr uint32_t kRounds =
+    Bit(AscendC::RoundMode::CAST_RINT) | Bit(AscendC::RoundMode::CAST_FLOOR) |
+    Bit(AscendC::RoundMode::CAST_CEIL) | Bit(AscendC::RoundMode::CAST_ROUND) |
+    Bit(AscendC::RoundMode::CAST_TRUNC);
+inline constexpr uint32_t kAny = kRounds | kOdd | kNone;
+
+struct Pair {
+  DType src, dst;
+  uint32_t modes;
+};
+inline constexpr Pair kPairs[] = {
+#define MOGE_CAST(src, dst, modes) {DType::k##src, DType::k##dst, modes},
+    MOGE_CASTS(MOGE_CAST)
+#undef MOGE_CAST
+};
+
+// Where the table has the pair; -1: nowhere.
+constexpr int Find(DType dst, DType src) {
+  for (size_t i = 0; i < std::size(kPairs); ++i) {
+    if (kPairs[i].dst == dst && kPairs[i].src == src) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+}  // namespace casts
 
 constexpr std::string_view TextOf(DType dtype) {
   constexpr std::string_view kTexts[] = {

@@ -40,6 +40,8 @@ std::vector<Allocation> Sorted(const Options& options) {
 
 }  // namespace
 
+bool InKernel() { return current_core != nullptr; }
+
 Core& CurrentCore() {
   if (current_core == nullptr) {
     throw std::logic_error("Ascend C is called outside a kernel: use emulator::Launch");
@@ -71,8 +73,10 @@ Machine::Machine(const Options& given) : options(Effective(given)), levels(Level
       options.kernel == KernelType::kVector || options.kernel == KernelType::kMixVector;
   for (uint32_t block = 0; block < options.blocks; ++block) {
     add(vectors_only ? CoreKind::kVector : CoreKind::kCube, block, 0);
-    if (options.kernel != KernelType::kMix) continue;
-    for (const uint32_t sub : {0u, 1u}) add(CoreKind::kVector, 2 * block + sub, sub);
+    const uint32_t vectors = VectorsBesideCube(options.kernel);
+    for (uint32_t sub = 0; sub < vectors; ++sub) {
+      add(CoreKind::kVector, vectors * block + sub, sub);
+    }
   }
   scheduler_ = std::make_shared<Scheduler>(*this, cores.size(), options.seed);
 }

@@ -23,12 +23,15 @@ namespace emulator {
 
 class Error : public std::runtime_error {
  public:
-  Error(Rule rule, const std::string& message) : std::runtime_error(message), rule_(rule) {}
+  Error(Rule rule, const std::string& message);
   Rule rule() const { return rule_; }
   const char* rule_id() const;
+  // return addresses of the calls that led here, innermost first
+  const std::vector<void*>& trace() const { return trace_; }
 
  private:
   Rule rule_;
+  std::vector<void*> trace_;
 };
 
 enum class Access {
@@ -52,6 +55,7 @@ enum class KernelType {
   kCube,       // __cube__
   kMixCube,    // __mix__(1, 0)
   kMix,        // __mix__(1, 2): one cube core and two vector cores a block
+  kMixPair,    // __mix__(1, 1): one of each a block
 };
 
 // What the model of time needs to know of a chip.
@@ -96,6 +100,7 @@ struct Options {
   // Levels of rules: "fixpipe.n-size=error, overlap.*=off". The variable MOGE_EMULATOR_RULES, of
   // the same form, is read before; docs/backends/emulator.md lists the rules.
   std::string rules;
+  void (*warn)(const Error& warning) = nullptr;  // is told each; null: a line on stderr
 };
 
 Counters Launch(const Options& options, const std::function<void()>& kernel);

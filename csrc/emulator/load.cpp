@@ -1,4 +1,4 @@
-// LoadData and Fill: fractals on their way to L0, as they are or transposed.
+// LoadData and Fill: fractals on their way to L1 and L0, as they are or transposed.
 #include "core.h"
 
 namespace emulator {
@@ -8,10 +8,9 @@ namespace {
 Path LoadPath(bool from_global, Memory to) {
   if (to == Memory::kL0A) return from_global ? Path::kGmToL0A : Path::kL1ToL0A;
   if (to == Memory::kL0B) return from_global ? Path::kGmToL0B : Path::kL1ToL0B;
+  if (to == Memory::kL1 && from_global) return Path::kGmToL1;
   Fail(Rule::kCopyPath, "a load into %s", Name(to));
 }
-
-uint32_t SideOf(uint32_t bytes) { return bytes == 1 ? 32 : kSide; }
 
 // Byte of element (row, column) in the fractals of a square; `gap` fractals between two of them.
 template <uint32_t bytes>
@@ -32,10 +31,42 @@ void TransposeSquare(const uint8_t* from, uint8_t* to, uint32_t gap) {
   }
 }
 
-void TransposeSquare(uint32_t bytes, const uint8_t* from, uint8_t* to, uint32_t gap) {
+constexpr uint32_t kInt4Side = 64;
+
+// Four fractals, 64 rows of 32 bytes; `join` makes a byte of what two rows have in one.
+template <typename Join>
+void TransposeInt4(const uint8_t* from, uint8_t* to, uint32_t gap, Join join) {
+  for (uint32_t row = 0; row < kInt4Side; ++row) {
+    for (uint32_t pair = 0; pair < kInt4Side / 2; ++pair) {
+      const uint8_t* upper = from + 2 * pair * kBlockBytes + row / 2;
+      const uint32_t at = row / kSide * (1 + gap) * kFractalBytes + row % kSide * kBlockBytes;
+      to[at + pair] = join(upper[0], upper[kBlockBytes], row % 2 * 4);
+    }
+  }
+}
+
+uint8_t JoinHalves(uint8_t first, uint8_t second, uint32_t shift) {
+  return static_cast<uint8_t>((first >> shift & 15) | (second >> shift & 15) << 4);
+}
+
+// A byte is valid if both halves are.
+uint8_t JoinStates(uint8_t first, uint8_t second, uint32_t) {
+  return first == static_cast<uint8_t>(ByteState::kValid) ? second : first;
+}
+
+// `states`: of the bytes, not the bytes themselves
+void TransposeSquare(DType dtype, bool states, const uint8_t* from, uint8_t* to, uint32_t gap) {
+  if (dtype == DType::kInt4) return TransposeInt4(from, to, gap, states ? JoinStates : JoinHalves);
+  const uint32_t bytes = SizeOf(dtype);
   if (bytes == 1) return TransposeSquare<1>(from, to, gap);
   if (bytes == 2) return TransposeSquare<2>(from, to, gap);
   TransposeSquare<4>(from, to, gap);
+}
+
+uint32_t SquareBytes(DType dtype) {
+  if (dtype == DType::kInt4) return kInt4Side * kBlockBytes;
+  const uint32_t bytes = SizeOf(dtype);
+  return bytes == 1 ? 32 * 32 : kSide * kSide * bytes;
 }
 
 // Where the units of a run start, in bytes from the start of their tensors.
@@ -86,10 +117,10 @@ void LoadUnits(Op op, const LocalRef& dst, const LocalRef& src, const FractalRun
       is_taken = true;
       core.Write(to, address, address + kFractalBytes);
     }
-    place(bytes_from + source, bytes_to + destination);
+    place(bytes_from + source, bytes_to + destination, false);
     if (core.machine.options.checks) {
       place(core.Local(from).state.data() + source_begin,
-            core.Local(to).state.data() + begin + destination);
+            core.Local(to).state.data() + begin + destination, true);
     }
   }
 }
@@ -103,13 +134,14 @@ void LoadFractals(DType dtype, const LocalRef& dst, const LocalRef& src, const F
     Fail(Rule::kLoadTranspose, "ifTranspose with %s: use LoadDataWithTranspose", Name(dtype));
   }
   CheckRange("addrMode from L1", run.backwards, 0, 0);
-  LoadUnits(Op::kLoadData, dst, src, run, kFractalBytes, [&](const uint8_t* from, uint8_t* to) {
-    if (run.transpose) {
-      TransposeSquare<2>(from, to, 0);
-    } else {
-      std::memcpy(to, from, kFractalBytes);
-    }
-  });
+  LoadUnits(Op::kLoadData, dst, src, run, kFractalBytes,
+            [&](const uint8_t* from, uint8_t* to, bool) {
+              if (run.transpose) {
+                TransposeSquare<2>(from, to, 0);
+              } else {
+                std::memcpy(to, from, kFractalBytes);
+              }
+            });
 }
 
 void LoadFractals(DType dtype, const LocalRef& dst, const GlobalRef& src, const FractalRun& run) {
@@ -121,7 +153,7 @@ void LoadFractals(DType dtype, const LocalRef& dst, const GlobalRef& src, const 
   const Memory to = MemoryOf(dst.position);
   core.Move(LoadPath(true, to), src,
             {run.repeat, kFractalBytes, uint64_t{run.source_stride} * kFractalBytes});
-  core.Check(dst, 0, 0, kFractalBytes);
+  core.Check(dst, 0, 0, to == Memory::kL1 ? kBlockBytes : kFractalBytes);
   for (uint32_t unit = 0; unit < run.repeat; ++unit) {
     const uint64_t from = SourceAt(run, unit, kFractalBytes);
     const uint64_t at = DestinationAt(run, unit);
@@ -135,11 +167,13 @@ void LoadFractals(DType dtype, const LocalRef& dst, const GlobalRef& src, const 
 }
 
 void LoadSquares(DType dtype, const LocalRef& dst, const LocalRef& src, const FractalRun& run) {
-  const uint32_t bytes = SizeOf(dtype);
-  const uint32_t side = SideOf(bytes);
-  LoadUnits(Op::kLoadDataWithTranspose, dst, src, run, side * side * bytes,
-            [&](const uint8_t* from, uint8_t* to) {
-              TransposeSquare(bytes, from, to, run.fraction_gap);
+  if (dtype == DType::kInt4 && MemoryOf(dst.position) != Memory::kL0B) {
+    CurrentCore().op = Op::kLoadDataWithTranspose;
+    Fail(Rule::kLoadType, "int4 into %s", Name(MemoryOf(dst.position)));
+  }
+  LoadUnits(Op::kLoadDataWithTranspose, dst, src, run, SquareBytes(dtype),
+            [&](const uint8_t* from, uint8_t* to, bool states) {
+              TransposeSquare(dtype, states, from, to, run.fraction_gap);
             });
 }
 

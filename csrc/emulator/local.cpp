@@ -30,10 +30,12 @@ uint32_t Core::Check(const LocalRef& ref, uint64_t offset, uint64_t bytes, uint3
   if (ref.buffer != 0) {
     const Buffer& buffer = buffers.all[ref.buffer];
     if (buffer.generation != ref.generation) {
-      Report(Rule::kQueueUseAfterFree, "the tensor at UB %u was freed", ref.begin);
+      Report(Rule::kQueueUseAfterFree, "the tensor at %s %u was freed",
+             Name(MemoryOf(ref.position)), ref.begin);
     }
     if (buffer.state == BufferState::kEnqueued) {
-      Report(Rule::kQueueUseEnqueued, "the tensor at UB %u is in its queue", ref.begin);
+      Report(Rule::kQueueUseEnqueued, "the tensor at %s %u is in its queue",
+             Name(MemoryOf(ref.position)), ref.begin);
     }
   }
   const char* const memory = Name(MemoryOf(ref.position));
@@ -107,6 +109,22 @@ void Core::Follow(Memory memory, uint32_t begin, uint32_t end) {
   }
 }
 
+void Core::Carry(Memory from, uint32_t begin, Memory to, uint32_t at, uint32_t bytes) {
+  Follow(from, begin, begin + bytes);
+  Write(to, at, at + bytes);
+  LocalMemory& target = Local(to);
+  const LocalMemory& source = Local(from);
+  std::memmove(target.bytes.data() + at, source.bytes.data() + begin, bytes);
+  if (target.state.empty()) return;
+  std::memmove(target.state.data() + at, source.state.data() + begin, bytes);
+}
+
+void Core::Forget(Memory memory, uint32_t begin, uint32_t end) {
+  if (!machine.options.checks) return;
+  std::memset(Local(memory).state.data() + begin, static_cast<int>(ByteState::kUninitialised),
+              end - begin);
+}
+
 void Core::Write(Memory memory, uint32_t begin, uint32_t end, ByteState state) {
   if (begin == end) return;
   if (machine.options.counting) {
@@ -141,16 +159,21 @@ void Core::FailVirtual() const {
 // --- tensors and their room -----------------------------------------------------------------
 
 void Core::CheckPosition(TPosition position) const {
+  if (!IsLocal(position)) Fail(Rule::kPositionMemory, "a position that is not in local memory");
   if ((MemoryOf(position) == Memory::kUb) != IsCube()) return;
   Fail(Rule::kPositionMemory, "a tensor in %s, which a %s core does not have",
        Name(MemoryOf(position)), IsCube() ? "cube" : "vector");
 }
 
+uint32_t Core::Capacity(Memory memory) const {
+  // beside vector cores the framework keeps the end of L1
+  const bool keeps = memory == Memory::kL1 && VectorsBesideCube(machine.options.kernel) != 0;
+  return MemoryBytes(memory) - (keeps ? kReservedBytes : 0);
+}
+
 void Core::Take(Memory memory, uint64_t top) {
   const bool in_ub = memory == Memory::kUb;
-  // beside vector cores the framework keeps the end of L1, as it does that of UB
-  const bool keeps = in_ub || (memory == Memory::kL1 && machine.options.kernel == KernelType::kMix);
-  const uint32_t bytes = MemoryBytes(memory) - (keeps ? kReservedBytes : 0);
+  const uint32_t bytes = Capacity(memory);
   if (top > bytes) {
     Fail(in_ub ? Rule::kUbCapacity : Rule::kLocalCapacity,
          "%llu bytes of %s, of which a kernel has %u", Number(top), Name(memory), bytes);
@@ -161,26 +184,30 @@ void Core::Take(Memory memory, uint64_t top) {
   CheckReserved();
 }
 
-void Core::ReserveForSelect() {
-  select_reserved_ = true;
+void Core::ReserveUb(Op by, uint32_t bytes) {
+  if (bytes > reserved_) {
+    reserved_ = bytes;
+    reserved_by_ = by;
+  }
   CheckReserved();
 }
 
 void Core::CheckReserved() const {
-  if (!select_reserved_ || ub_top <= kUbUser - kSelectBytes) return;
-  Report(Rule::kUbReserved, "%u bytes of UB are used; Select in mode 1 or 2 keeps %u and leaves %u",
-         ub_top, kSelectBytes, kUbUser - kSelectBytes);
+  if (reserved_ == 0 || ub_top <= kUbUser - reserved_) return;
+  Report(Rule::kUbReserved, "%u bytes of UB are used; %s keeps %u and leaves %u", ub_top,
+         reserved_by_ == Op::kSelect ? "Select in mode 1 or 2" : Name(reserved_by_), reserved_,
+         kUbUser - reserved_);
 }
 
 LocalRef PlaceLocal(TPosition position, uint32_t address, uint64_t bytes) {
   Core& core = CurrentCore();
   core.op = Op::kLocalTensor;
+  core.CheckPosition(position);
   if (core.style.used_tpipe) {
     Report(Rule::kStyleMixed, "a tensor by address in a kernel that uses TPipe");
   }
   if (!core.style.init_soc) Report(Rule::kStaticInit, "call InitSocState() first");
   core.style.used_static = true;
-  core.CheckPosition(position);
   core.Take(MemoryOf(position), address + bytes);
   const LocalRef ref{position, address, static_cast<uint32_t>(address + bytes), 0, 0};
   core.Check(ref, 0, 0, kBlockBytes);
@@ -192,6 +219,13 @@ LocalRef Offset(const LocalRef& ref, uint64_t bytes) {
   // past the end nothing is left: the first access says so
   view.begin = static_cast<uint32_t>(std::min<uint64_t>(ref.begin + bytes, ref.end));
   return view;
+}
+
+LocalRef UbAt(uint64_t address) {
+  if (address >= kUbBytes) {
+    Fail(Rule::kTransposeAddress, "%#llx is no address in UB", Number(address));
+  }
+  return {TPosition::VECCALC, static_cast<uint32_t>(address), kUbBytes, 0, 0};
 }
 
 // --- one element ----------------------------------------------------------------------------

@@ -4,7 +4,10 @@
 #ifndef MOGE_EMULATOR_MACHINE_H_
 #define MOGE_EMULATOR_MACHINE_H_
 
+#include <array>
+
 #include "constants.h"
+#include "field.h"
 #include "rules.h"
 #include "types.h"
 
@@ -17,23 +20,35 @@ using AscendC::ReduceType;
 using AscendC::RoundMode;
 using AscendC::SELMODE;
 using AscendC::TPosition;
+using AscendC::TransposeType;
 
 // Calls that the machine records, by the pipe that executes them.
 // clang-format off: lists, which it lays out anew every time
-#define MOGE_EMULATOR_OPS(X)                                                                \
-  X(DataCopy) X(DataCopyPad) X(Copy) X(Add) X(Sub) X(Mul) X(Div) X(Max) X(Min) X(MulAddDst) \
-  X(And) X(Or) X(Not) X(Adds) X(Muls) X(Maxs) X(Mins) X(Axpy) X(ShiftLeft) X(ShiftRight)    \
-  X(Exp) X(Ln) X(Sqrt) X(Rsqrt) X(Reciprocal) X(Abs) X(Relu) X(Cast) X(Duplicate)           \
-  X(CreateVecIndex) X(Brcb) X(Compare) X(Compares) X(SetCmpMask) X(GetCmpMask) X(Select)    \
-  X(ReduceRepeat) X(ReduceDataBlock) X(ReducePairElem) X(ReduceMax) X(ReduceMin)            \
-  X(ReduceSum) X(Sort32) X(MrgSort) X(GatherMask) X(Gather) X(Gatherb) X(GetValue)          \
-  X(SetValue) X(SetFlag) X(WaitFlag) X(PipeBarrier) X(DataSyncBarrier) X(SyncAll)           \
-  X(DataCacheCleanAndInvalid) X(AllocTensor) X(FreeTensor) X(EnQue) X(DeQue) X(InitBuffer)  \
-  X(AllocEventID) X(ReleaseEventID) X(FetchEventID) X(SetMask) X(GetMrgSortResult)          \
-  X(LocalTensor) X(GlobalTensor) X(TPipe) X(Get) X(SetAtomicAdd) X(SetAtomicNone)           \
-  X(SetDeqScale) X(InitSocState) X(LoadData) X(LoadDataWithTranspose) X(Fill) X(Mmad)      \
-  X(Fixpipe) X(SetMMRowMajor) X(SetMMColumnMajor) X(CrossCoreSetFlag) X(CrossCoreWaitFlag)  \
-  X(KernelEnd)
+#define MOGE_EMULATOR_OPS(X)                                                               \
+  X(DataCopy) X(DataCopyPad) X(Copy) X(Add) X(Sub) X(Mul) X(Div) X(Max) X(Min)             \
+  X(MulAddDst) X(And) X(Or) X(Not) X(Adds) X(Muls) X(Maxs) X(Mins) X(Axpy) X(ShiftLeft)    \
+  X(ShiftRight) X(Exp) X(Ln) X(Sqrt) X(Rsqrt) X(Reciprocal) X(Abs) X(Relu) X(Cast)         \
+  X(Duplicate) X(CreateVecIndex) X(Brcb) X(Compare) X(Compares) X(SetCmpMask)              \
+  X(GetCmpMask) X(Select) X(ReduceRepeat) X(ReduceDataBlock) X(ReducePairElem)             \
+  X(ReduceMax) X(ReduceMin) X(ReduceSum) X(Sort32) X(MrgSort) X(GatherMask) X(Gather)      \
+  X(Gatherb) X(GetValue) X(SetValue) X(SetFlag) X(WaitFlag) X(PipeBarrier)                 \
+  X(DataSyncBarrier) X(SyncAll) X(DataCacheCleanAndInvalid) X(AllocTensor) X(FreeTensor)   \
+  X(EnQue) X(DeQue) X(InitBuffer) X(AllocEventID) X(ReleaseEventID) X(FetchEventID)        \
+  X(SetMask) X(GetMrgSortResult) X(LocalTensor) X(GlobalTensor) X(TPipe) X(Get)            \
+  X(SetAtomicAdd) X(SetAtomicMax) X(SetAtomicMin) X(SetAtomicType) X(DisableDmaAtomic)     \
+  X(SetStoreAtomicConfig) X(GetStoreAtomicConfig) X(ReadGmByPassDCache)                    \
+  X(WriteGmByPassDCache) X(DataCachePreload) X(ICachePreLoad) X(GetSystemCycle) X(Trap)    \
+  X(IBSet) X(IBWait) X(WaitPreBlock) X(NotifyNextBlock) X(InitDetermineComputeWorkspace)   \
+  X(GroupBarrier) X(SetAtomicNone) X(GetReduceRepeatSumSpr) X(GetReduceRepeatMaxMinSpr)    \
+  X(Transpose) X(TransDataTo5HD) X(SetDeqScale) X(InitSocState) X(LoadData)                \
+  X(LoadDataWithTranspose) X(Fill) X(Mmad) X(Fixpipe) X(SetMMRowMajor) X(SetMMColumnMajor) \
+  X(CrossCoreSetFlag) X(CrossCoreWaitFlag) X(Assert) X(Dump) X(HighLevelCall)              \
+  X(SetFmatrix) X(SetLoadDataPaddingValue) X(SetLoadDataRepeat) X(SetLoadDataBoundary)     \
+  X(SetFixPipeConfig) X(SetFixpipePreQuantFlag) X(SetFixpipeNz2ndFlag) X(SetHF32Mode)      \
+  X(SetHF32TransMode) X(LoadDataWithSparse) X(MmadWithSparse) X(AddRelu) X(SubRelu)        \
+  X(FusedMulAdd) X(MulAddRelu) X(AddReluCast) X(SubReluCast) X(MulCast) X(CastDequant)     \
+  X(AddDeqRelu) X(LeakyRelu) X(InitBufPool) X(ResetBufPool) X(PopStackBuffer)              \
+  X(FreeAllEvent) X(SetPadValue) X(ListTensorDesc) X(KernelEnd)
 // clang-format on
 
 enum class Op : uint8_t {
@@ -51,31 +66,6 @@ void Report(Rule rule, const char* format, ...) __attribute__((format(printf, 2,
 
 // Refuses a parameter outside its documented range.
 void CheckRange(const char* name, int64_t value, int64_t least, int64_t most);
-
-// A field of a parameter struct or an argument: the narrow type of the hardware's register, filled
-// from any integer. What a plain narrow integer would silently truncate is an error of the call
-// that the field goes to.
-void NoteTruncation(long long value, unsigned bits);
-
-template <typename Narrow>
-class Field {
- public:
-  constexpr Field() = default;
-  template <typename N, typename = std::enable_if_t<std::is_integral_v<N>>>
-  constexpr Field(N value) : value_(static_cast<Narrow>(value)) {
-    if (static_cast<N>(value_) != value || (value_ < Narrow{}) != (value < N{})) {
-      NoteTruncation(static_cast<long long>(value), sizeof(Narrow) * 8);
-    }
-  }
-  constexpr operator Narrow() const { return value_; }
-
- private:
-  Narrow value_{};
-};
-
-using U8 = Field<uint8_t>;
-using U16 = Field<uint16_t>;
-using U32 = Field<uint32_t>;
 
 // --- operands -----------------------------------------------------------------------------------
 
@@ -120,13 +110,20 @@ inline Extent MaskExtent(bool is_set, uint64_t mask, int64_t repeat) {
   return {is_set ? MaskForm::kContiguous : MaskForm::kRegister, mask, 0, repeat};
 }
 inline Extent MaskExtent(bool is_set, const uint64_t* mask, int64_t repeat) {
-  return {is_set ? MaskForm::kBits : MaskForm::kRegister, mask[0], mask[1], repeat};
+  if (!is_set) return {MaskForm::kRegister, 0, 0, repeat};
+  return {MaskForm::kBits, mask[0], mask[1], repeat};
+}
+// Of the count forms with `isSetMask` false: the mask register counts, `count` does not.
+inline Extent CountExtent(bool is_set, int64_t count) {
+  return is_set ? CountExtent(count) : Extent{MaskForm::kRegister, 0, 0, 1};
 }
 
 // --- tensors and scalars ------------------------------------------------------------------------
 
 LocalRef PlaceLocal(TPosition position, uint32_t address, uint64_t bytes);
 LocalRef Offset(const LocalRef& ref, uint64_t bytes);
+// UB from an address on.
+LocalRef UbAt(uint64_t address);
 void LoadScalar(const LocalRef& ref, uint64_t offset, DType dtype, void* value);
 void StoreScalar(const LocalRef& ref, uint64_t offset, DType dtype, const void* value);
 
@@ -136,46 +133,116 @@ GlobalRef Offset(const GlobalRef& ref, uint64_t bytes);
 void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value);
 void StoreScalar(const GlobalRef& ref, uint64_t offset, DType dtype, const void* value);
 void CleanCache(const GlobalRef& ref, bool entire);
+void PreloadCache(const GlobalRef& ref, int64_t offset);
+// past the cache of the scalar unit
+void LoadUncached(void* address, DType dtype, void* value);
+void StoreUncached(void* address, DType dtype, const void* value);
 
 // --- pipes and queues ---------------------------------------------------------------------------
 
 void PipeConstruct(void* pipe);
 void PipeDestruct(void* pipe);
+void PipeInit(void* pipe);
+// `barrier`: every pipe of the core waits for all others
+void PipeDestroy(void* pipe, bool barrier);
 void PipeReset();
 void* CurrentPipe();
+// the rest of a position's memory
+LocalRef PipeRest(TPosition position);
+
+// A pool is a part of the TPipe, or of another pool: 0 stands for the TPipe.
+uint32_t InitPool(uint32_t parent, TPosition position, uint32_t bytes, uint32_t buffers);
+uint32_t SharePool(uint32_t parent, uint32_t other, TPosition position, uint32_t bytes,
+                   uint32_t buffers);
+uint32_t PoolAddress(uint32_t pool);
+// `empty`: it has no buffers any more
+void ResetPool(uint32_t pool, bool empty);
+
+// Buffers for what goes from one position to another; `bytes` of each.
+struct QueueShape {
+  TPosition source, destination;
+  int32_t depth;                       // 0: the tensors themselves are passed on
+  uint32_t fixed_number, fixed_bytes;  // by its TQueConfig, or 0
+};
 // returns the id of the queue, or of the buffer
-int32_t InitQueue(TPosition source, TPosition destination, int32_t depth, uint8_t number,
-                  uint32_t bytes);
-uint32_t InitBuf(TPosition position, uint32_t bytes);
-LocalRef BufGet(uint32_t buffer, uint64_t bytes, bool whole);
+int32_t InitQueue(uint32_t pool, const QueueShape& shape, uint8_t number, uint32_t bytes);
+void AddQueueBuffer(int32_t queue, uint32_t pool, uint32_t address, uint32_t bytes);
+uint32_t InitBuf(uint32_t pool, TPosition position, uint32_t bytes);
+uint32_t InitBufAt(uint32_t pool, TPosition position, uint32_t address, uint32_t bytes);
+LocalRef BufGet(uint32_t buffer);
+LocalRef BufGet(uint32_t buffer, uint64_t offset, uint64_t bytes);
 LocalRef QueueAlloc(int32_t queue);
 void QueueFree(int32_t queue, const LocalRef& ref);
 void QueuePush(int32_t queue, const LocalRef& ref);
 LocalRef QueuePop(int32_t queue);
+// that very tensor, of a queue of depth 0
+LocalRef QueuePop(int32_t queue, const LocalRef& ref);
+// between two of the positions of a queue that is bound to more than one way
+void QueuePush(int32_t queue, const LocalRef& ref, TPosition source, TPosition destination);
+LocalRef QueuePop(int32_t queue, TPosition source, TPosition destination);
+void QueueFreeEvents(int32_t queue);
 struct QueueCounts {
-  int32_t idle, enqueued, depth;
+  int32_t idle, enqueued;
 };
 QueueCounts CountQueue(int32_t queue);
 
 // --- synchronisation ----------------------------------------------------------------------------
 
-void SetHardFlag(HardEvent event, int32_t id);
-void WaitHardFlag(HardEvent event, int32_t id);
+// MAX: no flag goes from this pipe to that one
+constexpr HardEvent EventOf(pipe_t source, pipe_t destination) {
+#define MOGE_EVENT(from, to) \
+  if (source == PIPE_##from && destination == PIPE_##to) return HardEvent::from##_##to;
+  MOGE_EMULATOR_EVENTS(MOGE_EVENT)
+#undef MOGE_EVENT
+  return HardEvent::MAX;
+}
+
+// `chosen`: the caller may choose the id, also beside a TPipe
+void SetHardFlag(HardEvent event, int32_t id, bool chosen = false);
+void WaitHardFlag(HardEvent event, int32_t id, bool chosen = false);
 int32_t AllocEvent(HardEvent event);
 void ReleaseEvent(HardEvent event, int32_t id);
 int32_t FetchEvent(HardEvent event);
+HardEvent FindEvent(pipe_t source, pipe_t destination);
 void Barrier(pipe_t pipe);
-void ScalarBarrier();
+// `global`: it waits for accesses to global memory, too
+void ScalarBarrier(bool global);
 void SyncAllHard(bool vector_only);
 void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used_cores);
 void InitSoc();
+bool InKernel();  // or in code of the host
 bool IsCubeCore();
 int64_t BlockIndex();
 int64_t BlockNumber();
 int64_t SubBlockIndex();
 int64_t SubBlockNumber();
+int64_t GroupIndex();  // of the cores that share a block
 void SetCrossCoreFlag(uint8_t mode, pipe_t pipe, uint16_t id);
 void WaitCrossCoreFlag(uint16_t id);
+void PreloadInstructions(int64_t length);
+int64_t CountCycles();
+[[noreturn]] void StopCore();
+
+// --- cores that wait for each other by a workspace in global memory -----------------------------
+
+// What a pair of IBSet and IBWait names.
+struct BlockFlag {
+  int32_t block, event;
+  bool vector_only;
+};
+void SetBlockFlag(const GlobalRef& workspace, const LocalRef& local, const BlockFlag& flag);
+void WaitBlockFlag(const GlobalRef& workspace, const LocalRef& local, const BlockFlag& flag);
+void InitTurns(const GlobalRef& workspace, const LocalRef& local);
+void WaitTurn(const GlobalRef& workspace, const LocalRef& local);
+void PassTurn(const GlobalRef& workspace, const LocalRef& local);
+// Those who arrive, and those who wait for all of them.
+struct Group {
+  uint8_t* workspace;
+  uint32_t arriving, waiting;
+};
+void MakeGroup(const Group& group);
+void ArriveInGroup(const Group& group, uint32_t index);
+void WaitForGroup(const Group& group, uint32_t index);
 
 // --- registers ----------------------------------------------------------------------------------
 
@@ -183,8 +250,16 @@ void SetMaskMode(bool counter);
 void SetMask(uint64_t high, uint64_t low);
 void SetMaskLength(int64_t length, DType dtype, bool counter);
 void ResetVectorMask();
-void SetAtomic(DType dtype);
+enum class AtomicKind : uint8_t { kAdd, kMax, kMin };
+void SetAtomic(AtomicKind kind, DType dtype);
+void SetAtomicDType(DType dtype);
 void ClearAtomic();
+// The register itself: of the type, 0 for none, and of the kind.
+struct AtomicCodes {
+  uint16_t type, kind;
+};
+void SetAtomicCode(uint16_t code);
+AtomicCodes GetAtomicCodes();
 void SetDequantScale(half scale);
 
 // --- data movement ------------------------------------------------------------------------------
@@ -195,9 +270,11 @@ struct Rows {
   uint32_t bytes = 0;
   uint64_t source_pitch = 0;
   uint64_t destination_pitch = 0;
+  uint32_t alignment = 1;  // of the address in global memory
 };
 
-// Bytes before and after a row in local memory; up to the next 32 bytes they are undefined.
+// Bytes before and after a row in local memory. Where there are any, they and those up to the next
+// 32 bytes are all the value, or undefined; else those up to there repeat the row's first element.
 struct Padding {
   bool is_pad = false;
   uint32_t left = 0;
@@ -210,7 +287,7 @@ uint32_t CopyBytes(DType dtype, uint32_t count);
 void CheckBlockCount(Op op, uint32_t block_count);
 void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const Rows& rows,
             const Padding* padding);
-void CopyOut(Op op, DType dtype, const GlobalRef& dst, const LocalRef& src, const Rows& rows);
+void CopyOut(Op op, const GlobalRef& dst, const LocalRef& src, const Rows& rows);
 void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows& rows);
 
 // Row-major matrices to columns of 32 bytes: everything in bytes.
@@ -219,62 +296,30 @@ struct NdToNz {
   uint64_t source_matrix, source_row;
   uint64_t destination_column, destination_row, destination_matrix;
 };
-void CopyNdToNz(DType dtype, const LocalRef& dst, const GlobalRef& src, const NdToNz& shape);
-void CheckPad(DType dtype, uint32_t block_bytes, uint32_t left, uint32_t right, uint64_t value);
-
-// --- cube ---------------------------------------------------------------------------------------
-
-// Fractals of 512 bytes, or squares of them: the units of each field are the instruction's.
-struct FractalRun {
-  uint32_t start, repeat, source_stride;
-  uint32_t destination_gap;
-  uint32_t fraction_gap;  // between the fractals of one square
-  bool transpose;
-  bool backwards;  // the source goes down from `start`
+void CopyNdToNz(const LocalRef& dst, const GlobalRef& src, const NdToNz& shape);
+// Back, out of UB: strides in bytes, columns of `column_bytes` and 16 elements.
+struct NzToNd {
+  uint32_t matrices, rows, columns, column_bytes;
+  uint64_t source_matrix, source_column;
+  uint64_t destination_row, destination_matrix;
 };
-void LoadFractals(DType dtype, const LocalRef& dst, const LocalRef& src, const FractalRun& run);
-void LoadFractals(DType dtype, const LocalRef& dst, const GlobalRef& src, const FractalRun& run);
-void LoadSquares(DType dtype, const LocalRef& dst, const LocalRef& src, const FractalRun& run);
-// `value` points to one element
-void FillBlocks(DType dtype, const LocalRef& dst, const void* value, uint32_t repeat,
-                uint32_t blocks, uint32_t gap);
-
-struct Product {
-  uint32_t m, n, k;
-  uint8_t unit_flag;
-  bool align_k;
-  bool init;
-  const LocalRef* bias;  // null: none
-};
-void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
-              const Product& product);
-
-struct Export {
-  uint32_t n, m;
-  uint32_t source_stride;  // in 16 elements
-  uint64_t destination_stride;
-  QuantMode_t quant;
-  uint64_t scale;
-  uint32_t matrices, source_matrix, destination_matrix;
-  bool relu;
-  uint8_t unit_flag;
-  bool split;
-  bool row_major;
-};
-// `scales` null: one scale for all
-void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
-             const LocalRef* scales, const Export& shape);
-void SetProductOrder(bool row_major);
+void CopyNzToNd(DType dtype, const GlobalRef& dst, const LocalRef& src, const NzToNd& shape);
+void SetPad(DType dtype, uint64_t value);
+void CheckPad(DType dtype, uint32_t block_bytes, const Padding& padding);
 
 // --- vector -------------------------------------------------------------------------------------
 
 void Binary(Op op, const Operand& dst, const Operand& src0, const Operand& src1,
             const Extent& extent);
 void Unary(Op op, const Operand& dst, const Operand& src, const Extent& extent);
-// `scalar` points to one element of the source's type
-void Scalar(Op op, const Operand& dst, const Operand& src, const void* scalar,
-            const Extent& extent);
+// `scalar` points to one element of the source's type; `rounds`: the last bit shifted out is added
+void Scalar(Op op, const Operand& dst, const Operand& src, const void* scalar, const Extent& extent,
+            bool rounds = false);
+// dst is what `op` makes of src0 and src1, converted to another type
+void BinaryCast(Op op, const Operand& dst, const Operand& src0, const Operand& src1,
+                const Extent& extent);
 void Cast(const Operand& dst, const Operand& src, RoundMode mode, const Extent& extent);
+void Dequantise(const Operand& dst, const Operand& src, const Extent& extent);
 void Fill(const Operand& dst, const void* value, const Extent& extent);
 void Copy(const Operand& dst, const Operand& src, const Extent& extent);
 void CreateIndex(const Operand& dst, const void* first, const Extent& extent);
@@ -287,6 +332,9 @@ void LoadCompareMask(const LocalRef& src);
 void StoreCompareMask(const LocalRef& dst);
 void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const Operand* src1,
             const void* scalar, SELMODE mode, const Extent& extent);
+// With what SetCmpMask has set: the bits or their address; or, with src1 null, the scalar.
+void SelectByRegister(const Operand& dst, const LocalRef* mask, const Operand& src0,
+                      const Operand* src1, SELMODE mode, const Extent& extent);
 
 // --- reductions, sorting, gathering -------------------------------------------------------------
 
@@ -300,9 +348,14 @@ void ReduceBlocks(ReduceType type, DType dtype, const LocalRef& dst, const Local
                   const Extent& extent, const ReduceStrides& strides);
 void ReducePairs(DType dtype, const LocalRef& dst, const LocalRef& src, const Extent& extent,
                  const ReduceStrides& strides);
+// the sums of the repeats one after the other, without a temporary tensor
+void SumInOrder(DType dtype, const LocalRef& dst, const LocalRef& src, const Extent& extent);
 void ReduceTensor(ReduceType type, DType dtype, const LocalRef& dst, const LocalRef& src,
                   const LocalRef& tmp, const Extent& extent, int32_t src_rep_stride,
                   bool with_index);
+// what the scalar unit sees of the last reduction; `value` and `index` point to one element
+void LastSum(DType dtype, void* value);
+void LastExtreme(DType dtype, void* value, void* index);
 
 void Sort32(DType dtype, const LocalRef& dst, const LocalRef& score, const LocalRef& index,
             int32_t repeat);
@@ -330,6 +383,27 @@ uint64_t GatherByMask(DType dtype, const LocalRef& dst, const LocalRef& src,
 void Gather(const Operand& dst, const LocalRef& src, const LocalRef& offsets, uint32_t base,
             const Extent& extent);
 void GatherBlocks(const Operand& dst, const LocalRef& src, const LocalRef& offsets, uint8_t repeat);
+
+// --- transposing --------------------------------------------------------------------------------
+
+void TransposeSquare(DType dtype, const LocalRef& dst, const LocalRef& src);
+struct TransposeShape {
+  TransposeType type;
+  uint32_t n, c, h, w;
+};
+void Transpose(DType dtype, const LocalRef& dst, const LocalRef& src, const LocalRef& tmp,
+               const TransposeShape& shape);
+
+// The blocks of one repeat, and how the next repeats follow, in blocks.
+using BlockList = std::array<LocalRef, 16>;
+struct BlockSteps {
+  bool dst_high, src_high;  // of elements of 8 bits: the second half of a block
+  uint32_t repeat, dst_step, src_step;
+};
+BlockList BlocksAt(const uint64_t* addresses);
+BlockList BlocksOf(const LocalRef& addresses);
+void TransposeBlocks(DType dtype, const BlockList& dst, const BlockList& src,
+                     const BlockSteps& steps);
 
 }  // namespace emulator
 

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 
 #include "clock.h"
@@ -41,13 +42,15 @@ struct LocalMemory {
 struct GlobalCell {
   GlobalAccess written;
   GlobalAccess read;
-  uint64_t stamp;  // of the last write, in the order of the launch
-  bool atomic;
-  bool more;  // there are accesses beside these, which they do not follow
+  uint64_t stamp;    // of the last write, in the order of the launch
+  uint32_t release;  // what the last write tells, a number in the launch; 0: it was no scalar one
+  uint8_t atomic;    // 0, or what the last write did to the value there, an AtomicKind + 1
+  bool more;         // there are accesses beside these, which they do not follow
 };
 struct BesideAccess {
   GlobalAccess access;
-  bool wrote;  // an atomic addition; else a read
+  bool wrote;  // atomically; else a read
+  uint8_t atomic = 0;
 };
 
 class GlobalMemory {
@@ -82,6 +85,7 @@ struct CacheLineState {
   uint64_t dirty = 0;  // a bit for each byte
   uint64_t stamp = 0;  // when the line was fetched
   int32_t allocation = -1;
+  std::optional<Release> release;  // of the last SetValue
 };
 
 }  // namespace emulator

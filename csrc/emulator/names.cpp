@@ -69,6 +69,16 @@ pipe_t EventDestination(HardEvent event) {
   return kEventTable[static_cast<int>(event)].destination;
 }
 
+HardEvent FindEvent(pipe_t source, pipe_t destination) {
+  for (int event = 0; event < kEvents; ++event) {
+    if (kEventTable[event].source == source && kEventTable[event].destination == destination) {
+      return static_cast<HardEvent>(event);
+    }
+  }
+  Fail(Rule::kCorePipe, "no flag goes from PIPE_%s to PIPE_%s", PipeName(source),
+       PipeName(destination));
+}
+
 std::string Remedy(int earlier, int later) {
   const std::string from = PipeName(earlier);
   const std::string to = PipeName(later);
@@ -82,27 +92,29 @@ std::string Remedy(int earlier, int later) {
 
 namespace {
 
-// Where a position lies, which pipe fills it and which one empties it.
 struct Place {
   Memory memory;
-  pipe_t producer, consumer;
+  bool local;
 };
 const Place& PlaceOf(TPosition position) {
   static constexpr Place kPlaces[] = {
-      {Memory::kUb, PIPE_MTE2, PIPE_V},       // GM
-      {Memory::kL1, PIPE_MTE2, PIPE_MTE1},    // A1
-      {Memory::kL0A, PIPE_MTE1, PIPE_M},      // A2
-      {Memory::kL1, PIPE_MTE2, PIPE_MTE1},    // B1
-      {Memory::kL0B, PIPE_MTE1, PIPE_M},      // B2
-      {Memory::kL1, PIPE_MTE2, PIPE_MTE1},    // C1
-      {Memory::kBias, PIPE_MTE1, PIPE_M},     // C2
-      {Memory::kL0C, PIPE_M, PIPE_FIX},       // CO1
-      {Memory::kUb, PIPE_FIX, PIPE_MTE3},     // CO2
-      {Memory::kUb, PIPE_MTE2, PIPE_V},       // VECIN
-      {Memory::kUb, PIPE_V, PIPE_MTE3},       // VECOUT
-      {Memory::kUb, PIPE_V, PIPE_V},          // VECCALC
-      {Memory::kFixpipe, PIPE_MTE2, PIPE_V},  // C2PIPE2GM
-      {Memory::kUb, PIPE_MTE2, PIPE_V},       // MAX
+      {Memory::kUb, false},      // GM
+      {Memory::kL1, true},       // A1
+      {Memory::kL0A, true},      // A2
+      {Memory::kL1, true},       // B1
+      {Memory::kL0B, true},      // B2
+      {Memory::kL1, true},       // C1
+      {Memory::kBias, true},     // C2
+      {Memory::kL0C, true},      // CO1
+      {Memory::kUb, false},      // CO2, in global memory
+      {Memory::kUb, true},       // VECIN
+      {Memory::kUb, true},       // VECOUT
+      {Memory::kUb, true},       // VECCALC
+      {Memory::kUb, false},      // SPM, in global memory
+      {Memory::kL1, true},       // TSCM
+      {Memory::kFixpipe, true},  // C2PIPE2GM
+      {Memory::kUb, false},      // C2PIPE2LOCAL, which has no use yet
+      {Memory::kUb, false},      // MAX
   };
   static_assert(std::size(kPlaces) == static_cast<size_t>(TPosition::MAX) + 1);
   return kPlaces[static_cast<int>(position)];
@@ -111,8 +123,7 @@ const Place& PlaceOf(TPosition position) {
 }  // namespace
 
 Memory MemoryOf(TPosition position) { return PlaceOf(position).memory; }
-pipe_t Producer(TPosition position) { return PlaceOf(position).producer; }
-pipe_t Consumer(TPosition position) { return PlaceOf(position).consumer; }
+bool IsLocal(TPosition position) { return PlaceOf(position).local; }
 
 uint32_t MemoryBytes(Memory memory) {
   static constexpr uint32_t kBytes[] = {kUbBytes, 524288, 65536, 65536, 131072, 1024, 2048};

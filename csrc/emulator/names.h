@@ -12,8 +12,9 @@ inline constexpr int kPipes = PIPE_ALL;
 inline constexpr uint32_t kBlockBytes = 32;
 inline constexpr uint32_t kRepeatBytes = 256;
 inline constexpr uint32_t kUbBytes = 196608;
-inline constexpr uint32_t kReservedBytes =
-    256;  // the framework keeps them of UB, and of L1 in kMix
+// what the framework keeps of L1 where a block has both kinds of cores, and of UB where an
+// instruction keeps more
+inline constexpr uint32_t kReservedBytes = 256;
 inline constexpr uint32_t kUbUser = kUbBytes - kReservedBytes;
 inline constexpr uint32_t kSelectBytes = 8192;
 inline constexpr uint32_t kCacheLineBytes = 64;
@@ -33,7 +34,8 @@ inline constexpr int kMemories = 7;
 #define MOGE_EMULATOR_PATHS(X)                                                        \
   X(kGmToUb, "gm->ub") X(kUbToGm, "ub->gm") X(kUbToUb, "ub->ub") X(kGmToL1, "gm->l1") \
   X(kL1ToGm, "l1->gm") X(kGmToL0A, "gm->l0a") X(kGmToL0B, "gm->l0b")                  \
-  X(kL1ToL0A, "l1->l0a") X(kL1ToL0B, "l1->l0b") X(kL1ToBias, "l1->bt") X(kL0CToGm, "l0c->gm")
+  X(kL1ToL0A, "l1->l0a") X(kL1ToL0B, "l1->l0b") X(kL1ToBias, "l1->bt")                \
+  X(kL1ToFixpipe, "l1->fb") X(kL0CToL1, "l0c->l1") X(kL0CToGm, "l0c->gm")
 // clang-format on
 enum class Path : uint8_t {
 #define MOGE_PATH(name, text) name,
@@ -61,10 +63,9 @@ const char* PipeName(int pipe);
 std::string Remedy(int earlier, int later);
 pipe_t EventSource(HardEvent event);
 pipe_t EventDestination(HardEvent event);
+// Where a position lies; `IsLocal` says whether that is local memory at all.
 Memory MemoryOf(TPosition position);
-// the pipe that fills a position, and the one that empties it
-pipe_t Producer(TPosition position);
-pipe_t Consumer(TPosition position);
+bool IsLocal(TPosition position);
 uint32_t MemoryBytes(Memory memory);
 
 }  // namespace emulator

@@ -3,7 +3,7 @@
 
 namespace emulator {
 
-Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes) {
+Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes, int64_t most_repeats) {
   Lanes lanes;
   lanes.lanes = kRepeatBytes / element_bytes;
   const auto set_count = [&](uint64_t count) {
@@ -30,16 +30,17 @@ Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes) {
     set_count(extent.form == MaskForm::kRegister ? core.registers.mask[0] : extent.low);
     return lanes;
   }
-  if (extent.repeat < 0 || extent.repeat > 255) {
-    Fail(Rule::kRepeatRange, "repeat is 0 to 255, got %lld", static_cast<long long>(extent.repeat));
+  if (extent.repeat < 0 || extent.repeat > most_repeats) {
+    Fail(Rule::kRepeatRange, "repeat is 0 to %lld, got %lld", static_cast<long long>(most_repeats),
+         static_cast<long long>(extent.repeat));
   }
   lanes.repeats = static_cast<uint32_t>(extent.repeat);
   if (extent.form == MaskForm::kContiguous) {
     if (extent.low > lanes.lanes) {
-      Fail(Rule::kMaskRange, "mask is at most %u for elements of %u bytes, got %llu", lanes.lanes,
-           element_bytes, Number(extent.low));
+      Report(Rule::kMaskRange, "mask is at most %u for elements of %u bytes, got %lld", lanes.lanes,
+             element_bytes, static_cast<long long>(extent.low));
     }
-    lanes.mask = PrefixMask(static_cast<uint32_t>(extent.low));
+    lanes.mask = PrefixMask(static_cast<uint32_t>(std::min<uint64_t>(extent.low, lanes.lanes)));
   } else {
     const bool from_register = extent.form == MaskForm::kRegister;
     lanes.mask = from_register ? core.registers.mask : LaneMask{extent.low, extent.high};
@@ -52,9 +53,6 @@ Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes) {
     }
     lanes.mask[0] &= possible[0];
     lanes.mask[1] &= possible[1];
-    if (lanes.mask[0] == 0 && lanes.mask[1] == 0) {
-      Fail(Rule::kMaskRange, "a bit mask has at least one bit");
-    }
   }
   lanes.last = lanes.mask;
   uint32_t active = 0;
@@ -97,6 +95,23 @@ Span Reach(const Operand& operand, const Lanes& lanes) {
   return span;
 }
 
+void WriteLog::Write(uint32_t repeat, uint32_t begin, uint32_t end) {
+  const auto last = begin_ + static_cast<uint32_t>(written_.size());
+  for (uint32_t i = std::max(begin, begin_); i < std::min(end, last); ++i) {
+    if (written_[i - begin_] == 0) written_[i - begin_] = repeat + 1;
+  }
+}
+
+void WriteLog::Read(uint32_t repeat, uint32_t begin, uint32_t end) const {
+  const auto last = begin_ + static_cast<uint32_t>(written_.size());
+  for (uint32_t i = std::max(begin, begin_); i < std::min(end, last); ++i) {
+    if (written_[i - begin_] == 0) continue;
+    Report(Rule::kOverlap, "repeat %u reads UB byte %u, which repeat %u writes", repeat, i,
+           written_[i - begin_] - 1);
+    return;
+  }
+}
+
 void CheckOverlap(Core& core, const Operand& dst, const Operand& src, const Lanes& lanes) {
   if (!core.machine.options.checks || lanes.elements == 0) return;
   const bool same_strides = SizeOf(dst.dtype) == SizeOf(src.dtype) &&
@@ -110,8 +125,7 @@ void CheckOverlap(Core& core, const Operand& dst, const Operand& src, const Lane
   const Span to = Reach(dst, lanes);
   const Span from = Reach(src, lanes);
   if (to.end <= from.begin || from.end <= to.begin) return;
-  // byte by byte: the repeat that wrote it, from 1
-  std::vector<uint16_t> written(to.end - to.begin, 0);
+  WriteLog log(to);
   Lanes one = lanes;
   one.repeats = 1;
   one.prefix = false;
@@ -119,22 +133,18 @@ void CheckOverlap(Core& core, const Operand& dst, const Operand& src, const Lane
     one.mask = one.last = lanes.Mask(repeat);
     const uint32_t dst_at = dst.ref.begin + repeat * dst.repeat_stride * kBlockBytes;
     const uint32_t src_at = src.ref.begin + repeat * src.repeat_stride * kBlockBytes;
+    const auto write = [&] {
+      ForEachRange(dst, one, [&](uint32_t begin, uint32_t end) {
+        log.Write(repeat, dst_at + begin, dst_at + end);
+      });
+    };
+    // a repeat in place reads all before it writes
     const bool identical = dst_at == src_at && same_strides;
-    ForEachRange(dst, one, [&](uint32_t begin, uint32_t end) {
-      for (uint32_t i = dst_at + begin; i < dst_at + end; ++i) {
-        if (!identical || written[i - to.begin] == 0) {
-          written[i - to.begin] = static_cast<uint16_t>(repeat + 1);
-        }
-      }
-    });
+    if (!identical) write();
     ForEachRange(src, one, [&](uint32_t begin, uint32_t end) {
-      for (uint32_t i = src_at + begin; i < src_at + end; ++i) {
-        if (i < to.begin || i >= to.end || written[i - to.begin] == 0) continue;
-        if (identical && written[i - to.begin] == repeat + 1) continue;
-        Report(Rule::kOverlap, "repeat %u reads UB byte %u, which repeat %u writes", repeat, i,
-               written[i - to.begin] - 1u);
-      }
+      log.Read(repeat, src_at + begin, src_at + end);
     });
+    if (identical) write();
   }
 }
 
@@ -154,6 +164,13 @@ void CheckApart(const LocalRef& dst, uint64_t dst_bytes, const Operand& src, con
   ForEachRange(src, lanes, [&](uint32_t begin, uint32_t end) {
     CheckApart(dst, dst_bytes, Part(src.ref, begin), end - begin);
   });
+}
+
+uint32_t FollowPart(const LocalRef& ref, uint64_t offset, uint32_t bytes) {
+  Core& core = CurrentCore();
+  const uint32_t begin = core.Check(ref, offset, bytes, 1);
+  core.Follow(MemoryOf(ref.position), begin, begin + bytes);
+  return begin;
 }
 
 const uint8_t* ReadPart(const LocalRef& ref, uint64_t offset, uint32_t bytes) {

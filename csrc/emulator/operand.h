@@ -124,7 +124,7 @@ void ForEachElementRun(Core& core, const std::array<const Operand*, N>& operands
 }
 
 // The elements that an instruction takes, by its count, its mask or the mask register.
-Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes);
+Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes, int64_t most_repeats = 255);
 void CheckAlive(Core& core, const Operand& operand, uint32_t alignment = kBlockBytes);
 void ReadOperand(Core& core, const Operand& operand, const Lanes& lanes);
 void WriteOperand(Core& core, const Operand& operand, const Lanes& lanes);
@@ -134,6 +134,19 @@ struct Span {
   uint32_t end = 0;
 };
 Span Reach(const Operand& operand, const Lanes& lanes);
+
+// Which repeat wrote each byte of a part of UB first, to tell of one that reads it afterwards.
+class WriteLog {
+ public:
+  explicit WriteLog(Span span) : begin_(span.begin), written_(span.end - span.begin, 0) {}
+  void Write(uint32_t repeat, uint32_t begin, uint32_t end);
+  void Read(uint32_t repeat, uint32_t begin, uint32_t end) const;
+
+ private:
+  uint32_t begin_;
+  std::vector<uint32_t> written_;  // the repeat, from 1
+};
+
 // The source is the destination, lane by lane, or apart from what was written before it.
 void CheckOverlap(Core& core, const Operand& dst, const Operand& src, const Lanes& lanes);
 // The tensor from byte `at` on, which need not lie inside it.
@@ -145,6 +158,18 @@ inline LocalRef Part(LocalRef ref, uint32_t at) {
 void CheckApart(const LocalRef& dst, uint64_t dst_bytes, const LocalRef& src, uint64_t src_bytes);
 void CheckApart(const Operand& dst, const Lanes& lanes, const LocalRef& src, uint64_t src_bytes);
 void CheckApart(const LocalRef& dst, uint64_t dst_bytes, const Operand& src, const Lanes& lanes);
+
+// What an instruction moves unchanged keeps its state: undefined bytes may be carried along, only
+// what is computed with must be valid. `move` is told where the memory starts, once for its bytes
+// and once for their states.
+template <typename Move>
+void Carry(Core& core, Memory memory, Move move) {
+  LocalMemory& local = core.Local(memory);
+  move(local.bytes.data());
+  if (!local.state.empty()) move(local.state.data());
+}
+// A part of a tensor that is carried: checked, and in order with what wrote it.
+uint32_t FollowPart(const LocalRef& ref, uint64_t offset, uint32_t bytes);
 
 // A part of a tensor, checked and read, or checked and written.
 const uint8_t* ReadPart(const LocalRef& ref, uint64_t offset, uint32_t bytes);

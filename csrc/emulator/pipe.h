@@ -1,77 +1,20 @@
-// TPipe, TQue, TQueBind and TBuf.
+// TPipe: hands out local memory and event ids.
 #ifndef MOGE_EMULATOR_PIPE_H_
 #define MOGE_EMULATOR_PIPE_H_
 
-#include "tensor.h"
+#include <tuple>
+
+#include "pool.h"
 
 namespace AscendC {
 
-class TPipe;
+namespace Std {
+using std::get;
+using std::make_tuple;
+using std::tuple;
+}  // namespace Std
 
-// Buffers between the pipe that fills position `source` and the one that empties `destination`.
-template <TPosition source, TPosition destination, int32_t depth, auto mask = 0>
-class TQueBind {
- public:
-  template <typename T>
-  LocalTensor<T> AllocTensor() {
-    return LocalTensor<T>(emulator::QueueAlloc(id_));
-  }
-  template <typename T>
-  void AllocTensor(LocalTensor<T>& tensor) {
-    tensor = AllocTensor<T>();
-  }
-  template <typename T>
-  void FreeTensor(LocalTensor<T>& tensor) {
-    emulator::QueueFree(id_, tensor.Ref());
-  }
-  template <typename T>
-  bool EnQue(const LocalTensor<T>& tensor) {
-    emulator::QueuePush(id_, tensor.Ref());
-    return true;
-  }
-  template <typename T>
-  LocalTensor<T> DeQue() {
-    return LocalTensor<T>(emulator::QueuePop(id_));
-  }
-  template <typename T>
-  void DeQue(LocalTensor<T>& tensor) {
-    tensor = DeQue<T>();
-  }
-  bool VacantInQue() const {
-    const emulator::QueueCounts counts = emulator::CountQueue(id_);
-    return counts.enqueued < counts.depth;
-  }
-  bool HasTensorInQue() const { return emulator::CountQueue(id_).enqueued > 0; }
-  int32_t GetTensorCountInQue() const { return emulator::CountQueue(id_).enqueued; }
-  bool HasIdleBuffer() const { return emulator::CountQueue(id_).idle > 0; }
-
- private:
-  friend class TPipe;
-
-  int32_t id_ = -1;
-};
-
-// One position: the pipes that fill and empty it follow from it.
-template <TPosition position, int32_t depth, auto mask = 0>
-class TQue : public TQueBind<position, position, depth, mask> {};
-
-template <TPosition position = TPosition::VECCALC>
-class TBuf {
- public:
-  template <typename T>
-  LocalTensor<T> Get() {
-    return LocalTensor<T>(emulator::BufGet(id_, 0, true));
-  }
-  template <typename T>
-  LocalTensor<T> Get(uint32_t size) {
-    return LocalTensor<T>(emulator::BufGet(id_, uint64_t{size} * sizeof(T), false));
-  }
-
- private:
-  friend class TPipe;
-
-  uint32_t id_ = 0;
-};
+using TEventID = int8_t;
 
 class TPipe {
  public:
@@ -80,35 +23,75 @@ class TPipe {
   TPipe(const TPipe&) = delete;
   TPipe& operator=(const TPipe&) = delete;
 
+  void Init() { emulator::PipeInit(this); }
+  void Destroy() { emulator::PipeDestroy(this, true); }
+  void DestroyWithoutPipeAll() { emulator::PipeDestroy(this, false); }
+  void Reset() { emulator::PipeReset(); }
+
   template <TPosition source, TPosition destination, int32_t depth, auto mask>
   bool InitBuffer(TQueBind<source, destination, depth, mask>& queue, emulator::U8 number,
                   uint32_t bytes) {
-    queue.id_ = emulator::InitQueue(source, destination, depth, number, bytes);
+    emulator::BufferAccess::Init(queue, 0, number, bytes);
+    return true;
+  }
+  // each buffer at its own address: pairs of an address and a length
+  template <TPosition source, TPosition destination, int32_t depth, auto mask, typename Address,
+            typename Length, typename... Places>
+  bool InitBuffer(TQueBind<source, destination, depth, mask>& queue,
+                  const Std::tuple<Address, Length>& first, const Places&... places) {
+    emulator::BufferAccess::Init(queue, 0, 0, 0);
+    const auto add = [&](const auto& place) {
+      emulator::BufferAccess::Add(queue, static_cast<uint32_t>(Std::get<0>(place)),
+                                  static_cast<uint32_t>(Std::get<1>(place)));
+    };
+    add(first);
+    (add(places), ...);
     return true;
   }
   template <TPosition position>
   bool InitBuffer(TBuf<position>& buffer, uint32_t bytes) {
-    buffer.id_ = emulator::InitBuf(position, bytes);
+    emulator::BufferAccess::Init(buffer, 0, bytes);
     return true;
   }
-  void Reset() { emulator::PipeReset(); }
+  template <typename Pool>
+  bool InitBufPool(Pool& pool, uint32_t bytes) {
+    emulator::StartPool(pool, 0, bytes);
+    return true;
+  }
+  template <typename Pool, typename Other>
+  bool InitBufPool(Pool& pool, uint32_t bytes, Other& shared) {
+    emulator::StartPool(pool, 0, bytes, shared);
+    return true;
+  }
+
   template <HardEvent event>
-  int32_t AllocEventID() {
-    return emulator::AllocEvent(event);
+  TEventID AllocEventID() {
+    return static_cast<TEventID>(emulator::AllocEvent(event));
   }
   template <HardEvent event>
-  void ReleaseEventID(int32_t id) {
+  void ReleaseEventID(TEventID id) {
     emulator::ReleaseEvent(event, id);
   }
-  int32_t FetchEventID(HardEvent event) { return emulator::FetchEvent(event); }
+  TEventID FetchEventID(HardEvent event) {
+    return static_cast<TEventID>(emulator::FetchEvent(event));
+  }
   template <HardEvent event>
-  int32_t FetchEventID() {
-    return emulator::FetchEvent(event);
+  TEventID FetchEventID() {
+    return FetchEventID(event);
   }
 };
 
-inline TPipe* GetTPipePtr() { return static_cast<TPipe*>(emulator::CurrentPipe()); }
+// All that is left of a position's memory; true, as there is always a tensor.
+template <typename T, TPosition position>
+bool PopStackBuffer(LocalTensor<T>& rest) {
+  rest = LocalTensor<T>(emulator::PipeRest(position));
+  return true;
+}
 
 }  // namespace AscendC
+
+inline AscendC::TPipe* GetTPipePtr() {
+  return static_cast<AscendC::TPipe*>(emulator::CurrentPipe());
+}
 
 #endif  // MOGE_EMULATOR_PIPE_H_

@@ -24,13 +24,20 @@ void CheckFractals(Core& core, Memory memory, uint32_t begin, uint32_t fractals,
   }
 }
 
+// An int4 has half a byte.
+uint32_t RowBytes(DType dtype, uint32_t elements) {
+  return static_cast<uint32_t>(BytesOf(dtype, elements + (dtype == DType::kInt4 ? 1 : 0)));
+}
+
+// One row of A lies as it is, but for a sparse B.
+bool IsRow(const ProductShape& shape) { return shape.m == 1 && shape.index == nullptr; }
+
 void ReadLeft(Core& core, uint32_t begin, const ProductShape& shape) {
-  const uint32_t bytes = SizeOf(shape.dtype);
-  if (shape.m == 1) {  // one row, as it lies
-    core.Read(Memory::kL0A, begin, begin + shape.k * bytes);
+  if (IsRow(shape)) {  // one row, as it lies
+    core.Read(Memory::kL0A, begin, begin + RowBytes(shape.dtype, shape.k));
     return;
   }
-  const uint32_t last = (shape.k - (shape.k_fractals - 1) * shape.k_side) * bytes;
+  const uint32_t last = RowBytes(shape.dtype, shape.k - (shape.k_fractals - 1) * shape.k_side);
   for (uint32_t row = 0; row < shape.m; row += kSide) {
     const uint32_t at = begin + row / kSide * shape.a_pitch * kFractalBytes;
     const uint32_t rows = std::min(kSide, shape.m - row);
@@ -44,12 +51,12 @@ void ReadLeft(Core& core, uint32_t begin, const ProductShape& shape) {
 }
 
 void ReadRight(Core& core, uint32_t begin, const ProductShape& shape) {
-  const uint32_t bytes = SizeOf(shape.dtype);
   const uint32_t columns = CeilDivide(shape.n, kSide);
   const uint32_t last = shape.n - (columns - 1) * kSide;
-  for (uint32_t k = 0; k < shape.k; k += shape.k_side) {
+  const uint32_t depth = shape.index != nullptr ? shape.k / 2 : shape.k;
+  for (uint32_t k = 0; k < depth; k += shape.k_side) {
     const uint32_t at = begin + k / shape.k_side * columns * kFractalBytes;
-    const uint32_t row_bytes = std::min(shape.k_side, shape.k - k) * bytes;
+    const uint32_t row_bytes = RowBytes(shape.dtype, std::min(shape.k_side, depth - k));
     const uint32_t tail = at + (columns - 1) * kFractalBytes;
     core.Follow(Memory::kL0B, at, tail + kFractalBytes);
     if (columns > 1) CheckFractals(core, Memory::kL0B, at, columns - 1, kSide, row_bytes);
@@ -110,13 +117,16 @@ void CheckPosition(const LocalRef& ref, Memory memory) {
        Name(memory));
 }
 
-ProductShape ShapeOf(DType dtype, const Product& product) {
+ProductShape ShapeOf(const CubeRegisters& registers, DType dtype, const Product& product) {
   ProductShape shape{};
   shape.dtype = dtype;
+  if (dtype == DType::kFloat && registers.half_float) {
+    shape.half_float = registers.half_float_to_zero ? HalfFloat::kToZero : HalfFloat::kToEven;
+  }
   shape.m = product.m;
   shape.n = product.n;
   shape.k = product.k;
-  shape.k_side = kBlockBytes / SizeOf(dtype);
+  shape.k_side = static_cast<uint32_t>(ElementsIn(dtype, kBlockBytes));
   shape.k_fractals = CeilDivide(product.k, shape.k_side);
   // transposed loads leave the fractals of A, 8 floats wide, in pairs
   shape.a_pitch = product.align_k && dtype == DType::kFloat ? CeilDivide(product.k, kSide) * 2
@@ -125,22 +135,9 @@ ProductShape ShapeOf(DType dtype, const Product& product) {
   return shape;
 }
 
-}  // namespace
-
-void CheckBias(const AscendC::MmadParams& params, bool has_bias) {
-  CurrentCore().op = Op::kMmad;
-  if (!has_bias && params.cmatrixSource) {
-    Fail(Rule::kMmadBias, "cmatrixSource: pass the bias as a tensor");
-  }
-  if (has_bias && params.cmatrixInitVal) {
-    Fail(Rule::kMmadBias, "cmatrixInitVal is true: the product would start from 0");
-  }
-}
-
-void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
-              const Product& product) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kMmad, PIPE_M);
+// All that a product does but for its operands' kinds.
+void Run(Core& core, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
+         const Product& product, const ProductShape& shape) {
   CheckPosition(dst, Memory::kL0C);
   CheckPosition(a, Memory::kL0A);
   CheckPosition(b, Memory::kL0B);
@@ -149,23 +146,25 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
   CheckRange("n", product.n, 0, 4095);
   CheckRange("k", product.k, 0, 4095);
   CheckUnitFlag(product.unit_flag);
-  const ProductShape shape = ShapeOf(dtype, product);
   const uint32_t m_fractals = CeilDivide(shape.m, kSide);
   const uint32_t n_fractals = CeilDivide(shape.n, kSide);
   ProductCounters work;
   work.calls = 1;
   work.fractals = uint64_t{m_fractals} * n_fractals * shape.k_fractals;
   // a fractal of floats takes two cycles, any other one
-  work.cycles = work.fractals * (dtype == DType::kFloat ? 2 : 1);
+  const bool slow = shape.dtype == DType::kFloat && shape.half_float == HalfFloat::kOff;
+  work.cycles = work.fractals * (slow ? 2 : 1);
   work.products = uint64_t{shape.m} * shape.n * shape.k;
-  core.Multiply(dtype, work);
+  core.Multiply(shape.dtype, work);
   if (work.products == 0) return;
   const uint32_t left_bytes =
-      shape.m == 1 ? shape.k * SizeOf(dtype)
+      IsRow(shape) ? RowBytes(shape.dtype, shape.k)
                    : ((m_fractals - 1) * shape.a_pitch + shape.k_fractals) * kFractalBytes;
   const uint32_t left = core.Check(a, 0, left_bytes, kFractalBytes);
+  const uint32_t right_fractals =
+      shape.index != nullptr ? CeilDivide(shape.k / 2, shape.k_side) : shape.k_fractals;
   const uint32_t right =
-      core.Check(b, 0, shape.k_fractals * n_fractals * kFractalBytes, kFractalBytes);
+      core.Check(b, 0, right_fractals * n_fractals * kFractalBytes, kFractalBytes);
   const uint32_t result_bytes = m_fractals * n_fractals * kProductBytes;
   const uint32_t result = core.Check(dst, 0, result_bytes, kProductBytes);
   if (product.bias != nullptr) core.Check(*product.bias, 0, shape.n * 4, 64);
@@ -182,6 +181,83 @@ void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRe
   }
   MultiplyFractals(shape, core.Bytes(a), core.Bytes(b),
                    product.bias != nullptr ? core.Bytes(*product.bias) : nullptr, core.Bytes(dst));
+}
+
+// A bias without a tensor starts where BT does.
+void RunFromTable(Core& core, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
+                  const Product& product, ProductShape shape) {
+  Product with = product;
+  const LocalRef table{TPosition::C2, 0, MemoryBytes(Memory::kBias), 0, 0};
+  if (product.from_table) {
+    with.bias = &table;
+    shape.init = true;
+  }
+  Run(core, dst, a, b, with, shape);
+}
+
+}  // namespace
+
+void CheckBias(const AscendC::MmadParams& params) {
+  CurrentCore().op = Op::kMmad;
+  if (params.cmatrixInitVal) {
+    Fail(Rule::kMmadBias, "cmatrixInitVal is true: the product would start from 0");
+  }
+}
+
+void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
+              const Product& product) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kMmad, PIPE_M);
+  RunFromTable(core, dst, a, b, product, ShapeOf(core.registers.cube, dtype, product));
+}
+
+void LoadSparse(const LocalRef& dst, const LocalRef& src, const LocalRef& index, uint32_t start,
+                uint32_t repeat) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kLoadDataWithSparse, PIPE_MTE1);
+  for (const LocalRef* ref : {&src, &index}) {
+    if (MemoryOf(ref->position) == Memory::kL1) continue;
+    Fail(Rule::kCopyPath, "a load from %s", Name(MemoryOf(ref->position)));
+  }
+  if (MemoryOf(dst.position) != Memory::kL0B) {
+    Fail(Rule::kCopyPath, "a sparse load into %s", Name(MemoryOf(dst.position)));
+  }
+  core.Move(Path::kL1ToL0B, repeat, kFractalBytes);
+  if (repeat == 0) return;
+  constexpr uint32_t kIndexBytes = kFractalBytes / 4;
+  const uint32_t bytes = repeat * kFractalBytes;
+  const uint32_t to = core.Check(dst, 0, bytes, kFractalBytes);
+  core.Check(src, 0, 0, kBlockBytes);
+  core.Check(index, 0, 0, kBlockBytes);
+  const uint32_t from = core.Check(src, uint64_t{start} * kFractalBytes, bytes, 1);
+  const uint32_t index_from =
+      core.Check(index, uint64_t{start} * kIndexBytes, repeat * kIndexBytes, 1);
+  if (core.machine.options.counting) return;
+  LocalMemory& local = core.Local(Memory::kL0B);
+  const LocalMemory& source = core.Local(Memory::kL1);
+  core.Follow(Memory::kL1, from, from + bytes);
+  core.Read(Memory::kL1, index_from, index_from + repeat * kIndexBytes);
+  core.Write(Memory::kL0B, to, to + bytes);
+  std::memcpy(local.bytes.data() + to, source.bytes.data() + from, bytes);
+  if (core.machine.options.checks) {
+    std::memcpy(local.state.data() + to, source.state.data() + from, bytes);
+  }
+  core.sparse_index.resize(MemoryBytes(Memory::kL0B) / 4);
+  std::memcpy(core.sparse_index.data() + to / 4, source.bytes.data() + index_from,
+              repeat * kIndexBytes);
+}
+
+void MultiplySparse(const LocalRef& dst, const LocalRef& a, const LocalRef& b,
+                    const Product& product) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kMmadWithSparse, PIPE_M);
+  CheckRange("kDirectionAlign", product.align_k, 0, 0);
+  if (core.sparse_index.empty()) {
+    Fail(Rule::kMmadIndex, "call LoadDataWithSparse() first");
+  }
+  ProductShape shape = ShapeOf(core.registers.cube, DType::kInt8, product);
+  shape.index = core.sparse_index.data() + b.begin / 4;
+  RunFromTable(core, dst, a, b, product, shape);
 }
 
 }  // namespace emulator

@@ -1,51 +1,9 @@
-// Reductions. Sums are binary trees of neighbours, rounded at every node; of equal extremes the
-// first wins.
-#include <cmath>
-
-#include "operand.h"
+// Reductions of each repeat, of each block and of each pair of neighbours.
+#include "reduction.h"
 
 namespace emulator {
 
 namespace {
-
-constexpr uint32_t kMaxLanes = 128;  // of half
-
-// an index as the bits of an element
-void StoreIndex(DType dtype, uint8_t* to, uint32_t index) {
-  std::memcpy(to, &index, SizeOf(dtype));  // half has room for the lower 16 bits
-}
-
-float Rounded(DType dtype, float value) {
-  return dtype == DType::kHalf ? HalfToFloat(FloatToHalf(value)) : value;
-}
-
-// The first `count` values are used up.
-float TreeSum(DType dtype, float* values, size_t count) {
-  while (count > 1) {
-    const size_t pairs = (count + 1) / 2;
-    for (size_t i = 0; i < pairs; ++i) {
-      const float second = 2 * i + 1 < count ? values[2 * i + 1] : 0.0f;
-      values[i] = Rounded(dtype, values[2 * i] + second);
-    }
-    count = pairs;
-  }
-  return values[0];
-}
-
-struct Extreme {
-  float value = 0;
-  uint32_t index = 0;
-  bool any = false;
-
-  void Take(ReduceType type, float next, uint32_t at) {
-    const bool better = type == ReduceType::MAX ? next > value : next < value;
-    if (!any || (!std::isnan(value) && (better || std::isnan(next)))) {
-      value = next;
-      index = at;
-    }
-    any = true;
-  }
-};
 
 struct Reduction {
   Lanes lanes;
@@ -72,13 +30,32 @@ Reduction Start(Op op, DType dtype, const LocalRef& src, const Extent& extent,
   return reduction;
 }
 
-// Results of each repeat must not land on a source that is still to be read.
+// A repeat may write over its own source, from where that starts, and over those of repeats before
+// it, but not over what is still to be read.
 void CheckResults(const LocalRef& dst, uint32_t bytes, uint32_t alignment,
                   const Reduction& reduction) {
-  CurrentCore().Check(dst, 0, 0, alignment);
+  Core& core = CurrentCore();
+  core.Check(dst, 0, 0, alignment);
   const Lanes& lanes = reduction.lanes;
-  if (lanes.repeats == 0) return;
-  CheckApart(dst, (lanes.repeats - 1) * reduction.pitch + bytes, reduction.src, lanes);
+  if (!core.machine.options.checks || lanes.elements == 0) return;
+  const uint64_t end = dst.begin + (lanes.repeats - 1) * reduction.pitch + bytes;
+  const Span from = Reach(reduction.src, lanes);
+  if (end <= from.begin || from.end <= dst.begin) return;
+  WriteLog log({dst.begin, static_cast<uint32_t>(std::min<uint64_t>(end, kUbBytes))});
+  Lanes one = lanes;
+  one.repeats = 1;
+  one.prefix = false;
+  for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
+    one.mask = one.last = lanes.Mask(repeat);
+    const auto to = static_cast<uint32_t>(dst.begin + repeat * reduction.pitch);
+    const uint32_t src_at =
+        reduction.src.ref.begin + repeat * reduction.src.repeat_stride * kBlockBytes;
+    if (to != src_at) log.Write(repeat, to, to + bytes);
+    ForEachRange(reduction.src, one, [&](uint32_t begin, uint32_t stop) {
+      log.Read(repeat, src_at + begin, src_at + stop);
+    });
+    if (to == src_at) log.Write(repeat, to, to + bytes);
+  }
 }
 
 }  // namespace
@@ -93,23 +70,21 @@ void ReduceRepeats(ReduceType type, DType dtype, const LocalRef& dst, const Loca
   const uint32_t result_bytes = index_only ? 4 : pair ? 2 * bytes : bytes;
   const Reduction reduction = Start(Op::kReduceRepeat, dtype, src, extent, strides, result_bytes);
   CheckResults(dst, result_bytes, result_bytes, reduction);
+  Core& core = CurrentCore();
   const Lanes& lanes = reduction.lanes;
+  Extreme overall;
   for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
-    std::array<float, kMaxLanes> terms{};
     Extreme extreme;
-    for (uint32_t lane = 0; lane < lanes.lanes; ++lane) {
-      if (!HasLane(lanes.Mask(repeat), lane)) continue;
-      const float value =
-          LoadFloat(dtype, reduction.from + LaneOffset(reduction.src, repeat, lane));
-      if (sums) {
-        terms[lane] = value;
-      } else {
-        extreme.Take(type, value, lane);
-      }
+    float sum = 0;
+    if (sums) {
+      sum = SumOfRepeat(reduction.src, reduction.from, lanes, repeat);
+    } else {
+      TakeRepeat(extreme, type, reduction.src, reduction.from, lanes, repeat, 0);
+      overall.Take(type, extreme.value, repeat * lanes.lanes + extreme.index);
     }
     uint8_t* to = WritePart(dst, repeat * reduction.pitch, result_bytes);
     if (sums) {
-      StoreFloat(dtype, to, TreeSum(dtype, terms.data(), lanes.lanes));
+      StoreFloat(dtype, to, sum);
     } else if (index_only) {
       StoreIndex(DType::kUint32, to, extreme.index);
     } else if (pair) {
@@ -118,6 +93,12 @@ void ReduceRepeats(ReduceType type, DType dtype, const LocalRef& dst, const Loca
     } else {
       StoreFloat(dtype, to, extreme.value);
     }
+  }
+  if (!overall.any) return;
+  const bool contiguous = strides.src_block == 1 && strides.src_repeat == 8;
+  core.registers.extreme.reset();
+  if (contiguous && !core.registers.counter_mode) {
+    core.registers.extreme = ResultOf(core, dtype, overall.value, overall.index);
   }
 }
 
@@ -170,65 +151,6 @@ void ReducePairs(DType dtype, const LocalRef& dst, const LocalRef& src, const Ex
         StoreFloat(dtype, WritePart(dst, repeat * reduction.pitch + pair * bytes, bytes), sum);
     }
   }
-}
-
-namespace {
-
-// Elements of the temporary tensor: the results of each level of reduction, level by level if the
-// index is asked for.
-uint64_t TmpElements(uint64_t repeats, uint32_t lanes, uint32_t per_block, bool with_index) {
-  const auto round_up = [](uint64_t value, uint64_t multiple) {
-    return (value + multiple - 1) / multiple * multiple;
-  };
-  uint64_t results = 2 * repeats;
-  uint64_t elements = round_up(results, per_block);
-  for (int level = 0; with_index && level < 2; ++level) {
-    results = round_up(results, lanes) / lanes * 2;
-    elements += round_up(results, per_block);
-  }
-  return elements;
-}
-
-}  // namespace
-
-void ReduceTensor(ReduceType type, DType dtype, const LocalRef& dst, const LocalRef& src,
-                  const LocalRef& tmp, const Extent& extent, int32_t src_rep_stride,
-                  bool with_index) {
-  Core& core = CurrentCore();
-  const Op op = type == ReduceType::SUM   ? Op::kReduceSum
-                : type == ReduceType::MAX ? Op::kReduceMax
-                                          : Op::kReduceMin;
-  const Reduction reduction = Start(op, dtype, src, extent, {1, 1, src_rep_stride}, 0);
-  if (core.style.used_static) Report(Rule::kStaticApi, "forms with a temporary tensor need TPipe");
-  const Lanes& lanes = reduction.lanes;
-  if (lanes.elements == 0) return;
-  const uint32_t bytes = SizeOf(dtype);
-  const uint64_t needed =
-      TmpElements(lanes.repeats, lanes.lanes, kBlockBytes / bytes, with_index) * bytes;
-  if (tmp.end - tmp.begin < needed) {
-    Report(Rule::kReduceTmp, "the temporary tensor needs %llu bytes, got %u", Number(needed),
-           tmp.end - tmp.begin);
-  }
-  const uint32_t scratch = core.Check(tmp, 0, needed, kBlockBytes);
-  CheckApart(tmp, needed, reduction.src, reduction.lanes);
-  core.Check(dst, 0, 0, type == ReduceType::SUM ? bytes : 2 * bytes);
-  core.Write(MemoryOf(tmp.position), scratch, scratch + static_cast<uint32_t>(needed),
-             ByteState::kPoison);
-  Extreme extreme;
-  std::vector<float> sums;
-  for (uint32_t repeat = 0; repeat < lanes.repeats; ++repeat) {
-    std::array<float, kMaxLanes> terms{};
-    for (uint32_t lane = 0; lane < lanes.lanes; ++lane) {
-      if (!HasLane(lanes.Mask(repeat), lane)) continue;
-      terms[lane] = LoadFloat(dtype, reduction.from + LaneOffset(reduction.src, repeat, lane));
-      extreme.Take(type, terms[lane], repeat * lanes.lanes + lane);
-    }
-    sums.push_back(TreeSum(dtype, terms.data(), lanes.lanes));
-  }
-  uint8_t* to = WritePart(dst, 0, with_index ? 2 * bytes : bytes);
-  StoreFloat(dtype, to,
-             type == ReduceType::SUM ? TreeSum(dtype, sums.data(), sums.size()) : extreme.value);
-  if (with_index) StoreIndex(dtype, to + bytes, extreme.index);
 }
 
 }  // namespace emulator

@@ -18,7 +18,6 @@ Registers& Set(Op op) {
 void SetMaskMode(bool counter) {
   Registers& registers = Set(Op::kSetMask);
   registers.counter_mode = counter;
-  registers.mask_touched = true;
 }
 
 void SetMask(uint64_t high, uint64_t low) {
@@ -32,22 +31,19 @@ void SetMaskLength(int64_t length, DType dtype, bool counter) {
   CurrentCore().op = Op::kSetMask;
   const uint32_t lanes = kRepeatBytes / std::max(SizeOf(dtype), 2u);
   if (length < 0 || length > lanes) {
-    Fail(Rule::kMaskRange, "a length of %lld, of %u lanes of %s", static_cast<long long>(length),
-         lanes, Name(dtype));
+    Report(Rule::kMaskRange, "a length of %lld, of %u lanes of %s", static_cast<long long>(length),
+           lanes, Name(dtype));
   }
-  const LaneMask mask = PrefixMask(static_cast<uint32_t>(length));
+  const LaneMask mask = PrefixMask(std::clamp<int64_t>(length, 0, lanes));
   SetMask(mask[1], mask[0]);
 }
 
 void ResetVectorMask() {
   Registers& registers = Set(Op::kSetMask);
-  registers.counter_mode = false;
   registers.mask = Registers().mask;
   registers.mask_touched = false;
 }
 
-void SetAtomic(DType dtype) { Set(Op::kSetAtomicAdd).atomic = dtype; }
-void ClearAtomic() { Set(Op::kSetAtomicNone).atomic.reset(); }
 void SetDequantScale(half scale) {
   Set(Op::kSetDeqScale).dequant_scale = static_cast<float>(scale);
 }
@@ -56,13 +52,9 @@ void InitSoc() {
   Core& core = CurrentCore();
   core.Begin(Op::kInitSocState, PIPE_S);
   core.style.init_soc = true;
-}
-
-void SetProductOrder(bool row_major) {
-  Core& core = CurrentCore();
-  core.Begin(row_major ? Op::kSetMMRowMajor : Op::kSetMMColumnMajor, PIPE_S);
-  if (!core.IsCube()) Fail(Rule::kCorePipe, "a vector core has no Mmad");
-  core.registers.product_order = row_major ? ProductOrder::kRowMajor : ProductOrder::kColumnMajor;
+  core.registers.atomic.reset();
+  core.registers.counter_mode = false;
+  core.registers.mask = Registers().mask;
 }
 
 }  // namespace emulator

@@ -1,4 +1,6 @@
 // Rules by name, their levels, and the error or warning that a broken one gives.
+#include <execinfo.h>
+
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
@@ -31,11 +33,15 @@ std::string Format(const char* format, va_list arguments) {
   return text;
 }
 
-// What a message is about: the running instruction and its core.
+// What a message is about: the running instruction, the high-level call it is part of, its core.
 std::string Told(Rule rule, const std::string& text) {
   const Core& core = CurrentCore();
-  return std::string(Name(core.op)) + ": rule " + EntryOf(rule).id + ": " + text + " (" +
-         core.Who() + " of " + core.machine.options.name + ")";
+  std::string who = Name(core.op);
+  if (core.call != nullptr) {
+    who = core.op == Op::kHighLevelCall ? core.call : who + " in " + core.call;
+  }
+  return who + ": rule " + EntryOf(rule).id + ": " + text + " (" + core.Who() + " of " +
+         core.machine.options.name + ")";
 }
 
 Level LevelOf(const std::string& word, const std::string& setting) {
@@ -85,6 +91,11 @@ void SetLevels(Levels& levels, const std::string& settings) {
 
 }  // namespace
 
+Error::Error(Rule rule, const std::string& message)
+    : std::runtime_error(message), rule_(rule), trace_(64) {
+  trace_.resize(backtrace(trace_.data(), static_cast<int>(trace_.size())));
+}
+
 const char* Error::rule_id() const { return EntryOf(rule_).id; }
 
 std::vector<RuleText> Rules() {
@@ -110,7 +121,11 @@ void Machine::Report(Rule rule, Op op, const std::string& message) {
     return;
   }
   warnings.push_back({EntryOf(rule).id, Name(op), message, 1});
-  std::fprintf(stderr, "warning: %s\n", message.c_str());
+  if (options.warn != nullptr) {
+    options.warn(Error(rule, message));
+  } else {
+    std::fprintf(stderr, "warning: %s\n", message.c_str());
+  }
 }
 
 void Fail(Rule rule, const char* format, ...) {

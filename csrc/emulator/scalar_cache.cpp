@@ -46,12 +46,20 @@ void WriteBack(Core& core, uintptr_t key, const CacheLineState& line) {
   const uint64_t dirty = line.dirty >> skipped;
   const GlobalRef ref{memory.begin() + (first - base), last - first, line.allocation};
   if (core.machine.options.checks) CheckSharing(core, line, first - base, ref.bytes, dirty);
-  for (uint32_t i = 0; i < ref.bytes; ++i) {
-    if ((dirty >> i & 1) == 0) continue;
-    core.WriteGlobal(ref, i, 1, false);
-    if (core.IsBulk(ref)) continue;
-    ref.address[i] = line.bytes[skipped + i];
+  for (uint32_t end, i = 0; i < ref.bytes; i = end + 1) {
+    for (end = i; end < ref.bytes && (dirty >> end & 1) != 0;) ++end;
+    if (end == i) continue;
+    core.PublishGlobal(ref, i, end - i, *line.release);
+    if (!core.IsBulk(ref)) std::memcpy(ref.address + i, line.bytes.data() + skipped + i, end - i);
   }
+  core.written_back.insert(key);
+}
+
+GlobalRef Uncached(Op op, void* address, uint32_t bytes) {
+  const GlobalRef ref = PlaceGlobal(address, bytes);
+  CurrentCore().Begin(op, PIPE_S);
+  CurrentCore().CheckGlobal(ref, 0, bytes, bytes);
+  return ref;
 }
 
 }  // namespace
@@ -74,6 +82,7 @@ void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value)
   core.Begin(Op::kGetValue, PIPE_S);
   const uint32_t bytes = SizeOf(dtype);
   const uint64_t begin = core.CheckGlobal(ref, offset, bytes, bytes);
+  core.machine.Poll(core, ref, offset);
   const auto address = reinterpret_cast<uintptr_t>(ref.address) + offset;
   core.AccessScalar(ScalarAccess::kGmGet, core.cache.count(address / kCacheLineBytes) == 0);
   const CacheLineState& line = Fetch(core, ref, address);
@@ -114,12 +123,56 @@ void StoreScalar(const GlobalRef& ref, uint64_t offset, DType dtype, const void*
   const uint32_t at = address % kCacheLineBytes;
   std::memcpy(line.bytes.data() + at, value, bytes);
   line.dirty |= ByteMask(at, bytes);
+  line.release = core.clocks().Publish();
+}
+
+void LoadUncached(void* address, DType dtype, void* value) {
+  const uint32_t bytes = SizeOf(dtype);
+  const GlobalRef ref = Uncached(Op::kReadGmByPassDCache, address, bytes);
+  Core& core = CurrentCore();
+  core.machine.Poll(core, ref, 0);
+  core.AccessScalar(ScalarAccess::kGmGet, true);
+  if (core.IsBulk(ref)) core.FailVirtual();
+  CheckDirty(core, ref, 0, bytes);
+  core.ReadGlobal(ref, 0, bytes);
+  std::memcpy(value, ref.address, bytes);
+}
+
+void StoreUncached(void* address, DType dtype, const void* value) {
+  const uint32_t bytes = SizeOf(dtype);
+  const GlobalRef ref = Uncached(Op::kWriteGmByPassDCache, address, bytes);
+  Core& core = CurrentCore();
+  core.AccessScalar(ScalarAccess::kGmSet);
+  const uint64_t key = reinterpret_cast<uintptr_t>(address) / kCacheLineBytes;
+  const auto line = core.cache.find(key);
+  if (line != core.cache.end() && line->second.dirty != 0) {
+    Report(Rule::kDcacheBypass,
+           "the cache line is dirty, and will be written over it: DataCacheCleanAndInvalid first");
+  }
+  if (core.written_back.count(key) != 0) {
+    Report(Rule::kDcacheBypass,
+           "the cache line was cleaned, and may be written later: "
+           "DataSyncBarrier<MemDsbT::DDR> first");
+  }
+  core.PublishGlobal(ref, 0, bytes, core.clocks().Publish());
+  if (!core.IsBulk(ref)) std::memcpy(ref.address, value, bytes);
+}
+
+void PreloadCache(const GlobalRef& ref, int64_t offset) {
+  Core& core = CurrentCore();
+  core.Begin(Op::kDataCachePreload, PIPE_S);
+  if (offset < 0) Fail(Rule::kGmBounds, "an offset of %lld", static_cast<long long>(offset));
+  core.CheckGlobal(ref, static_cast<uint64_t>(offset), 1, 1);
+  if (++core.preloads > 4) {
+    Report(Rule::kDcachePreload, "%u calls one after the other", core.preloads);
+  }
+  Fetch(core, ref, reinterpret_cast<uintptr_t>(ref.address) + static_cast<uint64_t>(offset));
 }
 
 void CleanCache(const GlobalRef& ref, bool entire) {
   Core& core = CurrentCore();
   core.Begin(Op::kDataCacheCleanAndInvalid, PIPE_S);
-  core.CheckGlobal(ref, 0, 1, 1);
+  if (!entire) core.CheckGlobal(ref, 0, 1, 1);
   const uintptr_t own = reinterpret_cast<uintptr_t>(ref.address) / kCacheLineBytes;
   for (auto entry = core.cache.begin(); entry != core.cache.end();) {
     if (!entire && entry->first != own) {
@@ -129,6 +182,16 @@ void CleanCache(const GlobalRef& ref, bool entire) {
     if (entry->second.dirty != 0) WriteBack(core, entry->first, entry->second);
     entry = core.cache.erase(entry);
   }
+}
+
+void WriteBackAll(Core& core) {
+  for (const auto& [key, line] : core.cache) {
+    if (line.dirty == 0) continue;
+    core.pipe = PIPE_S;
+    core.clocks().Step(PIPE_S);
+    WriteBack(core, key, line);
+  }
+  core.cache.clear();
 }
 
 }  // namespace emulator

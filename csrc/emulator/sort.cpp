@@ -11,7 +11,7 @@ constexpr uint32_t kPairBytes = 8;  // score and index of a sorted list
 
 struct Scored {
   float score;
-  uint32_t index;
+  uint32_t index_at;  // where its index lies in UB: that is carried along, whatever it is
 };
 
 bool Precedes(const Scored& a, const Scored& b) {
@@ -24,18 +24,37 @@ bool Precedes(const Scored& a, const Scored& b) {
 Scored LoadPair(DType dtype, const LocalRef& ref, uint64_t offset) {
   Scored pair;
   pair.score = LoadFloat(dtype, ReadPart(ref, offset, SizeOf(dtype)));
-  std::memcpy(&pair.index, ReadPart(ref, offset + 4, 4), sizeof pair.index);
+  pair.index_at = FollowPart(ref, offset + 4, 4);
   return pair;
 }
 
 void StorePair(DType dtype, const LocalRef& ref, uint64_t offset, const Scored& pair) {
+  Core& core = CurrentCore();
   uint8_t* to = WritePart(ref, offset, kPairBytes);
   StoreFloat(dtype, to, pair.score);
   if (dtype == DType::kHalf) {
     std::memset(to + 2, 0xff, 2);
     WritePart(ref, offset + 2, 2, ByteState::kPoison);
   }
-  std::memcpy(to + 4, &pair.index, sizeof pair.index);
+  if (core.lacks_data) return;
+  Carry(core, MemoryOf(ref.position), [&](uint8_t* memory) {
+    std::memmove(memory + ref.begin + offset + 4, memory + pair.index_at, 4);
+  });
+}
+
+// More than one repeat takes effect for four equal lists only, one after the other, merged to their
+// ends.
+uint32_t Repeats(const MergeLists& lists, uint32_t used) {
+  if (lists.repeat <= 1) return lists.repeat;
+  bool regular = used == 4 && !lists.suspend;
+  for (uint32_t i = 1; i < used; ++i) {
+    regular = regular && lists.lengths[i] == lists.lengths[0] &&
+              lists.sources[i].begin == lists.sources[0].begin + i * lists.lengths[0] * kPairBytes;
+  }
+  if (regular) return lists.repeat;
+  Report(Rule::kMrgSortRepeat,
+         "%u repeats need four equal lists, one after the other, and no suspension", lists.repeat);
+  return 1;
 }
 
 }  // namespace
@@ -56,12 +75,12 @@ void Sort32(DType dtype, const LocalRef& dst, const LocalRef& score, const Local
   CheckApart(dst, uint64_t{count} * kPairBytes, score, uint64_t{count} * bytes);
   CheckApart(dst, uint64_t{count} * kPairBytes, index, uint64_t{count} * 4);
   const uint8_t* scores = ReadPart(score, 0, count * bytes);
-  const uint8_t* indices = ReadPart(index, 0, count * 4);
+  const uint32_t indices = FollowPart(index, 0, count * 4);
   for (uint32_t first = 0; first < count; first += kSorted) {
     std::array<Scored, kSorted> pairs;
     for (uint32_t i = 0; i < kSorted; ++i) {
       pairs[i].score = LoadFloat(dtype, scores + (first + i) * bytes);
-      std::memcpy(&pairs[i].index, indices + (first + i) * 4, sizeof(uint32_t));
+      pairs[i].index_at = indices + (first + i) * 4;
     }
     std::stable_sort(pairs.begin(), pairs.end(), Precedes);
     for (uint32_t i = 0; i < kSorted; ++i) {
@@ -87,27 +106,17 @@ void MergeSort(DType dtype, const LocalRef& dst, const MergeLists& lists) {
     total += lists.lengths[i];
   }
   core.Check(dst, 0, 0, kBlockBytes);
-  if (lists.repeat > 1) {
-    bool regular = used == 4 && !lists.suspend;
-    for (uint32_t i = 1; i < used; ++i) {
-      regular =
-          regular && lists.lengths[i] == lists.lengths[0] &&
-          lists.sources[i].begin == lists.sources[0].begin + i * lists.lengths[0] * kPairBytes;
-    }
-    if (!regular) {
-      Fail(Rule::kMrgSortParams,
-           "repeats need four equal lists, one after the other, and no suspension");
-    }
-  }
-  Lanes account = FullRepeats(lists.repeat, 4);
-  account.elements = uint64_t{total} * lists.repeat;
+  const uint32_t repeats = Repeats(lists, used);
+  Lanes account = FullRepeats(repeats, 4);
+  account.elements = uint64_t{total} * repeats;
   core.Compute(dtype, account);
   for (uint32_t i = 0; i < used; ++i) {
-    CheckApart(dst, uint64_t{total} * lists.repeat * kPairBytes, lists.sources[i],
-               uint64_t{lists.lengths[i]} * kPairBytes);
+    const uint64_t skipped = (std::max(repeats, 1u) - 1) * uint64_t{total};
+    CheckApart(dst, uint64_t{total} * repeats * kPairBytes, lists.sources[i],
+               (skipped + lists.lengths[i]) * kPairBytes);
   }
   std::array<uint16_t, 4> taken{};  // of each list
-  for (uint32_t repeat = 0; repeat < lists.repeat; ++repeat) {
+  for (uint32_t repeat = 0; repeat < repeats; ++repeat) {
     const uint64_t start = uint64_t{repeat} * total * kPairBytes;
     std::array<std::vector<Scored>, 4> sources;
     for (uint32_t i = 0; i < used; ++i) {

@@ -25,8 +25,21 @@ void PipeBarrier() {
 }
 template <MemDsbT kind>
 void DataSyncBarrier() {
-  emulator::ScalarBarrier();
+  emulator::ScalarBarrier(kind == MemDsbT::ALL || kind == MemDsbT::DDR);
 }
+
+// Flags between two pipes, whose ids the kernel chooses.
+using TEventID = int8_t;
+template <pipe_t source, pipe_t destination>
+class TQueSync {
+ public:
+  void SetFlag(TEventID id) { emulator::SetHardFlag(kEvent, id, true); }
+  void WaitFlag(TEventID id) { emulator::WaitHardFlag(kEvent, id, true); }
+
+ private:
+  static constexpr HardEvent kEvent = emulator::EventOf(source, destination);
+  static_assert(kEvent != HardEvent::MAX, "TQueSync: no flag goes from this pipe to that one");
+};
 
 template <bool isAIVOnly = true>
 void SyncAll() {
@@ -38,6 +51,52 @@ void SyncAll(const GlobalTensor<int32_t>& gmWorkspace, const LocalTensor<int32_t
   emulator::SyncAllSoft(gmWorkspace.Ref(), ubWorkspace.Ref(), usedCores);
 }
 
+// On Atlas A2 these two have no effect; they are there so that kernels compile.
+template <pipe_t vectorPipe = PIPE_MTE3, pipe_t cubePipe = PIPE_FIX, bool force = false>
+void SetNextTaskStart() {}
+template <bool force = false>
+void WaitPreTaskEnd() {}
+
+template <bool isAIVOnly = true>
+void IBSet(const GlobalTensor<int32_t>& gmWorkspace, const LocalTensor<int32_t>& ubWorkspace,
+           int32_t blockIdx, int32_t eventID) {
+  emulator::SetBlockFlag(gmWorkspace.Ref(), ubWorkspace.Ref(), {blockIdx, eventID, isAIVOnly});
+}
+template <bool isAIVOnly = true>
+void IBWait(const GlobalTensor<int32_t>& gmWorkspace, const LocalTensor<int32_t>& ubWorkspace,
+            int32_t blockIdx, int32_t eventID) {
+  emulator::WaitBlockFlag(gmWorkspace.Ref(), ubWorkspace.Ref(), {blockIdx, eventID, isAIVOnly});
+}
+
+inline void InitDetermineComputeWorkspace(GlobalTensor<int32_t>& gmWorkspace,
+                                          LocalTensor<int32_t>& ubWorkspace) {
+  emulator::InitTurns(gmWorkspace.Ref(), ubWorkspace.Ref());
+}
+inline void WaitPreBlock(GlobalTensor<int32_t>& gmWorkspace, LocalTensor<int32_t>& ubWorkspace) {
+  emulator::WaitTurn(gmWorkspace.Ref(), ubWorkspace.Ref());
+}
+inline void NotifyNextBlock(GlobalTensor<int32_t>& gmWorkspace, LocalTensor<int32_t>& ubWorkspace) {
+  emulator::PassTurn(gmWorkspace.Ref(), ubWorkspace.Ref());
+}
+
+// Vector cores that wait for a group of others.
+template <PipeMode pipeMode>
+class GroupBarrier {
+  static_assert(pipeMode == PipeMode::MTE3_MODE, "GroupBarrier: MTE3_MODE only");
+
+ public:
+  GroupBarrier(GM_ADDR groupWorkspace, uint32_t arriveSizeIn, uint32_t waitSizeIn)
+      : group_{groupWorkspace, arriveSizeIn, waitSizeIn} {
+    emulator::MakeGroup(group_);
+  }
+  void Arrive(uint32_t arriveIndex) { emulator::ArriveInGroup(group_, arriveIndex); }
+  void Wait(uint32_t waitIndex) { emulator::WaitForGroup(group_, waitIndex); }
+  uint64_t GetWorkspaceLen() { return uint64_t{group_.waiting} * 512; }
+
+ private:
+  emulator::Group group_;
+};
+
 inline void InitSocState() { emulator::InitSoc(); }
 inline int64_t GetBlockIdx() { return emulator::BlockIndex(); }
 inline int64_t GetBlockNum() { return emulator::BlockNumber(); }
@@ -45,6 +104,13 @@ inline int64_t GetSubBlockIdx() { return emulator::SubBlockIndex(); }
 inline int64_t GetSubBlockNum() { return emulator::SubBlockNumber(); }
 inline int64_t GetTaskRatio() { return emulator::SubBlockNumber(); }
 inline int64_t GetTaskRation() { return GetTaskRatio(); }
+inline constexpr int16_t GetDataBlockSizeInBytes() { return 32; }
+// Here a cycle is an instruction that the scalar unit has issued.
+inline int64_t GetSystemCycle() { return emulator::CountCycles(); }
+__attribute__((noinline)) inline int64_t GetProgramCounter() {
+  return reinterpret_cast<int64_t>(__builtin_return_address(0));
+}
+[[noreturn]] inline void Trap() { emulator::StopCore(); }
 
 template <uint8_t modeId, pipe_t pipe>
 void CrossCoreSetFlag(uint16_t flagId) {
@@ -54,11 +120,6 @@ void CrossCoreSetFlag(uint16_t flagId) {
 template <uint8_t modeId = 0, pipe_t pipe = PIPE_S>
 void CrossCoreWaitFlag(uint16_t flagId) {
   emulator::WaitCrossCoreFlag(flagId);
-}
-
-template <typename T, CacheLine entire, DcciDst destination = DcciDst::CACHELINE_OUT>
-void DataCacheCleanAndInvalid(const GlobalTensor<T>& dst) {
-  emulator::CleanCache(dst.Ref(), entire == CacheLine::ENTIRE_DATA_CACHE);
 }
 
 inline void SetMaskCount() { emulator::SetMaskMode(true); }
@@ -72,15 +133,6 @@ void SetVectorMask(int32_t len) {
   emulator::SetMaskLength(len, emulator::kDTypeOf<T>, mode == MaskMode::COUNTER);
 }
 inline void ResetMask() { emulator::ResetVectorMask(); }
-
-template <typename T>
-void SetAtomicAdd() {
-  static_assert(emulator::kIsOneOf<T, float, half, bfloat16_t, int16_t, int32_t, int8_t>,
-                "SetAtomicAdd: rule dtype.table: float, half, bf16, int16, int32, int8");
-  emulator::SetAtomic(emulator::kDTypeOf<T>);
-}
-inline void SetAtomicNone() { emulator::ClearAtomic(); }
-inline void DisableDmaAtomic() { emulator::ClearAtomic(); }
 
 inline void SetDeqScale(half scale) { emulator::SetDequantScale(scale); }
 

@@ -49,8 +49,6 @@ const std::array<Speed, kOps>& Speeds() {
 double VectorCycles(Op op, DType dtype, uint64_t repeats, uint64_t elements) {
   const auto count = static_cast<double>(elements);
   const auto rounds = static_cast<double>(repeats);
-  // 64 elements of any type; a repeat has as many of the wider one
-  if (op == Op::kCast) return std::max(rounds, count / 64);
   const bool wide = SizeOf(dtype) >= 4;
   const Speed& speed = Speeds()[static_cast<int>(op)];
   const double rate = wide ? speed.wide : speed.narrow;
@@ -58,8 +56,10 @@ double VectorCycles(Op op, DType dtype, uint64_t repeats, uint64_t elements) {
 }
 
 double LocalMoveCycles(Path path, uint64_t bytes) {
-  if (path == Path::kL1ToBias) return 0;
-  return static_cast<double>(bytes) / (path == Path::kL1ToL0B ? 128 : 256);
+  const auto count = static_cast<double>(bytes);
+  if (path == Path::kL1ToBias || path == Path::kL1ToFixpipe) return count / 32;
+  if (path == Path::kL0CToL1) return count / kFixpipePort;
+  return count / (path == Path::kL1ToL0B ? 128 : 256);
 }
 
 double HeadCycles(Op op, pipe_t pipe) {

@@ -13,6 +13,9 @@
 #define __vector__
 #define __cube__
 #define __mix__(cube_cores, vector_cores)
+#define __schedmode__(mode)
+#define __host__
+#define __forceinline__ inline
 #define GM_ADDR __gm__ uint8_t*
 
 namespace emulator {
@@ -68,6 +71,7 @@ struct half {
   half() = default;
   template <typename N, typename = std::enable_if_t<std::is_arithmetic_v<N>>>
   half(N value) : bits(emulator::FloatToHalf(static_cast<float>(value))) {}
+  explicit half(struct bfloat16_t value);
   operator float() const { return emulator::HalfToFloat(bits); }
 };
 
@@ -76,13 +80,67 @@ struct bfloat16_t {
 
   bfloat16_t() = default;
   template <typename N, typename = std::enable_if_t<std::is_arithmetic_v<N>>>
-  explicit bfloat16_t(N value) : bits(emulator::FloatToBfloat16(static_cast<float>(value))) {}
-  explicit operator float() const { return emulator::BitsFloat(static_cast<uint32_t>(bits) << 16); }
+  bfloat16_t(N value) : bits(emulator::FloatToBfloat16(static_cast<float>(value))) {}
+  explicit bfloat16_t(half value) : bfloat16_t(static_cast<float>(value)) {}
+  operator float() const { return emulator::BitsFloat(static_cast<uint32_t>(bits) << 16); }
 };
 
+inline half::half(bfloat16_t value) : half(static_cast<float>(value)) {}
+
+// As with types of the language each operation rounds, an integer takes the other operand's type,
+// and a half meets a float as a float.
+#define MOGE_ARITHMETIC(T, op, assigning)                                                   \
+  inline T operator op(T a, T b) { return static_cast<float>(a) op static_cast<float>(b); } \
+  template <typename N, typename = std::enable_if_t<std::is_integral_v<N>>>                 \
+  T operator op(T a, N b) {                                                                 \
+    return a op T(b);                                                                       \
+  }                                                                                         \
+  template <typename N, typename = std::enable_if_t<std::is_integral_v<N>>>                 \
+  T operator op(N a, T b) {                                                                 \
+    return T(a) op b;                                                                       \
+  }                                                                                         \
+  template <typename N, typename = std::enable_if_t<std::is_convertible_v<N, T>>>           \
+  T& operator assigning(T& a, N b) {                                                        \
+    return a = T(a op b);                                                                   \
+  }
+#define MOGE_ARITHMETIC_OF(T) \
+  MOGE_ARITHMETIC(T, +, +=)   \
+  MOGE_ARITHMETIC(T, -, -=)   \
+  MOGE_ARITHMETIC(T, *, *=)   \
+  MOGE_ARITHMETIC(T, /, /=)   \
+  inline T operator-(T a) { return -static_cast<float>(a); }
+MOGE_ARITHMETIC_OF(half)
+MOGE_ARITHMETIC_OF(bfloat16_t)
+#undef MOGE_ARITHMETIC_OF
+#undef MOGE_ARITHMETIC
+#define MOGE_WITH_FLOAT(op)                                                       \
+  template <typename N, typename = std::enable_if_t<std::is_floating_point_v<N>>> \
+  N operator op(half a, N b) {                                                    \
+    return static_cast<float>(a) op b;                                            \
+  }                                                                               \
+  template <typename N, typename = std::enable_if_t<std::is_floating_point_v<N>>> \
+  N operator op(N a, half b) {                                                    \
+    return a op static_cast<float>(b);                                            \
+  }
+MOGE_WITH_FLOAT(+)
+MOGE_WITH_FLOAT(-)
+MOGE_WITH_FLOAT(*)
+MOGE_WITH_FLOAT(/)
+#undef MOGE_WITH_FLOAT
+
 namespace AscendC {
-inline bfloat16_t ToBfloat16(const float& value) { return bfloat16_t(value); }
-inline float ToFloat(const bfloat16_t& value) { return static_cast<float>(value); }
+
+// 4 bits with a sign. As a C++ object it has a byte of its own; in memory two share one, the first
+// in the lower half.
+struct int4b_t {
+  int8_t value;
+
+  int4b_t() = default;
+  template <typename N, typename = std::enable_if_t<std::is_arithmetic_v<N>>>
+  int4b_t(N number) : value(static_cast<int8_t>((static_cast<int>(number) & 15) ^ 8) - 8) {}
+  operator int8_t() const { return value; }
+};
+
 }  // namespace AscendC
 
 namespace emulator {
@@ -99,15 +157,18 @@ namespace emulator {
   X(kInt32, int32_t, "int32")      \
   X(kFloat, float, "float")        \
   X(kUint64, uint64_t, "uint64")   \
-  X(kInt64, int64_t, "int64")
+  X(kInt64, int64_t, "int64")      \
+  X(kDouble, double, "double")     \
+  X(kInt4, AscendC::int4b_t, "int4")
 
 enum class DType : uint8_t {
 #define MOGE_DTYPE(name, type, text) name,
   MOGE_EMULATOR_DTYPES(MOGE_DTYPE)
 #undef MOGE_DTYPE
 };
-inline constexpr int kDTypes = static_cast<int>(DType::kInt64) + 1;
+inline constexpr int kDTypes = static_cast<int>(DType::kInt4) + 1;
 
+// Bytes of one element; of an int4, which has half of one, 1.
 constexpr uint32_t SizeOf(DType dtype) {
   constexpr uint32_t kSizes[] = {
 #define MOGE_DTYPE(name, type, text) sizeof(type),
@@ -117,15 +178,33 @@ constexpr uint32_t SizeOf(DType dtype) {
   return kSizes[static_cast<int>(dtype)];
 }
 
+// Bytes of elements in memory, and elements in bytes.
+constexpr uint64_t BytesOf(DType dtype, uint64_t elements) {
+  return dtype == DType::kInt4 ? elements / 2 : elements * SizeOf(dtype);
+}
+constexpr uint64_t ElementsIn(DType dtype, uint64_t bytes) {
+  return dtype == DType::kInt4 ? bytes * 2 : bytes / SizeOf(dtype);
+}
+
 template <typename T>
 struct DTypeOf;
+template <DType dtype>
+struct TypeOf;
 #define MOGE_DTYPE(name, type, text)            \
   template <>                                   \
   struct DTypeOf<type> {                        \
     static constexpr DType value = DType::name; \
+  };                                            \
+  template <>                                   \
+  struct TypeOf<DType::name> {                  \
+    using Type = type;                          \
   };
 MOGE_EMULATOR_DTYPES(MOGE_DTYPE)
 #undef MOGE_DTYPE
+template <>
+struct DTypeOf<bool> {  // a byte of a tensor of truth values
+  static constexpr DType value = DType::kUint8;
+};
 
 template <typename T>
 inline constexpr DType kDTypeOf = DTypeOf<T>::value;

@@ -68,29 +68,35 @@ void Map1(uint8_t* dst, const uint8_t* src, uint32_t count, F f) {
   for (uint32_t i = 0; i < count; ++i) d[i] = Narrow<T>(f(static_cast<Wide<T>>(a[i])));
 }
 
-// dst + a * b with one rounding: the product of two floats is exact in double
+// MulAddDst and Axpy add a * b to the destination, FusedMulAdd and MulAddRelu b to a times it.
+bool Accumulates(Op op) {
+  return op == Op::kMulAddDst || op == Op::kAxpy || op == Op::kFusedMulAdd || op == Op::kMulAddRelu;
+}
+
+// With one rounding: the product of two floats is exact in double. Of Axpy b is one value.
 template <typename T, typename U>
-void Accumulate(uint8_t* dst, const uint8_t* src0, const uint8_t* src1, bool one_factor,
-                uint32_t count) {
+void Accumulate(Op op, uint8_t* dst, const uint8_t* src0, const uint8_t* src1, uint32_t count) {
   auto* d = reinterpret_cast<T*>(dst);
   const auto* a = reinterpret_cast<const U*>(src0);
   const auto* b = reinterpret_cast<const U*>(src1);
+  const bool scales = op == Op::kFusedMulAdd || op == Op::kMulAddRelu;
   for (uint32_t i = 0; i < count; ++i) {
-    const double product = static_cast<double>(static_cast<float>(a[i])) *
-                           static_cast<double>(static_cast<float>(b[one_factor ? 0 : i]));
-    d[i] =
-        static_cast<T>(static_cast<float>(static_cast<double>(static_cast<float>(d[i])) + product));
+    const auto before = static_cast<double>(static_cast<float>(d[i]));
+    const auto x = static_cast<double>(static_cast<float>(a[i]));
+    const auto y = static_cast<double>(static_cast<float>(b[op == Op::kAxpy ? 0 : i]));
+    const auto sum = static_cast<float>(scales ? before * x + y : before + x * y);
+    d[i] = static_cast<T>(op == Op::kMulAddRelu ? Larger(0.0f, sum) : sum);
   }
 }
 
-void AccumulateRun(DType dst_type, DType src_type, uint8_t* d, const uint8_t* a, const uint8_t* b,
-                   bool one_factor, uint32_t count) {
+void AccumulateRun(Op op, DType dst_type, DType src_type, uint8_t* d, const uint8_t* a,
+                   const uint8_t* b, uint32_t count) {
   if (dst_type == DType::kHalf) {
-    Accumulate<half, half>(d, a, b, one_factor, count);
+    Accumulate<half, half>(op, d, a, b, count);
   } else if (src_type == DType::kFloat) {
-    Accumulate<float, float>(d, a, b, one_factor, count);
+    Accumulate<float, float>(op, d, a, b, count);
   } else {
-    Accumulate<float, half>(d, a, b, one_factor, count);
+    Accumulate<float, half>(op, d, a, b, count);
   }
 }
 
@@ -103,6 +109,8 @@ void BinaryRun(Op op, uint8_t* d, const uint8_t* a, const uint8_t* b, uint32_t c
   if (op == Op::kMul) return map([](W x, W y) { return x * y; });
   if (op == Op::kMax) return map([](W x, W y) { return Larger(x, y); });
   if (op == Op::kMin) return map([](W x, W y) { return Smaller(x, y); });
+  if (op == Op::kAddRelu) return map([](W x, W y) { return Larger(W{0}, x + y); });
+  if (op == Op::kSubRelu) return map([](W x, W y) { return Larger(W{0}, x - y); });
   if constexpr (std::is_floating_point_v<W>) {
     map([](W x, W y) { return x / y; });
   } else if (op == Op::kAnd) {
@@ -113,7 +121,8 @@ void BinaryRun(Op op, uint8_t* d, const uint8_t* a, const uint8_t* b, uint32_t c
 }
 
 template <typename T>
-void ScalarRun(Op op, uint8_t* d, const uint8_t* a, const void* scalar, uint32_t count) {
+void ScalarRun(Op op, uint8_t* d, const uint8_t* a, const void* scalar, bool rounds,
+               uint32_t count) {
   using W = Wide<T>;
   T narrow;
   std::memcpy(&narrow, scalar, sizeof(T));
@@ -123,7 +132,12 @@ void ScalarRun(Op op, uint8_t* d, const uint8_t* a, const void* scalar, uint32_t
   if (op == Op::kMuls) return map([y](W x) { return x * y; });
   if (op == Op::kMaxs) return map([y](W x) { return Larger(x, y); });
   if (op == Op::kMins) return map([y](W x) { return Smaller(x, y); });
-  if constexpr (std::is_integral_v<T>) {
+  if constexpr (std::is_floating_point_v<W>) {
+    map([y](W x) { return std::signbit(x) ? x * y : x; });  // LeakyRelu
+  } else {
+    if (op == Op::kShiftRight && rounds && std::is_signed_v<T> && y > 0) {
+      return map([y](W x) { return (x >> y) + (x >> (y - 1) & 1); });
+    }
     if (op == Op::kShiftRight) return map([y](W x) { return x >> y; });
     auto* to = reinterpret_cast<T*>(d);
     const auto* from = reinterpret_cast<const T*>(a);
@@ -137,7 +151,8 @@ template <typename T>
 void UnaryRun(Op op, uint8_t* d, const uint8_t* a, uint32_t count) {
   using W = Wide<T>;
   const auto map = [&](auto f) { Map1<T>(d, a, count, f); };
-  if (op == Op::kRelu) return map([](W x) { return Larger(x, W{0}); });
+  // of -0 it is 0
+  if (op == Op::kRelu) return map([](W x) { return Larger(W{0}, x); });
   if constexpr (std::is_floating_point_v<W>) {
     if (op == Op::kExp) return map([](W x) { return std::exp(x); });
     if (op == Op::kLn) return map([](W x) { return std::log(x); });
@@ -169,8 +184,8 @@ uint32_t Widest(const Operand& a, const Operand& b) {
 
 // Where dst is also src1 and a stride is 0, each repeat works on the results of the one before.
 bool IsRunningResult(Op op, const Operand& dst, const Operand& src1) {
-  const bool allowed =
-      op == Op::kAdd || op == Op::kSub || op == Op::kMul || op == Op::kMax || op == Op::kMin;
+  const bool allowed = op == Op::kAdd || op == Op::kSub || op == Op::kMul || op == Op::kMax ||
+                       op == Op::kMin || op == Op::kAddRelu || op == Op::kSubRelu;
   return allowed && dst.dtype != DType::kInt16 && dst.ref.begin == src1.ref.begin &&
          dst.block_stride == src1.block_stride &&
          (src1.repeat_stride == 0 || dst.repeat_stride == 0);
@@ -193,7 +208,7 @@ void Binary(Op op, const Operand& dst, const Operand& src0, const Operand& src1,
   Core& core = CurrentCore();
   core.Begin(op, PIPE_V);
   const Lanes lanes = Resolve(core, extent, Widest(dst, src0));
-  const bool accumulates = op == Op::kMulAddDst;
+  const bool accumulates = Accumulates(op);
   if (accumulates) ReadOperand(core, dst, lanes);
   if (!PrepareElements(core, src0.dtype, dst, {&src0, &src1}, lanes,
                        IsRunningResult(op, dst, src1) ? &src1 : nullptr)) {
@@ -201,7 +216,7 @@ void Binary(Op op, const Operand& dst, const Operand& src0, const Operand& src1,
   }
   ForEachElementRun<3>(core, {&dst, &src0, &src1}, lanes, [&](auto at, uint32_t count) {
     if (accumulates) {
-      return AccumulateRun(dst.dtype, src0.dtype, at[0], at[1], at[2], false, count);
+      return AccumulateRun(op, dst.dtype, src0.dtype, at[0], at[1], at[2], count);
     }
     WithArithmetic(dst.dtype,
                    [&](auto type) { BinaryRun<decltype(type)>(op, at[0], at[1], at[2], count); });
@@ -219,26 +234,27 @@ void Unary(Op op, const Operand& dst, const Operand& src, const Extent& extent) 
   });
 }
 
-void Scalar(Op op, const Operand& dst, const Operand& src, const void* scalar,
-            const Extent& extent) {
+void Scalar(Op op, const Operand& dst, const Operand& src, const void* scalar, const Extent& extent,
+            bool rounds) {
   Core& core = CurrentCore();
   core.Begin(op, PIPE_V);
   if (op == Op::kShiftLeft || op == Op::kShiftRight) CheckShift(src.dtype, scalar);
   const Lanes lanes = Resolve(core, extent, Widest(dst, src));
-  const bool accumulates = op == Op::kAxpy;
+  const bool accumulates = Accumulates(op);
   if (accumulates) ReadOperand(core, dst, lanes);
   if (!PrepareElements(core, src.dtype, dst, {&src}, lanes)) return;
   ForEachElementRun<2>(core, {&dst, &src}, lanes, [&](auto at, uint32_t count) {
     if (accumulates) {
-      return AccumulateRun(dst.dtype, src.dtype, at[0], at[1], static_cast<const uint8_t*>(scalar),
-                           true, count);
+      return AccumulateRun(op, dst.dtype, src.dtype, at[0], at[1],
+                           static_cast<const uint8_t*>(scalar), count);
     }
-    WithArithmetic(dst.dtype,
-                   [&](auto type) { ScalarRun<decltype(type)>(op, at[0], at[1], scalar, count); });
+    WithArithmetic(dst.dtype, [&](auto type) {
+      ScalarRun<decltype(type)>(op, at[0], at[1], scalar, rounds, count);
+    });
   });
 }
 
-// --- filling and moving ---------------------------------------------------------------------
+// --- filling --------------------------------------------------------------------------------
 
 void Fill(const Operand& dst, const void* value, const Extent& extent) {
   Core& core = CurrentCore();
@@ -249,18 +265,6 @@ void Fill(const Operand& dst, const void* value, const Extent& extent) {
   ForEachElementRun<1>(core, {&dst}, lanes, [&](auto at, uint32_t count) {
     for (uint32_t i = 0; i < count; ++i) std::memcpy(at[0] + i * bytes, value, bytes);
   });
-}
-
-void Copy(const Operand& dst, const Operand& src, const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kCopy, PIPE_V);
-  CheckRange("dstRepeatSize", dst.repeat_stride, 0, 4095);
-  CheckRange("srcRepeatSize", src.repeat_stride, 0, 4095);
-  const uint32_t bytes = SizeOf(dst.dtype);
-  const Lanes lanes = Resolve(core, extent, bytes);
-  if (!PrepareElements(core, dst.dtype, dst, {&src}, lanes)) return;
-  ForEachElementRun<2>(core, {&dst, &src}, lanes,
-                       [&](auto at, uint32_t count) { std::memmove(at[0], at[1], count * bytes); });
 }
 
 void CreateIndex(const Operand& dst, const void* first, const Extent& extent) {
@@ -292,19 +296,20 @@ void BroadcastBlocks(const Operand& dst, const Operand& src, uint8_t repeat) {
   core.Compute(dst.dtype, lanes);
   for (const Operand* operand : {&dst, &src}) CheckAlive(core, *operand);
   const uint32_t source_bytes = repeat * kPerRepeat * bytes;
-  const uint32_t from = core.Check(src.ref, 0, source_bytes, kBlockBytes);
-  core.Read(MemoryOf(src.ref.position), from, from + source_bytes);
+  core.Check(src.ref, 0, source_bytes, kBlockBytes);
+  FollowPart(src.ref, 0, source_bytes);
   WriteOperand(core, dst, lanes);
-  if (core.lacks_data) return;
   const Span reach = Reach(dst, lanes);
   if (repeat != 0) CheckApart(dst.ref, reach.end - dst.ref.begin, src.ref, source_bytes);
-  uint8_t* to = core.Bytes(dst.ref);
-  const uint8_t* values = core.Bytes(src.ref);
-  ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t at, uint32_t lane, uint32_t count) {
-    const uint32_t block = lane / (kBlockBytes / bytes);
-    for (uint32_t i = lane; i < lane + count; ++i) {
-      std::memcpy(to + LaneOffset(dst, at, i), values + (at * kPerRepeat + block) * bytes, bytes);
-    }
+  Carry(core, MemoryOf(src.ref.position), [&](uint8_t* memory) {
+    const uint8_t* values = memory + src.ref.begin;
+    ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t at, uint32_t lane, uint32_t count) {
+      const uint32_t block = lane / (kBlockBytes / bytes);
+      for (uint32_t i = lane; i < lane + count; ++i) {
+        std::memmove(memory + dst.ref.begin + LaneOffset(dst, at, i),
+                     values + (at * kPerRepeat + block) * bytes, bytes);
+      }
+    });
   });
 }
 

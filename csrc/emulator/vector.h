@@ -1,5 +1,5 @@
-// Element-wise instructions. Each has two forms: a mask with repeats and strides, and a plain
-// count. A mask is a number, the lanes from 0 up, or two words of bits.
+// Element-wise instructions. Each has a form with a plain count, and two with a mask, repeats and
+// strides: the mask is a number, the lanes from 0 up, or two words of bits.
 #ifndef MOGE_EMULATOR_VECTOR_H_
 #define MOGE_EMULATOR_VECTOR_H_
 
@@ -8,16 +8,6 @@
 #include "tensor.h"
 
 namespace emulator {
-
-template <typename T, typename U>
-inline constexpr bool kCanCast =
-    (kIsOneOf<U, half> && kIsOneOf<T, float, int32_t, int16_t, int8_t, uint8_t>) ||
-    (kIsOneOf<U, float> && kIsOneOf<T, half, bfloat16_t, int32_t, int16_t, int64_t, float>) ||
-    (kIsOneOf<U, bfloat16_t> && kIsOneOf<T, float, int32_t>) ||
-    (kIsOneOf<U, int8_t, uint8_t> && kIsOneOf<T, half>) ||
-    (kIsOneOf<U, int16_t> && kIsOneOf<T, half, float>) ||
-    (kIsOneOf<U, int32_t> && kIsOneOf<T, float, int16_t, int64_t, half>) ||
-    (kIsOneOf<U, int64_t> && kIsOneOf<T, int32_t, float>);
 
 template <typename T>
 Operand Strided(const AscendC::LocalTensor<T>& tensor, uint32_t block_stride,
@@ -43,29 +33,34 @@ Operand Source1(const AscendC::LocalTensor<T>& tensor, const AscendC::BinaryRepe
 // Of the count forms: contiguous. A repeat has as many elements as fit of the wider type.
 template <typename T>
 Operand Whole(const AscendC::LocalTensor<T>& tensor, uint32_t widest = sizeof(T)) {
-  return {tensor.Ref(), kDTypeOf<T>, 1, static_cast<uint32_t>(8 * sizeof(T) / widest)};
+  const uint64_t bytes = BytesOf(kDTypeOf<T>, 256 / widest);
+  return {tensor.Ref(), kDTypeOf<T>, 1, static_cast<uint32_t>(bytes / 32)};
 }
 
 }  // namespace emulator
 
 namespace AscendC {
 
-#define MOGE_BINARY(NAME)                                                                      \
-  template <typename T, bool isSetMask = true, typename Mask>                                  \
+#define MOGE_BINARY_MASKED(NAME, OP, MASK)                                                     \
+  template <typename T, bool isSetMask = true>                                                 \
   void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, \
-            const Mask& mask, emulator::U8 repeatTime, const BinaryRepeatParams& params) {     \
-    MOGE_CHECK_TYPES(NAME, T);                                                                 \
-    emulator::Binary(emulator::Op::k##NAME, emulator::Destination(dst, params),                \
+            MASK, emulator::U8 repeatTime, const BinaryRepeatParams& params) {                 \
+    MOGE_CHECK_TYPES(OP, T);                                                                   \
+    emulator::Binary(emulator::Op::k##OP, emulator::Destination(dst, params),                  \
                      emulator::Source0(src0, params), emulator::Source1(src1, params),         \
                      emulator::MaskExtent(isSetMask, mask, repeatTime));                       \
-  }                                                                                            \
+  }
+#define MOGE_BINARY_AS(NAME, OP)                                                               \
+  MOGE_BINARY_MASKED(NAME, OP, uint64_t mask)                                                  \
+  MOGE_BINARY_MASKED(NAME, OP, uint64_t mask[])                                                \
   template <typename T>                                                                        \
   void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, \
             const int32_t& count) {                                                            \
-    MOGE_CHECK_TYPES(NAME, T);                                                                 \
-    emulator::Binary(emulator::Op::k##NAME, emulator::Whole(dst), emulator::Whole(src0),       \
+    MOGE_CHECK_TYPES(OP, T);                                                                   \
+    emulator::Binary(emulator::Op::k##OP, emulator::Whole(dst), emulator::Whole(src0),         \
                      emulator::Whole(src1), emulator::CountExtent(count));                     \
   }
+#define MOGE_BINARY(NAME) MOGE_BINARY_AS(NAME, NAME)
 
 MOGE_BINARY(Add)
 MOGE_BINARY(Sub)
@@ -75,34 +70,27 @@ MOGE_BINARY(Min)
 MOGE_BINARY(Div)
 MOGE_BINARY(And)
 MOGE_BINARY(Or)
+MOGE_BINARY(AddRelu)
+MOGE_BINARY(SubRelu)
+MOGE_BINARY(FusedMulAdd)
+MOGE_BINARY(MulAddRelu)
+MOGE_BINARY_AS(FusedMulAddRelu, MulAddRelu)  // the older name
 #undef MOGE_BINARY
+#undef MOGE_BINARY_AS
+#undef MOGE_BINARY_MASKED
 
-// dst += src0 * src1
-template <typename T, typename U, bool isSetMask = true, typename Mask>
-void MulAddDst(const LocalTensor<T>& dst, const LocalTensor<U>& src0, const LocalTensor<U>& src1,
-               const Mask& mask, emulator::U8 repeatTime, const BinaryRepeatParams& params) {
-  MOGE_CHECK_TYPES(MulAddDst, T, U);
-  emulator::Binary(emulator::Op::kMulAddDst, emulator::Destination(dst, params),
-                   emulator::Source0(src0, params), emulator::Source1(src1, params),
-                   emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, typename U>
-void MulAddDst(const LocalTensor<T>& dst, const LocalTensor<U>& src0, const LocalTensor<U>& src1,
-               const int32_t& count) {
-  MOGE_CHECK_TYPES(MulAddDst, T, U);
-  emulator::Binary(emulator::Op::kMulAddDst, emulator::Whole(dst), emulator::Whole(src0, sizeof(T)),
-                   emulator::Whole(src1, sizeof(T)), emulator::CountExtent(count));
-}
-
+#define MOGE_UNARY_MASKED(NAME, MASK)                                                            \
+  template <typename T, bool isSetMask = true>                                                   \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, MASK, emulator::U8 repeatTime, \
+            const UnaryRepeatParams& params) {                                                   \
+    MOGE_CHECK_TYPES(NAME, T);                                                                   \
+    emulator::Unary(emulator::Op::k##NAME, emulator::Destination(dst, params),                   \
+                    emulator::Source(src, params),                                               \
+                    emulator::MaskExtent(isSetMask, mask, repeatTime));                          \
+  }
 #define MOGE_UNARY(NAME)                                                                  \
-  template <typename T, bool isSetMask = true, typename Mask>                             \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const Mask& mask,       \
-            emulator::U8 repeatTime, const UnaryRepeatParams& params) {                   \
-    MOGE_CHECK_TYPES(NAME, T);                                                            \
-    emulator::Unary(emulator::Op::k##NAME, emulator::Destination(dst, params),            \
-                    emulator::Source(src, params),                                        \
-                    emulator::MaskExtent(isSetMask, mask, repeatTime));                   \
-  }                                                                                       \
+  MOGE_UNARY_MASKED(NAME, uint64_t mask)                                                  \
+  MOGE_UNARY_MASKED(NAME, uint64_t mask[])                                                \
   template <typename T>                                                                   \
   void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) { \
     MOGE_CHECK_TYPES(NAME, T);                                                            \
@@ -119,73 +107,67 @@ MOGE_UNARY(Abs)
 MOGE_UNARY(Relu)
 MOGE_UNARY(Not)
 #undef MOGE_UNARY
+#undef MOGE_UNARY_MASKED
 
-#define MOGE_SCALAR(NAME)                                                                        \
-  template <typename T, bool isSetMask = true, typename Mask>                                    \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar,               \
-            const Mask& mask, emulator::U8 repeatTime, const UnaryRepeatParams& params) {        \
-    MOGE_CHECK_TYPES(NAME, T);                                                                   \
-    emulator::Scalar(emulator::Op::k##NAME, emulator::Destination(dst, params),                  \
-                     emulator::Source(src, params), &scalar,                                     \
-                     emulator::MaskExtent(isSetMask, mask, repeatTime));                         \
-  }                                                                                              \
-  template <typename T>                                                                          \
-  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalar,               \
+// With one scalar for all elements. Its type may be named after that of the elements, and is the
+// same. TYPES stand in parentheses.
+#define MOGE_OPEN(...) __VA_ARGS__
+#define MOGE_SCALAR_MASKED(NAME, ROUNDS, TYPES, SCALAR, MASK, ...)                            \
+  template <MOGE_OPEN TYPES>                                                                  \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const SCALAR& scalar, MASK, \
+            emulator::U8 repeatTime, __VA_ARGS__) {                                           \
+    MOGE_CHECK_TYPES(NAME, T);                                                                \
+    emulator::Scalar(emulator::Op::k##NAME, emulator::Destination(dst, params),               \
+                     emulator::Source(src, params), &scalar,                                  \
+                     emulator::MaskExtent(isSetMask, mask, repeatTime), ROUNDS);              \
+  }
+#define MOGE_SCALAR_FORMS(NAME, ROUNDS, TYPES, SCALAR, ...)                                      \
+  MOGE_SCALAR_MASKED(NAME, ROUNDS, TYPES, SCALAR, uint64_t mask, __VA_ARGS__)                    \
+  MOGE_SCALAR_MASKED(NAME, ROUNDS, TYPES, SCALAR, uint64_t mask[], __VA_ARGS__)                  \
+  template <MOGE_OPEN TYPES>                                                                     \
+  void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const SCALAR& scalar,          \
             const int32_t& count) {                                                              \
     MOGE_CHECK_TYPES(NAME, T);                                                                   \
     emulator::Scalar(emulator::Op::k##NAME, emulator::Whole(dst), emulator::Whole(src), &scalar, \
-                     emulator::CountExtent(count));                                              \
+                     emulator::CountExtent(isSetMask, count));                                   \
   }
+#define MOGE_ONE_TYPE (typename T, bool isSetMask = true)
+#define MOGE_TWO_TYPES                            \
+  (typename T, typename U, bool isSetMask = true, \
+   std::enable_if_t<std::is_same_v<T, U>, bool> = true)
+#define MOGE_SCALAR(NAME)                                                           \
+  MOGE_SCALAR_FORMS(NAME, false, MOGE_ONE_TYPE, T, const UnaryRepeatParams& params) \
+  MOGE_SCALAR_FORMS(NAME, false, MOGE_TWO_TYPES, U, const UnaryRepeatParams& params)
 
 MOGE_SCALAR(Adds)
 MOGE_SCALAR(Muls)
 MOGE_SCALAR(Maxs)
 MOGE_SCALAR(Mins)
+MOGE_SCALAR(LeakyRelu)
 MOGE_SCALAR(ShiftLeft)
-MOGE_SCALAR(ShiftRight)
+// `roundEn`: adds the last bit shifted out, of types with a sign
+MOGE_SCALAR_FORMS(ShiftRight, roundEn, MOGE_ONE_TYPE, T, const UnaryRepeatParams& params,
+                  bool roundEn = false)
+MOGE_SCALAR_FORMS(ShiftRight, roundEn, MOGE_TWO_TYPES, U, const UnaryRepeatParams& params,
+                  bool roundEn)
 #undef MOGE_SCALAR
+#undef MOGE_TWO_TYPES
+#undef MOGE_ONE_TYPE
+#undef MOGE_SCALAR_FORMS
+#undef MOGE_SCALAR_MASKED
+#undef MOGE_OPEN
 
-// dst += src * scalar
-template <typename T, typename U, bool isSetMask = true, typename Mask>
-void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalar, const Mask& mask,
-          emulator::U8 repeatTime, const UnaryRepeatParams& params) {
-  MOGE_CHECK_TYPES(Axpy, T, U);
-  emulator::Scalar(emulator::Op::kAxpy, emulator::Destination(dst, params),
-                   emulator::Source(src, params), &scalar,
-                   emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, typename U>
-void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalar,
-          const int32_t& count) {
-  MOGE_CHECK_TYPES(Axpy, T, U);
-  emulator::Scalar(emulator::Op::kAxpy, emulator::Whole(dst), emulator::Whole(src, sizeof(T)),
-                   &scalar, emulator::CountExtent(count));
-}
-
-// a repeat is 64 elements of the wider type
-template <typename T, typename U, bool isSetMask = true, typename Mask>
-void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& mode,
-          const Mask& mask, emulator::U8 repeatTime, const UnaryRepeatParams& params) {
-  static_assert(emulator::kCanCast<T, U>, "Cast: rule dtype.table: no such pair of types");
-  emulator::Cast(emulator::Destination(dst, params), emulator::Source(src, params), mode,
-                 emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
-template <typename T, typename U>
-void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& mode,
-          const uint32_t& count) {
-  static_assert(emulator::kCanCast<T, U>, "Cast: rule dtype.table: no such pair of types");
-  constexpr uint32_t kWidest = sizeof(T) > sizeof(U) ? sizeof(T) : sizeof(U);
-  emulator::Cast(emulator::Whole(dst, kWidest), emulator::Whole(src, kWidest), mode,
-                 emulator::CountExtent(count));
-}
-
-template <typename T, bool isSetMask = true, typename Mask>
-void Duplicate(const LocalTensor<T>& dst, const T& value, const Mask& mask, emulator::U8 repeatTime,
-               emulator::U16 dstBlkStride, emulator::U8 dstRepStride) {
-  MOGE_CHECK_TYPES(Duplicate, T);
-  emulator::Fill(emulator::Strided(dst, dstBlkStride, dstRepStride), &value,
-                 emulator::MaskExtent(isSetMask, mask, repeatTime));
-}
+#define MOGE_DUPLICATE(MASK)                                                               \
+  template <typename T, bool isSetMask = true>                                             \
+  void Duplicate(const LocalTensor<T>& dst, const T& value, MASK, emulator::U8 repeatTime, \
+                 emulator::U16 dstBlkStride, emulator::U8 dstRepStride) {                  \
+    MOGE_CHECK_TYPES(Duplicate, T);                                                        \
+    emulator::Fill(emulator::Strided(dst, dstBlkStride, dstRepStride), &value,             \
+                   emulator::MaskExtent(isSetMask, mask, repeatTime));                     \
+  }
+MOGE_DUPLICATE(uint64_t mask)
+MOGE_DUPLICATE(uint64_t mask[])
+#undef MOGE_DUPLICATE
 template <typename T>
 void Duplicate(const LocalTensor<T>& dst, const T& value, const int32_t& count) {
   MOGE_CHECK_TYPES(Duplicate, T);
@@ -193,17 +175,21 @@ void Duplicate(const LocalTensor<T>& dst, const T& value, const int32_t& count) 
 }
 
 // first, first + 1, ...
+#define MOGE_CREATE_INDEX(MASK)                                                           \
+  template <typename T>                                                                   \
+  void CreateVecIndex(LocalTensor<T>& dst, const T& first, MASK, emulator::U8 repeatTime, \
+                      emulator::U16 dstBlkStride, emulator::U8 dstRepStride) {            \
+    MOGE_CHECK_TYPES(CreateVecIndex, T);                                                  \
+    emulator::CreateIndex(emulator::Strided(dst, dstBlkStride, dstRepStride), &first,     \
+                          emulator::MaskExtent(true, mask, repeatTime));                  \
+  }
+MOGE_CREATE_INDEX(uint64_t mask)
+MOGE_CREATE_INDEX(uint64_t mask[])
+#undef MOGE_CREATE_INDEX
 template <typename T>
-void CreateVecIndex(const LocalTensor<T>& dst, const T& first, uint32_t count) {
+void CreateVecIndex(LocalTensor<T> dst, const T& first, uint32_t count) {
   MOGE_CHECK_TYPES(CreateVecIndex, T);
   emulator::CreateIndex(emulator::Whole(dst), &first, emulator::CountExtent(count));
-}
-template <typename T>
-void CreateVecIndex(LocalTensor<T>& dst, const T& first, uint64_t mask, emulator::U8 repeatTime,
-                    emulator::U16 dstBlkStride, emulator::U8 dstRepStride) {
-  MOGE_CHECK_TYPES(CreateVecIndex, T);
-  emulator::CreateIndex(emulator::Strided(dst, dstBlkStride, dstRepStride), &first,
-                        emulator::MaskExtent(true, mask, repeatTime));
 }
 
 // each of 8 elements fills one block
@@ -213,6 +199,29 @@ void Brcb(const LocalTensor<T>& dst, const LocalTensor<T>& src, emulator::U8 rep
   MOGE_CHECK_TYPES(Brcb, T);
   emulator::BroadcastBlocks(emulator::Destination(dst, params), emulator::Strided(src, 1, 1),
                             repeatTime);
+}
+
+// dst = src0 + src1: as many elements as the destination has
+#define MOGE_OPERATOR(SIGN, NAME)                                                              \
+  template <typename T>                                                                        \
+  emulator::WholeTensors<T, emulator::Op::k##NAME> operator SIGN(const LocalTensor<T>& src0,   \
+                                                                 const LocalTensor<T>& src1) { \
+    MOGE_CHECK_TYPES(NAME, T);                                                                 \
+    return {src0, src1};                                                                       \
+  }
+MOGE_OPERATOR(+, Add)
+MOGE_OPERATOR(-, Sub)
+MOGE_OPERATOR(*, Mul)
+MOGE_OPERATOR(/, Div)
+MOGE_OPERATOR(&, And)
+MOGE_OPERATOR(|, Or)
+#undef MOGE_OPERATOR
+
+template <typename T>
+template <emulator::Op op>
+void LocalTensor<T>::operator=(const emulator::WholeTensors<T, op>& sources) {
+  emulator::Binary(op, emulator::Whole(*this), emulator::Whole(sources.src0),
+                   emulator::Whole(sources.src1), emulator::CountExtent(size_));
 }
 
 }  // namespace AscendC
