@@ -1,54 +1,13 @@
 // One instruction on an image of UB, in every form: the tests compare what it leaves with NumPy.
 #include <stdexcept>
 
-#include "common.h"
+#include "forms.h"
 
 namespace moge_tests {
 
 namespace {
 
 constexpr uint32_t kImageBytes = 65536;
-
-struct Place {
-  TBuf<TPosition::VECCALC>& buffer;
-
-  template <typename T>
-  LocalTensor<T> At(uint32_t byte) const {
-    return buffer.Get<uint8_t>()[byte].ReinterpretCast<T>();
-  }
-};
-
-UnaryRepeatParams UnaryStrides(const Instruction& c) {
-  return {c.strides[0], c.strides[1], c.strides[2], c.strides[3]};
-}
-BinaryRepeatParams BinaryStrides(const Instruction& c) {
-  return {c.strides[0], c.strides[1], c.strides[2], c.strides[3], c.strides[4], c.strides[5]};
-}
-
-// Calls f with the mask of the form: a number or two words, and whether the call sets the register.
-template <typename F>
-void WithMask(const Instruction& c, F f) {
-  uint64_t bits[2] = {c.low, c.high};
-  if (c.form == "mask") {
-    f(c.low, std::true_type{});
-  } else if (c.form == "bits") {
-    f(bits, std::true_type{});
-  } else {
-    f(uint64_t{MASK_PLACEHOLDER}, std::false_type{});
-  }
-}
-
-#define FORMS(NAME, PARAMS, ...)                                                   \
-  if (c.op == #NAME) {                                                             \
-    if (c.form == "count") {                                                       \
-      NAME(__VA_ARGS__, static_cast<int32_t>(c.low));                              \
-    } else {                                                                       \
-      WithMask(c, [&](auto mask, auto is_set) {                                    \
-        NAME<TYPES, decltype(is_set)::value>(__VA_ARGS__, mask, c.repeat, PARAMS); \
-      });                                                                          \
-    }                                                                              \
-    return;                                                                        \
-  }
 
 // Copies the scores of a sorted list to 8 KiB after it, and the indices to 12 KiB.
 template <typename T>
@@ -104,10 +63,6 @@ void Floats(const Instruction& c, const Place& ub) {
   FORMS(Abs, UnaryStrides(c), dst, a)
   const auto mode = static_cast<SELMODE>(c.mode);
   auto mask = ub.At<uint8_t>(c.tmp);
-  if (c.op == "Select" && mode == SELMODE::VSEL_CMPMASK_SPR) {
-    SetCmpMask(mask);
-    return Select(dst, mask, a, b, mode, c.low, c.repeat, BinaryStrides(c));
-  }
   if (c.op == "Select" && mode == SELMODE::VSEL_TENSOR_SCALAR_MODE) {
     if (c.form == "count") return Select(dst, mask, a, scalar, mode, c.low);
     return Select(dst, mask, a, scalar, mode, c.low, c.repeat, BinaryStrides(c));
@@ -173,6 +128,7 @@ uint64_t Moves(const Instruction& c, const Place& ub) {
   auto dst = ub.At<T>(c.dst), a = ub.At<T>(c.src0);
   const T scalar = static_cast<T>(c.scalar);
   auto offsets = ub.At<uint32_t>(c.src1);
+  using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
   uint64_t taken = 0;
   if (c.op == "Brcb") {
     Brcb(dst, a, c.repeat, {c.strides[0], c.strides[1]});
@@ -181,7 +137,8 @@ uint64_t Moves(const Instruction& c, const Place& ub) {
   } else if (c.op == "Gather") {
     Gather(dst, a, offsets, static_cast<uint32_t>(c.scalar), c.low, c.repeat, c.strides[0]);
   } else if (c.op == "Gatherb") {
-    Gatherb(dst, a, offsets, c.repeat, {c.strides[0], c.strides[1]});
+    Gatherb(ub.At<Bits>(c.dst), ub.At<Bits>(c.src0), offsets, c.repeat,
+            {c.strides[0], c.strides[1]});
   } else if (c.op == "DataCopy" && c.form == "count") {
     DataCopy(dst, a, static_cast<uint32_t>(c.low));
   } else if (c.op == "DataCopy") {
@@ -191,7 +148,6 @@ uint64_t Moves(const Instruction& c, const Place& ub) {
     if (c.mode != 0) {
       GatherMask(dst, a, static_cast<uint8_t>(c.mode), c.flag, c.low, params, taken);
     } else {
-      using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
       GatherMask(dst, a, ub.At<Bits>(c.src1), c.flag, c.low, params, taken);
     }
   } else if (c.form == "count") {
@@ -269,7 +225,8 @@ bool CastsFrom(const Instruction& c, const Place& ub) {
 
 void DispatchCast(const Instruction& c, const Place& ub) {
   if (c.scalar != 0) SetDeqScale(half(c.scalar));
-  const bool found = CastsFrom<half, float, int32_t, int16_t, int8_t, uint8_t>(c, ub) ||
+  const bool found = CastsFrom<half, float, int32_t, int16_t, int8_t, uint8_t, int4b_t>(c, ub) ||
+                     CastsFrom<int4b_t, half>(c, ub) ||
                      CastsFrom<float, half, bfloat16_t, int32_t, int16_t, int64_t, float>(c, ub) ||
                      CastsFrom<bfloat16_t, float, int32_t>(c, ub) ||
                      CastsFrom<int8_t, half>(c, ub) || CastsFrom<uint8_t, half>(c, ub) ||
@@ -286,7 +243,9 @@ uint64_t Dispatch(const Instruction& c, const Place& ub) {
     }
     return false;
   };
-  if (c.op == "Cast") {
+  if (ExecuteCompound(c, ub)) {
+    return 0;
+  } else if (c.op == "Cast") {
     DispatchCast(c, ub);
   } else if (is_one_of({"MulAddDst", "Axpy"})) {
     if (c.dtype == "half") Accumulating<half, half>(c, ub);
@@ -329,6 +288,7 @@ uint64_t Execute(const Instruction& call, uint8_t* image, uint8_t* result) {
   if (call.counter) SetMaskCount();
   if (call.form == "register") SetVectorMask<half>(call.high, call.low);
   const uint64_t taken = Dispatch(call, Place{buffer});
+  SetMaskNorm();
   ResetMask();
   PipeBarrier<PIPE_ALL>();
   DataCopy(out[call.out_begin], buffer.Get<uint8_t>()[call.out_begin],

@@ -51,11 +51,7 @@ std::vector<std::string> Names(const std::vector<moge_tests::Case>& cases) {
 
 PYBIND11_MODULE(moge_emulator_tests, m) {
   emulator::Bind(m);
-  m.def("must_fail", [] {
-    std::vector<std::string> names = Names(moge_tests::MustFail());
-    for (std::string& name : Names(moge_tests::MustFailCube())) names.push_back(std::move(name));
-    return names;
-  });
+  m.def("must_fail", [] { return Names(moge_tests::MustFail()); });
   m.def("must_pass", [] { return Names(moge_tests::MustPass()); });
   const auto define = [&m](const char* name, const std::vector<moge_tests::Case>& cases) {
     m.def(
@@ -69,10 +65,16 @@ PYBIND11_MODULE(moge_emulator_tests, m) {
         py::arg("seed") = 0, py::arg("rules") = "");
   };
   define("fail", moge_tests::MustFail());
-  define("fail_cube", moge_tests::MustFailCube());
   define("run", moge_tests::MustPass());
   define("run_cube", moge_tests::MustPassCube());
+  define("run_adv", moge_tests::AdvPass());
   define("schedule", moge_tests::Schedules());
+  define("utility", moge_tests::Utilities());
+  define("sync", moge_tests::Syncs());
+  define("rearrange", moge_tests::Rearranged());
+  define("matrix", moge_tests::Matrices());
+  define("data_copy", moge_tests::DataCopies());
+  define("framework", moge_tests::Frameworks());
   // (what GatherMask counted, counters)
   m.def("instruction", [](const py::dict& fields, Array image, Array result) {
     moge_tests::Instruction call;

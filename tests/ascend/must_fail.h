@@ -1,4 +1,4 @@
-// How a kernel that must fail is written: one macro, which puts it on the list of its file.
+// How a kernel that must fail is written: one macro, which puts it on the list.
 #ifndef MOGE_TESTS_ASCEND_MUST_FAIL_H_
 #define MOGE_TESTS_ASCEND_MUST_FAIL_H_
 
@@ -6,20 +6,11 @@
 
 namespace moge_tests {
 
-namespace {
-
-std::vector<Case>& Cases() {
-  static std::vector<Case> cases;
-  return cases;
-}
-
 struct Registration {
   Registration(Kernel kernel, const char* name, const Options& options = {}) {
-    Cases().push_back({name, kernel, options});
+    MustFail().push_back({name, kernel, options});
   }
 };
-
-}  // namespace
 
 // MUST_FAIL(name, options if any) { body over x, y, z }
 // The name is the rule, and a word where a rule has several kernels.

@@ -156,11 +156,6 @@ MUST_FAIL("core.pipe") {
 STATIC_FAILS("core.pipe flag", Cube()) { Sync<HardEvent::MTE2_V>(); }
 STATIC_FAILS("core.pipe barrier", Cube()) { PipeBarrier<PIPE_V>(); }
 MUST_FAIL("core.pipe order") { SetMMRowMajor(); }
-MUST_FAIL("style.cube-static", Cube()) {
-  TPipe pipe;
-  TQue<TPosition::A1, 1> queue;
-  pipe.InitBuffer(queue, 1, 1024);
-}
 MUST_FAIL("static.final-barrier cube", Cube()) { Ready cube; }
 
 // --- order -----------------------------------------------------------------------------------
@@ -237,9 +232,9 @@ CUBE_FAILS("copy.path Fixpipe") {
   Fixpipe(Global<float>(y), cube.a1.ReinterpretCast<float>(),
           FixpipeParamsV220(16, 16, 16, 16, false));
 }
-STATIC_FAILS("copy.path Nd2Nz") {
-  LocalTensor<half> ub(TPosition::VECIN, 0, 256);
-  DataCopy(ub, Global<half>(x), Nd2NzParams(1, 16, 16, 0, 16, 16, 1, 0));
+STATIC_FAILS("copy.path Nd2Nz", Cube()) {
+  LocalTensor<half> l0(TPosition::A2, 0, 256);
+  DataCopy(l0, Global<half>(x), Nd2NzParams(1, 16, 16, 0, 16, 16, 1, 0));
 }
 CUBE_FAILS("params.range Nd2Nz") {
   DataCopy(cube.a1, Global<half>(x), Nd2NzParams(1, 16, 16, 0, 16, 0, 1, 0));
@@ -290,11 +285,6 @@ CUBE_FAILS("params.range Mmad") { Mmad(cube.c, cube.a2, cube.b2, Product(4096, 1
 CUBE_FAILS("params.range Mmad 16 bits") { Mmad(cube.c, cube.a2, cube.b2, Product(65552, 16, 16)); }
 
 CUBE_FAILS("mmad.bias") {
-  MmadParams product = Product(16, 16, 16, false);
-  product.cmatrixSource = true;
-  Mmad(cube.c, cube.a2, cube.b2, product);
-}
-CUBE_FAILS("mmad.bias init") {
   LocalTensor<float> bias(TPosition::C2, 0, 16);
   Mmad(cube.c, cube.a2, cube.b2, bias, Product(16, 16, 16));
 }
@@ -601,7 +591,5 @@ MUST_FAIL("counting.virtual-data Fixpipe", Counting(KernelType::kCube)) {
 }
 
 }  // namespace
-
-const std::vector<Case>& MustFailCube() { return Cases(); }
 
 }  // namespace moge_tests
