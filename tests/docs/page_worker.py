@@ -124,4 +124,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["MOGE_OPS"] = str(Path(__file__).resolve().parents[2])  # a reader's clone
         print(json.dumps(run(target)))

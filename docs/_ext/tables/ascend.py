@@ -257,6 +257,8 @@ def rule_count() -> str:
 
 def rules(*family: str) -> Table:
     """The rules of one family."""
-    lines = [[f"`{rule}`", level.lower(), text] for rule, level, text in families()[" ".join(family)]]
+    lines = [
+        [f"`{rule}`", level.lower(), text] for rule, level, text in families()[" ".join(family)]
+    ]
     headings = ["rule", "level", "what must hold"]
     return Table("source", RULES, "Each rule is a line of", headings, lines)
