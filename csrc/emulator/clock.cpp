@@ -46,6 +46,13 @@ void Clocks::Join(pipe_t into, const Clock& clock) {
   Merge(seen_[into], clock);
 }
 
+bool Clocks::InFlight() const {
+  for (int pipe = PIPE_V; pipe < kPipes; ++pipe) {
+    if (seen_[PIPE_S][pipe] < time_[pipe]) return true;
+  }
+  return false;
+}
+
 void Clocks::JoinAll() {
   for (Clock& clock : seen_) clock = time_;
   fence_ = time_;

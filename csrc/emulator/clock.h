@@ -75,6 +75,8 @@ class Clocks {
   // A pipe has waited for what the clock tells.
   void Join(pipe_t into, const Clock& clock);
   void JoinAll();
+  // Whether the scalar unit has not waited for what some pipe was given.
+  bool InFlight() const;
   void PassBarrier(pipe_t of) { fence_[of] = time_[of]; }
   bool PassedBarrier(pipe_t of, uint32_t time) const { return time <= fence_[of]; }
 

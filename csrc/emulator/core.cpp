@@ -48,7 +48,7 @@ void Core::Finish() {
     Report(Rule::kUnitFlagLeft, "L0C [%zu, %zu) was given free by Mmad and not moved out",
            unit * kFractalBytes, (unit + 1) * kFractalBytes);
   }
-  if (style.used_static && !style.final_barrier) {
+  if (style.used_static && !style.final_barrier && clocks_.InFlight()) {
     Report(Rule::kStaticBarrier, "end with PipeBarrier<PIPE_ALL>");
   }
   WriteBackAll(*this);

@@ -237,6 +237,8 @@ class Core {
   // The two halves of Read, for transfers that carry undefined bytes along: only what an
   // instruction computes with must be valid.
   void CheckValid(Memory memory, uint32_t begin, uint32_t end);
+  // The first byte that is not valid, or `end`; notes whether data is virtual.
+  uint32_t FirstInvalid(Memory memory, uint32_t begin, uint32_t end);
   void Follow(Memory memory, uint32_t begin, uint32_t end);
   // Bytes from one place to another, with what is undefined among them.
   void Carry(Memory from, uint32_t begin, Memory to, uint32_t at, uint32_t bytes);
@@ -263,7 +265,11 @@ class Core {
   bool IsBulk(const GlobalRef& ref) const;
   // Byte of the allocation where an access starts, after its checks.
   uint64_t CheckGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, uint32_t alignment);
-  void ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes);
+  // `carries`: what is undefined there comes along, by CarryIn, and is no error yet.
+  void ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bool carries = false);
+  void CarryIn(const GlobalRef& ref, uint64_t offset, Memory memory, uint32_t at, uint32_t bytes);
+  void CarryOut(Memory memory, uint32_t begin, const GlobalRef& ref, uint64_t offset,
+                uint32_t bytes);
   void WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bool adds);
   // A write of the scalar unit, which others may wait for.
   void PublishGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, const Release& release);

@@ -113,7 +113,7 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
   for (uint32_t row = 0; row < rows.rows; ++row) {
     const uint64_t from = row * rows.source_pitch;
     const auto at = static_cast<uint32_t>(row * rows.destination_pitch);
-    core.ReadGlobal(src, from, rows.bytes);
+    core.ReadGlobal(src, from, rows.bytes, true);
     const uint32_t first = begin + at + left;
     const uint32_t filled = first + rows.bytes;
     const void* filling =
@@ -121,6 +121,7 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
     const ByteState around = filling != nullptr ? ByteState::kValid : ByteState::kPoison;
     core.Write(memory, begin + at, first, around);
     core.Write(memory, first, filled);
+    core.CarryIn(src, from, memory, first, rows.bytes);
     core.Write(memory, filled, begin + at + width, around);
     if (core.lacks_data) continue;
     uint8_t* out = to + at;
@@ -157,10 +158,18 @@ void CopyOut(Op op, const GlobalRef& dst, const LocalRef& src, const Rows& rows)
   for (uint32_t row = 0; row < rows.rows; ++row) {
     const auto at = static_cast<uint32_t>(row * rows.source_pitch);
     const uint64_t to = row * rows.destination_pitch;
-    core.Read(memory, begin + at, begin + at + rows.bytes);
+    const uint32_t last = begin + at + rows.bytes;
+    const uint32_t invalid = core.FirstInvalid(memory, begin + at, last);
     if (core.lacks_data) core.FailVirtual();
-    core.WriteGlobal(dst, to, rows.bytes, core.registers.atomic.has_value());
+    core.Follow(memory, begin + at, last);
+    const bool adds = core.registers.atomic.has_value();
+    if (adds) core.CheckValid(memory, begin + at, last);  // the value is computed with
+    core.WriteGlobal(dst, to, rows.bytes, adds);
     Deliver(core, dst.address + to, from + at, rows.bytes);
+    if (adds || invalid == last) continue;
+    Report(Rule::kGmUndefined, "stores %s byte %u, which nothing defined has been written to",
+           Name(memory), invalid);
+    core.CarryOut(memory, begin + at, dst, to, rows.bytes);
   }
 }
 

@@ -25,6 +25,16 @@ GlobalMemory::GlobalMemory(const Allocation& allocation, bool tracked)
   if (tracked) cells_ = Make(width_);
 }
 
+void GlobalMemory::StoreStates(uint64_t begin, const uint8_t* states, uint64_t bytes) {
+  constexpr auto kValid = static_cast<uint8_t>(ByteState::kValid);
+  const auto invalid = [](uint8_t state) { return state != kValid; };
+  if (states_.empty()) {
+    if (std::none_of(states, states + bytes, invalid)) return;
+    states_.assign(allocation_.bytes, kValid);
+  }
+  std::memcpy(states_.data() + begin, states, bytes);
+}
+
 bool Core::IsBulk(const GlobalRef& ref) const {
   return ref.allocation >= 0 && machine.globals[ref.allocation].allocation().bulk;
 }
@@ -102,7 +112,7 @@ Core::Touched Core::Touch(const GlobalRef& ref, uint64_t offset, uint64_t bytes)
   return touched;
 }
 
-void Core::ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes) {
+void Core::ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bool carries) {
   if (!machine.options.checks || bytes == 0) return;
   if (machine.globals[ref.allocation].allocation().access == Access::kIn) return;  // nobody writes
   const Touched touched = Touch(ref, offset, bytes);
@@ -138,6 +148,13 @@ void Core::ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes) {
       cell.more = true;
     }
     cell.read = touched.own;
+  }
+  const uint8_t* states = carries ? nullptr : memory.States(touched.begin);
+  for (uint64_t i = 0; states != nullptr && i < bytes; ++i) {
+    if (states[i] == static_cast<uint8_t>(ByteState::kValid)) continue;
+    Report(Rule::kGmUninitialised, "reads byte %llu of '%s', where something undefined was stored",
+           Number(touched.begin + i), memory.name());
+    return;
   }
 }
 
@@ -188,6 +205,23 @@ void Core::WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bo
     cell.release = publishes_;
     cell.stamp = machine.stamp;
   }
+  memory.Validate(touched.begin, bytes);
+}
+
+void Core::CarryIn(const GlobalRef& ref, uint64_t offset, Memory memory, uint32_t at,
+                   uint32_t bytes) {
+  if (!machine.options.checks) return;
+  const GlobalMemory& global = machine.globals[ref.allocation];
+  const auto begin = static_cast<uint64_t>(ref.address - global.begin()) + offset;
+  const uint8_t* states = global.States(begin);
+  if (states != nullptr) std::memcpy(Local(memory).state.data() + at, states, bytes);
+}
+
+void Core::CarryOut(Memory memory, uint32_t begin, const GlobalRef& ref, uint64_t offset,
+                    uint32_t bytes) {
+  GlobalMemory& global = machine.globals[ref.allocation];
+  const auto to = static_cast<uint64_t>(ref.address - global.begin()) + offset;
+  global.StoreStates(to, Local(memory).state.data() + begin, bytes);
 }
 
 void Core::PublishGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes,

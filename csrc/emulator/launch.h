@@ -97,8 +97,9 @@ struct Options {
   const Device* device = nullptr;                 // whose times are modelled
   CacheModel* cache = nullptr;                    // L2 as earlier launches left it; null: empty
   std::vector<uint32_t> pictured;  // cores whose instructions are listed with their times
-  // Levels of rules: "fixpipe.n-size=error, overlap.*=off". The variable MOGE_EMULATOR_RULES, of
-  // the same form, is read before; docs/backends/emulator.md lists the rules.
+  // Levels of rules: "fixpipe.n-size=error, overlap.*=off"; "warning=error" makes every warning
+  // one. The variable MOGE_EMULATOR_RULES, of the same form, is read before;
+  // docs/backends/emulator.md lists the rules.
   std::string rules;
   void (*warn)(const Error& warning) = nullptr;  // is told each; null: a line on stderr
 };

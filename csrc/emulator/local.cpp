@@ -39,9 +39,16 @@ uint32_t Core::Check(const LocalRef& ref, uint64_t offset, uint64_t bytes, uint3
     }
   }
   const char* const memory = Name(MemoryOf(ref.position));
-  if (offset > ref.end - ref.begin || bytes > ref.end - ref.begin - offset) {
-    Fail(Rule::kLocalBounds, "bytes [%llu, %llu) of a tensor of %u bytes at %s %u", Number(offset),
-         Number(offset + bytes), ref.end - ref.begin, memory, ref.begin);
+  const uint32_t size = ref.end - ref.begin;
+  if (offset > size || bytes > size - offset) {
+    // a static tensor is an address: what it was declared to hold does not end the memory
+    const uint64_t room = MemoryBytes(MemoryOf(ref.position)) - ref.begin;
+    if (ref.buffer != 0 || offset > room || bytes > room - offset) {
+      Fail(Rule::kLocalBounds, "bytes [%llu, %llu) of a tensor of %u bytes at %s %u",
+           Number(offset), Number(offset + bytes), size, memory, ref.begin);
+    }
+    Report(Rule::kDeclaredSize, "bytes [%llu, %llu) of a tensor of %u bytes at %s %u",
+           Number(offset), Number(offset + bytes), size, memory, ref.begin);
   }
   const auto address = static_cast<uint32_t>(ref.begin + offset);
   if (address % alignment != 0) {
@@ -73,21 +80,27 @@ void Core::Read(Memory memory, uint32_t begin, uint32_t end) {
   Follow(memory, begin, end);
 }
 
-void Core::CheckValid(Memory memory, uint32_t begin, uint32_t end) {
+uint32_t Core::FirstInvalid(Memory memory, uint32_t begin, uint32_t end) {
   if (machine.options.counting && !lacks_data) {
     const uint8_t* state = Local(memory).state.data() + begin;
     constexpr int kVirtual = static_cast<int>(ByteState::kVirtual);
     lacks_data = std::memchr(state, kVirtual, end - begin) != nullptr;
   }
-  if (!machine.options.checks || begin == end) return;
+  if (!machine.options.checks || begin == end) return end;
   const uint8_t* state = Local(memory).state.data();
   constexpr auto kValid = static_cast<uint8_t>(ByteState::kValid);
   uint8_t other_bits = 0;  // no early exit: the loop is vectorised
   for (uint32_t i = begin; i < end; ++i) other_bits |= state[i] ^ kValid;
-  if (other_bits == 0) return;
+  if (other_bits == 0) return end;
   uint32_t byte = begin;
   while (state[byte] == kValid) ++byte;
-  if (state[byte] == static_cast<uint8_t>(ByteState::kPoison)) {
+  return byte;
+}
+
+void Core::CheckValid(Memory memory, uint32_t begin, uint32_t end) {
+  const uint32_t byte = FirstInvalid(memory, begin, end);
+  if (byte == end) return;
+  if (Local(memory).state[byte] == static_cast<uint8_t>(ByteState::kPoison)) {
     Report(Rule::kLocalPoison, "reads %s byte %u, which the hardware leaves undefined",
            Name(memory), byte);
     return;
@@ -217,7 +230,9 @@ LocalRef PlaceLocal(TPosition position, uint32_t address, uint64_t bytes) {
 LocalRef Offset(const LocalRef& ref, uint64_t bytes) {
   LocalRef view = ref;
   // past the end nothing is left: the first access says so
-  view.begin = static_cast<uint32_t>(std::min<uint64_t>(ref.begin + bytes, ref.end));
+  const uint32_t last = ref.buffer != 0 ? ref.end : MemoryBytes(MemoryOf(ref.position));
+  view.begin = static_cast<uint32_t>(std::min<uint64_t>(ref.begin + bytes, last));
+  view.end = std::max(view.begin, ref.end);
   return view;
 }
 

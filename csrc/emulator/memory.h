@@ -67,6 +67,15 @@ class GlobalMemory {
   // Accesses of the cell at `byte` that have no place in it.
   std::vector<BesideAccess>& Beside(uint64_t byte) { return beside_[byte]; }
   void Forget(uint64_t byte) { beside_.erase(byte); }
+  // States of bytes, as what was stored had them; none is kept until one is not valid.
+  const uint8_t* States(uint64_t begin) const {
+    return states_.empty() ? nullptr : states_.data() + begin;
+  }
+  void StoreStates(uint64_t begin, const uint8_t* states, uint64_t bytes);
+  void Validate(uint64_t begin, uint64_t bytes) {
+    if (states_.empty()) return;
+    std::memset(states_.data() + begin, static_cast<int>(ByteState::kValid), bytes);
+  }
 
  private:
   // calloc: a large allocation costs only the pages that the kernel touches
@@ -77,6 +86,7 @@ class GlobalMemory {
   uint64_t width_ = 32;
   CellArray cells_;
   std::unordered_map<uint64_t, std::vector<BesideAccess>> beside_;
+  std::vector<uint8_t> states_;
 };
 
 // A line of the scalar unit's data cache.

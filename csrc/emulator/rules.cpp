@@ -56,7 +56,8 @@ bool Matches(const std::string& pattern, const std::string& id) {
   return id.compare(0, pattern.size() - 1, pattern, 0, pattern.size() - 1) == 0;
 }
 
-// One setting, `id=level`; an id that ends with * stands for all that start like it.
+// One setting, `id=level`; an id that ends with * stands for all that start like it, and `warning`
+// for every rule that is one.
 void SetLevel(Levels& levels, const std::string& setting) {
   const size_t equals = setting.find('=');
   if (equals == std::string::npos) {
@@ -66,7 +67,9 @@ void SetLevel(Levels& levels, const std::string& setting) {
   const Level level = LevelOf(setting.substr(equals + 1), setting);
   bool found = false;
   for (int i = 0; i < kRuleCount; ++i) {
-    if (!Matches(pattern, kRules[i].id)) continue;
+    const bool chosen =
+        pattern == "warning" ? levels[i] == Level::kWarning : Matches(pattern, kRules[i].id);
+    if (!chosen) continue;
     found = true;
     if (levels[i] != Level::kFixed) {
       levels[i] = level;
@@ -75,7 +78,7 @@ void SetLevel(Levels& levels, const std::string& setting) {
                                   " is always an error: the emulator could not go on after it");
     }
   }
-  if (!found) {
+  if (!found && pattern != "warning") {
     throw std::invalid_argument("no rule is called '" + pattern +
                                 "'; emulator::Rules() lists them");
   }

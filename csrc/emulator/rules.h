@@ -22,6 +22,8 @@
     "Select modes 1 and 2 need the last 8 KiB of UB free, GroupBarrier 1600 bytes") \
   X(kLocalNoMemory, "local.no-memory", kFixed, "a local tensor has memory behind it") \
   X(kLocalBounds, "local.bounds", kFixed, "an access stays inside its local tensor") \
+  X(kDeclaredSize, "local.declared-size", kWarning, \
+    "an access stays inside what a static tensor was declared to hold") \
   X(kLocalUninitialised, "local.uninitialised", kError, \
     "local memory is written before it is read") \
   X(kLocalPoison, "local.poison", kError, "what the hardware leaves undefined is not read") \
@@ -29,6 +31,8 @@
     "a global pointer belongs to an allocation of the launch") \
   X(kGmBounds, "gm.bounds", kFixed, "an access stays inside its global buffer") \
   X(kGmUninitialised, "gm.uninitialised", kError, "global memory is written before it is read") \
+  X(kGmUndefined, "gm.undefined", kWarning, \
+    "what is stored to global memory was written and is defined") \
   X(kGmReadOnly, "gm.read-only", kError, "an input of the launch is not written") \
   X(kGmRace, "gm.race", kError, \
     "cores share global memory only across SyncAll, flags or by atomics") \

@@ -43,7 +43,7 @@ COPY_FAILS("local.uninitialised carried") {
   DataCopy(ub.At<float>(4096), ub.At<float>(kFree - 32), 16);
   Exp(ub.At<float>(4096), ub.At<float>(4096), 16);
 }
-COPY_FAILS("local.uninitialised carried-out") {
+COPY_FAILS("gm.undefined carried") {
   DataCopy(ub.At<float>(4096), ub.At<float>(kFree - 32), 16);
   PipeBarrier<PIPE_ALL>();
   DataCopy(Global<float>(y), ub.At<float>(4096), 16);
@@ -57,7 +57,19 @@ COPY_FAILS("local.uninitialised carried-scalar") {
   PipeBarrier<PIPE_ALL>();
   ub.At<float>(4096).GetValue(0);
 }
-COPY_FAILS("local.poison carried") {
+COPY_FAILS("gm.uninitialised stored") {
+  DataCopy(Global<float>(y), ub.At<float>(kFree), 8);
+  PipeBarrier<PIPE_ALL>();
+  Global<float>(y).GetValue(0);
+}
+COPY_FAILS("local.uninitialised there-and-back") {
+  DataCopy(Global<float>(y), ub.At<float>(kFree), 8);
+  PipeBarrier<PIPE_ALL>();
+  DataCopy(ub.At<float>(4096), Global<float>(y), 8);
+  PipeBarrier<PIPE_ALL>();
+  Exp(ub.At<float>(4096), ub.At<float>(4096), 8);
+}
+COPY_FAILS("gm.undefined poison") {
   DataCopyPad(ub.At<float>(kFree), Global<float>(x), {1, 20, 0, 0, 0}, {false, 0, 1, 0.0f});
   PipeBarrier<PIPE_ALL>();
   DataCopy(ub.At<float>(4096), ub.At<float>(kFree), 8);

@@ -100,7 +100,7 @@ MATRIX_FAILS("params.range SetFmatrix") {
   const uint8_t padding[4] = {};
   SetFmatrix(0, 16, padding, FmatrixMode::FMATRIX_LEFT);
 }
-MATRIX_FAILS("local.bounds windows") {
+MATRIX_FAILS("local.declared-size windows") {
   Ready cube(x);
   cube.windows.l1W = 80;
   cube.windows.mExtension = 80;
@@ -192,7 +192,7 @@ MATRIX_FAILS("copy.path scales") {
   Ready cube(x);
   DataCopy(LocalTensor<half>(TPosition::C2PIPE2GM, 0, 64), cube.l1, DataCopyParams(1, 1, 0, 0));
 }
-MATRIX_FAILS("local.bounds Fixpipe L1") {
+MATRIX_FAILS("local.declared-size Fixpipe L1") {
   Ready cube(x);
   cube.Multiply();
   FixpipeParamsV220 out(64, 64, 64, 65, false);

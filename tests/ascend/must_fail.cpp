@@ -113,7 +113,7 @@ UB_FAILS("local.bounds stride") {
   Exp(ub.At<float>(kFree), ub.At<float>(0), 64, 3, {1, 1, 255, 8});
 }
 UB_FAILS("local.uninitialised") { Exp(ub.At<float>(kFree), ub.At<float>(kFree - 32), 9); }
-MUST_FAIL("local.uninitialised reused") {
+MUST_FAIL("gm.undefined reused") {
   Queue<TPosition::VECOUT> queue(1, 256);
   for (int i = 0; i < 2; ++i) {
     auto tensor = queue.AllocTensor<float>();

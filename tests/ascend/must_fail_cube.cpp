@@ -96,19 +96,25 @@ CUBE_FAILS("gm.alignment NZ") {
   Fixpipe<float, float, CFG_NZ>(Global<float>(y + 4), cube.c,
                                 FixpipeParamsV220(16, 16, 64, 32, false));
 }
-CUBE_FAILS("local.bounds LoadData") {
+CUBE_FAILS("local.declared-size LoadData") {
   cube.Copy(x);
   Sync<HardEvent::MTE2_MTE1>();
   LoadData(cube.a2, cube.a1, LoadData2DParams(15, 2, 1, 0, 0, false, 0));
 }
-CUBE_FAILS("local.bounds Mmad") {
+CUBE_FAILS("local.declared-size Mmad") {
   cube.Operands(x);
   Mmad(cube.c, cube.a2, cube.b2, Product(64, 64, 80));
 }
-CUBE_FAILS("local.bounds Fixpipe") {
+CUBE_FAILS("local.declared-size Fixpipe") {
   cube.Multiply(x);
   Sync<HardEvent::M_FIX>();
   Fixpipe(Global<float>(y), cube.c[4080], FixpipeParamsV220(16, 2, 16, 16, false));
+}
+CUBE_FAILS("local.bounds end-of-memory") {
+  cube.Multiply(x);
+  Sync<HardEvent::M_FIX>();
+  LocalTensor<float> last(TPosition::CO1, 131072 - 1024, 256);
+  Fixpipe(Global<float>(y), last, FixpipeParamsV220(16, 32, 32, 16, false));
 }
 CUBE_FAILS("gm.bounds Fixpipe") {
   cube.Multiply(x);
@@ -156,7 +162,10 @@ MUST_FAIL("core.pipe") {
 STATIC_FAILS("core.pipe flag", Cube()) { Sync<HardEvent::MTE2_V>(); }
 STATIC_FAILS("core.pipe barrier", Cube()) { PipeBarrier<PIPE_V>(); }
 MUST_FAIL("core.pipe order") { SetMMRowMajor(); }
-MUST_FAIL("static.final-barrier cube", Cube()) { Ready cube; }
+MUST_FAIL("static.final-barrier cube", Cube()) {
+  Ready cube;
+  cube.Copy(x);
+}
 
 // --- order -----------------------------------------------------------------------------------
 

@@ -70,3 +70,11 @@ def test_a_wrong_setting_says_what_is_wrong(emulator: ModuleType, rules: str, me
 def test_a_pattern_leaves_fixed_rules_as_they_are(emulator: ModuleType) -> None:
     with pytest.raises(emulator.EmulatorError, match=r"rule local\.bounds"):
         fail(emulator, "local.bounds", rules="local.*=off")
+
+
+def test_all_warnings_become_errors(emulator: ModuleType) -> None:
+    (warning,) = fail(emulator, "gm.undefined carried")["warnings"]
+    assert warning["rule"] == "gm.undefined"
+    with pytest.raises(emulator.EmulatorError, match=r"rule gm\.undefined"):
+        fail(emulator, "gm.undefined carried", rules="warning=error")
+    assert fail(emulator, "gm.undefined carried", rules="warning=error gm.*=off")["warnings"] == []

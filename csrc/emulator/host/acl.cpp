@@ -18,7 +18,6 @@ namespace {
 
 constexpr uint64_t kDeviceMemory = uint64_t{64} << 30;
 constexpr size_t kAlignment = 512;
-constexpr int kFresh = 0xa5;  // in memory that nothing has written
 
 thread_local std::string last_message;
 thread_local aclError last_error = ACL_SUCCESS;
@@ -141,7 +140,7 @@ aclError aclrtMalloc(void** data, size_t bytes, aclrtMemMallocPolicy) {
     return Refuse(ACL_ERROR_RT_MEMORY_ALLOCATION,
                   "aclrtMalloc: " + std::to_string(bytes) + " bytes");
   }
-  std::memset(memory, kFresh, rounded);
+  std::memset(memory, 0, rounded);
   Blocks()[memory] = {bytes, number++, false};
   *data = memory;
   return ACL_SUCCESS;
