@@ -268,8 +268,7 @@ class Core {
   // `carries`: what is undefined there comes along, by CarryIn, and is no error yet.
   void ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bool carries = false);
   void CarryIn(const GlobalRef& ref, uint64_t offset, Memory memory, uint32_t at, uint32_t bytes);
-  void CarryOut(Memory memory, uint32_t begin, const GlobalRef& ref, uint64_t offset,
-                uint32_t bytes);
+  void CarryOut(const GlobalRef& ref, uint64_t offset, const uint8_t* states, uint32_t bytes);
   void WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bool adds);
   // A write of the scalar unit, which others may wait for.
   void PublishGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, const Release& release);

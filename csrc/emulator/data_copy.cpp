@@ -169,7 +169,7 @@ void CopyOut(Op op, const GlobalRef& dst, const LocalRef& src, const Rows& rows)
     if (adds || invalid == last) continue;
     Report(Rule::kGmUndefined, "stores %s byte %u, which nothing defined has been written to",
            Name(memory), invalid);
-    core.CarryOut(memory, begin + at, dst, to, rows.bytes);
+    core.CarryOut(dst, to, core.Local(memory).state.data() + begin + at, rows.bytes);
   }
 }
 

@@ -109,7 +109,18 @@ uint64_t ResultsAt(const Export& shape, uint32_t matrix, uint32_t column) {
          uint64_t{column / kSide} * shape.source_stride * kRowBytes;
 }
 
-void ReadResults(Core& core, const LocalRef& src, const Export& shape) {
+// Whether all of them are defined; `carries`: else they go out undefined; `tells`: and are
+// reported.
+bool ReadResults(Core& core, const LocalRef& src, const Export& shape, bool carries, bool tells) {
+  bool whole = true;
+  const auto check = [&](uint32_t begin, uint32_t end) {
+    if (!carries) return core.CheckValid(Memory::kL0C, begin, end);
+    const uint32_t invalid = core.FirstInvalid(Memory::kL0C, begin, end);
+    if (tells && whole && invalid != end) {
+      Report(Rule::kGmUndefined, "moves out L0C byte %u, which no product has defined", invalid);
+    }
+    whole = whole && invalid == end;
+  };
   for (uint32_t matrix = 0; matrix < shape.matrices; ++matrix) {
     for (uint32_t column = 0; column < shape.n; column += kSide) {
       const uint32_t height = shape.m * kRowBytes;
@@ -121,14 +132,15 @@ void ReadResults(Core& core, const LocalRef& src, const Export& shape) {
       if (core.machine.options.counting) continue;
       core.Follow(Memory::kL0C, begin, begin + height);
       if (width == kRowBytes) {
-        core.CheckValid(Memory::kL0C, begin, begin + height);
+        check(begin, begin + height);
         continue;
       }
       for (uint32_t row = begin; row < begin + height; row += kRowBytes) {
-        core.CheckValid(Memory::kL0C, row, row + width);
+        check(row, row + width);
       }
     }
   }
+  return whole;
 }
 
 // Where results go: what differs between global memory and L1.
@@ -145,9 +157,11 @@ class ToGlobal {
     if (!core_.IsBulk(dst_)) core_.FailVirtual();
     return true;
   }
-  void Write(uint64_t at, const uint8_t* line, uint32_t bytes) {
+  bool Carries() const { return !core_.registers.atomic; }
+  void Write(uint64_t at, const uint8_t* line, uint32_t bytes, const uint8_t* states) {
     core_.WriteGlobal(dst_, at, bytes, core_.registers.atomic.has_value());
     Deliver(core_, dst_.address + at, line, bytes);
+    if (states != nullptr) core_.CarryOut(dst_, at, states, bytes);
   }
 
  private:
@@ -167,10 +181,13 @@ class ToL1 {
   void Move(const Traffic& traffic) { core_.Move(Path::kL0CToL1, traffic.rows, traffic.row_bytes); }
   void Check(uint64_t reach, bool) { core_.Check(dst_, 0, reach, kBlockBytes); }
   bool Counted() { return true; }
-  void Write(uint64_t at, const uint8_t* line, uint32_t bytes) {
+  bool Carries() const { return true; }
+  void Write(uint64_t at, const uint8_t* line, uint32_t bytes, const uint8_t* states) {
     const auto begin = static_cast<uint32_t>(dst_.begin + at);
     core_.Write(Memory::kL1, begin, begin + bytes);
     std::memcpy(core_.Bytes(dst_) + at, line, bytes);
+    if (states == nullptr) return;
+    std::memcpy(core_.Local(Memory::kL1).state.data() + begin, states, bytes);
   }
 
  private:
@@ -178,14 +195,17 @@ class ToL1 {
   const LocalRef& dst_;
 };
 
-// Lays all results out, a line of a column at a time.
+// Lays all results out, a line of a column at a time. `whole`: all are defined.
 template <typename Sink>
 void Convert(Core& core, Sink& sink, DType from, DType to, const LocalRef& src,
-             const std::vector<uint64_t>& scale, const Columns& columns, const Export& shape) {
+             const std::vector<uint64_t>& scale, const Columns& columns, const Export& shape,
+             bool whole) {
   const uint32_t bytes = SizeOf(to);
   const Scaling scaling = ScalingOf(from, to, shape.quant);
   const uint8_t* results = core.Bytes(src);
   std::vector<uint8_t> line(std::min(columns.width, shape.n) * bytes);
+  const uint8_t* known = core.Local(Memory::kL0C).state.data() + (whole ? 0 : src.begin);
+  std::vector<uint8_t> states(whole ? 0 : line.size());
   for (uint32_t matrix = 0; matrix < shape.matrices; ++matrix) {
     for (uint32_t first = 0; first < shape.n; first += columns.width) {
       const uint32_t width = std::min(columns.width, shape.n - first);
@@ -194,14 +214,15 @@ void Convert(Core& core, Sink& sink, DType from, DType to, const LocalRef& src,
       for (uint32_t row = 0; row < shape.m; ++row) {
         for (uint32_t i = 0; i < width; ++i) {
           const uint32_t column = first + i;
-          const uint8_t* result =
-              results + ResultsAt(shape, matrix, column) + row * kRowBytes + column % kSide * 4;
-          ConvertElement(from, to, scaling, scale[column], shape.relu, result,
+          const uint64_t result =
+              ResultsAt(shape, matrix, column) + row * kRowBytes + column % kSide * 4;
+          ConvertElement(from, to, scaling, scale[column], shape.relu, results + result,
                          line.data() + i * bytes);
+          if (!whole) std::memset(states.data() + i * bytes, known[result], bytes);
         }
         const uint64_t at = uint64_t{matrix} * shape.destination_matrix * bytes +
                             first / columns.width * columns.column_pitch + row * row_pitch;
-        sink.Write(at, line.data(), width * bytes);
+        sink.Write(at, line.data(), width * bytes, whole ? nullptr : states.data());
       }
     }
   }
@@ -232,9 +253,9 @@ void MoveTo(Core& core, Sink sink, DType from, DType to, const LocalRef& src, Me
   sink.Check(Reach(to, shape, columns), shape.row_major);
   const std::vector<uint64_t> scale = ReadScales(core, scales_in, scales, shape);
   if (ScalingOf(from, to, shape.quant) != Scaling::kNone) CheckScales(scale);
-  ReadResults(core, src, shape);
+  const bool whole = ReadResults(core, src, shape, sink.Carries(), !Sink::kToL1);
   if (core.machine.options.counting && sink.Counted()) return;
-  Convert(core, sink, from, to, src, scale, columns, shape);
+  Convert(core, sink, from, to, src, scale, columns, shape, whole);
 }
 
 Core& BeginMove(Op op) {

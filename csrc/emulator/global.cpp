@@ -217,11 +217,10 @@ void Core::CarryIn(const GlobalRef& ref, uint64_t offset, Memory memory, uint32_
   if (states != nullptr) std::memcpy(Local(memory).state.data() + at, states, bytes);
 }
 
-void Core::CarryOut(Memory memory, uint32_t begin, const GlobalRef& ref, uint64_t offset,
-                    uint32_t bytes) {
+void Core::CarryOut(const GlobalRef& ref, uint64_t offset, const uint8_t* states, uint32_t bytes) {
   GlobalMemory& global = machine.globals[ref.allocation];
   const auto to = static_cast<uint64_t>(ref.address - global.begin()) + offset;
-  global.StoreStates(to, Local(memory).state.data() + begin, bytes);
+  global.StoreStates(to, states, bytes);
 }
 
 void Core::PublishGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes,

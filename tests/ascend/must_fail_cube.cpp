@@ -145,7 +145,7 @@ CUBE_FAILS("local.uninitialised L0C") {
   cube.Operands(x);
   Mmad(cube.c, cube.a2, cube.b2, Product(64, 64, 64, false));
 }
-CUBE_FAILS("local.poison L0C") {
+CUBE_FAILS("gm.undefined L0C") {
   cube.Operands(x);
   Mmad(cube.c, cube.a2, cube.b2, Product(64, 60, 64));
   Sync<HardEvent::M_FIX>();
