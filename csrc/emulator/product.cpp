@@ -111,6 +111,19 @@ void WriteSums(Core& core, uint32_t begin, uint32_t end, const ProductShape& sha
   });
 }
 
+// A column whose bias is undefined is undefined, which is no error unless somebody uses it.
+void CarryBias(Core& core, uint32_t bias, uint32_t begin, const ProductShape& shape) {
+  const uint8_t* known = core.Local(Memory::kBias).state.data() + bias;
+  uint8_t* state = core.Local(Memory::kL0C).state.data();
+  const uint32_t height = CeilDivide(shape.m, kSide) * kProductBytes;
+  for (uint32_t column = 0; column < shape.n; ++column) {
+    const uint8_t of_column = known[column * 4];
+    if (of_column == static_cast<uint8_t>(ByteState::kValid)) continue;
+    uint8_t* at = state + begin + column / kSide * height + column % kSide * 4;
+    for (uint32_t row = 0; row < shape.m; ++row) std::memset(at + row * kRowBytes, of_column, 4);
+  }
+}
+
 void CheckPosition(const LocalRef& ref, Memory memory) {
   if (MemoryOf(ref.position) == memory) return;
   Fail(Rule::kMmadPosition, "an operand in %s, where %s is needed", Name(MemoryOf(ref.position)),
@@ -174,10 +187,11 @@ void Run(Core& core, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
     ReadLeft(core, left, shape);
     ReadRight(core, right, shape);
     if (product.bias != nullptr) {
-      core.Read(Memory::kBias, product.bias->begin, product.bias->begin + shape.n * 4);
+      core.Follow(Memory::kBias, product.bias->begin, product.bias->begin + shape.n * 4);
     }
     if (!shape.init) ReadSums(core, result, result + result_bytes, shape);
     WriteSums(core, result, result + result_bytes, shape);
+    if (product.bias != nullptr) CarryBias(core, product.bias->begin, result, shape);
   }
   MultiplyFractals(shape, core.Bytes(a), core.Bytes(b),
                    product.bias != nullptr ? core.Bytes(*product.bias) : nullptr, core.Bytes(dst));

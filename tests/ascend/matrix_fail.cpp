@@ -131,7 +131,7 @@ MATRIX_FAILS("mmad.index") {
   MmadWithSparse(cube.c.ReinterpretCast<int32_t>(), cube.a2.ReinterpretCast<int8_t>(),
                  cube.b2.ReinterpretCast<int8_t>(), Product(16, 16, 64));
 }
-MATRIX_FAILS("local.uninitialised table") {
+MATRIX_FAILS("gm.undefined table") {
   Ready cube(x);
   LoadData(cube.a2, cube.l1, cube.windows);
   LoadData(cube.b2, cube.l1, cube.windows);
@@ -139,6 +139,8 @@ MATRIX_FAILS("local.uninitialised table") {
   MmadParams product = Product(16, 16, 16, false);
   product.cmatrixSource = true;
   Mmad(cube.c, cube.a2, cube.b2, product);
+  Sync<HardEvent::M_FIX>();
+  Fixpipe(Global<float>(y), cube.c, FixpipeParamsV220(16, 16, 16, 16, false));
 }
 
 MATRIX_FAILS("fixpipe.not-set") {
@@ -198,6 +200,15 @@ MATRIX_FAILS("local.declared-size Fixpipe L1") {
   FixpipeParamsV220 out(64, 64, 64, 65, false);
   out.quantPre = QuantMode_t::F322F16;
   Fixpipe(cube.l1, cube.c, out);
+}
+MATRIX_FAILS("gm.undefined bias") {
+  // the product is defined but for the columns that take their bias from what nobody wrote
+  Ready cube(x);
+  cube.Multiply();
+  LocalTensor<float> bias(TPosition::C2, 0, 16);
+  Mmad(cube.c, cube.a2, cube.b2, bias, Product(16, 16, 16, false));
+  Sync<HardEvent::M_FIX>();
+  Fixpipe(Global<float>(y), cube.c, FixpipeParamsV220(16, 16, 16, 16, false));
 }
 MATRIX_FAILS("sync.missing Fixpipe L1") {
   Ready cube(x);
