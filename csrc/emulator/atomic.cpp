@@ -38,8 +38,7 @@ constexpr DType kAtomicTypes[] = {DType::kFloat, DType::kHalf, DType::kInt16,
                                   DType::kInt32, DType::kInt8, DType::kBfloat16};
 
 std::optional<Atomic>& Register(Op op) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_S);
+  Core& core = Begin(op, PIPE_S);
   return core.registers.atomic;
 }
 

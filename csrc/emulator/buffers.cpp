@@ -7,10 +7,6 @@ namespace emulator {
 
 namespace {
 
-uint64_t WholeBlocks(uint64_t bytes) {
-  return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-}
-
 // Everything goes back to the memory that it came from.
 void ClearPipe(Core& core) {
   CheckLeaks(core);
@@ -44,7 +40,7 @@ void CheckPipe(const Core& core) {
 // core can lack the memory, as long as it does not use the buffer: kernels of a cube core and its
 // vector cores share their code.
 uint32_t Reserve(Core& core, uint32_t pool, Memory memory, uint64_t bytes) {
-  const uint64_t room = WholeBlocks(bytes);
+  const uint64_t room = RoundUp(bytes, kBlockBytes);
   if (pool == 0) {
     uint32_t& next = core.buffers.next[static_cast<int>(memory)];
     const uint32_t begin = next;
@@ -67,7 +63,9 @@ uint32_t Reserve(Core& core, uint32_t pool, Memory memory, uint64_t bytes) {
 
 uint32_t AddBuffer(Core& core, uint32_t pool, TPosition position, uint32_t begin, uint64_t bytes) {
   Buffers& buffers = core.buffers;
-  if (++buffers.initialised > 64) Report(Rule::kPipeBuffers, "%u buffers", buffers.initialised);
+  if (!limits::TPipe::buffers.Allows(++buffers.initialised)) {
+    Report(Rule::kPipeBuffers, "%u buffers", buffers.initialised);
+  }
   if (pool != 0 && ++FindPool(core, pool).buffers > buffers.pools[pool].limit) {
     Report(Rule::kPoolBuffers, "%u buffers of a pool of %u", buffers.pools[pool].buffers,
            buffers.pools[pool].limit);
@@ -75,7 +73,7 @@ uint32_t AddBuffer(Core& core, uint32_t pool, TPosition position, uint32_t begin
   Buffer buffer;
   buffer.position = position;
   buffer.begin = begin;
-  buffer.end = static_cast<uint32_t>(begin + WholeBlocks(bytes));
+  buffer.end = static_cast<uint32_t>(begin + RoundUp(bytes, kBlockBytes));
   buffer.pool = pool;
   buffers.all.push_back(buffer);
   return static_cast<uint32_t>(buffers.all.size() - 1);
@@ -83,7 +81,7 @@ uint32_t AddBuffer(Core& core, uint32_t pool, TPosition position, uint32_t begin
 
 // At an address that the kernel has chosen.
 void CheckPlace(Core& core, uint32_t pool, Memory memory, uint64_t begin, uint64_t bytes) {
-  const uint64_t end = begin + WholeBlocks(bytes);
+  const uint64_t end = begin + RoundUp(bytes, kBlockBytes);
   if (pool == 0) return core.Take(memory, end);
   const Pool& parent = FindPool(core, pool);
   if (begin < parent.begin || end > parent.end) {
@@ -105,7 +103,7 @@ void CheckPosition(TPosition position) {
 
 uint32_t AddPool(Core& core, uint32_t parent, uint32_t begin, uint64_t bytes, Memory memory,
                  uint32_t buffers) {
-  const auto end = static_cast<uint32_t>(begin + WholeBlocks(bytes));
+  const auto end = static_cast<uint32_t>(begin + RoundUp(bytes, kBlockBytes));
   core.buffers.pools.push_back({memory, begin, end, begin, buffers, 0, parent, false});
   return static_cast<uint32_t>(core.buffers.pools.size() - 1);
 }
@@ -118,11 +116,11 @@ void CheckLeaks(const Core& core) {
 
 void CheckLeak(const Buffer& buffer) {
   if (buffer.state == BufferState::kAllocated || buffer.state == BufferState::kDequeued) {
-    Report(Rule::kQueueLeak, "the tensor at %s %u was allocated and never freed",
+    Report(Rule::kQueueLeak, "the tensor at %s %u was allocated and never freed: add FreeTensor",
            Name(MemoryOf(buffer.position)), buffer.begin);
   }
   if (buffer.state == BufferState::kEnqueued) {
-    Report(Rule::kQueueLeak, "the tensor at %s %u was enqueued and never dequeued",
+    Report(Rule::kQueueLeak, "the tensor at %s %u was enqueued and never dequeued: add DeQue",
            Name(MemoryOf(buffer.position)), buffer.begin);
   }
 }
@@ -149,8 +147,7 @@ void UseBuffer(Core& core, const Buffer& buffer) {
 // --- TPipe ----------------------------------------------------------------------------------
 
 void PipeConstruct(void* pipe) {
-  Core& core = CurrentCore();
-  core.op = Op::kTPipe;
+  Core& core = Enter(Op::kTPipe);
   Style& style = core.style;
   if (style.tpipe != nullptr) Fail(Rule::kPipeSingle, "another TPipe is alive");
   if (style.used_static) Report(Rule::kStyleMixed, "a TPipe in a kernel with tensors by address");
@@ -167,8 +164,7 @@ void PipeDestruct(void* pipe) {
 }
 
 void PipeInit(void* pipe) {
-  Core& core = CurrentCore();
-  core.op = Op::kTPipe;
+  Core& core = Enter(Op::kTPipe);
   if (core.style.tpipe != nullptr && core.style.tpipe != pipe) {
     Fail(Rule::kPipeSingle, "another TPipe is alive");
   }
@@ -177,8 +173,7 @@ void PipeInit(void* pipe) {
 }
 
 void PipeDestroy(void* pipe, bool barrier) {
-  Core& core = CurrentCore();
-  core.op = Op::kTPipe;
+  Core& core = Enter(Op::kTPipe);
   if (core.style.tpipe != pipe) Fail(Rule::kPipeNone, "this TPipe is not alive");
   ClearPipe(core);
   if (barrier) core.PassBarrier(PIPE_ALL);
@@ -188,16 +183,14 @@ void PipeDestroy(void* pipe, bool barrier) {
 void* CurrentPipe() { return CurrentCore().style.tpipe; }
 
 void PipeReset() {
-  Core& core = CurrentCore();
-  core.op = Op::kTPipe;
+  Core& core = Enter(Op::kTPipe);
   CheckPipe(core);
   ClearPipe(core);
   core.PassBarrier(PIPE_ALL);
 }
 
 LocalRef PipeRest(TPosition position) {
-  Core& core = CurrentCore();
-  core.op = Op::kPopStackBuffer;
+  Core& core = Enter(Op::kPopStackBuffer);
   CheckPipe(core);
   core.CheckPosition(position);
   const Memory memory = MemoryOf(position);
@@ -207,8 +200,7 @@ LocalRef PipeRest(TPosition position) {
 // --- buffers --------------------------------------------------------------------------------
 
 int32_t InitQueue(uint32_t pool, const QueueShape& shape, uint8_t number, uint32_t bytes) {
-  Core& core = CurrentCore();
-  core.op = Op::kInitBuffer;
+  Core& core = Enter(Op::kInitBuffer);
   CheckFields(core);
   CheckPipe(core);
   Queue queue;
@@ -231,16 +223,14 @@ int32_t InitQueue(uint32_t pool, const QueueShape& shape, uint8_t number, uint32
 }
 
 void AddQueueBuffer(int32_t queue, uint32_t pool, uint32_t address, uint32_t bytes) {
-  Core& core = CurrentCore();
-  core.op = Op::kInitBuffer;
+  Core& core = Enter(Op::kInitBuffer);
   const TPosition position = core.buffers.queues[queue].position;
   CheckPlace(core, pool, MemoryOf(position), address, bytes);
   AddToQueue(core, queue, AddBuffer(core, pool, position, address, bytes));
 }
 
 uint32_t InitBuf(uint32_t pool, TPosition position, uint32_t bytes) {
-  Core& core = CurrentCore();
-  core.op = Op::kInitBuffer;
+  Core& core = Enter(Op::kInitBuffer);
   CheckPipe(core);
   CheckPosition(position);
   const uint32_t begin = Reserve(core, pool, MemoryOf(position), bytes);
@@ -250,8 +240,7 @@ uint32_t InitBuf(uint32_t pool, TPosition position, uint32_t bytes) {
 }
 
 uint32_t InitBufAt(uint32_t pool, TPosition position, uint32_t address, uint32_t bytes) {
-  Core& core = CurrentCore();
-  core.op = Op::kInitBuffer;
+  Core& core = Enter(Op::kInitBuffer);
   CheckPipe(core);
   CheckPosition(position);
   CheckPlace(core, pool, MemoryOf(position), address, bytes);
@@ -261,8 +250,7 @@ uint32_t InitBufAt(uint32_t pool, TPosition position, uint32_t address, uint32_t
 }
 
 LocalRef BufGet(uint32_t id, uint64_t offset, uint64_t bytes) {
-  Core& core = CurrentCore();
-  core.op = Op::kGet;
+  Core& core = Enter(Op::kGet);
   if (id == 0 || !core.buffers.all[id].alive) {
     Fail(Rule::kQueueNotInitialised, "the buffer is empty: call TPipe::InitBuffer first");
   }
@@ -287,8 +275,7 @@ LocalRef BufGet(uint32_t id) {
 // --- pools ----------------------------------------------------------------------------------
 
 uint32_t InitPool(uint32_t parent, TPosition position, uint32_t bytes, uint32_t buffers) {
-  Core& core = CurrentCore();
-  core.op = Op::kInitBufPool;
+  Core& core = Enter(Op::kInitBufPool);
   CheckPipe(core);
   const Memory memory = MemoryOf(position);
   if (parent != 0) {
@@ -304,15 +291,14 @@ uint32_t InitPool(uint32_t parent, TPosition position, uint32_t bytes, uint32_t 
 
 uint32_t SharePool(uint32_t parent, uint32_t other, TPosition position, uint32_t bytes,
                    uint32_t buffers) {
-  Core& core = CurrentCore();
-  core.op = Op::kInitBufPool;
+  Core& core = Enter(Op::kInitBufPool);
   CheckPipe(core);
   const Pool& shared = FindPool(core, other);
   const Memory memory = MemoryOf(position);
   if (memory != shared.memory) {
     Fail(Rule::kPoolMemory, "%s shared with a pool of %s", Name(memory), Name(shared.memory));
   }
-  if (WholeBlocks(bytes) > shared.end - shared.begin) {
+  if (RoundUp(bytes, kBlockBytes) > shared.end - shared.begin) {
     Fail(Rule::kPoolCapacity, "%u bytes shared with a pool of %u", bytes,
          shared.end - shared.begin);
   }
@@ -326,8 +312,7 @@ uint32_t SharePool(uint32_t parent, uint32_t other, TPosition position, uint32_t
 uint32_t PoolAddress(uint32_t pool) { return FindPool(CurrentCore(), pool).begin; }
 
 void ResetPool(uint32_t number, bool empty) {
-  Core& core = CurrentCore();
-  core.op = Op::kResetBufPool;
+  Core& core = Enter(Op::kResetBufPool);
   Pool& pool = FindPool(core, number);
   for (Buffer& buffer : core.buffers.all) {
     if (buffer.pool != number || !buffer.alive) continue;

@@ -23,7 +23,7 @@ uint64_t CacheModel::Place(const Allocation& allocation) {
   if (allocation.access == Access::kOut) places_.erase(key);
   const auto [entry, added] = places_.try_emplace(key, next_place_);
   // On the device an allocation starts at a line, although on the host it may not.
-  if (added) next_place_ += (allocation.bytes + kLine - 1) / kLine * kLine;
+  if (added) next_place_ += RoundUp(allocation.bytes, kLine);
   return entry->second;
 }
 
@@ -51,7 +51,7 @@ CacheModel::Traffic CacheModel::Access(const Transfer& transfer) {
     const uint64_t end = begin + transfer.row_bytes;
     const uint64_t first = begin / kLine, last = (end - 1) / kLine;
     // how many lines it touches for each one that it would need if it started at a line
-    const auto needed = static_cast<double>((transfer.row_bytes + kLine - 1) / kLine);
+    const auto needed = static_cast<double>(CeilDivide(transfer.row_bytes, kLine));
     const double longer = std::min((last - first + 1) / needed, kUnaligned);
     traffic.port += transfer.row_bytes * longer;
     if (transfer.bypass) {

@@ -242,8 +242,7 @@ void CombineRun(Op op, std::array<uint8_t*, 3> at, uint32_t count, float scale) 
 }  // namespace
 
 void Cast(const Operand& dst, const Operand& src, RoundMode mode, const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kCast, PIPE_V);
+  Core& core = Begin(Op::kCast, PIPE_V);
   const int pair = casts::Find(dst.dtype, src.dtype);
   if ((casts::kPairs[pair].modes & casts::Bit(mode)) == 0) {
     static constexpr const char* kNames[] = {"NONE",  "RINT",  "FLOOR", "CEIL",
@@ -270,8 +269,7 @@ void Cast(const Operand& dst, const Operand& src, RoundMode mode, const Extent& 
 }
 
 void Dequantise(const Operand& dst, const Operand& src, const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kCastDequant, PIPE_V);
+  Core& core = Begin(Op::kCastDequant, PIPE_V);
   const float scale = DequantScale(core);
   const Lanes lanes = Resolve(core, extent, SizeOf(src.dtype));
   if (!PrepareElements(core, src.dtype, dst, {&src}, lanes)) return;
@@ -282,8 +280,7 @@ void Dequantise(const Operand& dst, const Operand& src, const Extent& extent) {
 
 void BinaryCast(Op op, const Operand& dst, const Operand& src0, const Operand& src1,
                 const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_V);
+  Core& core = Begin(op, PIPE_V);
   const float scale = op == Op::kAddDeqRelu ? DequantScale(core) : 0;
   const Lanes lanes = Resolve(core, extent, SizeOf(src0.dtype));
   if (!PrepareElements(core, src0.dtype, dst, {&src0, &src1}, lanes)) return;

@@ -12,7 +12,7 @@ bool Holds(CMPMODE mode, T a, T b) {
   if (mode == CMPMODE::EQ) return a == b;
   if (mode == CMPMODE::LE) return a <= b;
   if (mode == CMPMODE::GE) return a >= b;
-  return a != b;
+  return a < b || a > b;  // a NaN is not even unequal
 }
 
 bool CompareElement(DType dtype, CMPMODE mode, const uint8_t* a, const uint8_t* b) {
@@ -93,8 +93,7 @@ LocalRef TensorAtAddress(uint64_t address) {
 
 void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src1,
              const void* scalar, CMPMODE mode, const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_V);
+  Core& core = Begin(op, PIPE_V);
   const uint32_t bytes = SizeOf(src0.dtype);
   if (src0.dtype == DType::kInt32 && mode != CMPMODE::EQ) {
     Report(Rule::kCompareInt32, "int32 takes CMPMODE::EQ only");
@@ -140,8 +139,7 @@ void Compare(Op op, const LocalRef* dst, const Operand& src0, const Operand* src
 }
 
 void LoadCompareMask(const LocalRef& src) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kSetCmpMask, PIPE_V);
+  Core& core = Begin(Op::kSetCmpMask, PIPE_V);
   const uint32_t begin = core.Check(src, 0, kCompareMaskBytes, kBlockBytes / 2);
   core.Read(MemoryOf(src.position), begin, begin + kCompareMaskBytes);
   if (core.lacks_data) core.FailVirtual();
@@ -149,8 +147,7 @@ void LoadCompareMask(const LocalRef& src) {
 }
 
 void StoreCompareMask(const LocalRef& dst) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kGetCmpMask, PIPE_V);
+  Core& core = Begin(Op::kGetCmpMask, PIPE_V);
   if (dst.end - dst.begin < 128) {
     Report(Rule::kCmpMaskSpace, "it has %u", dst.end - dst.begin);
   }
@@ -162,8 +159,7 @@ void StoreCompareMask(const LocalRef& dst) {
 
 void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const Operand* src1,
             const void* scalar, SELMODE mode, const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kSelect, PIPE_V);
+  Core& core = Begin(Op::kSelect, PIPE_V);
   if ((mode == SELMODE::VSEL_TENSOR_SCALAR_MODE) != (src1 == nullptr)) {
     Fail(Rule::kSelectMode, "mode 1 takes a scalar as src1, modes 0 and 2 a tensor; got mode %d",
          static_cast<int>(mode));
@@ -177,8 +173,7 @@ void Select(const Operand& dst, const LocalRef& mask, const Operand& src0, const
 
 void SelectByRegister(const Operand& dst, const LocalRef* mask, const Operand& src0,
                       const Operand* src1, SELMODE mode, const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kSelect, PIPE_V);
+  Core& core = Begin(Op::kSelect, PIPE_V);
   if (!core.registers.compare_mask) {
     Fail(Rule::kSelectCmpMask, "no SetCmpMask or Compare into the register came before");
   }

@@ -31,8 +31,6 @@ const LocalPath& FindPath(Memory from, Memory to) {
   Fail(Rule::kCopyPath, "from %s into %s", Name(from), Name(to));
 }
 
-uint64_t Reach(const Rows& rows, uint64_t pitch) { return (rows.rows - 1) * pitch + rows.bytes; }
-
 // States of all bytes that a source reaches, as they are before the copy.
 class States {
  public:
@@ -54,7 +52,7 @@ class States {
 void CopyCounted(Core& core, const Operand& dst, const Operand& src, const Extent& extent) {
   const uint64_t count = extent.form == MaskForm::kRegister ? core.registers.mask[0] : extent.low;
   const uint64_t bytes = std::min<uint64_t>(count * SizeOf(dst.dtype), 2 * uint64_t{kUbBytes});
-  const auto blocks = static_cast<uint32_t>((bytes + kBlockBytes - 1) / kBlockBytes);
+  const auto blocks = static_cast<uint32_t>(CeilDivide(bytes, kBlockBytes));
   Lanes lanes;
   lanes.lanes = kRepeatBytes / SizeOf(dst.dtype);
   lanes.elements = count * static_cast<uint64_t>(extent.repeat);
@@ -84,10 +82,9 @@ void CopyCounted(Core& core, const Operand& dst, const Operand& src, const Exten
 }  // namespace
 
 void Copy(const Operand& dst, const Operand& src, const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kCopy, PIPE_V);
-  CheckRange("dstRepeatSize", dst.repeat_stride, 0, 4095);
-  CheckRange("srcRepeatSize", src.repeat_stride, 0, 4095);
+  Core& core = Begin(Op::kCopy, PIPE_V);
+  CheckRange(limits::CopyRepeatParams::dstRepeatSize, dst.repeat_stride);
+  CheckRange(limits::CopyRepeatParams::srcRepeatSize, src.repeat_stride);
   if (core.registers.counter_mode) return CopyCounted(core, dst, src, extent);
   const uint32_t bytes = SizeOf(dst.dtype);
   const Lanes lanes = Resolve(core, extent, bytes);
@@ -110,8 +107,7 @@ void Copy(const Operand& dst, const Operand& src, const Extent& extent) {
 }
 
 void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows& rows) {
-  Core& core = CurrentCore();
-  core.op = Op::kDataCopy;
+  Core& core = Enter(Op::kDataCopy);
   const Memory memory = MemoryOf(dst.position);
   const LocalPath& path = FindPath(MemoryOf(src.position), memory);
   if (path.path == Path::kL1ToFixpipe && dtype != DType::kUint64) {
@@ -120,11 +116,11 @@ void CopyLocal(DType dtype, const LocalRef& dst, const LocalRef& src, const Rows
   core.Begin(Op::kDataCopy, path.pipe);
   core.Move(path.path, rows.rows, rows.bytes);
   if (rows.rows == 0 || rows.bytes == 0) return;
-  const uint32_t from = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
-  const uint32_t to = core.Check(dst, 0, Reach(rows, rows.destination_pitch), path.alignment);
+  const uint32_t from = core.Check(src, 0, rows.Reach(rows.source_pitch), kBlockBytes);
+  const uint32_t to = core.Check(dst, 0, rows.Reach(rows.destination_pitch), path.alignment);
   if (path.from == Memory::kL1 && core.machine.options.counting) return;
-  const bool apart = path.from != path.to || from + Reach(rows, rows.source_pitch) <= to ||
-                     to + Reach(rows, rows.destination_pitch) <= from;
+  const bool apart = path.from != path.to || from + rows.Reach(rows.source_pitch) <= to ||
+                     to + rows.Reach(rows.destination_pitch) <= from;
   if (!apart) {
     Report(Rule::kOverlap, "source at UB %u and destination at UB %u overlap (%s)", from, to,
            Name(dtype));

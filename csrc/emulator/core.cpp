@@ -30,8 +30,10 @@ void Core::Finish() {
   for (int event = 0; event < kEvents; ++event) {
     for (int id = 0; id < kEventIds; ++id) {
       if (!flags.pending[event][id]) continue;
-      Report(Rule::kFlagUnconsumed, "%s %d was set and never waited for",
-             Name(static_cast<HardEvent>(event)), id);
+      const char* const name = Name(static_cast<HardEvent>(event));
+      Report(Rule::kFlagUnconsumed,
+             "%s %d was set and never waited for: add WaitFlag<HardEvent::%s>(%d)", name, id, name,
+             id);
     }
   }
   if (registers.atomic) Report(Rule::kAtomicLeftSet, "call DisableDmaAtomic()");
@@ -73,8 +75,7 @@ int64_t SubBlockNumber() {
 int64_t GroupIndex() { return CurrentCore().block / SubBlockNumber(); }
 
 void PreloadInstructions(int64_t length) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kICachePreLoad, PIPE_S);
+  Core& core = Begin(Op::kICachePreLoad, PIPE_S);
   const int64_t end = core.IsCube() ? 16 : 8;  // the cache in units of 2 KiB
   if (length < 0 || length >= end) {
     Report(Rule::kIcachePreload, "a length of %lld, of less than %lld",
@@ -83,8 +84,7 @@ void PreloadInstructions(int64_t length) {
 }
 
 int64_t CountCycles() {
-  Core& core = CurrentCore();
-  core.Begin(Op::kGetSystemCycle, PIPE_S);
+  Core& core = Begin(Op::kGetSystemCycle, PIPE_S);
   return static_cast<int64_t>(core.instructions());
 }
 

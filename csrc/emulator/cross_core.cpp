@@ -44,24 +44,23 @@ void CheckAllRun(const Core& core) {
 }
 
 void SyncAllHard(bool vector_only) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kSyncAll, PIPE_S);
+  Core& core = Begin(Op::kSyncAll, PIPE_S);
   const KernelType kernel = core.machine.options.kernel;
   if (kernel == KernelType::kVector || kernel == KernelType::kCube) {
     Report(Rule::kSyncAllKernel, "declare the kernel __mix__, or use the form with workspace");
   }
   if (vector_only && core.IsCube()) {
-    Fail(Rule::kSyncAllKernel, "a cube core takes part in SyncAll<false>() only");
+    Report(Rule::kSyncAllKernel, "a cube core takes part in SyncAll<false>() only");
+    return;
   }
   if (!vector_only && kernel == KernelType::kMixVector) {
-    Fail(Rule::kSyncAllKernel, "SyncAll<false>() waits for cube cores, which there are none of");
+    Report(Rule::kSyncAllKernel, "SyncAll<false>() waits for cube cores, which there are none of");
   }
   Meet(core, vector_only);
 }
 
 void SetCrossCoreFlag(uint8_t mode, pipe_t pipe, uint16_t id) {
-  Core& core = CurrentCore();
-  core.op = Op::kCrossCoreSetFlag;
+  Core& core = Enter(Op::kCrossCoreSetFlag);
   if (mode > 2 || pipe == PIPE_S || pipe == PIPE_ALL) {
     Fail(Rule::kCrossMode, "mode %u on pipe %s", mode, PipeName(pipe));
   }
@@ -80,8 +79,7 @@ void SetCrossCoreFlag(uint8_t mode, pipe_t pipe, uint16_t id) {
 }
 
 void WaitCrossCoreFlag(uint16_t id) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kCrossCoreWaitFlag, PIPE_S);
+  Core& core = Begin(Op::kCrossCoreWaitFlag, PIPE_S);
   const KernelType kernel = core.machine.options.kernel;
   if (kernel == KernelType::kVector || kernel == KernelType::kCube) {
     Fail(Rule::kCrossKernel, "declare the kernel __mix__");

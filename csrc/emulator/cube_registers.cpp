@@ -1,4 +1,4 @@
-// What a kernel sets for products and for the way out of L0C, and scales on their way to FB.
+// What a kernel sets for loads of windows, for products and for the way out of L0C.
 #include "core.h"
 #include "cube.h"
 
@@ -7,13 +7,32 @@ namespace emulator {
 namespace {
 
 CubeRegisters& Set(Op op) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_S);
+  Core& core = Begin(op, PIPE_S);
   if (!core.IsCube()) Fail(Rule::kCorePipe, "a vector core has no %s", Name(op));
   return core.registers.cube;
 }
 
 }  // namespace
+
+void SetImage(const Image& image, bool right_matrix) {
+  CubeRegisters& registers = Set(Op::kSetFmatrix);
+  CheckRange(limits::SetFmatrix::l1H, image.height);
+  CheckRange(limits::SetFmatrix::l1W, image.width);
+  CheckRange(limits::SetFmatrix::fmatrixMode, right_matrix);
+  registers.image = image;
+}
+
+void SetImagePadding(uint32_t bits) { Set(Op::kSetLoadDataPaddingValue).padding = bits; }
+
+void SetImageRepeat(uint32_t stride, uint32_t times, uint32_t mode) {
+  CubeRegisters& registers = Set(Op::kSetLoadDataRepeat);
+  CheckRange(limits::LoadDataRepeatParam::repeatMode, mode);
+  registers.repeat_stride = stride;
+  registers.repeat_times = times;
+  registers.repeat_mode = mode;
+}
+
+void SetImageBoundary(uint32_t bytes) { Set(Op::kSetLoadDataBoundary).boundary = bytes; }
 
 void SetProductOrder(bool row_major) {
   Set(row_major ? Op::kSetMMRowMajor : Op::kSetMMColumnMajor).product_order =
@@ -25,15 +44,17 @@ void SetHalfFloatRounding(bool to_zero) { Set(Op::kSetHF32TransMode).half_float_
 
 void CheckRelu(uint8_t mode) {
   CurrentCore().op = Op::kDataCopy;
-  CheckRange("reluPre", mode, 0, 1);
+  CheckRange(limits::DataCopyCO12DstParams::reluPre, mode);
 }
 
 void SetScale(uint64_t scale) { Set(Op::kSetFixpipePreQuantFlag).scale = scale; }
 
 void SetMatrices(uint32_t count, uint32_t source, uint32_t destination) {
   CubeRegisters& registers = Set(Op::kSetFixpipeNz2ndFlag);
-  CheckRange("ndNum", count, 1, 65535);
-  CheckRange("srcNdStride", source, count > 1 ? 1 : 0, 512);
+  CheckRange(limits::SetFixpipeNz2ndFlag::ndNum, count);
+  CheckRange(
+      count > 1 ? limits::FixpipeOfMany::srcNdStride : limits::SetFixpipeNz2ndFlag::srcNdStride,
+      source);
   registers.matrices = {count, source, destination};
 }
 

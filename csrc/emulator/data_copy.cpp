@@ -6,16 +6,7 @@
 
 namespace emulator {
 
-namespace {
-
-constexpr uint32_t kMaxBlockCount = 4095;
-constexpr uint32_t kMaxBlockBytes = 2097151;
-
-uint64_t Reach(const Rows& rows, uint64_t pitch) {
-  return rows.rows == 0 ? 0 : (rows.rows - 1) * pitch + rows.bytes;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void Advise(const GlobalRef& ref, const Traffic& traffic) {
   const Core& core = CurrentCore();
@@ -35,8 +26,7 @@ void Advise(const GlobalRef& ref, const Traffic& traffic) {
 }
 
 void SetPad(DType dtype, uint64_t value) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kSetPadValue, PIPE_S);
+  Core& core = Begin(Op::kSetPadValue, PIPE_S);
   core.registers.pad_value = value;
   core.registers.pad_bytes = SizeOf(dtype);
 }
@@ -55,15 +45,16 @@ uint32_t CopyBytes(DType dtype, uint32_t count) {
 void CheckBlockCount(Op op, uint32_t block_count) {
   CurrentCore().op = op;
   CheckFields(CurrentCore());
-  CheckRange("blockCount", block_count, 0, kMaxBlockCount);
+  CheckRange(limits::DataCopyParams::blockCount, block_count);
 }
 
 void CheckPad(DType dtype, uint32_t block_bytes, const Padding& padding) {
   const auto& [is_pad, left, right, value] = padding;
   CurrentCore().op = Op::kDataCopyPad;
-  if (block_bytes > kMaxBlockBytes || block_bytes % SizeOf(dtype) != 0) {
-    Report(Rule::kCopyLength, "blockLen is 0 to %u bytes, in whole elements of %s, got %u",
-           kMaxBlockBytes, Name(dtype), block_bytes);
+  constexpr Limit kLength = limits::DataCopyExtParams::blockLen;
+  if (!kLength.Allows(block_bytes) || block_bytes % SizeOf(dtype) != 0) {
+    Report(Rule::kCopyLength, "blockLen is 0 to %lld bytes, in whole elements of %s, got %u",
+           static_cast<long long>(kLength.most), Name(dtype), block_bytes);
   }
   if (left > kBlockBytes || right > kBlockBytes) {
     Report(Rule::kCopyPadding, "paddings of %u and %u bytes; 32 is the most", left, right);
@@ -92,8 +83,7 @@ const void* Filling(const Core& core, const Padding& padding, const uint8_t* row
 
 void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const Rows& rows,
             const Padding* padding) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_MTE2);
+  Core& core = Begin(op, PIPE_MTE2);
   const Memory memory = MemoryOf(dst.position);
   if (memory != Memory::kUb && (memory != Memory::kL1 || padding != nullptr)) {
     Fail(Rule::kCopyPath, "from global memory into %s", Name(memory));
@@ -103,8 +93,8 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t left = padding != nullptr ? padding->left : 0;
   const uint32_t right = padding != nullptr ? padding->right : 0;
-  const uint32_t width = (left + rows.bytes + right + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-  core.CheckGlobal(src, 0, Reach(rows, rows.source_pitch), rows.alignment);
+  const uint32_t width = RoundUp(left + rows.bytes + right, kBlockBytes);
+  core.CheckGlobal(src, 0, rows.Reach(rows.source_pitch), rows.alignment);
   const uint64_t reach = (rows.rows - 1) * rows.destination_pitch + width;
   const uint32_t begin = core.Check(dst, 0, reach, kBlockBytes);
   if (core.machine.options.counting && memory == Memory::kL1) return;
@@ -140,8 +130,7 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
 }
 
 void CopyOut(Op op, const GlobalRef& dst, const LocalRef& src, const Rows& rows) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_MTE3);
+  Core& core = Begin(op, PIPE_MTE3);
   const Memory memory = MemoryOf(src.position);
   if (memory != Memory::kUb && (memory != Memory::kL1 || op == Op::kDataCopyPad)) {
     Fail(Rule::kCopyPath, "from %s into global memory", Name(memory));
@@ -149,8 +138,8 @@ void CopyOut(Op op, const GlobalRef& dst, const LocalRef& src, const Rows& rows)
   core.Move(memory == Memory::kL1 ? Path::kL1ToGm : Path::kUbToGm, dst,
             {rows.rows, rows.bytes, rows.destination_pitch});
   if (rows.rows == 0 || rows.bytes == 0) return;
-  const uint32_t begin = core.Check(src, 0, Reach(rows, rows.source_pitch), kBlockBytes);
-  core.CheckGlobal(dst, 0, Reach(rows, rows.destination_pitch), rows.alignment);
+  const uint32_t begin = core.Check(src, 0, rows.Reach(rows.source_pitch), kBlockBytes);
+  core.CheckGlobal(dst, 0, rows.Reach(rows.destination_pitch), rows.alignment);
   const bool counting = core.machine.options.counting;
   if (counting && core.IsBulk(dst)) return;
   if (counting && memory == Memory::kL1) core.FailVirtual();

@@ -11,13 +11,13 @@ namespace emulator {
 void NoteTruncation(long long value, unsigned bits);
 
 // The value in the narrow type; notes what does not fit.
-template <typename Narrow, typename N>
-constexpr Narrow Cut(const N& value) {
-  if constexpr (std::is_class_v<N> || std::is_enum_v<N>) {
+template <typename Narrow, typename Number>
+constexpr Narrow Cut(const Number& value) {
+  if constexpr (std::is_class_v<Number> || std::is_enum_v<Number>) {
     return Cut<Narrow>(+value);  // the integer that it converts to
-  } else if constexpr (std::is_integral_v<N>) {
+  } else if constexpr (std::is_integral_v<Number>) {
     const Narrow cut = static_cast<Narrow>(value);
-    if (static_cast<N>(cut) != value || (cut < Narrow{}) != (value < N{})) {
+    if (static_cast<Number>(cut) != value || (cut < Narrow{}) != (value < Number{})) {
       NoteTruncation(static_cast<long long>(value), sizeof(Narrow) * 8);
     }
     return cut;
@@ -31,8 +31,8 @@ template <typename Narrow>
 class Field {
  public:
   constexpr Field() = default;
-  template <typename N, typename = std::enable_if_t<std::is_convertible_v<N, Narrow>>>
-  constexpr Field(const N& value) : value_(Cut<Narrow>(value)) {}
+  template <typename Number, typename = std::enable_if_t<std::is_convertible_v<Number, Narrow>>>
+  constexpr Field(const Number& value) : value_(Cut<Narrow>(value)) {}
   constexpr operator Narrow() const { return value_; }
 
  private:
@@ -51,16 +51,16 @@ class Member {
   constexpr Member() = default;
   constexpr explicit Member(Field<Narrow> value) : value_(value) {}
   constexpr operator Narrow() const { return value_; }
-  template <typename N, typename = std::enable_if_t<std::is_convertible_v<N, Narrow>>>
-  constexpr Member& operator=(const N& value) {
+  template <typename Number, typename = std::enable_if_t<std::is_convertible_v<Number, Narrow>>>
+  constexpr Member& operator=(const Number& value) {
     value_ = Cut<Narrow>(value);
     return *this;
   }
 
-#define MOGE_COMPOUND(op, assigning)           \
-  template <typename N>                        \
-  constexpr Member& operator assigning(N by) { \
-    return *this = value_ op by;               \
+#define MOGE_COMPOUND(op, assigning)                \
+  template <typename Number>                        \
+  constexpr Member& operator assigning(Number by) { \
+    return *this = value_ op by;                    \
   }
   MOGE_COMPOUND(+, +=)
   MOGE_COMPOUND(-, -=)

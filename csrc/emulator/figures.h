@@ -23,6 +23,7 @@ namespace emulator {
   X(kVectorPort, 64, "B/cycle", "calibrated: L2 read by 48 vector cores, 365.7 us") \
   X(kCubePort, 128, "B/cycle", "assumed: twice a vector core's, as there are half as many") \
   X(kFixpipePort, 64, "B/cycle", "calibrated: fixpipe time of matmul, 0.54 us a tile")             \
+  X(kFixpipeResults, 64, "elements/cycle", "documented: L0C to L1, whatever the type") \
   X(kCopyHead, 16, "cycles", "calibrated: copies of 128 bytes, 564.8 us")                          \
   X(kNdToNzHead, 120, "cycles", "calibrated with the next: Nd2Nz of 64 x 64, 300.7 us") \
   X(kPiece, 2.4, "cycles", "calibrated: Nd2Nz of 64 x 1024 out of L2, 415.0 us; of each row") \
@@ -33,6 +34,15 @@ namespace emulator {
   X(kSyncAllCycles, 890, "cycles", "assumed: a latency to tell and one to hear")                   \
   X(kCrossCycles, 445, "cycles", "assumed: a latency")
 // clang-format on
+
+// Bytes a cycle of moves inside a core, by their path: X(path, rate). The documents give those out
+// of L1; the vector unit is taken to copy at the rate of its other instructions.
+#define MOGE_LOCAL_RATES(X) \
+  X(UbToUb, 256)            \
+  X(L1ToL0A, 256)           \
+  X(L1ToL0B, 128)           \
+  X(L1ToBias, 32)           \
+  X(L1ToFixpipe, 32)
 
 #define MOGE_PARAMETER(name, value, unit, origin) inline constexpr double name = value;
 MOGE_TIME_PARAMETERS(MOGE_PARAMETER)

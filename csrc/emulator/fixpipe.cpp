@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "core.h"
+#include "figures.h"
 #include "quant.h"
 
 namespace emulator {
@@ -9,9 +10,10 @@ namespace emulator {
 namespace {
 
 void CheckShape(DType from, DType to, const Export& shape) {
-  CheckRange("nSize", shape.n, 0, 4095);
-  CheckRange("mSize", shape.m, 0, shape.row_major ? 8192 : 65535);
-  CheckRange("srcNdStride", shape.source_matrix, 0, 512);
+  CheckRange(limits::FixpipeParamsV220::nSize, shape.n);
+  CheckRange(shape.row_major ? limits::FixpipeToRows::mSize : limits::FixpipeParamsV220::mSize,
+             shape.m);
+  CheckRange(limits::FixpipeParamsV220::srcNdStride, shape.source_matrix);
   if (shape.split &&
       (from != DType::kFloat || to != DType::kFloat || shape.row_major || shape.unit_flag != 0)) {
     Report(Rule::kFixpipeSplit, "isChannelSplit from %s to %s, %s, unitFlag %u", Name(from),
@@ -149,7 +151,7 @@ class ToGlobal {
   ToGlobal(Core& core, const GlobalRef& dst) : core_(core), dst_(dst) {}
   static constexpr bool kToL1 = false;
 
-  void Move(const Traffic& traffic) { core_.Move(Path::kL0CToGm, dst_, traffic); }
+  void Move(const Traffic& traffic, uint64_t) { core_.Move(Path::kL0CToGm, dst_, traffic); }
   void Check(uint64_t reach, bool row_major) {
     core_.CheckGlobal(dst_, 0, reach, row_major ? 1 : kBlockBytes);
   }
@@ -178,7 +180,10 @@ class ToL1 {
   }
   static constexpr bool kToL1 = true;
 
-  void Move(const Traffic& traffic) { core_.Move(Path::kL0CToL1, traffic.rows, traffic.row_bytes); }
+  void Move(const Traffic& traffic, uint64_t elements) {
+    core_.Move(Path::kL0CToL1, traffic.rows, traffic.row_bytes,
+               static_cast<double>(elements) / kFixpipeResults);
+  }
   void Check(uint64_t reach, bool) { core_.Check(dst_, 0, reach, kBlockBytes); }
   bool Counted() { return true; }
   bool Carries() const { return true; }
@@ -244,7 +249,8 @@ void MoveTo(Core& core, Sink sink, DType from, DType to, const LocalRef& src, Me
   const uint64_t rows =
       shape.row_major ? uint64_t{shape.m} * shape.matrices : CeilDivide(shape.n, columns.width);
   sink.Move({rows, rows == 0 ? 0 : elements / rows * bytes,
-             shape.row_major ? columns.row_pitch : columns.column_pitch, false, elements * bytes});
+             shape.row_major ? columns.row_pitch : columns.column_pitch, false, elements * bytes},
+            elements);
   if (elements == 0) return;
   CheckShape(from, to, shape);
   CheckApart(to, shape, columns);
@@ -259,8 +265,7 @@ void MoveTo(Core& core, Sink sink, DType from, DType to, const LocalRef& src, Me
 }
 
 Core& BeginMove(Op op) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_FIX);
+  Core& core = Begin(op, PIPE_FIX);
   return core;
 }
 

@@ -32,46 +32,43 @@ int32_t FreeEvent(Flags& flags, HardEvent event) {
 }  // namespace
 
 void SetHardFlag(HardEvent event, int32_t id, bool chosen) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kSetFlag, EventSource(event));
+  Core& core = Begin(Op::kSetFlag, EventSource(event));
   std::optional<Signal>& flag = FindFlag(core, event, id, chosen);
-  if (flag) Report(Rule::kFlagTwice, "%s %d is set and nobody has waited for it", Name(event), id);
+  if (flag)
+    Report(Rule::kFlagTwice,
+           "%s %d is set and nobody has waited for it: add WaitFlag, or use another id",
+           Name(event), id);
   flag = core.Set(EventSource(event));
 }
 
 void WaitHardFlag(HardEvent event, int32_t id, bool chosen) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kWaitFlag, EventDestination(event));
+  Core& core = Begin(Op::kWaitFlag, EventDestination(event));
   std::optional<Signal>& flag = FindFlag(core, event, id, chosen);
-  if (!flag) Fail(Rule::kFlagNeverSet, "%s %d is not set", Name(event), id);
+  if (!flag) Fail(Rule::kFlagNeverSet, "%s %d is not set: SetFlag comes first", Name(event), id);
   core.Wait(EventSource(event), EventDestination(event), *flag);
   flag.reset();
 }
 
 int32_t AllocEvent(HardEvent event) {
-  Core& core = CurrentCore();
-  core.op = Op::kAllocEventID;
+  Core& core = Enter(Op::kAllocEventID);
   const int32_t id = FreeEvent(core.flags, event);
   core.flags.taken[static_cast<int>(event)] |= static_cast<uint8_t>(1 << id);
   return id;
 }
 
 void ReleaseEvent(HardEvent event, int32_t id) {
-  Core& core = CurrentCore();
-  core.op = Op::kReleaseEventID;
+  Core& core = Enter(Op::kReleaseEventID);
   FindFlag(core, event, id, false);
   core.flags.taken[static_cast<int>(event)] &= static_cast<uint8_t>(~(1 << id));
 }
 
 int32_t FetchEvent(HardEvent event) {
-  Core& core = CurrentCore();
-  core.op = Op::kFetchEventID;
+  Core& core = Enter(Op::kFetchEventID);
   return FreeEvent(core.flags, event);
 }
 
 void Barrier(pipe_t pipe) {
-  Core& core = CurrentCore();
-  core.op = Op::kPipeBarrier;
+  Core& core = Enter(Op::kPipeBarrier);
   if (pipe == PIPE_S) Report(Rule::kBarrierScalar, "PipeBarrier<PIPE_S>");
   if (pipe != PIPE_ALL && !core.Has(pipe)) {
     Fail(Rule::kCorePipe, "a barrier on pipe %s, which the core does not have", PipeName(pipe));
@@ -80,8 +77,7 @@ void Barrier(pipe_t pipe) {
 }
 
 void ScalarBarrier(bool global) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kDataSyncBarrier, PIPE_S);
+  Core& core = Begin(Op::kDataSyncBarrier, PIPE_S);
   core.PassBarrier(PIPE_S);
   if (global) core.written_back.clear();
 }

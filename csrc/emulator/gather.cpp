@@ -42,8 +42,7 @@ void CheckChosen(const LocalRef& dst, const LocalRef& src, const std::vector<uin
 
 uint64_t GatherByMask(DType dtype, const LocalRef& dst, const LocalRef& src,
                       const LocalRef* pattern, uint8_t built_in, const GatherMaskArgs& args) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kGatherMask, PIPE_V);
+  Core& core = Begin(Op::kGatherMask, PIPE_V);
   if (pattern == nullptr && (built_in < 1 || built_in > 7)) {
     Fail(Rule::kGatherMaskPattern, "patterns are 1 to 7, got %u", built_in);
   }
@@ -51,8 +50,7 @@ uint64_t GatherByMask(DType dtype, const LocalRef& dst, const LocalRef& src,
   const uint64_t in_repeat = args.counter ? args.mask : kRepeatBytes / bytes;
   core.registers.counter_mode = false;  // the instruction leaves the mask in normal mode
   Lanes account = FullRepeats(
-      static_cast<uint32_t>((in_repeat * bytes + kRepeatBytes - 1) / kRepeatBytes * args.repeat),
-      bytes);
+      static_cast<uint32_t>(CeilDivide(in_repeat * bytes, kRepeatBytes) * args.repeat), bytes);
   account.elements = in_repeat * args.repeat;
   core.Compute(dtype, account);
   const Operand source{src, dtype, args.src_block_stride, args.src_repeat_stride};
@@ -75,7 +73,7 @@ uint64_t GatherByMask(DType dtype, const LocalRef& dst, const LocalRef& src,
     const uint8_t* bits = nullptr;
     if (pattern != nullptr && in_repeat != 0) {
       bits = ReadPart(*pattern, uint64_t{repeat} * args.pattern_repeat_stride * kBlockBytes,
-                      static_cast<uint32_t>((in_repeat + 7) / 8));
+                      static_cast<uint32_t>(CeilDivide(in_repeat, 8)));
       if (core.lacks_data) core.FailVirtual();  // it decides how many are taken
     }
     for (uint64_t i = 0; i < in_repeat; ++i) {
@@ -91,7 +89,7 @@ uint64_t GatherByMask(DType dtype, const LocalRef& dst, const LocalRef& src,
                    [&](uint32_t begin, uint32_t run) { FollowPart(src, begin, run); });
   const uint32_t to = core.Check(dst, 0, dst_bytes, 1);
   core.Write(MemoryOf(dst.position), to, to + dst_bytes);
-  Carry(core, MemoryOf(dst.position), [&](uint8_t* memory) {
+  core.Carry(MemoryOf(dst.position), [&](uint8_t* memory) {
     uint8_t* at = memory + to;
     for (const uint32_t offset : chosen) {
       std::memmove(at, memory + src.begin + offset, bytes);
@@ -103,8 +101,7 @@ uint64_t GatherByMask(DType dtype, const LocalRef& dst, const LocalRef& src,
 
 void Gather(const Operand& dst, const LocalRef& src, const LocalRef& offsets, uint32_t base,
             const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kGather, PIPE_V);
+  Core& core = Begin(Op::kGather, PIPE_V);
   const uint32_t bytes = SizeOf(dst.dtype);
   const Lanes lanes = Resolve(core, extent, bytes);
   core.Compute(dst.dtype, lanes);
@@ -134,7 +131,7 @@ void Gather(const Operand& dst, const LocalRef& src, const LocalRef& offsets, ui
   });
   CheckApart(dst, lanes, src, reach);
   WriteOperand(core, dst, lanes);
-  Carry(core, MemoryOf(src.position), [&](uint8_t* memory) {
+  core.Carry(MemoryOf(src.position), [&](uint8_t* memory) {
     size_t next = 0;
     ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t repeat, uint32_t lane, uint32_t count) {
       for (uint32_t i = lane; i < lane + count; ++i) {
@@ -147,8 +144,7 @@ void Gather(const Operand& dst, const LocalRef& src, const LocalRef& offsets, ui
 
 void GatherBlocks(const Operand& dst, const LocalRef& src, const LocalRef& offsets,
                   uint8_t repeat) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kGatherb, PIPE_V);
+  Core& core = Begin(Op::kGatherb, PIPE_V);
   constexpr uint32_t kPerRepeat = kRepeatBytes / kBlockBytes;
   const Lanes lanes = FullRepeats(repeat, SizeOf(dst.dtype));
   core.Compute(dst.dtype, lanes);
@@ -171,7 +167,7 @@ void GatherBlocks(const Operand& dst, const LocalRef& src, const LocalRef& offse
   }
   CheckApart(dst, lanes, src, reach);
   WriteOperand(core, dst, lanes);
-  Carry(core, MemoryOf(src.position), [&](uint8_t* memory) {
+  core.Carry(MemoryOf(src.position), [&](uint8_t* memory) {
     for (uint32_t i = 0; i < chosen.size(); ++i) {
       const uint32_t block = i / kPerRepeat * dst.repeat_stride + i % kPerRepeat * dst.block_stride;
       std::memmove(memory + dst.ref.begin + block * kBlockBytes, memory + src.begin + chosen[i],

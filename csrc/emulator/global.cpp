@@ -63,7 +63,7 @@ GlobalCell* GlobalMemory::Cells(uint64_t begin, uint64_t end, uint64_t* count) {
     cells_ = std::move(finer);
     width_ = width;
   }
-  *count = (end - begin + width_ - 1) / width_;
+  *count = CeilDivide(end - begin, width_);
   return cells_.get() + begin / width_;
 }
 
@@ -235,8 +235,7 @@ void Core::PublishGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes,
 }
 
 GlobalRef PlaceGlobal(void* address, uint64_t bytes) {
-  Core& core = CurrentCore();
-  core.op = Op::kGlobalTensor;
+  Core& core = Enter(Op::kGlobalTensor);
   GlobalRef ref{static_cast<uint8_t*>(address), bytes, -1};
   for (size_t i = 0; i < core.machine.globals.size(); ++i) {
     const GlobalMemory& memory = core.machine.globals[i];

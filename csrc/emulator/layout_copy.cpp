@@ -8,30 +8,26 @@ namespace emulator {
 
 namespace {
 
-constexpr uint32_t kMaxBlockCount = 4095;
-
 uint64_t Last(uint64_t count, uint64_t stride) { return (count - 1) * stride; }
 
 }  // namespace
 
 void CheckNdToNz(const AscendC::Nd2NzParams& params, TPosition destination) {
-  Core& core = CurrentCore();
-  core.op = Op::kDataCopy;
+  Core& core = Enter(Op::kDataCopy);
   CheckFields(core);
   if (params.ndNum == 0 || params.nValue == 0 || params.dValue == 0) return;
-  CheckRange("ndNum", params.ndNum, 0, kMaxBlockCount);
-  CheckRange("nValue", params.nValue, 0, 16384);
-  CheckRange("srcDValue", params.srcDValue, 1, 65535);
-  CheckRange("dstNzC0Stride", params.dstNzC0Stride, 1, 16384);
-  CheckRange("dstNzNStride", params.dstNzNStride, 1, 16384);
+  CheckRange(limits::Nd2NzParams::ndNum, params.ndNum);
+  CheckRange(limits::Nd2NzParams::nValue, params.nValue);
+  CheckRange(limits::Nd2NzParams::srcDValue, params.srcDValue);
+  CheckRange(limits::Nd2NzParams::dstNzC0Stride, params.dstNzC0Stride);
+  CheckRange(limits::Nd2NzParams::dstNzNStride, params.dstNzNStride);
   if (MemoryOf(destination) == Memory::kL1) {
-    CheckRange("dstNzMatrixStride", params.dstNzMatrixStride, 0, 16384);
+    CheckRange(limits::Nd2NzParams::dstNzMatrixStride, params.dstNzMatrixStride);
   }
 }
 
 void CopyNdToNz(const LocalRef& dst, const GlobalRef& src, const NdToNz& shape) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kDataCopy, PIPE_MTE2);
+  Core& core = Begin(Op::kDataCopy, PIPE_MTE2);
   const Memory memory = MemoryOf(dst.position);
   if (memory != Memory::kL1 && memory != Memory::kUb) {
     Fail(Rule::kCopyPath, "Nd2Nz from global memory into %s", Name(memory));
@@ -40,7 +36,7 @@ void CopyNdToNz(const LocalRef& dst, const GlobalRef& src, const NdToNz& shape) 
   core.Move(memory == Memory::kL1 ? Path::kGmToL1 : Path::kGmToUb, src,
             {all_rows, shape.row_bytes, shape.source_row, true});
   if (all_rows == 0 || shape.row_bytes == 0) return;
-  const uint32_t columns = (shape.row_bytes + kBlockBytes - 1) / kBlockBytes;
+  const uint32_t columns = CeilDivide(shape.row_bytes, kBlockBytes);
   core.CheckGlobal(src, 0,
                    Last(shape.matrices, shape.source_matrix) + Last(shape.rows, shape.source_row) +
                        shape.row_bytes,
@@ -97,25 +93,23 @@ void CopyNdToNz(const LocalRef& dst, const GlobalRef& src, const NdToNz& shape) 
 }
 
 void CheckNzToNd(const AscendC::Nz2NdParamsFull& params) {
-  Core& core = CurrentCore();
-  core.op = Op::kDataCopy;
+  Core& core = Enter(Op::kDataCopy);
   CheckFields(core);
-  CheckRange("ndNum", params.ndNum, 0, kMaxBlockCount);
+  CheckRange(limits::Nz2NdParamsFull::ndNum, params.ndNum);
   if (params.ndNum == 0) return;
-  CheckRange("nValue", params.nValue, 1, 8192);
-  CheckRange("dValue", params.dValue, 1, 8192);
-  CheckRange("srcNdMatrixStride", params.srcNdMatrixStride, 1, 512);
-  CheckRange("srcNStride", params.srcNStride, 0, 4096);
-  CheckRange("dstDStride", params.dstDStride, 1, 65535);
-  CheckRange("dstNdMatrixStride", params.dstNdMatrixStride, 1, 65535);
+  CheckRange(limits::Nz2NdParamsFull::nValue, params.nValue);
+  CheckRange(limits::Nz2NdParamsFull::dValue, params.dValue);
+  CheckRange(limits::Nz2NdParamsFull::srcNdMatrixStride, params.srcNdMatrixStride);
+  CheckRange(limits::Nz2NdParamsFull::srcNStride, params.srcNStride);
+  CheckRange(limits::Nz2NdParamsFull::dstDStride, params.dstDStride);
+  CheckRange(limits::Nz2NdParamsFull::dstNdMatrixStride, params.dstNdMatrixStride);
   if (params.dValue % kSide != 0) {
     Report(Rule::kNzToNdColumns, "dValue is %u", unsigned{params.dValue});
   }
 }
 
 void CopyNzToNd(DType dtype, const GlobalRef& dst, const LocalRef& src, const NzToNd& shape) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kDataCopy, PIPE_MTE3);
+  Core& core = Begin(Op::kDataCopy, PIPE_MTE3);
   const Memory memory = MemoryOf(src.position);
   if (memory != Memory::kUb) Fail(Rule::kCopyPath, "Nz2Nd from %s", Name(memory));
   const uint64_t all_rows = uint64_t{shape.matrices} * shape.rows;

@@ -86,8 +86,7 @@ uint64_t DestinationAt(const FractalRun& run, uint32_t unit) {
 template <typename Place>
 void LoadUnits(Op op, const LocalRef& dst, const LocalRef& src, const FractalRun& run,
                uint32_t unit_bytes, Place place) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_MTE1);
+  Core& core = Begin(op, PIPE_MTE1);
   const Memory from = MemoryOf(src.position);
   const Memory to = MemoryOf(dst.position);
   if (from != Memory::kL1) Fail(Rule::kCopyPath, "a load from %s", Name(from));
@@ -101,7 +100,7 @@ void LoadUnits(Op op, const LocalRef& dst, const LocalRef& src, const FractalRun
     core.Check(dst, DestinationAt(run, run.repeat - 1), kFractalBytes, 1);
     return;
   }
-  std::array<bool, 65536 / kFractalBytes> taken{};
+  std::array<bool, MemoryBytes(Memory::kL0A) / kFractalBytes> taken{};
   uint8_t* bytes_to = core.Bytes(dst);
   const uint8_t* bytes_from = core.Bytes(src);
   for (uint32_t unit = 0; unit < run.repeat; ++unit) {
@@ -128,12 +127,11 @@ void LoadUnits(Op op, const LocalRef& dst, const LocalRef& src, const FractalRun
 }  // namespace
 
 void LoadFractals(DType dtype, const LocalRef& dst, const LocalRef& src, const FractalRun& run) {
-  Core& core = CurrentCore();
-  core.op = Op::kLoadData;
+  Enter(Op::kLoadData);
   if (run.transpose && SizeOf(dtype) != 2) {
     Fail(Rule::kLoadTranspose, "ifTranspose with %s: use LoadDataWithTranspose", Name(dtype));
   }
-  CheckRange("addrMode from L1", run.backwards, 0, 0);
+  CheckRange(limits::LoadData2DParams::addrMode, run.backwards);
   LoadUnits(Op::kLoadData, dst, src, run, kFractalBytes,
             [&](const uint8_t* from, uint8_t* to, bool) {
               if (run.transpose) {
@@ -145,8 +143,7 @@ void LoadFractals(DType dtype, const LocalRef& dst, const LocalRef& src, const F
 }
 
 void LoadFractals(DType dtype, const LocalRef& dst, const GlobalRef& src, const FractalRun& run) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kLoadData, PIPE_MTE2);
+  Core& core = Begin(Op::kLoadData, PIPE_MTE2);
   if (run.transpose) {
     Fail(Rule::kLoadTranspose, "ifTranspose with %s from global memory", Name(dtype));
   }
@@ -184,9 +181,9 @@ void FillBlocks(DType dtype, const LocalRef& dst, const void* value, uint32_t re
   core.Begin(Op::kFill, memory == Memory::kL1 ? PIPE_MTE2 : PIPE_MTE1);
   const bool fractals = memory == Memory::kL0A || memory == Memory::kL0B;
   if (memory != Memory::kL1 && !fractals) Fail(Rule::kCopyPath, "Fill of %s", Name(memory));
-  CheckRange("repeatTimes", repeat, 0, 32767);
-  CheckRange("blockNum", blocks, 0, 32767);
-  CheckRange("dstGap", gap, 0, 32767);
+  CheckRange(limits::InitConstValueParams::repeatTimes, repeat);
+  CheckRange(limits::InitConstValueParams::blockNum, blocks);
+  CheckRange(limits::InitConstValueParams::dstGap, gap);
   const uint32_t unit = fractals ? kFractalBytes : kBlockBytes;
   core.FillBytes(uint64_t{repeat} * blocks * unit);
   core.Check(dst, 0, 0, unit);

@@ -302,46 +302,18 @@ void Loader::Load() {
 }
 
 void CheckWindows(const Windows& windows) {
-  CheckRange("mStartPt", windows.first_row, 0, 32767);
-  CheckRange("strideW", windows.stride_w, 1, 63);
-  CheckRange("strideH", windows.stride_h, 1, 63);
-  CheckRange("enSmallK", windows.small_k, 0, 0);
-  CheckRange("fMatrixCtrl", windows.right_matrix, 0, 0);
-}
-
-CubeRegisters& Set(Op op) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_S);
-  if (!core.IsCube()) Fail(Rule::kCorePipe, "a vector core has no loads into L0");
-  return core.registers.cube;
+  CheckRange(limits::LoadData3DParamsV2::mStartPt, windows.first_row);
+  CheckRange(limits::LoadData3DParamsV2::strideW, windows.stride_w);
+  CheckRange(limits::LoadData3DParamsV2::strideH, windows.stride_h);
+  CheckRange(limits::LoadData3DParamsV2::enSmallK, windows.small_k);
+  CheckRange(limits::LoadData3DParamsV2::fMatrixCtrl, windows.right_matrix);
 }
 
 }  // namespace
 
-void SetImage(const Image& image, bool right_matrix) {
-  CubeRegisters& registers = Set(Op::kSetFmatrix);
-  CheckRange("l1H", image.height, 1, 32767);
-  CheckRange("l1W", image.width, 1, 32767);
-  CheckRange("fmatrixMode", right_matrix, 0, 0);
-  registers.image = image;
-}
-
-void SetImagePadding(uint32_t bits) { Set(Op::kSetLoadDataPaddingValue).padding = bits; }
-
-void SetImageRepeat(uint32_t stride, uint32_t times, uint32_t mode) {
-  CubeRegisters& registers = Set(Op::kSetLoadDataRepeat);
-  CheckRange("repeatMode", mode, 0, 1);
-  registers.repeat_stride = stride;
-  registers.repeat_times = times;
-  registers.repeat_mode = mode;
-}
-
-void SetImageBoundary(uint32_t bytes) { Set(Op::kSetLoadDataBoundary).boundary = bytes; }
-
 void LoadWindows(DType dtype, const LocalRef& dst, const LocalRef& src, const Windows& windows,
                  const Image* image, const uint32_t* padding) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kLoadData, PIPE_MTE1);
+  Core& core = Begin(Op::kLoadData, PIPE_MTE1);
   CubeRegisters& registers = core.registers.cube;
   const Memory from = MemoryOf(src.position);
   const Memory to = MemoryOf(dst.position);
@@ -358,8 +330,8 @@ void LoadWindows(DType dtype, const LocalRef& dst, const LocalRef& src, const Wi
   if (!registers.padding && taken.left + taken.right + taken.top + taken.bottom != 0) {
     Fail(Rule::kLoadNotSet, "call SetLoadDataPaddingValue() first");
   }
-  CheckRange("l1H", taken.height, 0, 32767);
-  CheckRange("l1W", taken.width, 0, 32767);
+  CheckRange(limits::LoadData3DParamsV2::l1H, taken.height);
+  CheckRange(limits::LoadData3DParamsV2::l1W, taken.width);
   const Path path = to == Memory::kL0A ? Path::kL1ToL0A : Path::kL1ToL0B;
   if (taken.height == 0 || taken.width == 0 || windows.channels == 0 || windows.columns == 0 ||
       windows.rows == 0 || windows.filter_w == 0 || windows.filter_h == 0 ||

@@ -213,8 +213,7 @@ void Core::CheckReserved() const {
 }
 
 LocalRef PlaceLocal(TPosition position, uint32_t address, uint64_t bytes) {
-  Core& core = CurrentCore();
-  core.op = Op::kLocalTensor;
+  Core& core = Enter(Op::kLocalTensor);
   core.CheckPosition(position);
   if (core.style.used_tpipe) {
     Report(Rule::kStyleMixed, "a tensor by address in a kernel that uses TPipe");
@@ -246,8 +245,7 @@ LocalRef UbAt(uint64_t address) {
 // --- one element ----------------------------------------------------------------------------
 
 void LoadScalar(const LocalRef& ref, uint64_t offset, DType dtype, void* value) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kGetValue, PIPE_S);
+  Core& core = Begin(Op::kGetValue, PIPE_S);
   core.AccessScalar(ScalarAccess::kUbGet);
   const uint32_t bytes = SizeOf(dtype);
   const uint32_t begin = core.Check(ref, offset, bytes, bytes);
@@ -257,8 +255,7 @@ void LoadScalar(const LocalRef& ref, uint64_t offset, DType dtype, void* value) 
 }
 
 void StoreScalar(const LocalRef& ref, uint64_t offset, DType dtype, const void* value) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kSetValue, PIPE_S);
+  Core& core = Begin(Op::kSetValue, PIPE_S);
   core.AccessScalar(ScalarAccess::kUbSet);
   const uint32_t bytes = SizeOf(dtype);
   const uint32_t begin = core.Check(ref, offset, bytes, bytes);

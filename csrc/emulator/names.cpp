@@ -23,8 +23,8 @@ constexpr Event kEventTable[] = {
 
 const char* Name(Op op) {
   static constexpr const char* kNames[] = {
-#define MOGE_OP(name) #name,
-      MOGE_EMULATOR_OPS(MOGE_OP)
+#define MOGE_OP(name, ...) #name,
+      MOGE_VECTOR_INSTRUCTIONS(MOGE_OP) MOGE_OTHER_OPS(MOGE_OP)
 #undef MOGE_OP
   };
   return kNames[static_cast<int>(op)];
@@ -40,7 +40,11 @@ const char* Name(DType dtype) {
 }
 
 const char* Name(Memory memory) {
-  static constexpr const char* kNames[] = {"UB", "L1", "L0A", "L0B", "L0C", "BT", "FB"};
+  static constexpr const char* kNames[] = {
+#define MOGE_MEMORY(name, text, bytes) text,
+      MOGE_EMULATOR_MEMORIES(MOGE_MEMORY)
+#undef MOGE_MEMORY
+  };
   return kNames[static_cast<int>(memory)];
 }
 
@@ -70,11 +74,8 @@ pipe_t EventDestination(HardEvent event) {
 }
 
 HardEvent FindEvent(pipe_t source, pipe_t destination) {
-  for (int event = 0; event < kEvents; ++event) {
-    if (kEventTable[event].source == source && kEventTable[event].destination == destination) {
-      return static_cast<HardEvent>(event);
-    }
-  }
+  const HardEvent event = EventOf(source, destination);
+  if (event != HardEvent::MAX) return event;
   Fail(Rule::kCorePipe, "no flag goes from PIPE_%s to PIPE_%s", PipeName(source),
        PipeName(destination));
 }
@@ -124,10 +125,5 @@ const Place& PlaceOf(TPosition position) {
 
 Memory MemoryOf(TPosition position) { return PlaceOf(position).memory; }
 bool IsLocal(TPosition position) { return PlaceOf(position).local; }
-
-uint32_t MemoryBytes(Memory memory) {
-  static constexpr uint32_t kBytes[] = {kUbBytes, 524288, 65536, 65536, 131072, 1024, 2048};
-  return kBytes[static_cast<int>(memory)];
-}
 
 }  // namespace emulator

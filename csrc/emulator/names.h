@@ -8,10 +8,37 @@
 
 namespace emulator {
 
+// X(memory, in messages, bytes)
+// clang-format off: a table
+#define MOGE_EMULATOR_MEMORIES(X) \
+  X(kUb, "UB", 196608) \
+  X(kL1, "L1", 524288) \
+  X(kL0A, "L0A", 65536) \
+  X(kL0B, "L0B", 65536) \
+  X(kL0C, "L0C", 131072) \
+  X(kBias, "BT", 1024) \
+  X(kFixpipe, "FB", 2048)
+// clang-format on
+enum class Memory : uint8_t {
+#define MOGE_MEMORY(name, text, bytes) name,
+  MOGE_EMULATOR_MEMORIES(MOGE_MEMORY)
+#undef MOGE_MEMORY
+};
+inline constexpr int kMemories = static_cast<int>(Memory::kFixpipe) + 1;
+
+constexpr uint32_t MemoryBytes(Memory memory) {
+  constexpr uint32_t kBytes[] = {
+#define MOGE_MEMORY(name, text, bytes) bytes,
+      MOGE_EMULATOR_MEMORIES(MOGE_MEMORY)
+#undef MOGE_MEMORY
+  };
+  return kBytes[static_cast<int>(memory)];
+}
+
 inline constexpr int kPipes = PIPE_ALL;
+inline constexpr uint32_t kUbBytes = MemoryBytes(Memory::kUb);
 inline constexpr uint32_t kBlockBytes = 32;
 inline constexpr uint32_t kRepeatBytes = 256;
-inline constexpr uint32_t kUbBytes = 196608;
 // what the framework keeps of L1 where a block has both kinds of cores, and of UB where an
 // instruction keeps more
 inline constexpr uint32_t kReservedBytes = 256;
@@ -26,9 +53,6 @@ inline constexpr int kEvents = static_cast<int>(HardEvent::MAX);
 inline constexpr int kEventIds = 8;
 inline constexpr int kCrossIds = 16;
 inline constexpr size_t kCrossAhead = 15;
-
-enum class Memory : uint8_t { kUb, kL1, kL0A, kL0B, kL0C, kBias, kFixpipe };
-inline constexpr int kMemories = 7;
 
 // clang-format off: a list, which it lays out anew every time
 #define MOGE_EMULATOR_PATHS(X)                                                        \
@@ -48,10 +72,6 @@ inline constexpr int kPaths = static_cast<int>(Path::kL0CToGm) + 1;
 enum class ScalarAccess : uint8_t { kUbGet, kUbSet, kGmGet, kGmSet };
 inline constexpr int kScalarAccesses = 4;
 
-inline uint32_t CeilDivide(uint32_t value, uint32_t divisor) {
-  return (value + divisor - 1) / divisor;
-}
-
 const char* Name(Op op);
 const char* Name(DType dtype);
 const char* Name(Memory memory);
@@ -66,7 +86,6 @@ pipe_t EventDestination(HardEvent event);
 // Where a position lies; `IsLocal` says whether that is local memory at all.
 Memory MemoryOf(TPosition position);
 bool IsLocal(TPosition position);
-uint32_t MemoryBytes(Memory memory);
 
 }  // namespace emulator
 

@@ -3,7 +3,7 @@
 
 namespace emulator {
 
-Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes, int64_t most_repeats) {
+Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes, const Limit& repeats) {
   Lanes lanes;
   lanes.lanes = kRepeatBytes / element_bytes;
   const auto set_count = [&](uint64_t count) {
@@ -30,10 +30,7 @@ Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes, int64_t 
     set_count(extent.form == MaskForm::kRegister ? core.registers.mask[0] : extent.low);
     return lanes;
   }
-  if (extent.repeat < 0 || extent.repeat > most_repeats) {
-    Fail(Rule::kRepeatRange, "repeat is 0 to %lld, got %lld", static_cast<long long>(most_repeats),
-         static_cast<long long>(extent.repeat));
-  }
+  CheckRepeat(repeats, extent.repeat);
   lanes.repeats = static_cast<uint32_t>(extent.repeat);
   if (extent.form == MaskForm::kContiguous) {
     if (extent.low > lanes.lanes) {

@@ -124,7 +124,8 @@ void ForEachElementRun(Core& core, const std::array<const Operand*, N>& operands
 }
 
 // The elements that an instruction takes, by its count, its mask or the mask register.
-Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes, int64_t most_repeats = 255);
+Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes,
+              const Limit& repeats = limits::Repeats::repeatTime);
 void CheckAlive(Core& core, const Operand& operand, uint32_t alignment = kBlockBytes);
 void ReadOperand(Core& core, const Operand& operand, const Lanes& lanes);
 void WriteOperand(Core& core, const Operand& operand, const Lanes& lanes);
@@ -159,15 +160,6 @@ void CheckApart(const LocalRef& dst, uint64_t dst_bytes, const LocalRef& src, ui
 void CheckApart(const Operand& dst, const Lanes& lanes, const LocalRef& src, uint64_t src_bytes);
 void CheckApart(const LocalRef& dst, uint64_t dst_bytes, const Operand& src, const Lanes& lanes);
 
-// What an instruction moves unchanged keeps its state: undefined bytes may be carried along, only
-// what is computed with must be valid. `move` is told where the memory starts, once for its bytes
-// and once for their states.
-template <typename Move>
-void Carry(Core& core, Memory memory, Move move) {
-  LocalMemory& local = core.Local(memory);
-  move(local.bytes.data());
-  if (!local.state.empty()) move(local.state.data());
-}
 // A part of a tensor that is carried: checked, and in order with what wrote it.
 uint32_t FollowPart(const LocalRef& ref, uint64_t offset, uint32_t bytes);
 

@@ -117,15 +117,17 @@ def draw(launches: list[Launch]) -> str:
     """An SVG with one panel for each launch."""
     parts = [text(12, 24, "When each pipe is busy: modelled, not measured", 'class="title"')]
     used = {each.pipe for launch in launches for each in launch.slices}
-    x = 12.0
+    x, y = 12.0, 36
     for pipe, (does, colour) in PIPES.items():
         if pipe not in used:
             continue
-        parts.append(f'<rect x="{x}" y="36" width="12" height="12" fill="{colour}"/>')
         label = f"{pipe}: {does}"
-        parts.append(text(x + 17, 46, label))
+        if x + 17 + LETTER * len(label) > WIDTH:
+            x, y = 12.0, y + 18
+        parts.append(f'<rect x="{x}" y="{y}" width="12" height="12" fill="{colour}"/>')
+        parts.append(text(x + 17, y + 10, label))
         x += 40 + LETTER * len(label)
-    top = 62.0
+    top = y + 26.0
     for launch in launches:
         drawn, top = panel(launch, top)
         parts += drawn

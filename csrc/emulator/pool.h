@@ -23,7 +23,8 @@ inline constexpr uint32_t defaultBufIDSize = 4;
 template <TPosition position, uint32_t bufIDSize = defaultBufIDSize>
 class TBufPool {
   static_assert(emulator::IsPoolPosition(position), "TBufPool: rule pool.memory: UB or L1");
-  static_assert(bufIDSize <= 16, "TBufPool: rule pool.buffers: at most 16");
+  static_assert(emulator::limits::TBufPool::bufIDSize.Allows(bufIDSize),
+                "TBufPool: rule pool.buffers: at most 16");
 
  public:
   static constexpr TPosition poolPos = position;
@@ -75,7 +76,7 @@ class TBufPool {
     pool_state_.buffers = 0;                                                                 \
   }                                                                                          \
   AscendC::TBufHandle GetBufHandle(uint8_t offset) {                                         \
-    emulator::CheckRange("offset", offset, 0, (BUFFERS) - 1);                                \
+    emulator::CheckRange({"offset", 0, (BUFFERS) - 1}, offset);                              \
     return handles_ + offset;                                                                \
   }                                                                                          \
   void SetCurAddr(uint32_t address) { pool_state_.address = address; }                       \

@@ -155,9 +155,9 @@ void Run(Core& core, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
   CheckPosition(a, Memory::kL0A);
   CheckPosition(b, Memory::kL0B);
   if (product.bias != nullptr) CheckPosition(*product.bias, Memory::kBias);
-  CheckRange("m", product.m, 0, 4095);
-  CheckRange("n", product.n, 0, 4095);
-  CheckRange("k", product.k, 0, 4095);
+  CheckRange(limits::MmadParams::m, product.m);
+  CheckRange(limits::MmadParams::n, product.n);
+  CheckRange(limits::MmadParams::k, product.k);
   CheckUnitFlag(product.unit_flag);
   const uint32_t m_fractals = CeilDivide(shape.m, kSide);
   const uint32_t n_fractals = CeilDivide(shape.n, kSide);
@@ -220,15 +220,13 @@ void CheckBias(const AscendC::MmadParams& params) {
 
 void Multiply(DType dtype, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
               const Product& product) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kMmad, PIPE_M);
+  Core& core = Begin(Op::kMmad, PIPE_M);
   RunFromTable(core, dst, a, b, product, ShapeOf(core.registers.cube, dtype, product));
 }
 
 void LoadSparse(const LocalRef& dst, const LocalRef& src, const LocalRef& index, uint32_t start,
                 uint32_t repeat) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kLoadDataWithSparse, PIPE_MTE1);
+  Core& core = Begin(Op::kLoadDataWithSparse, PIPE_MTE1);
   for (const LocalRef* ref : {&src, &index}) {
     if (MemoryOf(ref->position) == Memory::kL1) continue;
     Fail(Rule::kCopyPath, "a load from %s", Name(MemoryOf(ref->position)));
@@ -247,25 +245,17 @@ void LoadSparse(const LocalRef& dst, const LocalRef& src, const LocalRef& index,
   const uint32_t index_from =
       core.Check(index, uint64_t{start} * kIndexBytes, repeat * kIndexBytes, 1);
   if (core.machine.options.counting) return;
-  LocalMemory& local = core.Local(Memory::kL0B);
-  const LocalMemory& source = core.Local(Memory::kL1);
-  core.Follow(Memory::kL1, from, from + bytes);
   core.Read(Memory::kL1, index_from, index_from + repeat * kIndexBytes);
-  core.Write(Memory::kL0B, to, to + bytes);
-  std::memcpy(local.bytes.data() + to, source.bytes.data() + from, bytes);
-  if (core.machine.options.checks) {
-    std::memcpy(local.state.data() + to, source.state.data() + from, bytes);
-  }
+  core.Carry(Memory::kL1, from, Memory::kL0B, to, bytes);
   core.sparse_index.resize(MemoryBytes(Memory::kL0B) / 4);
-  std::memcpy(core.sparse_index.data() + to / 4, source.bytes.data() + index_from,
+  std::memcpy(core.sparse_index.data() + to / 4, core.Local(Memory::kL1).bytes.data() + index_from,
               repeat * kIndexBytes);
 }
 
 void MultiplySparse(const LocalRef& dst, const LocalRef& a, const LocalRef& b,
                     const Product& product) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kMmadWithSparse, PIPE_M);
-  CheckRange("kDirectionAlign", product.align_k, 0, 0);
+  Core& core = Begin(Op::kMmadWithSparse, PIPE_M);
+  CheckRange(limits::MmadWithSparse::kDirectionAlign, product.align_k);
   if (core.sparse_index.empty()) {
     Fail(Rule::kMmadIndex, "call LoadDataWithSparse() first");
   }

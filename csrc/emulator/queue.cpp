@@ -60,8 +60,7 @@ LocalRef Whole(const Buffer& buffer, uint32_t number) {
 }
 
 void Push(int32_t id, const LocalRef& ref, const Route* between) {
-  Core& core = CurrentCore();
-  core.op = Op::kEnQue;
+  Core& core = Enter(Op::kEnQue);
   Buffer& buffer = FindBuffer(core, id, ref);
   Queue& queue = core.buffers.queues[id];
   const Route& route = between != nullptr ? *between : queue.route;
@@ -88,7 +87,8 @@ LocalRef Pop(int32_t id, uint32_t asked, const Route* between) {
   const Route& route = between != nullptr ? *between : queue.route;
   const auto found = asked == 0 ? queue.enqueued.begin()
                                 : std::find(queue.enqueued.begin(), queue.enqueued.end(), asked);
-  if (found == queue.enqueued.end()) Fail(Rule::kQueueEmpty, "no tensor was enqueued");
+  if (found == queue.enqueued.end())
+    Fail(Rule::kQueueEmpty, "no tensor is in the queue: EnQue comes first");
   const uint32_t number = *found;
   queue.enqueued.erase(found);
   Buffer& buffer = core.buffers.all[number];
@@ -114,12 +114,14 @@ void AddToQueue(Core& core, int32_t queue, uint32_t buffer) {
 }
 
 LocalRef QueueAlloc(int32_t id) {
-  Core& core = CurrentCore();
-  core.op = Op::kAllocTensor;
+  Core& core = Enter(Op::kAllocTensor);
   Queue& queue = FindQueue(core, id);
-  if (queue.idle.empty()) Fail(Rule::kQueueNoIdleBuffer, "every buffer of the queue is in use");
+  if (queue.idle.empty()) {
+    Fail(Rule::kQueueNoIdleBuffer, "all of the %zu buffers of the queue are in use: add FreeTensor",
+         queue.buffers.size());
+  }
   int& outstanding = core.buffers.outstanding[queue.position];
-  if (++outstanding > 8) {
+  if (!limits::TQue::allocated.Allows(++outstanding)) {
     Report(Rule::kQueueOutstanding, "%d tensors are allocated at one position", outstanding);
   }
   const uint32_t number = queue.idle.front();
@@ -158,8 +160,7 @@ LocalRef QueuePop(int32_t id, TPosition source, TPosition destination) {
 }
 
 void QueueFree(int32_t id, const LocalRef& ref) {
-  Core& core = CurrentCore();
-  core.op = Op::kFreeTensor;
+  Core& core = Enter(Op::kFreeTensor);
   Buffer& buffer = FindBuffer(core, id, ref);
   Queue& queue = core.buffers.queues[id];
   if (buffer.generation != ref.generation) {
@@ -178,8 +179,7 @@ void QueueFree(int32_t id, const LocalRef& ref) {
 }
 
 void QueueFreeEvents(int32_t id) {
-  Core& core = CurrentCore();
-  core.op = Op::kFreeAllEvent;
+  Core& core = Enter(Op::kFreeAllEvent);
   const Queue& queue = FindQueue(core, id);
   for (const uint32_t number : queue.buffers) {
     Buffer& buffer = core.buffers.all[number];

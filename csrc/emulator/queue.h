@@ -204,7 +204,7 @@ class TBuf {
   }
 
   void InitStartBufHandle(TBufHandle, uint8_t number, uint32_t) {
-    emulator::CheckRange("the number of buffers of a TBuf", number, 1, 1);
+    emulator::CheckRange(emulator::limits::InitStartBufHandle::num, number);
   }
   template <typename Pool>
   void InitBufHandle(Pool* pool, uint32_t, TBufHandle, uint32_t address, uint32_t bytes) {

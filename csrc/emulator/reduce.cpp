@@ -15,11 +15,10 @@ struct Reduction {
 // What all forms share: the source is read; a repeat has results of `result_bytes`.
 Reduction Start(Op op, DType dtype, const LocalRef& src, const Extent& extent,
                 const ReduceStrides& strides, uint32_t result_bytes) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_V);
-  CheckRange("dstRepStride", strides.dst_repeat, 0, 65535);
-  CheckRange("srcBlkStride", strides.src_block, 0, 65535);
-  CheckRange("srcRepStride", strides.src_repeat, 0, 65535);
+  Core& core = Begin(op, PIPE_V);
+  CheckRange(limits::Reduce::dstRepStride, strides.dst_repeat);
+  CheckRange(limits::Reduce::srcBlkStride, strides.src_block);
+  CheckRange(limits::Reduce::srcRepStride, strides.src_repeat);
   Reduction reduction{Resolve(core, extent, SizeOf(dtype)),
                       {src, dtype, static_cast<uint32_t>(strides.src_block),
                        static_cast<uint32_t>(strides.src_repeat)},

@@ -5,10 +5,6 @@ namespace emulator {
 
 namespace {
 
-uint64_t RoundUp(uint64_t value, uint64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
 // Bytes of the temporary tensor: what each level of the reduction leaves, in blocks; the levels
 // after the first one reuse its place unless an index must be found through them.
 uint64_t TmpBytes(ReduceType type, uint64_t repeats, uint32_t bytes, bool with_index) {
@@ -50,8 +46,7 @@ void UseTmp(Core& core, const LocalRef& tmp, uint64_t needed, const Operand& src
 }  // namespace
 
 void SumInOrder(DType dtype, const LocalRef& dst, const LocalRef& src, const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kReduceSum, PIPE_V);
+  Core& core = Begin(Op::kReduceSum, PIPE_V);
   const uint32_t bytes = SizeOf(dtype);
   const Lanes lanes = Resolve(core, extent, bytes);
   const Operand source{src, dtype};
@@ -78,9 +73,9 @@ void ReduceTensor(ReduceType type, DType dtype, const LocalRef& dst, const Local
              : type == ReduceType::MAX ? Op::kReduceMax
                                        : Op::kReduceMin,
              PIPE_V);
-  CheckRange("srcRepStride", src_rep_stride, 0, 65535);
+  CheckRange(limits::Reduce::srcRepStride, src_rep_stride);
   const uint32_t bytes = SizeOf(dtype);
-  const Lanes lanes = Resolve(core, extent, bytes, INT32_MAX);
+  const Lanes lanes = Resolve(core, extent, bytes, limits::ReduceTensor::repeatTime);
   const Operand source{src, dtype, 1, static_cast<uint32_t>(src_rep_stride)};
   core.Compute(dtype, lanes);
   CheckStyle(core);
@@ -130,15 +125,13 @@ const Reduced& ResultOfType(const std::optional<Reduced>& result, DType dtype,
 }  // namespace
 
 void LastSum(DType dtype, void* value) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kGetReduceRepeatSumSpr, PIPE_S);
+  Core& core = Begin(Op::kGetReduceRepeatSumSpr, PIPE_S);
   const Reduced& result = ResultOfType(core.registers.sum, dtype, "ReduceSum by count");
   StoreFloat(dtype, static_cast<uint8_t*>(value), result.value);
 }
 
 void LastExtreme(DType dtype, void* value, void* index) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kGetReduceRepeatMaxMinSpr, PIPE_S);
+  Core& core = Begin(Op::kGetReduceRepeatMaxMinSpr, PIPE_S);
   const Reduced& result = ResultOfType(core.registers.extreme, dtype,
                                        "contiguous ReduceRepeat, ReduceMax or ReduceMin");
   StoreFloat(dtype, static_cast<uint8_t*>(value), result.value);

@@ -1,4 +1,4 @@
-// Registers: masks, atomics, the scale of a Cast.
+// Registers of the vector unit: masks, the scale of a Cast.
 #include <algorithm>
 
 #include "operand.h"
@@ -8,8 +8,7 @@ namespace emulator {
 namespace {
 
 Registers& Set(Op op) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_S);
+  Core& core = Begin(op, PIPE_S);
   return core.registers;
 }
 
@@ -49,8 +48,7 @@ void SetDequantScale(half scale) {
 }
 
 void InitSoc() {
-  Core& core = CurrentCore();
-  core.Begin(Op::kInitSocState, PIPE_S);
+  Core& core = Begin(Op::kInitSocState, PIPE_S);
   core.style.init_soc = true;
   core.registers.atomic.reset();
   core.registers.counter_mode = false;

@@ -149,10 +149,17 @@ void Report(Rule rule, const char* format, ...) {
   machine.Report(rule, CurrentCore().op, Told(rule, text));
 }
 
-void CheckRange(const char* name, int64_t value, int64_t least, int64_t most) {
-  if (value >= least && value <= most) return;
-  Report(Rule::kParamRange, "%s is %lld to %lld, got %lld", name, static_cast<long long>(least),
-         static_cast<long long>(most), static_cast<long long>(value));
+void CheckRange(const Limit& limit, int64_t value) {
+  if (limit.Allows(value)) return;
+  Report(Rule::kParamRange, "%s is %lld to %lld, got %lld", limit.name,
+         static_cast<long long>(limit.least), static_cast<long long>(limit.most),
+         static_cast<long long>(value));
+}
+
+void CheckRepeat(const Limit& limit, int64_t repeat) {
+  if (limit.Allows(repeat)) return;
+  Fail(Rule::kRepeatRange, "repeat is %lld to %lld, got %lld", static_cast<long long>(limit.least),
+       static_cast<long long>(limit.most), static_cast<long long>(repeat));
 }
 
 void NoteTruncation(long long value, unsigned bits) {

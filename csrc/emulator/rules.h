@@ -216,6 +216,8 @@
   X(kIbWorkspace, "ib.workspace", kError, \
     "IBSet and IBWait have zeroed memory in GM and 32 bytes in UB") \
   X(kIbBlock, "ib.block", kFixed, "IBSet and IBWait name a block of the launch") \
+  X(kIbPaired, "ib.paired", kError, \
+    "an IBSet has its IBWait before the next one of its block and event") \
   X(kTurnsWorkspace, "determine.workspace", kFixed, \
     "NotifyNextBlock has 32 bytes for each block in GM, 32 more in UB") \
   X(kTurnsInit, "determine.init", kFixed, \

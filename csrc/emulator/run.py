@@ -25,6 +25,18 @@ HERE = Path(__file__).resolve().parent
 INCLUDES = [f"-I{HERE}", f"-I{HERE / 'host'}"]
 # a product and a sum round one by one, as two vector instructions do
 COMMON = ["-std=c++17", "-g", "-ffp-contract=off", "-pthread", "-D__NPU_ARCH__=2201"]
+CACHE = HERE.parents[1] / "build" / "emulator"
+LEVELS = ["0", "1", "2", "3", "s", "g", "fast"]
+
+
+class CompileError(Exception):
+    """A command of the compiler that failed; it has said why."""
+
+
+def call(command, otherwise):
+    """Runs a command of the compiler."""
+    if subprocess.run(command, check=False).returncode != 0:
+        raise CompileError(f"{otherwise}: {shlex.join(command)}")
 
 
 def fresh(target):
@@ -38,7 +50,11 @@ def fresh(target):
 
 
 def build_library(compiler, flags, cache):
-    """The emulator and its host runtime as a library; only what has changed is compiled."""
+    """The emulator and its host runtime as a library; only what has changed is compiled.
+
+    One library serves every -O of a program and gdb, since device code is the program's own.
+    """
+    flags = ["-O1", *flags]
     key = hashlib.sha256(repr((compiler, flags, str(HERE))).encode()).hexdigest()[:12]
     folder = cache / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,18 +67,19 @@ def build_library(compiler, flags, cache):
 
     def compile_one(target):
         command = [compiler, *COMMON, *flags, *INCLUDES, "-MMD", "-c", str(objects[target])]
-        subprocess.run([*command, "-o", str(target)], check=True)
+        call([*command, "-o", str(target)], "the emulator does not compile")
 
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stale = [target for target in objects if not fresh(target)]
         if stale and not archive.exists():
-            print(f"building the emulator in {folder}, once", file=sys.stderr, flush=True)
+            told = f"building the emulator in {folder}, once: a minute on two cores"
+            print(told, file=sys.stderr, flush=True)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(compile_one, stale))
         if stale or not archive.exists():
             archive.unlink(missing_ok=True)
-            subprocess.run(["ar", "crs", str(archive), *map(str, objects)], check=True)
+            call(["ar", "crs", str(archive), *map(str, objects)], "no library")
     return archive
 
 
@@ -75,12 +92,12 @@ def compile_program(options, flags, archive, out):
         target = source.with_suffix(".o")
         own = [f"-I{out / 'include'}", f"-iquote{original.parent}"]
         command = [options.compiler, *COMMON, *flags, *own, *INCLUDES, *searched]
-        subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
+        call([*command, "-c", str(source), "-o", str(target)], f"{original} does not compile")
         objects.append(str(target))
     program = out / "program"
     libraries = [str(archive), *(f"-l{name}" for name in options.link), "-ldl", "-pthread"]
     command = [options.compiler, *flags, "-o", str(program), *objects, *libraries]
-    subprocess.run(command, check=True)
+    call(command, "the program does not link")
     return program
 
 
@@ -90,27 +107,35 @@ def parse(arguments):
     if "--" in arguments:
         at = arguments.index("--")
         arguments, program_arguments = arguments[:at], arguments[at + 1 :]
-    parser = argparse.ArgumentParser(description="Run an Ascend C program on the emulator.")
+    parser = argparse.ArgumentParser(
+        description="Compile an Ascend C program for this machine and run it on the emulator.",
+        epilog="What follows -- goes to the program. docs/backends/laptop.md has examples.",
+        usage="run.py SOURCE... [options] [-- ARGUMENT...]",
+    )
     add = parser.add_argument
-    add("sources", nargs="+", help=".asc or .cpp files")
-    add("-D", dest="define", action="append", default=[], metavar="NAME[=VALUE]")
-    add("-I", dest="include", action="append", default=[], metavar="DIR")
+    add("sources", nargs="+", metavar="SOURCE", help=".asc or .cpp file with kernels, host or both")
+    add("-D", dest="define", action="append", default=[], metavar="NAME[=VALUE]", help="a macro")
+    add("-I", dest="include", action="append", default=[], metavar="DIR", help="look there, too")
     add("-l", dest="link", action="append", default=[], metavar="LIBRARY", help="link with it")
-    add("-O", dest="level", metavar="LEVEL", help="optimisation: 1, with gdb 0")
+    told = "of your sources: 1, with gdb 0"
+    add("-O", dest="level", choices=LEVELS, metavar="LEVEL", help=told)
     add("--strict", action="store_true", help="without the barriers that the compiler adds")
-    add("--seed", type=int, help="cores take turns in an order shuffled by it")
+    add("--seed", type=int, metavar="NUMBER", help="cores take turns in an order shuffled by it")
     add("--rules", metavar="ID=LEVEL,...", help="error, warning or off for rules")
-    add("--device", help="whose cores and times: 910B1")
+    add("--device", metavar="NAME", help="whose cores and times: 910B1, or 910B4")
     add("--picture", metavar="FILE.svg", help="draw when pipes are busy, by the model of time")
     add("--sanitize", metavar="LIST", help="for device and host code: address,undefined")
     add("--gdb", action="store_true", help="start in gdb")
     add("--gdb-command", action="append", default=[], metavar="COMMAND", help="gdb does it, ends")
     add("--keep", metavar="DIR", help="leave the translated sources and the program there")
     add("--build-only", action="store_true", help="compile and do not run: with --keep")
-    add("--cache", metavar="DIR", help="for the emulator's library: build/emulator")
+    add("--cache", metavar="DIR", help=f"for the emulator's library: {CACHE}")
     add("--compiler", default=os.environ.get("CXX", "g++"), help="g++ or clang++")
     options = parser.parse_args(arguments)
     options.gdb = options.gdb or bool(options.gdb_command)
+    for source in options.sources:
+        if not Path(source).is_file():
+            parser.error(f"no file {source}; arguments of the program follow --")
     return options, program_arguments
 
 
@@ -144,6 +169,8 @@ def run(options, program, arguments):
     code = subprocess.run(command, env=variables, check=False).returncode
     if options.picture and times.exists():
         Path(options.picture).write_text(picture.draw(picture.read(times)))
+    elif options.picture:
+        print(f"no launch came to its end: {options.picture} is not drawn", file=sys.stderr)
     if code < 0:
         print(f"the program ended by signal {-code}; --gdb shows where", file=sys.stderr)
         return 128 - code
@@ -153,21 +180,22 @@ def run(options, program, arguments):
 def main(arguments):
     """The command line; returns the status."""
     options, program_arguments = parse(arguments)
-    flags = [f"-O{options.level or ('0' if options.gdb else '1')}"]
+    level = [f"-O{options.level or ('0' if options.gdb else '1')}"]
+    flags = []
     if options.sanitize:
-        flags += [f"-fsanitize={options.sanitize}", "-fno-sanitize-recover=all"]
-    cache = options.cache or os.environ.get("MOGE_EMULATOR_CACHE") or "build/emulator"
+        flags = [f"-fsanitize={options.sanitize}", "-fno-sanitize-recover=all"]
+    cache = options.cache or os.environ.get("MOGE_EMULATOR_CACHE") or CACHE
     try:
         archive = build_library(options.compiler, flags, Path(cache).resolve())
         with tempfile.TemporaryDirectory(prefix="moge_emulator_") as scratch:
             out = Path(options.keep or scratch).resolve()
             out.mkdir(parents=True, exist_ok=True)
-            program = compile_program(options, flags, archive, out)
+            program = compile_program(options, [*level, *flags], archive, out)
             return 0 if options.build_only else run(options, program, program_arguments)
-    except translate.TranslationError as error:
+    except (translate.TranslationError, CompileError) as error:
         print(error, file=sys.stderr)
-    except subprocess.CalledProcessError as error:
-        print(f"failed: {shlex.join(error.cmd)}", file=sys.stderr)
+    except OSError as error:  # no such compiler, a folder that cannot be written
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
     return 2
 
 

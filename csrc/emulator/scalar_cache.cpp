@@ -78,8 +78,7 @@ void CheckDirty(const Core& core, const GlobalRef& ref, uint64_t offset, uint64_
 }
 
 void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kGetValue, PIPE_S);
+  Core& core = Begin(Op::kGetValue, PIPE_S);
   const uint32_t bytes = SizeOf(dtype);
   const uint64_t begin = core.CheckGlobal(ref, offset, bytes, bytes);
   core.machine.Poll(core, ref, offset);
@@ -112,8 +111,7 @@ void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value)
 }
 
 void StoreScalar(const GlobalRef& ref, uint64_t offset, DType dtype, const void* value) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kSetValue, PIPE_S);
+  Core& core = Begin(Op::kSetValue, PIPE_S);
   const uint32_t bytes = SizeOf(dtype);
   core.AccessScalar(ScalarAccess::kGmSet);
   core.CheckGlobal(ref, offset, bytes, bytes);
@@ -159,19 +157,17 @@ void StoreUncached(void* address, DType dtype, const void* value) {
 }
 
 void PreloadCache(const GlobalRef& ref, int64_t offset) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kDataCachePreload, PIPE_S);
+  Core& core = Begin(Op::kDataCachePreload, PIPE_S);
   if (offset < 0) Fail(Rule::kGmBounds, "an offset of %lld", static_cast<long long>(offset));
   core.CheckGlobal(ref, static_cast<uint64_t>(offset), 1, 1);
-  if (++core.preloads > 4) {
+  if (!limits::DataCachePreload::calls.Allows(++core.preloads)) {
     Report(Rule::kDcachePreload, "%u calls one after the other", core.preloads);
   }
   Fetch(core, ref, reinterpret_cast<uintptr_t>(ref.address) + static_cast<uint64_t>(offset));
 }
 
 void CleanCache(const GlobalRef& ref, bool entire) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kDataCacheCleanAndInvalid, PIPE_S);
+  Core& core = Begin(Op::kDataCacheCleanAndInvalid, PIPE_S);
   if (!entire) core.CheckGlobal(ref, 0, 1, 1);
   const uintptr_t own = reinterpret_cast<uintptr_t>(ref.address) / kCacheLineBytes;
   for (auto entry = core.cache.begin(); entry != core.cache.end();) {

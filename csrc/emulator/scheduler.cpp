@@ -1,3 +1,4 @@
+// Turns of the cores: who runs next, who waits for what, and when nobody can go on.
 #include "scheduler.h"
 
 #include <algorithm>

@@ -6,15 +6,15 @@
 
 namespace AscendC {
 
-inline constexpr int32_t K_MAX_DIM = 8;
+inline constexpr int32_t K_MAX_DIM = emulator::limits::ShapeInfo::shapeDim.most;
 
 struct ShapeInfo {
   ShapeInfo() = default;
   ShapeInfo(uint8_t dims, const uint32_t sizes[], uint8_t original_dims,
             const uint32_t original_sizes[], DataFormat format)
       : shapeDim(dims), originalShapeDim(original_dims), dataFormat(format) {
-    emulator::CheckRange("shapeDim", dims, 0, K_MAX_DIM);
-    emulator::CheckRange("originalShapeDim", original_dims, 0, K_MAX_DIM);
+    emulator::CheckRange(emulator::limits::ShapeInfo::shapeDim, dims);
+    emulator::CheckRange(emulator::limits::ShapeInfo::originalShapeDim, original_dims);
     for (int i = 0; i < dims; ++i) shape[i] = sizes[i];
     for (int i = 0; i < original_dims; ++i) originalShape[i] = original_sizes[i];
   }

@@ -37,7 +37,7 @@ void StorePair(DType dtype, const LocalRef& ref, uint64_t offset, const Scored& 
     WritePart(ref, offset + 2, 2, ByteState::kPoison);
   }
   if (core.lacks_data) return;
-  Carry(core, MemoryOf(ref.position), [&](uint8_t* memory) {
+  core.Carry(MemoryOf(ref.position), [&](uint8_t* memory) {
     std::memmove(memory + ref.begin + offset + 4, memory + pair.index_at, 4);
   });
 }
@@ -61,10 +61,9 @@ uint32_t Repeats(const MergeLists& lists, uint32_t used) {
 
 void Sort32(DType dtype, const LocalRef& dst, const LocalRef& score, const LocalRef& index,
             int32_t repeat) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kSort32, PIPE_V);
+  Core& core = Begin(Op::kSort32, PIPE_V);
   constexpr uint32_t kSorted = 32;
-  if (repeat < 0 || repeat > 255) Fail(Rule::kRepeatRange, "repeat is 0 to 255, got %d", repeat);
+  CheckRepeat(limits::Repeats::repeatTime, repeat);
   const uint32_t bytes = SizeOf(dtype);
   const uint32_t count = kSorted * static_cast<uint32_t>(repeat);
   Lanes account = FullRepeats(static_cast<uint32_t>(repeat), bytes);
@@ -90,15 +89,14 @@ void Sort32(DType dtype, const LocalRef& dst, const LocalRef& score, const Local
 }
 
 void MergeSort(DType dtype, const LocalRef& dst, const MergeLists& lists) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kMrgSort, PIPE_V);
+  Core& core = Begin(Op::kMrgSort, PIPE_V);
   if (lists.valid_bit != 3 && lists.valid_bit != 7 && lists.valid_bit != 15) {
     Fail(Rule::kMrgSortParams, "validBit is 3, 7 or 15, got %u", lists.valid_bit);
   }
   const uint32_t used = lists.valid_bit == 15 ? 4 : lists.valid_bit == 7 ? 3 : 2;
   uint32_t total = 0;
   for (uint32_t i = 0; i < used; ++i) {
-    if (lists.lengths[i] > 4095) {
+    if (!limits::MrgSort4Info::elementLengths.Allows(lists.lengths[i])) {
       Fail(Rule::kMrgSortParams, "a list has at most 4095 elements, list %u has %u", i + 1,
            lists.lengths[i]);
     }
@@ -143,8 +141,7 @@ void MergeSort(DType dtype, const LocalRef& dst, const MergeLists& lists) {
 }
 
 void MergeResult(uint16_t (&lengths)[4]) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kGetMrgSortResult, PIPE_S);
+  Core& core = Begin(Op::kGetMrgSortResult, PIPE_S);
   const auto& counts = core.registers.merge_counts;
   if (!counts) Fail(Rule::kMrgSortResult, "no MrgSort with ifExhaustedSuspension came before");
   std::copy(counts->begin(), counts->end(), lengths);

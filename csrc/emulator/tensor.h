@@ -29,8 +29,8 @@ class Element {
   Element(const Element&) = default;
 
 #define MOGE_COMPOUND(op, assigning)                            \
-  template <typename N>                                         \
-  const Element& operator assigning(N by) const {               \
+  template <typename Number>                                    \
+  const Element& operator assigning(Number by) const {          \
     return *this = static_cast<T>(static_cast<T>(*this) op by); \
   }
   MOGE_COMPOUND(+, +=)

@@ -1,9 +1,9 @@
 // Cycles of instructions by the documented tables, and the devices that are known.
 #include <algorithm>
 #include <array>
+#include <stdexcept>
 
 #include "figures.h"
-#include "instructions.h"
 #include "launch.h"
 
 namespace emulator {
@@ -32,17 +32,12 @@ struct Speed {
   double narrow = 128, wide = 64;  // elements a cycle of 16-bit and of 32-bit types
 };
 
-const std::array<Speed, kOps>& Speeds() {
-  static const std::array<Speed, kOps> speeds = [] {
-    std::array<Speed, kOps> all;
-#define MOGE_INSTRUCTION(name, types, unit, narrow, wide) \
-  all[static_cast<int>(Op::k##name)] = {Unit::k##unit, narrow, wide};
+// those of the table, which come first; no other one computes on lanes
+constexpr std::array<Speed, kOps> kSpeeds = {{
+#define MOGE_INSTRUCTION(name, types, unit, narrow, wide) {Unit::k##unit, narrow, wide},
     MOGE_VECTOR_INSTRUCTIONS(MOGE_INSTRUCTION)
 #undef MOGE_INSTRUCTION
-    return all;
-  }();
-  return speeds;
-}
+}};
 
 }  // namespace
 
@@ -50,16 +45,22 @@ double VectorCycles(Op op, DType dtype, uint64_t repeats, uint64_t elements) {
   const auto count = static_cast<double>(elements);
   const auto rounds = static_cast<double>(repeats);
   const bool wide = SizeOf(dtype) >= 4;
-  const Speed& speed = Speeds()[static_cast<int>(op)];
+  const Speed& speed = kSpeeds[static_cast<int>(op)];
   const double rate = wide ? speed.wide : speed.narrow;
   return speed.unit == Unit::kEach ? count / rate : rounds * (wide ? 64 : 128) / rate;
 }
 
 double LocalMoveCycles(Path path, uint64_t bytes) {
   const auto count = static_cast<double>(bytes);
-  if (path == Path::kL1ToBias || path == Path::kL1ToFixpipe) return count / 32;
-  if (path == Path::kL0CToL1) return count / kFixpipePort;
-  return count / (path == Path::kL1ToL0B ? 128 : 256);
+  switch (path) {
+#define MOGE_LOCAL_RATE(name, rate) \
+  case Path::k##name:               \
+    return count / rate;
+    MOGE_LOCAL_RATES(MOGE_LOCAL_RATE)
+#undef MOGE_LOCAL_RATE
+    default:
+      throw std::logic_error("the rate of this path is not by its bytes alone");
+  }
 }
 
 double HeadCycles(Op op, pipe_t pipe) {

@@ -41,8 +41,12 @@ KERNEL = re.compile(
 )
 
 
+ORDINARY = r"(?m)^[ \t]*(?:(?:static|inline|__\w+__(?:\s*\([^()]*\))?)\s+)*void\s+"
+CAST = re.compile(r"^\([\w\s:]+\*\s*\)\s*|^\(GM_ADDR\)\s*")
+
+
 class TranslationError(Exception):
-    """A source that is not understood."""
+    """A source that is not understood; where a line is known it comes first, "12: why"."""
 
 
 def blank(text, strings):
@@ -61,6 +65,11 @@ def blank(text, strings):
     return TOKEN.sub(spaces, text)
 
 
+def line(code, at):
+    """The number of the line of a place."""
+    return code.count("\n", 0, at) + 1
+
+
 def closing(code, start, pairs="()[]{}"):
     """Where the bracket that opens at `start` closes."""
     depth = 0
@@ -70,7 +79,7 @@ def closing(code, start, pairs="()[]{}"):
             depth += 1 if at % 2 == 0 else -1
             if depth == 0:
                 return i
-    raise TranslationError("a bracket that does not close")
+    raise TranslationError(f"{line(code, start)}: a bracket that does not close")
 
 
 def opening(code, end):
@@ -80,7 +89,7 @@ def opening(code, end):
         depth += (code[i] == ")") - (code[i] == "(")
         if depth == 0:
             return i
-    raise TranslationError("a parenthesis that does not open")
+    raise TranslationError(f"{line(code, end)}: a parenthesis that does not open")
 
 
 def callee_start(code, end):
@@ -164,9 +173,6 @@ def translate(text, kinds):
     code, plain = blank(text, strings=True), blank(text, strings=False)
     pieces, done = [], 0
 
-    def line(at):
-        return f"line {text.count(chr(10), 0, at) + 1}"
-
     for match in re.finditer(r"<<<", code):
         start = callee_start(code, match.start())
         if match.start() < done or start >= match.start():
@@ -175,25 +181,29 @@ def translate(text, kinds):
         while not code.startswith(">>>", end):
             end = closing(code, end) + 1 if code[end] in "([{" else end + 1
             if end >= len(code):
-                raise TranslationError(f"{line(match.start())}: <<< without >>>")
+                raise TranslationError(f"{line(code, match.start())}: <<< without >>>")
         first = re.compile(r"[\s\\]*").match(code, end + 3).end()
         if first >= len(code) or code[first] != "(":
-            raise TranslationError(f"{line(end)}: >>> without arguments")
+            raise TranslationError(f"{line(code, end)}: >>> without arguments")
         last = closing(code, first)
         callee = plain[start : match.start()]
         named = re.match(r"[\s(&*:]*(?:\w+\s*::\s*)*(\w+)", callee)
         if named is None:
-            raise TranslationError(f"{line(match.start())}: <<< without a kernel")
+            raise TranslationError(f"{line(code, match.start())}: <<< without a kernel")
         name = named[1]
         kind = kinds.get(name)
         if kind is None:
-            if len(set(kinds.values())) != 1:
+            # a pointer to a kernel is launched, too, if there is no doubt of its kind
+            if len(set(kinds.values())) != 1 or re.search(ORDINARY + rf"{name}\s*\(", code):
                 raise TranslationError(
-                    f"{line(start)}: {name} is no kernel of these sources: its kind is not known"
+                    f"{line(code, start)}: {name} is launched and no __global__ function of "
+                    "these sources is called so"
                 )
             kind = next(iter(kinds.values()))
         arguments = split(code[first + 1 : last], plain[first + 1 : last])
-        names = "\\n".join(a.replace("\\", "\\\\").replace('"', '\\"') for a in arguments)
+        names = "\\n".join(
+            CAST.sub("", a).replace("\\", "\\\\").replace('"', '\\"') for a in arguments
+        )
         pieces += [
             text[done:start],
             f'::emulator::host::On(::emulator::KernelType::{kind}, "{name}", "{names}", ',
@@ -248,7 +258,7 @@ def write(paths, folders, foreign, out):
         try:
             body = f'#line 1 "{path}"\n' + translate(text, kinds)
         except TranslationError as error:
-            raise TranslationError(f"{path}: {error}") from None
+            raise TranslationError(f"{path}:{error}") from None
         if name is None:
             body = '#include "host/host.h"\n' + body
             target = out / f"{len(translated)}_{path.stem}.cpp"

@@ -10,8 +10,8 @@ constexpr uint32_t kSquareSide = 16;  // of a square, and blocks in a list
 // Counts what 256 bytes a cycle move.
 void Account(Core& core, DType dtype, uint64_t elements) {
   const uint32_t lanes = kRepeatBytes / SizeOf(dtype);
-  Lanes account = FullRepeats(static_cast<uint32_t>((elements + lanes - 1) / lanes),
-                              std::max(SizeOf(dtype), 2u));
+  Lanes account =
+      FullRepeats(static_cast<uint32_t>(CeilDivide(elements, lanes)), std::max(SizeOf(dtype), 2u));
   account.elements = elements;
   core.Compute(dtype, account);
 }
@@ -25,7 +25,7 @@ void Square(Core& core, DType dtype, const LocalRef& dst, const LocalRef& src) {
   if (dst.begin != src.begin) CheckApart(dst, all, src, all);
   const uint32_t from = FollowPart(src, 0, all);
   core.Write(MemoryOf(dst.position), dst.begin, dst.begin + all);
-  Carry(core, MemoryOf(dst.position), [&](uint8_t* memory) {
+  core.Carry(MemoryOf(dst.position), [&](uint8_t* memory) {
     const std::vector<uint8_t> square(memory + from, memory + from + all);
     for (uint32_t i = 0; i < kSquareSide * kSquareSide; ++i) {
       std::memcpy(memory + dst.begin + (i % kSquareSide * kSquareSide + i / kSquareSide) * bytes,
@@ -43,7 +43,9 @@ void CheckShape(DType dtype, const TransposeShape& shape) {
       Report(Rule::kTransposeParams, "a square is 16 x 16 of uint16, got %u x %u of %s", shape.h,
              shape.w, Name(dtype));
     }
-  } else if (shape.c > 4095 || plane > 4095 || plane * bytes % kBlockBytes != 0) {
+  } else if (!limits::TransposeParamsExt::cSize.Allows(shape.c) ||
+             !limits::TransposeParamsExt::plane.Allows(static_cast<int64_t>(plane)) ||
+             plane * bytes % kBlockBytes != 0) {
     Report(Rule::kTransposeParams,
            "cSize and hSize * wSize are at most 4095, planes whole blocks of 32 bytes; got %u and "
            "%llu of %u bytes",
@@ -68,15 +70,13 @@ void UseTmp(Core& core, DType dtype, const LocalRef& tmp, const TransposeShape& 
 }  // namespace
 
 void TransposeSquare(DType dtype, const LocalRef& dst, const LocalRef& src) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kTranspose, PIPE_V);
+  Core& core = Begin(Op::kTranspose, PIPE_V);
   Square(core, dtype, dst, src);
 }
 
 void Transpose(DType dtype, const LocalRef& dst, const LocalRef& src, const LocalRef& tmp,
                const TransposeShape& shape) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kTranspose, PIPE_V);
+  Core& core = Begin(Op::kTranspose, PIPE_V);
   if (shape.type == TransposeType::TRANSPOSE_TYPE_NONE) return;
   CheckShape(dtype, shape);
   if (shape.type == TransposeType::TRANSPOSE_ND2ND_B16) return Square(core, dtype, dst, src);
@@ -97,7 +97,7 @@ void Transpose(DType dtype, const LocalRef& dst, const LocalRef& src, const Loca
   const bool to_nhwc = shape.type == TransposeType::TRANSPOSE_NCHW2NHWC;
   const uint32_t rows = to_nhwc ? shape.c : plane;
   const uint32_t columns = to_nhwc ? plane : shape.c;
-  Carry(core, MemoryOf(dst.position), [&](uint8_t* memory) {
+  core.Carry(MemoryOf(dst.position), [&](uint8_t* memory) {
     const uint8_t* from = memory + src.begin;
     for (uint32_t n = 0; n < shape.n; ++n) {
       uint8_t* matrix = memory + dst.begin + uint64_t{n} * rows * columns * bytes;
@@ -116,8 +116,7 @@ BlockList BlocksAt(const uint64_t* addresses) {
 }
 
 BlockList BlocksOf(const LocalRef& addresses) {
-  Core& core = CurrentCore();
-  core.op = Op::kTransDataTo5HD;
+  Core& core = Enter(Op::kTransDataTo5HD);
   if (core.style.used_static) Report(Rule::kStaticApi, "addresses in tensors need TPipe");
   std::array<uint64_t, kSquareSide> list;
   for (uint32_t i = 0; i < kSquareSide; ++i) {
@@ -176,8 +175,7 @@ void CheckBlocks(const BlockRun& dst, const BlockRun& src, uint32_t first, uint3
 
 void TransposeBlocks(DType dtype, const BlockList& dst, const BlockList& src,
                      const BlockSteps& steps) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kTransDataTo5HD, PIPE_V);
+  Core& core = Begin(Op::kTransDataTo5HD, PIPE_V);
   const uint32_t bytes = SizeOf(dtype);
   const bool halves = bytes == 1;
   const uint32_t part = halves ? kBlockBytes / 2 : kBlockBytes;
@@ -203,7 +201,7 @@ void TransposeBlocks(DType dtype, const BlockList& dst, const BlockList& src,
     }
   }
   const uint32_t blocks_of_row = kSquareSide / per_block;  // 2 for elements of 32 bits
-  Carry(core, Memory::kUb, [&](uint8_t* memory) {
+  core.Carry(Memory::kUb, [&](uint8_t* memory) {
     std::vector<uint8_t> columns(kSquareSide * part);
     for (uint32_t repeat = first; repeat <= last; ++repeat) {
       const std::array<uint32_t, kSquareSide> reads = from.At(repeat);

@@ -69,8 +69,8 @@ struct half {
   uint16_t bits;
 
   half() = default;
-  template <typename N, typename = std::enable_if_t<std::is_arithmetic_v<N>>>
-  half(N value) : bits(emulator::FloatToHalf(static_cast<float>(value))) {}
+  template <typename Number, typename = std::enable_if_t<std::is_arithmetic_v<Number>>>
+  half(Number value) : bits(emulator::FloatToHalf(static_cast<float>(value))) {}
   explicit half(struct bfloat16_t value);
   operator float() const { return emulator::HalfToFloat(bits); }
 };
@@ -79,8 +79,8 @@ struct bfloat16_t {
   uint16_t bits;
 
   bfloat16_t() = default;
-  template <typename N, typename = std::enable_if_t<std::is_arithmetic_v<N>>>
-  bfloat16_t(N value) : bits(emulator::FloatToBfloat16(static_cast<float>(value))) {}
+  template <typename Number, typename = std::enable_if_t<std::is_arithmetic_v<Number>>>
+  bfloat16_t(Number value) : bits(emulator::FloatToBfloat16(static_cast<float>(value))) {}
   explicit bfloat16_t(half value) : bfloat16_t(static_cast<float>(value)) {}
   operator float() const { return emulator::BitsFloat(static_cast<uint32_t>(bits) << 16); }
 };
@@ -91,16 +91,16 @@ inline half::half(bfloat16_t value) : half(static_cast<float>(value)) {}
 // and a half meets a float as a float.
 #define MOGE_ARITHMETIC(T, op, assigning)                                                   \
   inline T operator op(T a, T b) { return static_cast<float>(a) op static_cast<float>(b); } \
-  template <typename N, typename = std::enable_if_t<std::is_integral_v<N>>>                 \
-  T operator op(T a, N b) {                                                                 \
+  template <typename Number, typename = std::enable_if_t<std::is_integral_v<Number>>>       \
+  T operator op(T a, Number b) {                                                            \
     return a op T(b);                                                                       \
   }                                                                                         \
-  template <typename N, typename = std::enable_if_t<std::is_integral_v<N>>>                 \
-  T operator op(N a, T b) {                                                                 \
+  template <typename Number, typename = std::enable_if_t<std::is_integral_v<Number>>>       \
+  T operator op(Number a, T b) {                                                            \
     return T(a) op b;                                                                       \
   }                                                                                         \
-  template <typename N, typename = std::enable_if_t<std::is_convertible_v<N, T>>>           \
-  T& operator assigning(T& a, N b) {                                                        \
+  template <typename Number, typename = std::enable_if_t<std::is_convertible_v<Number, T>>> \
+  T& operator assigning(T& a, Number b) {                                                   \
     return a = T(a op b);                                                                   \
   }
 #define MOGE_ARITHMETIC_OF(T) \
@@ -113,14 +113,14 @@ MOGE_ARITHMETIC_OF(half)
 MOGE_ARITHMETIC_OF(bfloat16_t)
 #undef MOGE_ARITHMETIC_OF
 #undef MOGE_ARITHMETIC
-#define MOGE_WITH_FLOAT(op)                                                       \
-  template <typename N, typename = std::enable_if_t<std::is_floating_point_v<N>>> \
-  N operator op(half a, N b) {                                                    \
-    return static_cast<float>(a) op b;                                            \
-  }                                                                               \
-  template <typename N, typename = std::enable_if_t<std::is_floating_point_v<N>>> \
-  N operator op(N a, half b) {                                                    \
-    return a op static_cast<float>(b);                                            \
+#define MOGE_WITH_FLOAT(op)                                                                 \
+  template <typename Number, typename = std::enable_if_t<std::is_floating_point_v<Number>>> \
+  Number operator op(half a, Number b) {                                                    \
+    return static_cast<float>(a) op b;                                                      \
+  }                                                                                         \
+  template <typename Number, typename = std::enable_if_t<std::is_floating_point_v<Number>>> \
+  Number operator op(Number a, half b) {                                                    \
+    return a op static_cast<float>(b);                                                      \
   }
 MOGE_WITH_FLOAT(+)
 MOGE_WITH_FLOAT(-)
@@ -136,8 +136,8 @@ struct int4b_t {
   int8_t value;
 
   int4b_t() = default;
-  template <typename N, typename = std::enable_if_t<std::is_arithmetic_v<N>>>
-  int4b_t(N number) : value(static_cast<int8_t>((static_cast<int>(number) & 15) ^ 8) - 8) {}
+  template <typename Number, typename = std::enable_if_t<std::is_arithmetic_v<Number>>>
+  int4b_t(Number number) : value(static_cast<int8_t>((static_cast<int>(number) & 15) ^ 8) - 8) {}
   operator int8_t() const { return value; }
 };
 

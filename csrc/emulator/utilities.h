@@ -2,6 +2,7 @@
 #ifndef MOGE_EMULATOR_UTILITIES_H_
 #define MOGE_EMULATOR_UTILITIES_H_
 
+#include "rounding.h"
 #include "types.h"
 
 namespace AscendC {
@@ -10,8 +11,8 @@ inline constexpr uint16_t ONE_BLK_SIZE = 32;
 inline constexpr int32_t BLOCK_CUBE = 16;
 inline constexpr uint8_t PAD_SIZE = 4;
 
-constexpr uint32_t DivCeil(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
-constexpr uint32_t AlignUp(uint32_t a, uint32_t rnd) { return DivCeil(a, rnd) * rnd; }
+constexpr uint32_t DivCeil(uint32_t a, uint32_t b) { return emulator::CeilDivide(a, b); }
+constexpr uint32_t AlignUp(uint32_t a, uint32_t rnd) { return emulator::RoundUp(a, rnd); }
 inline uint32_t Ceil(uint32_t num, uint32_t rnd) { return DivCeil(num, rnd); }
 
 template <typename T, typename U>

@@ -35,10 +35,12 @@ T Narrow(Wide<T> value) {
   return static_cast<T>(value);
 }
 
+// NaN wins, and -0 is less than 0.
 template <typename T>
 T Larger(T a, T b) {
   if constexpr (std::is_floating_point_v<T>) {
     if (std::isnan(a) || std::isnan(b)) return std::numeric_limits<T>::quiet_NaN();
+    if (a == b) return std::signbit(a) ? b : a;
   }
   return a < b ? b : a;
 }
@@ -47,6 +49,7 @@ template <typename T>
 T Smaller(T a, T b) {
   if constexpr (std::is_floating_point_v<T>) {
     if (std::isnan(a) || std::isnan(b)) return std::numeric_limits<T>::quiet_NaN();
+    if (a == b) return std::signbit(a) ? a : b;
   }
   return b < a ? b : a;
 }
@@ -73,7 +76,8 @@ bool Accumulates(Op op) {
   return op == Op::kMulAddDst || op == Op::kAxpy || op == Op::kFusedMulAdd || op == Op::kMulAddRelu;
 }
 
-// With one rounding: the product of two floats is exact in double. Of Axpy b is one value.
+// With one rounding: the product of two floats is exact in double. Of Axpy b is one value. A
+// product beyond the type is infinite, which tells beside an infinite addend only.
 template <typename T, typename U>
 void Accumulate(Op op, uint8_t* dst, const uint8_t* src0, const uint8_t* src1, uint32_t count) {
   auto* d = reinterpret_cast<T*>(dst);
@@ -84,7 +88,11 @@ void Accumulate(Op op, uint8_t* dst, const uint8_t* src0, const uint8_t* src1, u
     const auto before = static_cast<double>(static_cast<float>(d[i]));
     const auto x = static_cast<double>(static_cast<float>(a[i]));
     const auto y = static_cast<double>(static_cast<float>(b[op == Op::kAxpy ? 0 : i]));
-    const auto sum = static_cast<float>(scales ? before * x + y : before + x * y);
+    const double addend = scales ? y : before;
+    double product = scales ? before * x : x * y;
+    if (std::isinf(addend))
+      product = static_cast<float>(static_cast<T>(static_cast<float>(product)));
+    const auto sum = static_cast<float>(addend + product);
     d[i] = static_cast<T>(op == Op::kMulAddRelu ? Larger(0.0f, sum) : sum);
   }
 }
@@ -205,8 +213,7 @@ void CheckShift(DType dtype, const void* scalar) {
 
 void Binary(Op op, const Operand& dst, const Operand& src0, const Operand& src1,
             const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_V);
+  Core& core = Begin(op, PIPE_V);
   const Lanes lanes = Resolve(core, extent, Widest(dst, src0));
   const bool accumulates = Accumulates(op);
   if (accumulates) ReadOperand(core, dst, lanes);
@@ -224,8 +231,7 @@ void Binary(Op op, const Operand& dst, const Operand& src0, const Operand& src1,
 }
 
 void Unary(Op op, const Operand& dst, const Operand& src, const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_V);
+  Core& core = Begin(op, PIPE_V);
   const Lanes lanes = Resolve(core, extent, SizeOf(src.dtype));
   if (!PrepareElements(core, src.dtype, dst, {&src}, lanes)) return;
   ForEachElementRun<2>(core, {&dst, &src}, lanes, [&](auto at, uint32_t count) {
@@ -236,8 +242,7 @@ void Unary(Op op, const Operand& dst, const Operand& src, const Extent& extent) 
 
 void Scalar(Op op, const Operand& dst, const Operand& src, const void* scalar, const Extent& extent,
             bool rounds) {
-  Core& core = CurrentCore();
-  core.Begin(op, PIPE_V);
+  Core& core = Begin(op, PIPE_V);
   if (op == Op::kShiftLeft || op == Op::kShiftRight) CheckShift(src.dtype, scalar);
   const Lanes lanes = Resolve(core, extent, Widest(dst, src));
   const bool accumulates = Accumulates(op);
@@ -257,8 +262,7 @@ void Scalar(Op op, const Operand& dst, const Operand& src, const void* scalar, c
 // --- filling --------------------------------------------------------------------------------
 
 void Fill(const Operand& dst, const void* value, const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kDuplicate, PIPE_V);
+  Core& core = Begin(Op::kDuplicate, PIPE_V);
   const uint32_t bytes = SizeOf(dst.dtype);
   const Lanes lanes = Resolve(core, extent, bytes);
   if (!PrepareElements(core, dst.dtype, dst, {}, lanes)) return;
@@ -268,8 +272,7 @@ void Fill(const Operand& dst, const void* value, const Extent& extent) {
 }
 
 void CreateIndex(const Operand& dst, const void* first, const Extent& extent) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kCreateVecIndex, PIPE_V);
+  Core& core = Begin(Op::kCreateVecIndex, PIPE_V);
   const Lanes lanes = Resolve(core, extent, SizeOf(dst.dtype));
   if (!PrepareElements(core, dst.dtype, dst, {}, lanes)) return;
   uint8_t* to = core.Bytes(dst.ref);
@@ -288,8 +291,7 @@ void CreateIndex(const Operand& dst, const void* first, const Extent& extent) {
 }
 
 void BroadcastBlocks(const Operand& dst, const Operand& src, uint8_t repeat) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kBrcb, PIPE_V);
+  Core& core = Begin(Op::kBrcb, PIPE_V);
   constexpr uint32_t kPerRepeat = 8;
   const uint32_t bytes = SizeOf(dst.dtype);
   const Lanes lanes = FullRepeats(repeat, bytes);
@@ -301,7 +303,7 @@ void BroadcastBlocks(const Operand& dst, const Operand& src, uint8_t repeat) {
   WriteOperand(core, dst, lanes);
   const Span reach = Reach(dst, lanes);
   if (repeat != 0) CheckApart(dst.ref, reach.end - dst.ref.begin, src.ref, source_bytes);
-  Carry(core, MemoryOf(src.ref.position), [&](uint8_t* memory) {
+  core.Carry(MemoryOf(src.ref.position), [&](uint8_t* memory) {
     const uint8_t* values = memory + src.ref.begin;
     ForEachRun(lanes, kBlockBytes / bytes, [&](uint32_t at, uint32_t lane, uint32_t count) {
       const uint32_t block = lane / (kBlockBytes / bytes);

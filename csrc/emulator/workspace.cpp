@@ -65,21 +65,22 @@ void Machine::Wake(const std::string& what) {
 // --- SyncAll ------------------------------------------------------------------------------------
 
 void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used_cores) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kSyncAll, PIPE_S);
+  Core& core = Begin(Op::kSyncAll, PIPE_S);
   Machine& machine = core.machine;
-  if (core.IsCube()) Fail(Rule::kSyncAllKernel, "SyncAll with a workspace is for vector cores");
+  if (core.IsCube()) {
+    Report(Rule::kSyncAllKernel, "SyncAll with a workspace is for vector cores");
+    return;
+  }
   const uint32_t vectors = std::max(VectorsBesideCube(machine.options.kernel), 1u);
   const uint32_t blocks = machine.options.blocks * vectors;
   if (used_cores < 0 || static_cast<uint32_t>(used_cores) > blocks) {
-    Fail(Rule::kSyncAllBlocks, "usedCores=%d of %u vector cores", used_cores, blocks);
+    Report(Rule::kSyncAllBlocks, "usedCores=%d of %u vector cores", used_cores, blocks);
   }
   const uint64_t bytes = uint64_t{machine.options.blocks} * kBlockBytes;
   if (!HasRoom(workspace, bytes, local, bytes)) {
-    Fail(Rule::kSyncAllWorkspace, "%u blocks need %llu bytes in GM and in UB, got %llu and %u",
-         machine.options.blocks, Number(bytes), Number(workspace.bytes), local.end - local.begin);
-  }
-  if (!IsZeroed(core, workspace, bytes)) {
+    Report(Rule::kSyncAllWorkspace, "%u blocks need %llu bytes in GM and in UB, got %llu and %u",
+           machine.options.blocks, Number(bytes), Number(workspace.bytes), local.end - local.begin);
+  } else if (!IsZeroed(core, workspace, bytes)) {
     Report(Rule::kSyncAllWorkspace, "the workspace '%s' is not zeroed",
            machine.globals[workspace.allocation].name());
   }
@@ -121,17 +122,18 @@ uint8_t* FindBlockFlag(Core& core, const GlobalRef& workspace, const LocalRef& l
   const uint64_t offset =
       (uint64_t{cores} * static_cast<uint32_t>(flag.event) + static_cast<uint32_t>(flag.block)) *
       kBlockBytes;
-  if (!HasRoom(workspace, offset + kBlockBytes, local, kBlockBytes)) {
-    Fail(Rule::kIbWorkspace,
-         "block %d and event %d need %llu bytes in GM and 32 in UB, got %llu "
-         "and %u",
-         flag.block, flag.event, Number(offset + kBlockBytes), Number(workspace.bytes),
-         local.end - local.begin);
+  const bool has_room = HasRoom(workspace, offset + kBlockBytes, local, kBlockBytes);
+  if (!has_room) {
+    Report(Rule::kIbWorkspace,
+           "block %d and event %d need %llu bytes in GM and 32 in UB, got %llu "
+           "and %u",
+           flag.block, flag.event, Number(offset + kBlockBytes), Number(workspace.bytes),
+           local.end - local.begin);
   }
   core.Check(local, 0, kBlockBytes, kBlockBytes);
   CheckAllRun(core);
   const GlobalRef slot = Offset(workspace, offset);
-  if (core.machine.workspaces.flags.try_emplace(slot.address).second &&
+  if (core.machine.workspaces.flags.try_emplace(slot.address).second && has_room &&
       !IsZeroed(core, slot, kBlockBytes)) {
     Report(Rule::kIbWorkspace, "the workspace '%s' is not zeroed",
            core.machine.globals[workspace.allocation].name());
@@ -146,17 +148,17 @@ std::string Name(const BlockFlag& flag) {
 }  // namespace
 
 void SetBlockFlag(const GlobalRef& workspace, const LocalRef& local, const BlockFlag& flag) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kIBSet, PIPE_S);
+  Core& core = Begin(Op::kIBSet, PIPE_S);
   const uint8_t* const slot = FindBlockFlag(core, workspace, local, flag);
   if (slot == nullptr) return;
-  core.machine.workspaces.flags[slot] = Tell(core);
+  std::optional<Message>& set = core.machine.workspaces.flags[slot];
+  if (set) Report(Rule::kIbPaired, "nobody has waited for the last %s", Name(flag).c_str());
+  set = Tell(core);
   core.machine.Wake(Name(flag));
 }
 
 void WaitBlockFlag(const GlobalRef& workspace, const LocalRef& local, const BlockFlag& flag) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kIBWait, PIPE_S);
+  Core& core = Begin(Op::kIBWait, PIPE_S);
   const uint8_t* const slot = FindBlockFlag(core, workspace, local, flag);
   if (slot == nullptr) return;
   std::optional<Message>& set = core.machine.workspaces.flags[slot];
@@ -188,8 +190,7 @@ bool HasTurn(const Core& core, const Turns& turns) {
 }  // namespace
 
 void InitTurns(const GlobalRef& workspace, const LocalRef& local) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kInitDetermineComputeWorkspace, PIPE_S);
+  Core& core = Begin(Op::kInitDetermineComputeWorkspace, PIPE_S);
   if (core.IsCube()) return;
   Turns& turns = FindTurns(core, workspace, local);
   CheckAllRun(core);
@@ -197,8 +198,7 @@ void InitTurns(const GlobalRef& workspace, const LocalRef& local) {
 }
 
 void WaitTurn(const GlobalRef& workspace, const LocalRef& local) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kWaitPreBlock, PIPE_S);
+  Core& core = Begin(Op::kWaitPreBlock, PIPE_S);
   if (core.IsCube()) return;
   Turns& turns = FindTurns(core, workspace, local);
   if (turns.initialised.count(core.index) == 0) {
@@ -214,8 +214,7 @@ void WaitTurn(const GlobalRef& workspace, const LocalRef& local) {
 }
 
 void PassTurn(const GlobalRef& workspace, const LocalRef& local) {
-  Core& core = CurrentCore();
-  core.Begin(Op::kNotifyNextBlock, PIPE_S);
+  Core& core = Begin(Op::kNotifyNextBlock, PIPE_S);
   if (core.IsCube()) return;
   Turns& turns = FindTurns(core, workspace, local);
   if (!turns.taken || !HasTurn(core, turns)) {
@@ -243,8 +242,7 @@ GroupRounds& FindGroup(Core& core, const Group& group, uint32_t index, uint32_t 
 
 void MakeGroup(const Group& group) {
   const GlobalRef ref = PlaceGlobal(group.workspace, 0);
-  Core& core = CurrentCore();
-  core.Begin(Op::kGroupBarrier, PIPE_S);
+  Core& core = Begin(Op::kGroupBarrier, PIPE_S);
   core.ReserveUb(Op::kGroupBarrier, kGroupReserved);
   const uint64_t bytes = uint64_t{group.waiting} * kGroupBytes;
   core.CheckGlobal(ref, 0, bytes, 1);

@@ -32,7 +32,7 @@ template <typename T>
 void DivideOnes(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& ones,
                 uint32_t count) {
   constexpr uint32_t kLanes = 256 / sizeof(T);
-  constexpr uint32_t kRepeats = 255;
+  constexpr uint32_t kRepeats = limits::Repeats::repeatTime.most;
   AscendC::Duplicate(ones, static_cast<T>(1), static_cast<int32_t>(kOnesBytes / sizeof(T)));
   Then();
   const AscendC::BinaryRepeatParams params(1, 0, 1, 8, 0, 8);

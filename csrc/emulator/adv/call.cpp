@@ -23,7 +23,7 @@ LocalRef GivenTmp(const LocalRef& tmp, uint64_t bytes) {
 
 LocalRef FrameworkTmp(uint64_t bytes) {
   Core& core = CurrentCore();
-  const uint32_t begin = (core.ub_top + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+  const uint32_t begin = RoundUp(core.ub_top, kBlockBytes);
   const uint32_t end = core.UbEnd();
   if (begin + bytes > end) {
     Fail(Rule::kAdvTmpSize, "%s needs %llu bytes of UB that no buffer has taken, there are %u",

@@ -45,7 +45,7 @@ AscendC::LocalTensor<T> TakePart(const LocalRef& tmp, uint32_t* byte, uint32_t e
   const auto bytes = static_cast<uint32_t>(elements * sizeof(T));
   LocalRef part = Offset(tmp, *byte);
   part.end = part.begin + bytes;
-  *byte += (bytes + 31) / 32 * 32;
+  *byte += RoundUp(bytes, 32);
   return AscendC::LocalTensor<T>(part);
 }
 

@@ -5,14 +5,13 @@
 
 namespace emulator {
 
-void CheckSortRepeat(int32_t repeat) {
-  if (repeat < 0 || repeat > 255) Fail(Rule::kRepeatRange, "repeat is 0 to 255, got %d", repeat);
-}
+void CheckSortRepeat(int32_t repeat) { CheckRepeat(limits::Sort::repeatTime, repeat); }
 
 void CheckTopK(const AscendC::TopKInfo& info, int32_t k, bool small, bool has_finished) {
   if (small && has_finished) Fail(Rule::kTopKParams, "isHasfinish is for normal mode");
-  CheckRange("outter", info.outter, 1, INT32_MAX);
-  if (info.inner <= 0 || info.inner % 32 != 0 || (small ? info.inner != 32 : info.inner > 4096)) {
+  CheckRange(limits::TopKInfo::outter, info.outter);
+  if (info.inner <= 0 || info.inner % 32 != 0 ||
+      (small ? info.inner != 32 : !limits::TopKInfo::inner.Allows(info.inner))) {
     Fail(Rule::kTopKParams, "inner is %s, got %d",
          small ? "32 in small mode" : "a multiple of 32 up to 4096", info.inner);
   }
@@ -44,7 +43,7 @@ AscendC::SoftMaxShapeInfo ShapeOf(const AscendC::SoftmaxConfig& config,
                                   const SoftMaxTiling& tiling, uint32_t element_bytes) {
   if (config.oriSrcM != 0 && config.oriSrcK != 0) {
     const uint32_t in_block = kBlockBytes / element_bytes;
-    const uint32_t columns = (config.oriSrcK + in_block - 1) / in_block * in_block;
+    const uint32_t columns = RoundUp(config.oriSrcK, in_block);
     return {config.oriSrcM, columns, config.oriSrcM, config.oriSrcK};
   }
   if (given.srcM != 0 || given.srcK != 0) return given;

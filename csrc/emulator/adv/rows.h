@@ -25,8 +25,6 @@ struct MatrixRows {
     return rows == 1 ? 0 : static_cast<uint8_t>(blocks);
   }
   MatrixRows From(uint32_t row) const { return {data[row * (nz ? 16 : width)], height, width, nz}; }
-  // Whether one instruction reaches from row to row.
-  bool Reaches() const { return nz || width * sizeof(T) / 32 <= 255; }
 
   // f(first element, elements) for each piece of the first `columns` of a row.
   template <typename F>

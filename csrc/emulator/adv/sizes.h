@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../rounding.h"
+
 namespace emulator {
 
 // --- sorting ------------------------------------------------------------------------------------
@@ -35,7 +37,7 @@ enum class RowUse : uint8_t {
 // A group of `rows` rows: the result of each, in half as well; 64 floats or, later, a block of
 // the result for each row; two more blocks to merge; the rows in float that are not so already.
 constexpr uint64_t RowTmpBytes(RowUse use, uint32_t rows, uint32_t columns, bool is_half) {
-  const uint64_t eights = (rows + 7) / 8;
+  const uint64_t eights = CeilDivide(rows, 8);
   const uint32_t wide = use == RowUse::kGrad ? (is_half ? 2 : 1) : (is_half ? 1 : 0);
   return eights * (is_half ? 64 : 32) +
          uint64_t{rows} * (256 + (use == RowUse::kFlash ? 64 : 0) + uint64_t{wide} * columns * 4);

@@ -27,6 +27,13 @@ struct SoftMaxOperands {
   AscendC::LocalTensor<U> sum, max;  // no memory: not wanted
 };
 
+// How many rows the temporary memory holds at once; one, if instructions do not reach to the next.
+inline uint32_t RowsOfGroup(RowUse use, const AscendC::SoftMaxShapeInfo& shape, bool nz,
+                            bool is_half, const LocalRef& tmp) {
+  const bool reaches = nz || limits::Repeats::repeatStride.Allows(shape.srcK * sizeof(float) / 32);
+  return reaches ? RowsAtOnce(use, tmp.end - tmp.begin, shape.srcM, shape.srcK, is_half) : 1;
+}
+
 // f(rows of the group, temporary memory, the group's first row, source in float, destination in
 // float) for each group of rows; where the data are half, the two are one copy.
 template <typename T, typename F>
@@ -36,9 +43,7 @@ void ForEachGroup(RowUse use, const AscendC::SoftMaxShapeInfo& shape, bool nz,
   constexpr bool kHalf = sizeof(T) == 2;
   const MatrixRows<T> in{src, shape.srcM, shape.srcK, nz};
   const MatrixRows<T> out{dst, shape.srcM, shape.srcK, nz};
-  const bool reaches = nz || shape.srcK * sizeof(float) / 32 <= 255;
-  const uint32_t most =
-      reaches ? RowsAtOnce(use, tmp.end - tmp.begin, shape.srcM, shape.srcK, kHalf) : 1;
+  const uint32_t most = RowsOfGroup(use, shape, nz, kHalf, tmp);
   for (uint32_t first = 0; first < shape.srcM; first += most) {
     const RowGroup group(tmp, use, std::min(most, shape.srcM - first), kHalf);
     if constexpr (kHalf) {
@@ -70,16 +75,13 @@ LocalRef PrepareRows(RowUse use, const AscendC::SoftMaxShapeInfo& shape, const S
   return room;
 }
 
+// The softmax of each row; `divides`: by its sum, which is kept all the same.
 template <typename T, typename U>
-void SoftMaxCall(const char* name, const SoftMaxKind& kind, const SoftMaxOperands<T, U>& operands,
-                 const AscendC::LocalTensor<uint8_t>* tmp, const SoftMaxTiling& tiling,
-                 const AscendC::SoftMaxShapeInfo& given) {
-  const HighLevelCall call(name);
-  const AscendC::SoftMaxShapeInfo shape = ShapeOf(kind.config, given, tiling, sizeof(T));
-  const LocalRef room = PrepareRows<T>(RowUse::kSoftMax, shape, kind, tmp,
-                                       {&operands.dst.Ref(), &operands.src.Ref()});
+void SoftMaxRows(RowUse use, const SoftMaxKind& kind, bool divides,
+                 const SoftMaxOperands<T, U>& operands, const AscendC::SoftMaxShapeInfo& shape,
+                 const LocalRef& room) {
   const bool stores = operands.sum.Ref().position != AscendC::TPosition::MAX;
-  ForEachGroup(RowUse::kSoftMax, shape, kind.nz, operands.dst, operands.src, room,
+  ForEachGroup(use, shape, kind.nz, operands.dst, operands.src, room,
                [&](const RowGroup& group, uint32_t first, const MatrixRows<float>& in,
                    const MatrixRows<float>& out) {
                  const auto keep = [&](const AscendC::LocalTensor<U>& to) {
@@ -94,9 +96,20 @@ void SoftMaxCall(const char* name, const SoftMaxKind& kind, const SoftMaxOperand
                  ExpRows(out, group.rows);
                  group.Reduce(AscendC::ReduceType::SUM, out, shape.oriSrcK);
                  keep(operands.sum);
-                 ApplyBlocks(RowOp::kDiv, out, out, group.block, group.rows);
+                 if (divides) ApplyBlocks(RowOp::kDiv, out, out, group.block, group.rows);
                  if (kind.logarithm) LogRows(out, group.rows);
                });
+}
+
+template <typename T, typename U>
+void SoftMaxCall(const char* name, const SoftMaxKind& kind, const SoftMaxOperands<T, U>& operands,
+                 const AscendC::LocalTensor<uint8_t>* tmp, const SoftMaxTiling& tiling,
+                 const AscendC::SoftMaxShapeInfo& given) {
+  const HighLevelCall call(name);
+  const AscendC::SoftMaxShapeInfo shape = ShapeOf(kind.config, given, tiling, sizeof(T));
+  const LocalRef room = PrepareRows<T>(RowUse::kSoftMax, shape, kind, tmp,
+                                       {&operands.dst.Ref(), &operands.src.Ref()});
+  SoftMaxRows(RowUse::kSoftMax, kind, true, operands, shape, room);
 }
 
 template <typename T, typename U>

@@ -59,28 +59,6 @@ void MergeFlash(const FlashOperands<T, U>& operands, const AscendC::SoftMaxShape
                });
 }
 
-// The first part of each row.
-template <typename T, typename U>
-void StartFlash(const FlashOperands<T, U>& operands, const AscendC::SoftMaxShapeInfo& shape,
-                bool nz, bool divides, const LocalRef& room) {
-  ForEachGroup(RowUse::kFlash, shape, nz, operands.dst, operands.src, room,
-               [&](const RowGroup& group, uint32_t first, const MatrixRows<float>& in,
-                   const MatrixRows<float>& out) {
-                 const auto keep = [&](const AscendC::LocalTensor<U>& to) {
-                   group.Spread();
-                   group.Store(to, group.block, first);
-                   if (sizeof(U) == 2) group.Spread();
-                 };
-                 group.Reduce(AscendC::ReduceType::MAX, in, shape.oriSrcK);
-                 keep(operands.max);
-                 ApplyBlocks(RowOp::kSub, out, in, group.block, group.rows);
-                 ExpRows(out, group.rows);
-                 group.Reduce(AscendC::ReduceType::SUM, out, shape.oriSrcK);
-                 keep(operands.sum);
-                 if (divides) ApplyBlocks(RowOp::kDiv, out, out, group.block, group.rows);
-               });
-}
-
 template <typename T, typename U>
 void FlashCall(const char* name, const SoftMaxKind& kind, bool update, bool divides,
                const FlashOperands<T, U>& operands, const AscendC::LocalTensor<uint8_t>* tmp,
@@ -91,8 +69,9 @@ void FlashCall(const char* name, const SoftMaxKind& kind, bool update, bool divi
       PrepareRows<T>(RowUse::kFlash, shape, kind, tmp, {&operands.dst.Ref(), &operands.src.Ref()});
   if (update) {
     MergeFlash(operands, shape, kind.nz, divides, room);
-  } else {
-    StartFlash(operands, shape, kind.nz, divides, room);
+  } else {  // the first part of each row
+    SoftMaxRows<T, U>(RowUse::kFlash, kind, divides,
+                      {operands.dst, operands.src, operands.sum, operands.max}, shape, room);
   }
 }
 

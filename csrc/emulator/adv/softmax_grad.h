@@ -19,9 +19,7 @@ void GradCall(const char* name, bool front, const SoftMaxKind& kind,
   const MatrixRows<T> grads{grad, shape.srcM, shape.srcK, kind.nz};
   const MatrixRows<T> results{src, shape.srcM, shape.srcK, kind.nz};
   const MatrixRows<T> outs{dst, shape.srcM, shape.srcK, kind.nz};
-  const bool reaches = kind.nz || shape.srcK * sizeof(float) / 32 <= 255;
-  const uint32_t most =
-      reaches ? RowsAtOnce(RowUse::kGrad, room.end - room.begin, shape.srcM, shape.srcK, kHalf) : 1;
+  const uint32_t most = RowsOfGroup(RowUse::kGrad, shape, kind.nz, kHalf, room);
   for (uint32_t first = 0; first < shape.srcM; first += most) {
     const RowGroup group(room, RowUse::kGrad, std::min(most, shape.srcM - first), kHalf);
     uint32_t byte = group.rest;

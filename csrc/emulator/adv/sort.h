@@ -33,7 +33,7 @@ void SortWhole(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>
                uint32_t pairs) {
   constexpr uint32_t kPair = kSortedBytes / sizeof(T);
   constexpr uint32_t kRun = 32;
-  constexpr uint32_t kRepeats = 255;
+  constexpr uint32_t kRepeats = limits::Repeats::repeatTime.most;
   uint32_t passes = 0;
   for (uint32_t length = kRun; length < pairs; length *= 4) ++passes;
   AscendC::LocalTensor<T> from = passes % 2 == 0 ? dst : tmp;
@@ -137,7 +137,7 @@ void MrgSort(const LocalTensor<T>& dst, const MrgSortSrcList<T>& sortList,
              const uint16_t elementCountList[4], uint32_t sortedNum[4], uint16_t validBit,
              const int32_t repeatTime) {
   const emulator::HighLevelCall call("MrgSort");
-  emulator::CheckRange("repeatTime", repeatTime, 1, 255);
+  emulator::CheckRange(emulator::limits::MrgSort::repeatTime, repeatTime);
   const uint16_t lengths[4] = {elementCountList[0], elementCountList[1], elementCountList[2],
                                elementCountList[3]};
   MrgSort(dst, sortList,

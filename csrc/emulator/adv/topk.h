@@ -56,7 +56,7 @@ void TopKSmall(const TopKOperands<T>& call, const LocalRef& tmp) {
     Then();
   }
   const auto score = Descending(call, call.src, tmp, &byte, count);
-  constexpr uint32_t kRepeats = 255;
+  constexpr uint32_t kRepeats = limits::Repeats::repeatTime.most;
   for (uint32_t row = 0; row < call.rows; row += kRepeats) {
     const uint32_t at = row * call.inner;
     AscendC::Sort32(sorted[at * (kSortedBytes / uint32_t{sizeof(T)})], score[at],
@@ -85,8 +85,8 @@ void TopKRows(const TopKOperands<T>& call, const LocalRef& tmp) {
     AscendC::CreateVecIndex(index, int32_t{0}, call.inner);
   }
   constexpr uint32_t kInBlock = 32 / sizeof(T);
-  const uint32_t value_row = (call.k + kInBlock - 1) / kInBlock * kInBlock;
-  const uint32_t index_row = (call.k + 7) / 8 * 8;
+  const uint32_t value_row = RoundUp(call.k, kInBlock);
+  const uint32_t index_row = RoundUp(call.k, 8);
   for (uint32_t row = 0; row < call.rows; ++row) {
     Then();
     uint32_t rest = byte;
@@ -113,7 +113,7 @@ void TopKInto(const TopKOperands<T>& call, const AscendC::LocalTensor<bool>& fin
   }
   if constexpr (has_finished) {
     AwaitVector();
-    const uint32_t index_row = (call.k + 7) / 8 * 8;
+    const uint32_t index_row = RoundUp(call.k, 8);
     Then();
     for (uint32_t row = 0; row < call.rows; ++row) {
       if (!finished.GetValue(row)) continue;

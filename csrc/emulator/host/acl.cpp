@@ -1,5 +1,5 @@
-// The runtime: memory, copies, streams and events. Every call is done when it returns, which is an
-// order that the asynchronous ones allow.
+// The runtime: memory, copies, streams and events. Work of a stream is done at once, which is an
+// order that streams allow; what the host sees of it before it waits is in streams.h.
 #include "acl/acl.h"
 
 #include <chrono>
@@ -8,9 +8,11 @@
 #include <cstring>
 #include <string>
 
+#include "../rounding.h"
 #include "../types.h"
-#include "memory.h"
+#include "device_memory.h"
 #include "settings.h"
+#include "streams.h"
 
 namespace emulator::host {
 
@@ -31,8 +33,17 @@ aclError Refuse(aclError code, const std::string& message) {
   return code;
 }
 
-aclError Copy(const char* function, void* to, size_t room, const void* from, size_t bytes,
-              aclrtMemcpyKind kind) {
+// Why [data, data + bytes) is not memory of the device.
+std::string Outside(const void* data, size_t bytes) {
+  const Block* const block = FindBlock(data, 0);
+  if (block == nullptr) return " is no memory that aclrtMalloc gave out";
+  return " has " + std::to_string(block->bytes) + " bytes, too few for " + std::to_string(bytes) +
+         " from where the copy starts";
+}
+
+// Whether both sides are what `kind` says, and large enough.
+aclError CheckCopy(const char* function, void* to, size_t room, const void* from, size_t bytes,
+                   aclrtMemcpyKind kind) {
   const std::string name(function);
   if (bytes > room) {
     return Refuse(ACL_ERROR_INVALID_PARAM,
@@ -41,25 +52,26 @@ aclError Copy(const char* function, void* to, size_t room, const void* from, siz
   if (bytes != 0 && (to == nullptr || from == nullptr)) {
     return Refuse(ACL_ERROR_INVALID_PARAM, name + ": a null pointer");
   }
-  Block* const target = FindBlock(to, bytes);
   const bool to_device = kind == ACL_MEMCPY_HOST_TO_DEVICE || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
   const bool from_device = kind == ACL_MEMCPY_DEVICE_TO_HOST || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
-  if (to_device && target == nullptr) {
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID,
-                  name + ": the target is not inside memory of the device");
+  if (to_device && FindBlock(to, bytes) == nullptr) {
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, name + ": the target" + Outside(to, bytes));
   }
   if (from_device && FindBlock(from, bytes) == nullptr) {
-    return Refuse(ACL_ERROR_RT_PARAM_INVALID,
-                  name + ": the source is not inside memory of the device");
+    return Refuse(ACL_ERROR_RT_PARAM_INVALID, name + ": the source" + Outside(from, bytes));
   }
-  std::memmove(to, from, bytes);
-  if (target != nullptr) target->initialised = true;
   return ACL_SUCCESS;
+}
+
+void Move(void* to, const void* from, size_t bytes) {
+  std::memmove(to, from, bytes);
+  if (Block* const target = FindBlock(to, bytes)) target->initialised = true;
 }
 
 struct Event {
   std::chrono::steady_clock::time_point time;
   bool recorded = false;
+  const void* stream = nullptr;  // that it was recorded on
 };
 
 }  // namespace
@@ -99,7 +111,7 @@ aclError aclrtSetDevice(int32_t device) {
   }
   return ACL_SUCCESS;
 }
-aclError aclrtResetDevice(int32_t) { return ACL_SUCCESS; }
+aclError aclrtResetDevice(int32_t) { return aclrtSynchronizeDevice(); }
 aclError aclrtGetDevice(int32_t* device) {
   *device = current_device;
   return ACL_SUCCESS;
@@ -134,7 +146,7 @@ aclError aclrtGetCurrentContext(aclrtContext* context) {
 aclError aclrtMalloc(void** data, size_t bytes, aclrtMemMallocPolicy) {
   static uint32_t number = 0;
   if (bytes == 0) return Refuse(ACL_ERROR_INVALID_PARAM, "aclrtMalloc: 0 bytes");
-  const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const size_t rounded = emulator::RoundUp(bytes, kAlignment);
   auto* const memory = static_cast<uint8_t*>(std::aligned_alloc(kAlignment, rounded));
   if (memory == nullptr) {
     return Refuse(ACL_ERROR_RT_MEMORY_ALLOCATION,
@@ -163,11 +175,30 @@ aclError aclrtFreeHost(void* data) {
   return ACL_SUCCESS;
 }
 aclError aclrtMemcpy(void* to, size_t room, const void* from, size_t bytes, aclrtMemcpyKind kind) {
-  return Copy("aclrtMemcpy", to, room, from, bytes, kind);
+  const aclError error = CheckCopy("aclrtMemcpy", to, room, from, bytes, kind);
+  if (error != ACL_SUCCESS) return error;
+  if (Block* const source = FindBlock(from, bytes); source && !source->writer.empty()) {
+    std::fprintf(stderr,
+                 "acl: aclrtMemcpy reads what the launch of %s writes, and nothing has waited for "
+                 "it: call aclrtSynchronizeStream before\n",
+                 source->writer.c_str());
+    source->writer.clear();  // told once
+  }
+  Move(to, from, bytes);
+  return ACL_SUCCESS;
 }
 aclError aclrtMemcpyAsync(void* to, size_t room, const void* from, size_t bytes,
-                          aclrtMemcpyKind kind, aclrtStream) {
-  return Copy("aclrtMemcpyAsync", to, room, from, bytes, kind);
+                          aclrtMemcpyKind kind, aclrtStream stream) {
+  const aclError error = CheckCopy("aclrtMemcpyAsync", to, room, from, bytes, kind);
+  if (error != ACL_SUCCESS) return error;
+  if (FindBlock(to, bytes) == nullptr) {
+    CopyWhenWaited(to, from, bytes, stream);
+  } else {
+    // the source may be what an earlier copy of the stream has still to bring
+    if (FindBlock(from, bytes) == nullptr) Wait(stream);
+    Move(to, from, bytes);
+  }
+  return ACL_SUCCESS;
 }
 aclError aclrtMemset(void* data, size_t room, int32_t value, size_t bytes) {
   Block* const block = FindBlock(data, bytes);
@@ -191,14 +222,28 @@ aclError aclrtCreateStreamWithConfig(aclrtStream* stream, uint32_t, uint32_t) {
   return aclrtCreateStream(stream);
 }
 aclError aclrtDestroyStream(aclrtStream stream) {
+  if (HasCopies(stream)) {
+    std::fprintf(stderr,
+                 "acl: nothing has waited for an aclrtMemcpyAsync to the host: call "
+                 "aclrtSynchronizeStream before its data are read\n");
+  }
+  Wait(stream);
   delete static_cast<char*>(stream);
   return ACL_SUCCESS;
 }
 aclError aclrtDestroyStreamForce(aclrtStream stream) { return aclrtDestroyStream(stream); }
-aclError aclrtSynchronizeStream(aclrtStream) { return ACL_SUCCESS; }
-aclError aclrtSynchronizeStreamWithTimeout(aclrtStream, int32_t) { return ACL_SUCCESS; }
-aclError aclrtSynchronizeDevice() { return ACL_SUCCESS; }
-aclError aclrtSynchronizeDeviceWithTimeout(int32_t) { return ACL_SUCCESS; }
+aclError aclrtSynchronizeStream(aclrtStream stream) {
+  Wait(stream);
+  return ACL_SUCCESS;
+}
+aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t) {
+  return aclrtSynchronizeStream(stream);
+}
+aclError aclrtSynchronizeDevice() {
+  WaitForAll();
+  return ACL_SUCCESS;
+}
+aclError aclrtSynchronizeDeviceWithTimeout(int32_t) { return aclrtSynchronizeDevice(); }
 
 aclError aclrtCreateEvent(aclrtEvent* event) {
   *event = new Event;
@@ -210,13 +255,21 @@ aclError aclrtDestroyEvent(aclrtEvent event) {
   delete static_cast<Event*>(event);
   return ACL_SUCCESS;
 }
-aclError aclrtRecordEvent(aclrtEvent event, aclrtStream) {
-  *static_cast<Event*>(event) = {std::chrono::steady_clock::now(), true};
+aclError aclrtRecordEvent(aclrtEvent event, aclrtStream stream) {
+  *static_cast<Event*>(event) = {std::chrono::steady_clock::now(), true, stream};
   return ACL_SUCCESS;
 }
 aclError aclrtResetEvent(aclrtEvent, aclrtStream) { return ACL_SUCCESS; }
-aclError aclrtStreamWaitEvent(aclrtStream, aclrtEvent) { return ACL_SUCCESS; }
-aclError aclrtSynchronizeEvent(aclrtEvent) { return ACL_SUCCESS; }
+aclError aclrtStreamWaitEvent(aclrtStream stream, aclrtEvent event) {
+  const Event& waited = *static_cast<const Event*>(event);
+  if (waited.recorded) Join(stream, waited.stream);
+  return ACL_SUCCESS;
+}
+aclError aclrtSynchronizeEvent(aclrtEvent event) {
+  const Event& waited = *static_cast<const Event*>(event);
+  if (waited.recorded) Wait(waited.stream);
+  return ACL_SUCCESS;
+}
 aclError aclrtEventElapsedTime(float* milliseconds, aclrtEvent start, aclrtEvent end) {
   const auto& first = *static_cast<const Event*>(start);
   const auto& second = *static_cast<const Event*>(end);

@@ -1,13 +1,15 @@
 // Launches of a translated program: which memory a kernel may touch, and what its first error was.
 #include "host.h"
 
+#include <execinfo.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <sstream>
 #include <string>
 
-#include "memory.h"
+#include "device_memory.h"
 #include "places.h"
 #include "settings.h"
 
@@ -51,13 +53,37 @@ Settings Read() {
   return settings;
 }
 
-std::string header;  // of the running launch
+// Of the running launch: the header of its call, and the calls that led to it.
+std::string header;
+std::vector<void*> launch_trace;
 
 void Tell(const char* kind, const Error& error) {
   std::fflush(stdout);
   std::fprintf(stderr, "%s: %s\n", kind, error.what());
-  for (const std::string& place : Places(error.trace(), header)) {
+  std::vector<std::string> places = Places(error.trace(), header);
+  // what is found when a kernel has ended has no line of the kernel
+  if (places.empty()) places = Places(launch_trace, header);
+  for (const std::string& place : places) std::fprintf(stderr, "  at %s\n", place.c_str());
+}
+
+[[noreturn]] void Refuse(const LaunchCall& call, const std::string& message) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "error: %s: %s\n", call.name, message.c_str());
+  for (const std::string& place : Places(launch_trace, header)) {
     std::fprintf(stderr, "  at %s\n", place.c_str());
+  }
+  End();
+}
+
+// A pointer of the host among the arguments is the usual reason.
+void TellForeign(const LaunchCall& call, const std::vector<const void*>& pointers) {
+  std::istringstream lines(call.arguments);
+  std::string name;
+  for (const void* const pointer : pointers) {
+    std::getline(lines, name);
+    if (pointer == nullptr || FindBlock(pointer, 0) != nullptr) continue;
+    std::fprintf(stderr, "  '%s' of the launch is no memory that aclrtMalloc gave out\n",
+                 name.c_str());
   }
 }
 
@@ -83,12 +109,16 @@ std::vector<Allocation> Allocations(const LaunchCall& call,
 }
 
 // What the launch wrote may be read by the next one.
-void NoteWritten(const Counters& counters, const std::vector<Allocation>& allocations) {
+void NoteWritten(const LaunchCall& call, const Counters& counters,
+                 const std::vector<Allocation>& allocations) {
   const CoreCounters total = counters.Total();
   for (const Allocation& allocation : allocations) {
     const auto found = total.global.find(allocation.name);
     if (found == total.global.end() || found->second.written == 0) continue;
-    Blocks().at(static_cast<uint8_t*>(allocation.data)).initialised = true;
+    Block& block = Blocks().at(static_cast<uint8_t*>(allocation.data));
+    block.initialised = true;
+    block.writer = call.name;
+    block.stream = call.stream;
   }
 }
 
@@ -122,6 +152,9 @@ void Run(const LaunchCall& call, const std::vector<const void*>& pointers,
          const std::function<void()>& kernel) {
   const Settings& settings = TheSettings();
   header = call.header;
+  launch_trace.resize(64);
+  launch_trace.resize(backtrace(launch_trace.data(), static_cast<int>(launch_trace.size())));
+  if (call.blocks == 0) Refuse(call, "a launch has 1 to 65535 blocks, got 0");
   Options options;
   options.name = call.name;
   options.blocks = call.blocks;
@@ -140,15 +173,14 @@ void Run(const LaunchCall& call, const std::vector<const void*>& pointers,
   }
   try {
     const Counters counters = Launch(options, kernel);
-    NoteWritten(counters, options.allocations);
+    NoteWritten(call, counters, options.allocations);
     if (!settings.trace.empty()) WriteTrace(counters, settings.trace);
   } catch (const Error& error) {
     Tell("error", error);
+    if (error.rule() == Rule::kGmUnregistered) TellForeign(call, pointers);
     End();
   } catch (const std::exception& error) {
-    std::fflush(stdout);
-    std::fprintf(stderr, "error: %s: %s\n", call.name, error.what());
-    End();
+    Refuse(call, error.what());
   }
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../launch.h"
+#include "../types.h"  // __global__ and its like, which the compiler of the NPU knows by itself
 
 namespace emulator::host {
 
@@ -21,6 +22,7 @@ struct LaunchCall {
   const char* name;
   const char* arguments;  // as they are written, one a line
   uint32_t blocks;
+  const void* stream;
   const char* header;  // where the program found this one
 };
 
@@ -59,11 +61,11 @@ struct Configured {
   }
 };
 
-// `memory` is dynamic UB or an L2 setting and has no meaning here, nor has the stream.
+// `memory` is dynamic UB or an L2 setting and has no meaning here.
 template <typename Memory = std::nullptr_t>
 Configured On(KernelType kernel, const char* name, const char* arguments, uint32_t blocks,
-              const Memory& = nullptr, const void* = nullptr) {
-  return {{kernel, name, arguments, blocks, __FILE__}};
+              const Memory& = nullptr, const void* stream = nullptr) {
+  return {{kernel, name, arguments, blocks, stream, __FILE__}};
 }
 
 }  // namespace emulator::host

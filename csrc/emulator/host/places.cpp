@@ -1,3 +1,4 @@
+// Where an error was thrown: addresses of the program to lines of its sources, by addr2line.
 #include "places.h"
 
 #include <dlfcn.h>

@@ -1,3 +1,4 @@
+// What a program asks of its chip, by the tables of the emulator.
 #include <algorithm>
 
 #include "../names.h"
@@ -17,20 +18,22 @@ uint32_t PlatformAscendC::CalcTschNumBlocks(uint32_t slices, uint32_t cubes,
                                             uint32_t vectors) const {
   if (cubes == 0 || vectors == 0 || cubes > vectors) return slices;
   const uint32_t ratio = vectors / cubes;
-  return (slices + ratio - 1) / ratio;
+  return emulator::CeilDivide(slices, ratio);
 }
 
 void PlatformAscendC::GetCoreMemSize(const CoreMemType& memory, uint64_t& size) const {
+  using emulator::Memory;
+  using emulator::MemoryBytes;
   switch (memory) {
     case CoreMemType::L0_A:
     case CoreMemType::L0_B:
-      size = 65536;
+      size = MemoryBytes(Memory::kL0A);
       return;
     case CoreMemType::L0_C:
-      size = 131072;
+      size = MemoryBytes(Memory::kL0C);
       return;
     case CoreMemType::L1:
-      size = 524288;
+      size = MemoryBytes(Memory::kL1);
       return;
     case CoreMemType::L2:
       size = uint64_t{192} << 20;
@@ -42,10 +45,10 @@ void PlatformAscendC::GetCoreMemSize(const CoreMemType& memory, uint64_t& size) 
       size = uint64_t{64} << 30;
       return;
     case CoreMemType::FB:
-      size = 2048;
+      size = MemoryBytes(Memory::kFixpipe);
       return;
     case CoreMemType::BT:
-      size = 1024;
+      size = MemoryBytes(Memory::kBias);
       return;
     default:
       size = 0;

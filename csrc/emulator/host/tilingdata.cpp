@@ -1,13 +1,8 @@
 // Tiling data to bytes.
 #include <algorithm>
 
+#include "../rounding.h"
 #include "register/tilingdata_base.h"
-
-namespace {
-
-size_t AlignUp(size_t value, size_t to) { return (value + to - 1) / to * to; }
-
-}  // namespace
 
 size_t TilingDef::AddField(const void* field, size_t bytes, size_t alignment) {
   const auto place = static_cast<const char*>(field) - reinterpret_cast<const char*>(this);
@@ -36,8 +31,8 @@ size_t TilingDef::Alignment() const {
 
 size_t TilingDef::GetDataSize() const {
   size_t at = 0;
-  for (const Field& field : fields_) at = AlignUp(at, field.alignment) + field.bytes;
-  return AlignUp(at, Alignment());
+  for (const Field& field : fields_) at = emulator::RoundUp(at, field.alignment) + field.bytes;
+  return emulator::RoundUp(at, Alignment());
 }
 
 void TilingDef::SaveToBuffer(void* buffer, size_t capacity) const {
@@ -47,7 +42,7 @@ void TilingDef::SaveToBuffer(void* buffer, size_t capacity) const {
   std::memset(to, 0, size);
   size_t at = 0;
   for (const Field& field : fields_) {
-    at = AlignUp(at, field.alignment);
+    at = emulator::RoundUp(at, field.alignment);
     std::memcpy(to + at, reinterpret_cast<const char*>(this) + field.place, field.bytes);
     at += field.bytes;
   }

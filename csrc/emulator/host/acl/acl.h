@@ -1,6 +1,6 @@
 // The host's runtime as Ascend C programs use it, over this process: device memory is memory of the
-// process, a stream runs what it is given at once. Names and codes are those of the public API
-// documents.
+// process, a stream runs what it is given at once, copies to the host land when it waits. Names and
+// codes are those of the public API documents.
 #ifndef MOGE_EMULATOR_HOST_ACL_H_
 #define MOGE_EMULATOR_HOST_ACL_H_
 

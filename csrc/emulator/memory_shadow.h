@@ -1,7 +1,7 @@
 // Local and global memory with the shadow of who touched it, for the emulator's own .cpp files
 // only.
-#ifndef MOGE_EMULATOR_MEMORY_H_
-#define MOGE_EMULATOR_MEMORY_H_
+#ifndef MOGE_EMULATOR_MEMORY_SHADOW_H_
+#define MOGE_EMULATOR_MEMORY_SHADOW_H_
 
 #include <cstdlib>
 #include <memory>
@@ -100,4 +100,4 @@ struct CacheLineState {
 
 }  // namespace emulator
 
-#endif  // MOGE_EMULATOR_MEMORY_H_
+#endif  // MOGE_EMULATOR_MEMORY_SHADOW_H_

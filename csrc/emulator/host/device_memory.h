@@ -1,9 +1,10 @@
 // Device memory of the host runtime: what aclrtMalloc gave out.
-#ifndef MOGE_EMULATOR_HOST_MEMORY_H_
-#define MOGE_EMULATOR_HOST_MEMORY_H_
+#ifndef MOGE_EMULATOR_HOST_DEVICE_MEMORY_H_
+#define MOGE_EMULATOR_HOST_DEVICE_MEMORY_H_
 
 #include <cstdint>
 #include <map>
+#include <string>
 
 namespace emulator::host {
 
@@ -11,6 +12,9 @@ struct Block {
   uint64_t bytes;
   uint32_t number;   // in the order of the allocations
   bool initialised;  // by a copy, a memset, or a launch
+  // the last launch that wrote it, until the host has waited for its stream
+  std::string writer = {};
+  const void* stream = nullptr;
 };
 
 // Live allocations by their address. One thread at a time: the lock is the caller's.
@@ -20,4 +24,4 @@ Block* FindBlock(const void* data, uint64_t bytes);
 
 }  // namespace emulator::host
 
-#endif  // MOGE_EMULATOR_HOST_MEMORY_H_
+#endif  // MOGE_EMULATOR_HOST_DEVICE_MEMORY_H_

@@ -1,0 +1,22 @@
+// What the host may know of work that it gave to a stream. The work is done at once; until the host
+// waits for it, copies to the host have not landed, and results of launches are not to be read.
+#ifndef MOGE_EMULATOR_HOST_STREAMS_H_
+#define MOGE_EMULATOR_HOST_STREAMS_H_
+
+#include <cstddef>
+
+namespace emulator::host {
+
+// What lies at `from` now reaches `to` when the host waits for the stream.
+void CopyWhenWaited(void* to, const void* from, size_t bytes, const void* stream);
+// Work of `stream` that follows comes after all that was given to `earlier` until now.
+void Join(const void* stream, const void* earlier);
+// The host waits for a stream, or for all of them.
+void Wait(const void* stream);
+void WaitForAll();
+// Whether copies to the host wait on the stream.
+bool HasCopies(const void* stream);
+
+}  // namespace emulator::host
+
+#endif  // MOGE_EMULATOR_HOST_STREAMS_H_
