@@ -144,7 +144,10 @@ class PanguGateTile : Pangu {
     const uint32_t slots = tokens * kG;
     ReduceTokens<ReduceType::SUM>(total, values);
     Div(shares, values, total, slots);
-    Compares(bits, total, 0.0f, CMPMODE::NE, slots);
+    // NE would not hold for a NaN, which has to stay
+    Compares(bits, total, 0.0f, CMPMODE::EQ, slots);
+    const LocalTensor<uint16_t> words = bits.ReinterpretCast<uint16_t>();
+    Not(words, words, slots / 16);
     Select(shares, bits, shares, 1.0f / kG, SELMODE::VSEL_TENSOR_SCALAR_MODE, slots);
     Select(total, bits, total, 1.0f, SELMODE::VSEL_TENSOR_SCALAR_MODE, slots);
   }
