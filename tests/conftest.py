@@ -74,6 +74,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("device", names, indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one built module run in one worker, which builds it once."""
+    for item in items:
+        if "emulator" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("emulator"))
+
+
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """Device of the test's tensors; on the CPU "triton" is interpreted and "ascend" emulated."""
@@ -137,9 +145,19 @@ def _poison_empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True)
+def _no_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Correct kernels are free of the emulator's warnings, too: each is an error."""
+    if "MOGE_EMULATOR_RULES" not in os.environ:
+        monkeypatch.setenv("MOGE_EMULATOR_RULES", "warning=error")
+
+
 @pytest.fixture(scope="session")
 def emulator() -> ModuleType:
     """The kernels of tests/ascend as a module, built where a second run finds it again."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if not (compiler and shutil.which("cmake") and importlib.util.find_spec("pybind11")):
+        pytest.skip("needs a C++17 compiler, cmake and pybind11")
     root = Path(__file__).resolve().parents[1]
     build = root / "build" / f"emulator-tests-{sys.version_info.major}{sys.version_info.minor}"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []

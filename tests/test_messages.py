@@ -59,6 +59,7 @@ def test_a_hidden_text_is_noticed(tmp_path: Path, code: str) -> None:
         ("problems += [f'missing: {name}' for name in names]", "missing: {name}"),
         ("def f():\n    yield 'odd: it'\nproblems.extend(f())", "odd: it"),
         ("print('could not', file=sys.stderr)", "could not"),
+        ("parser.error(f'no file {name}')", "no file {name}"),
         ("def f(what):\n    raise ValueError(what)\nf('no luck')", "no luck"),
     ],
 )
@@ -117,6 +118,11 @@ def test_faults_of_the_command_line_are_in_the_index(tmp_path: Path) -> None:
 def test_the_emulator_and_native_code_are_read() -> None:
     texts = {message.text for message in message_texts.read()[0]}
     assert "rule copy.path: a transfer takes a documented path between two memories" in texts
+    kinds = {message.text.partition(":")[0]: message.kind for message in message_texts.read()[0]}
+    assert kinds["rule gm.race"] == "RuntimeError"
+    assert kinds["rule fixpipe.n-size"] == kinds["rule advice.gm-512B"] == "warning"
+    assert "aclrtSetDevice: the only device is 0" in texts
+    assert any("<<< without >>>" in text for text in texts)
     assert any(text.startswith("level must be one of ") for text in texts)
     assert any(text.startswith("offsets must rise from 0 to at most N=") for text in texts)
 

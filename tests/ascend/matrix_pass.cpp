@@ -1,24 +1,13 @@
 // Correct kernels of a cube core beside those of cube_pass.cpp: windows of images, results to L1
 // and by what was set, products of other kinds; tests/emulator/test_cube.py compares each with
 // NumPy.
-#include "common.h"
+#include "numbers.h"
 
 namespace moge_tests {
 
 namespace {
 
 constexpr uint32_t kHalfL1 = 262144;
-
-// Small numbers that a kernel reads from z, one after the other.
-class Numbers {
- public:
-  explicit Numbers(GM_ADDR z) : numbers_(Global<int32_t>(z)) {}
-  uint32_t Next() { return static_cast<uint32_t>(numbers_.GetValue(at_++)); }
-
- private:
-  GlobalTensor<int32_t> numbers_;
-  uint32_t at_ = 0;
-};
 
 template <typename T>
 void SetRegisters(const LoadData3DParamsV2<T>& params) {

@@ -75,6 +75,8 @@ PYBIND11_MODULE(moge_emulator_tests, m) {
   define("matrix", moge_tests::Matrices());
   define("data_copy", moge_tests::DataCopies());
   define("framework", moge_tests::Frameworks());
+  define("random_cube", moge_tests::RandomCubes());
+  define("random_vector", moge_tests::RandomVectors());
   // (what GatherMask counted, counters)
   m.def("instruction", [](const py::dict& fields, Array image, Array result) {
     moge_tests::Instruction call;

@@ -34,6 +34,40 @@ struct Registration {
   }                                                               \
   void Body##NUMBER([[maybe_unused]] CLASS& OWN, KERNEL_ARGUMENTS)
 
+// A TPipe with one buffer: 16 KiB of ones, then 16 KiB that nothing has written.
+class Ones {
+ public:
+  Ones() {
+    pipe_.InitBuffer(buffer_, 32768);
+    Duplicate(At<float>(0), 1.0f, 4096);
+  }
+  template <typename T>
+  LocalTensor<T> At(uint32_t byte) {
+    return buffer_.Get<uint8_t>()[byte].ReinterpretCast<T>();
+  }
+  TPipe& pipe() { return pipe_; }
+
+ private:
+  TPipe pipe_;
+  TBuf<TPosition::VECCALC> buffer_;
+};
+
+constexpr uint32_t kFree = 16384;  // where the second half of Ones starts
+
+#define UB_FAILS(...) MUST_FAIL_WITH(Ones, ub, __VA_ARGS__)
+
+// A queue with its buffers.
+template <TPosition position = TPosition::VECIN, int32_t depth = 1>
+class Queue : public TQue<position, depth> {
+ public:
+  Queue(uint8_t number, uint32_t bytes) { pipe_.InitBuffer(*this, number, bytes); }
+
+ private:
+  TPipe pipe_;
+};
+
+inline Options Blocks(uint32_t blocks) { return Launch(KernelType::kVector, blocks); }
+
 }  // namespace moge_tests
 
 #endif  // MOGE_TESTS_ASCEND_MUST_FAIL_H_

@@ -212,6 +212,16 @@ WORK_FAILS("ib.workspace", Vector(2)) { IBSet(Global<int32_t>(z, 24), work.Get()
 WORK_FAILS("ib.workspace written", Vector(2)) { IBSet(Global<int32_t>(y), work.Get(), 0, 0); }
 WORK_FAILS("ib.workspace ones", Vector(2)) { IBSet(Global<int32_t>(x), work.Get(), 0, 0); }
 WORK_FAILS("ib.block", Vector(2)) { IBSet(Global<int32_t>(z), work.Get(), 2, 0); }
+// The second set comes before the first wait, and is lost.
+WORK_FAILS("ib.paired", Vector(2)) {
+  for (int i = 0; i < 2; ++i) {
+    if (GetBlockIdx() == 0) {
+      IBSet(Global<int32_t>(z), work.Get(), 0, 0);
+    } else {
+      IBWait(Global<int32_t>(z), work.Get(), 0, 0);
+    }
+  }
+}
 WORK_FAILS("deadlock ib", Vector(2)) {
   if (GetBlockIdx() == 0) {
     IBSet(Global<int32_t>(z), work.Get(), 0, 0);

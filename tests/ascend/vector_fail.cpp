@@ -5,25 +5,6 @@ namespace moge_tests {
 
 namespace {
 
-// 16 KiB of ones, then 16 KiB that nothing has written.
-struct Ones {
-  Ones() {
-    pipe.InitBuffer(buffer, 32768);
-    Duplicate(At<float>(0), 1.0f, 4096);
-  }
-  template <typename T>
-  LocalTensor<T> At(uint32_t byte) {
-    return buffer.Get<uint8_t>()[byte].template ReinterpretCast<T>();
-  }
-
-  TPipe pipe;
-  TBuf<TPosition::VECCALC> buffer;
-};
-
-constexpr uint32_t kFree = 16384;
-
-#define UB_FAILS(...) MUST_FAIL_WITH(Ones, ub, __VA_ARGS__)
-
 UB_FAILS("select.no-cmpmask") {
   SetVectorMask<float>(64);
   Select<float, SELMODE::VSEL_CMPMASK_SPR>(ub.At<float>(kFree), ub.At<float>(0), ub.At<float>(0), 1,

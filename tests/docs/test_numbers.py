@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tables import ascend, drawn, read, value
+from tables import ascend, ascend_api, drawn, read, value
 from tables.ascend import EMULATOR
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,3 +84,57 @@ def test_every_rule_and_figure_of_the_emulator_is_told() -> None:
     told = sum(len(drawn(table).rows) for table in tables)
     assert told == int(ascend.rule_count()) == rules.count("X(k")
     assert len(drawn("ascend.parameters").rows) == figures.count("X(k")
+
+
+API = ROOT / "docs" / "backends" / "ascend_api.md"
+
+
+def test_every_name_of_the_emulator_is_listed() -> None:
+    """Each theme has its table, so that no header can be left out."""
+    page = API.read_text()
+    assert re.findall(r"\{rows\} ascend_api\.names (.*)", page) == list(ascend_api.THEMES)
+    listed = {
+        row[0] for theme in ascend_api.THEMES for row in drawn(f"ascend_api.names {theme}").rows
+    }
+    assert len(listed) == int(ascend_api.name_count())
+    assert {"`Add`", "`LocalTensor`", "`TopK`", "`ascendc_assert`", "`GM_ADDR`"} <= listed
+
+
+@pytest.mark.parametrize(
+    ("table", "file", "macro"),
+    [
+        ("instructions", "instructions.h", "MOGE_VECTOR_INSTRUCTIONS"),
+        ("casts", "instructions.h", "MOGE_CASTS"),
+        ("limits", "parameter_limits.h", "MOGE_LIMITS"),
+        ("memories", "names.h", "MOGE_EMULATOR_MEMORIES"),
+        ("paths", "names.h", "MOGE_EMULATOR_PATHS"),
+    ],
+)
+def test_a_table_of_the_emulator_is_drawn_whole(table: str, file: str, macro: str) -> None:
+    lines = (EMULATOR / file).read_text().replace("\\\n", " ")
+    (body,) = re.findall(rf"#define {macro}\(X\)(.*)", lines)
+    assert len(drawn(f"ascend_api.{table}").rows) == len(re.findall(r"\bX\(", body))
+
+
+def test_what_is_not_there_is_not_there() -> None:
+    """The first columns of the tables that say what the emulator lacks."""
+    rows = re.findall(r"^\| (`.*?) \|", API.read_text().partition("## What is not there")[2], re.M)
+    lacking = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    members = {
+        member
+        for names in ascend_api.declared().values()
+        for name, own in names.items()
+        for member in (name, *own)
+    }
+    assert len(lacking) > 50
+    # TPipe is named for a member that it lacks
+    assert lacking & members == {"TPipe"}
+
+
+def test_calls_are_counted_by_who_refuses_them() -> None:
+    counts = [
+        int(ascend_api.call_count(which).replace(",", "")) for which in ("", "right", "wrong")
+    ]
+    assert counts[0] > counts[1] > counts[2] > 0
+    (row,) = (row for row in drawn("ascend_api.names vector").rows if row[0] == "`Add`")
+    assert all(int(number) > 0 for number in row[2:])

@@ -1,55 +1,12 @@
 """The high-level calls of the Ascend C emulator: results against NumPy, and their limits."""
 
-import importlib.util
-import shutil
 from types import ModuleType
 
 import numpy as np
 import pytest
+from emulator_runs import BYTES, HighLevelRun
 
-CXX = shutil.which("c++") or shutil.which("g++")
-
-pytestmark = [
-    pytest.mark.skipif(
-        not (CXX and shutil.which("cmake") and importlib.util.find_spec("pybind11")),
-        reason="needs a C++17 compiler, cmake and pybind11",
-    ),
-    pytest.mark.xdist_group("emulator"),  # one build
-]
-
-BYTES = 65536
 TOLERANCE = {np.float32: 2e-6, np.float16: 2e-3}
-
-
-def aligned() -> np.ndarray:
-    """Global memory: a device's allocations start on more than NumPy's 16 bytes."""
-    memory = np.zeros(BYTES + 512, np.uint8)
-    start = -memory.ctypes.data % 512
-    return memory[start : start + BYTES]
-
-
-def padded(array: np.ndarray) -> np.ndarray:
-    """The bytes of an array, to the next 32."""
-    data = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-    return np.pad(data, (0, -data.size % 32))
-
-
-class Run:
-    """One run of a kernel; its results come one after the other."""
-
-    def __init__(self, module: ModuleType, name: str, arrays: list, arguments: list, **options):
-        memory = [aligned() for _ in range(3)]
-        data = np.concatenate([padded(array) for array in arrays])
-        memory[0][: data.size] = data
-        memory[2][: 4 * len(arguments)] = np.array(arguments, np.int32).view(np.uint8)
-        self.counters = module.run_adv(name, *memory, **options)
-        self.y, self.z, self.at = memory[1], memory[2].view(np.int32), 0
-
-    def take(self, dtype, *shape: int) -> np.ndarray:
-        size = int(np.prod(shape))
-        array = self.y[self.at :].view(dtype)[:size].reshape(shape)
-        self.at += -(-array.nbytes // 32) * 32
-        return array
 
 
 def nz(matrix: np.ndarray) -> np.ndarray:
@@ -98,7 +55,7 @@ def test_sort(emulator: ModuleType, dtype, full: bool, count: int, strict: bool)
     value[rng.integers(0, count, 2)] = [np.inf, -np.inf]
     index = rng.permutation(count).astype(np.uint32)
     name = f"sort {'half' if dtype == np.float16 else 'float'} {'full' if full else 'runs'}"
-    run = Run(emulator, name, [value, index], [count], strict=strict)
+    run = HighLevelRun(emulator, name, [value, index], [count], strict=strict)
     runs = value.reshape(1 if full else -1, count if full else 32)
     order = np.argsort(-runs, axis=-1, kind="stable")
     expected = np.take_along_axis(runs, order, -1).reshape(-1)
@@ -116,7 +73,7 @@ def test_merge(emulator: ModuleType, stops: bool) -> None:
     pairs = np.zeros((total, 2), np.float32)
     pairs[:, 0] = np.concatenate(lists)
     pairs[:, 1] = np.arange(total, dtype=np.uint32).view(np.float32)
-    run = Run(emulator, "merge stops" if stops else "merge", [pairs], lengths)
+    run = HighLevelRun(emulator, "merge stops" if stops else "merge", [pairs], lengths)
     merged = run.take(np.float32, total, 2)
     order = np.argsort(-pairs[:, 0], kind="stable")
     taken = np.zeros(4, int)
@@ -168,7 +125,7 @@ def test_topk(
     index = np.arange(inner, dtype=np.int32) * 3 + 7
     given_index = np.tile(index, (rows, 1)) if small else index
     arguments = [k, rows, inner, n, largest, given]
-    run = Run(emulator, f"topk {name}", [value, given_index, finished], arguments)
+    run = HighLevelRun(emulator, f"topk {name}", [value, given_index, finished], arguments)
     score = -value.astype(np.float64) if largest else value.astype(np.float64)
     order = np.argsort(np.where(np.isnan(score), -np.inf, score), axis=-1, kind="stable")
     order[0] = [3, *(i for i in order[0] if i != 3)]
@@ -242,7 +199,7 @@ def test_softmax(emulator: ModuleType, name: str, shape: tuple, strict: bool) ->
         original,
         tmp_bytes((rows, columns, 0, 0, shape[4]), dtype),
     ]
-    run = Run(emulator, f"softmax {name}", [x], arguments, strict=strict)
+    run = HighLevelRun(emulator, f"softmax {name}", [x], arguments, strict=strict)
     expected, total, most = softmax(x, original)
     close(run.take(dtype, rows, columns), expected, dtype)
     blocks = 32 // np.dtype(of_sums).itemsize
@@ -255,7 +212,7 @@ def test_softmax(emulator: ModuleType, name: str, shape: tuple, strict: bool) ->
 def test_softmax_of_fractals(emulator: ModuleType, name: str, tmp: int) -> None:
     dtype = np.float32 if name == "float" else np.float16
     x = np.random.default_rng(3).normal(0, 2, (16, 48)).astype(dtype)
-    run = Run(emulator, f"softmax {name} nz", [nz(x)], [16, 48, 16, 42, tmp])
+    run = HighLevelRun(emulator, f"softmax {name} nz", [nz(x)], [16, 48, 16, 42, tmp])
     expected, total, most = softmax(x, 42)
     close(nd(run.take(dtype, 3, 16, 16), 16), expected, dtype)
     blocks = 32 // x.itemsize
@@ -265,7 +222,7 @@ def test_softmax_of_fractals(emulator: ModuleType, name: str, tmp: int) -> None:
 
 def test_softmax_of_a_tiling(emulator: ModuleType) -> None:
     x = np.random.default_rng(4).normal(0, 2, (24, 64)).astype(np.float32)
-    run = Run(emulator, "softmax tiled", [x], [24, 64])
+    run = HighLevelRun(emulator, "softmax tiled", [x], [24, 64])
     close(run.take(np.float32, 24, 64), softmax(x, 64)[0], np.float32)
 
 
@@ -279,7 +236,7 @@ def test_simple_softmax(emulator: ModuleType, name: str) -> None:
     x = rng.normal(0, 2, (13, 80)).astype(dtype)
     total, most = (rng.uniform(1, 4, (13, 1)).astype(of_sums) for _ in range(2))
     blocks = [np.tile(a, 32 // a.itemsize) for a in (total, most)]
-    run = Run(emulator, f"simple {name}", [x, *blocks], [13, 80, 13, 80, 2048])
+    run = HighLevelRun(emulator, f"simple {name}", [x, *blocks], [13, 80, 13, 80, 2048])
     expected = np.exp(x.astype(np.float64) - most) / total
     close(run.take(dtype, 13, 80), expected, dtype)
 
@@ -288,7 +245,7 @@ def test_log_softmax(emulator: ModuleType) -> None:
     # the documents' own example, in part
     x = np.array([[-100, -80, -60, -50, -30, -20, -15, -10], [9, 10, 15, 20, 30, 50, 60, 80]])
     x = x.astype(np.float32)
-    run = Run(emulator, "log float", [x], [2, 8, 2, 8, 512])
+    run = HighLevelRun(emulator, "log float", [x], [2, 8, 2, 8, 512])
     told = [
         -39.08944,
         -30.40355,
@@ -301,7 +258,7 @@ def test_log_softmax(emulator: ModuleType) -> None:
     ]
     np.testing.assert_allclose(run.take(np.float32, 2, 8)[0], told, 1e-5, 1e-6)
     x = np.random.default_rng(6).normal(0, 2, (16, 32)).astype(np.float16)
-    run = Run(emulator, "log half nz", [nz(x)], [16, 32, 16, 32, 2048])
+    run = HighLevelRun(emulator, "log half nz", [nz(x)], [16, 32, 16, 32, 2048])
     close(nd(run.take(np.float16, 2, 16, 16), 16), np.log10(softmax(x, 32)[0]), np.float16)
 
 
@@ -314,7 +271,7 @@ def test_adjust(emulator: ModuleType, name: str, rows_found: list[int]) -> None:
     most[rows_found] = np.finfo(np.float32).min
     blocks = most if name.endswith("step") else np.tile(most, 8)
     fractals = name.endswith("nz")
-    run = Run(emulator, name, [nz(x) if fractals else x, blocks], [16, 32, 16, 32])
+    run = HighLevelRun(emulator, name, [nz(x) if fractals else x, blocks], [16, 32, 16, 32])
     expected = np.where(most == np.finfo(np.float32).min, np.float32(7), x)
     result = run.take(np.float32, 16, 32)
     np.testing.assert_array_equal(nd(result, 16) if fractals else result, expected)
@@ -336,7 +293,7 @@ def test_flash(emulator: ModuleType, name: str, shape: tuple) -> None:
     rows, columns = shape[:2]
     first, rest = np.random.default_rng(8).normal(0, 2, (2, rows, columns)).astype(dtype)
     arguments = [*shape[:4], tmp_bytes(shape, dtype, 64)]
-    run = Run(emulator, name, [first, rest], arguments)
+    run = HighLevelRun(emulator, name, [first, rest], arguments)
     divides = version == "flash"
     one, total, most = softmax(first, columns)
     wide = rest.astype(np.float64)
@@ -367,7 +324,9 @@ def test_grad(emulator: ModuleType, name: str, shape: tuple) -> None:
     grad, result = np.random.default_rng(9).uniform(0, 1, (2, rows, columns)).astype(dtype)
     arguments = [*shape[:4], tmp_bytes(shape, dtype, 0, 1)]
     fractals = "nz" in name
-    run = Run(emulator, name, [nz(a) if fractals else a for a in (grad, result)], arguments)
+    run = HighLevelRun(
+        emulator, name, [nz(a) if fractals else a for a in (grad, result)], arguments
+    )
     grad, result = grad.astype(np.float64), result.astype(np.float64)
     total = (grad * result).sum(-1, keepdims=True)
     if "front" in name:
@@ -377,61 +336,3 @@ def test_grad(emulator: ModuleType, name: str, shape: tuple) -> None:
     expected = (grad - total) * result
     out = run.take(dtype, rows, columns)
     close(nd(out, rows) if fractals else out, expected, dtype)
-
-
-# --- element by element ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("count", [16, 64, 333, 1024])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_activations(emulator: ModuleType, dtype, count: int, strict: bool) -> None:
-    rng = np.random.default_rng(count)
-    gate, x = rng.uniform(-4, 4, (2, count)).astype(dtype)
-    name = "activations half" if dtype == np.float16 else "activations float"
-    run = Run(emulator, name, [gate, x], [count], strict=strict)
-    a, b = gate.astype(np.float64), x.astype(np.float64)
-    sigmoid = 1 / (1 + np.exp(-b))
-    gelu = b / (1 + np.exp(-0.0713548162726 * b * (22.363860002236 + b * b)))
-    swish = b / (1 + np.exp(-1.702 * b))
-    for expected in (
-        sigmoid,
-        sigmoid,
-        b * sigmoid,
-        swish,
-        a * b * sigmoid,
-        a * gelu,
-        gelu,
-        swish,
-        gelu,
-    ):
-        actual = run.take(dtype, count).astype(np.float64)
-        bound = 4e-6 if dtype == np.float32 else 2e-2
-        np.testing.assert_allclose(actual, expected, bound, bound / 4)
-
-
-def test_activations_as_documented(emulator: ModuleType) -> None:
-    # numbers from the pages of Sigmoid, Gelu and FasterGelu
-    x = np.array([-100, -5, -0.5, 0, 1, 10, 50, 100] * 2, np.float32)
-    run = Run(emulator, "activations float", [x, x], [16])
-    told = [0, 0.00669285, 0.37754067, 0.5, 0.73105858, 0.9999546, 1, 1]
-    np.testing.assert_allclose(run.take(np.float32, 2, 8)[0], told, 1e-6, 1e-8)
-    x = np.array([-2.56, -1.571, -0.417, -0.0874, 0.407, 1.231, 2.055, 2.55] * 2, np.float16)
-    run = Run(emulator, "activations half", [x, x], [16])
-    results = [run.take(np.float16, 2, 8)[0] for _ in range(9)]
-    told = [
-        -0.01295471,
-        -0.09130859,
-        -0.14111328,
-        -0.04067993,
-        0.26782227,
-        1.0966797,
-        2.0136719,
-        2.5390625,
-    ]
-    np.testing.assert_allclose(results[6], told, 6e-3)
-    x = np.array([-1.83887, -3.60742, 3.12891, -0.620605, 2.0625, -2.77344, 1.3291, 3.77539] * 2)
-    run = Run(emulator, "activations half", [x.astype(np.float16)] * 2, [16])
-    results = [run.take(np.float16, 2, 8)[0] for _ in range(9)]
-    told = [-0.0769653, -0.00775528, 3.11328, -0.160034, 2.00195, -0.0244446, 1.20312, 3.76758]
-    np.testing.assert_allclose(results[7], told, 6e-3)

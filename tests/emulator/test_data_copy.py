@@ -5,18 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from emulator_runs import aligned
 
-pytestmark = pytest.mark.xdist_group("emulator")  # one build
-
-BYTES = 65536
 RNG = np.random.default_rng(0)
-
-
-def aligned() -> np.ndarray:
-    """Global memory: a device's allocations start on more than NumPy's 16 bytes."""
-    memory = np.zeros(BYTES + 512, np.uint8)
-    start = -memory.ctypes.data % 512
-    return memory[start : start + BYTES]
 
 
 def run(emulator: ModuleType, name: str, x: np.ndarray, dtype: Any, at: int = 0) -> np.ndarray:

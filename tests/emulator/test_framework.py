@@ -5,8 +5,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.xdist_group("emulator")  # one build
-
 BYTES = 65536
 RNG = np.random.default_rng(0)
 

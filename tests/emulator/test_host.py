@@ -12,11 +12,15 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
-import translate
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "csrc" / "emulator" / "run.py"
 EXAMPLE = sorted((ROOT / "examples" / "ascend").glob("*.asc"))
+
+
+@pytest.fixture(autouse=True)
+def _usual_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MOGE_EMULATOR_RULES", raising=False)
 
 
 def run(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -35,86 +39,6 @@ def program(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "program.asc"
     path.write_text('#include "acl/acl.h"\n#include "kernel_operator.h"\n' + text)
     return path
-
-
-# --- the translator -----------------------------------------------------------------------------
-
-KINDS = {"k": "kVector", "m": "kMix"}
-
-
-@pytest.mark.parametrize(
-    ("source", "kernel", "arguments"),
-    [
-        ("k<<<8, nullptr, s>>>(x, y);", "k(moge_a...)", "(x, y);"),
-        ("k<T, 3><<<n, 0, s>>>(x);", "k<T, 3>(moge_a...)", "(x);"),
-        ("k<A<int>, (1 > 0)> <<<n, 0, s>>> (x);", "k<A<int>, (1 > 0)> (moge_a...)", " (x);"),
-        ("a::b::k<<<f(1, 2), 0, s>>>(x);", "a::b::k(moge_a...)", "(x);"),
-        ("k /* of x */ <<<1, 0, s>>>(x /* in */);", "k ", "(x "),
-        ("k<<<(n + 7) >> 3, 0, s>>>(x);", "k(moge_a...)", "(x);"),
-        ("(*k)<<<1, 0, s>>>(x);", "(*k)(moge_a...)", "(x);"),
-    ],
-)
-def test_a_launch_becomes_a_call(source: str, kernel: str, arguments: str) -> None:
-    translated = translate.translate(source, KINDS)
-    assert "::emulator::host::On(::emulator::KernelType::kVector, " in translated
-    assert "<<<" not in translated
-    assert kernel in translated
-    assert arguments in translated
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "// k<<<1, 0, s>>>(x)\n",
-        "/* k<<<1, 0, s>>>(x)\n */",
-        'puts("k<<<1, 0, s>>>(x)");',
-        'puts("\\"k<<<1, 0, s>>>(x)");',
-        'puts(R"(k<<<1, 0, s>>>(x)")");',
-        "int n = 1'000'000; char c = '\"';",
-    ],
-)
-def test_other_text_stays(source: str) -> None:
-    assert translate.translate(source, KINDS) == source
-
-
-def test_lines_keep_their_numbers() -> None:
-    source = "int a;\nk<1,\n  2>\n  <<<8,  // blocks\n  nullptr, s>>>(x,\n  y);\nint b;\n"
-    translated = translate.translate(source, KINDS)
-    assert translated.count("\n") == source.count("\n")
-    assert translated.split("\n")[6] == "int b;"
-    assert "// blocks" not in translated  # it would swallow what follows
-
-
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("__global__ __vector__ void k(GM_ADDR x) {}", "kVector"),
-        ('extern "C" __global__ __cube__ void k(GM_ADDR x) {}', "kCube"),
-        ("__vector__ __global__ __aicore__ void k() {}", "kVector"),
-        ("__global__ __mix__(1, 2) void k() {}", "kMix"),
-        ("__mix__(0,1) __global__ void k() {}", "kMixVector"),
-        ("__global__ __mix__(1, 1) void k() {}", "kMixPair"),
-        (
-            "__global__ __aicore__ void k() { KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_AIC_ONLY); }",
-            "kCube",
-        ),
-        ("__global__ __aicore__ void k() { Mmad(c, a, b, p); }", "kCube"),
-        ("__global__ __aicore__ void k() { Adds(a, b, 1, n); }", "kVector"),
-        ("__global__ __aicore__ void k() { if ASCEND_IS_AIC { f(); } }", "kMix"),
-        ("__global__ __vector__ void k(); // __cube__\n__global__ void k() {}", "kVector"),
-    ],
-)
-def test_the_kind_of_a_kernel(text: str, kind: str) -> None:
-    assert translate.kernels([text]) == {"k": kind}
-
-
-def test_what_is_not_understood_is_said() -> None:
-    with pytest.raises(translate.TranslationError, match="line 2: other is no kernel"):
-        translate.translate("\nother<<<1, 0, s>>>(x);", KINDS)
-    with pytest.raises(translate.TranslationError, match="line 1: >>> without arguments"):
-        translate.translate("k<<<1, 0, s>>>;", KINDS)
-    with pytest.raises(translate.TranslationError, match=r"\(2, 1\) is not one"):
-        translate.kernels(["__global__ __mix__(2, 1) void k() {}"])
 
 
 # --- the example and its faults -----------------------------------------------------------------
@@ -164,6 +88,9 @@ def test_a_wrong_setting_is_refused(tmp_path: Path) -> None:
     done = run(*EXAMPLE, "--device", "910X", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert "MOGE_EMULATOR_DEVICE is one of 910B1 " in done.stderr
+    done = run(*EXAMPLE, "-O9x", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "argument -O: invalid choice: '9x'" in done.stderr
     done = run(*EXAMPLE, "--rules", "no.such=off", cwd=tmp_path)
     assert done.returncode == 1
     assert "no rule is called 'no.such'" in done.stderr
@@ -245,11 +172,116 @@ def test_a_launch_reads_what_another_wrote(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "63 argument\n"), done.stderr
 
 
+def test_a_command_that_cannot_run(tmp_path: Path) -> None:
+    for options, told in (
+        (["absent.asc"], "no file absent.asc; arguments of the program follow --"),
+        ([*EXAMPLE, "7"], "no file 7; arguments of the program follow --"),
+        ([*EXAMPLE, "--compiler", "absent"], "absent: No such file or directory"),
+        ([*EXAMPLE, "--keep", EXAMPLE[0] / "x"], "main.asc/x: Not a directory"),
+    ):
+        done = run(*options, cwd=tmp_path)
+        assert done.returncode == 2
+        assert told in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_host_file_needs_no_header_of_the_device(tmp_path: Path) -> None:
+    kernel = program(tmp_path, '#include "own/of.h"\n__global__ __vector__ void k(int n) {}\n')
+    (tmp_path / "folder" / "own").mkdir(parents=True)
+    (tmp_path / "folder" / "own" / "of.h").write_text("__global__ __vector__ void k(int n);\n")
+    host = tmp_path / "host.cpp"
+    host.write_text('#include "own/of.h"\nint main() { k<<<1, nullptr, nullptr>>>(7); }\n')
+    done = run(kernel, host, "-I", tmp_path / "folder", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_error_of_the_compiler_names_the_line(tmp_path: Path) -> None:
+    done = run(
+        program(tmp_path, "__global__ __vector__ void k() {\n  Nothing();\n}\n"), cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "program.asc:4:3: error: " in done.stderr
+    assert "program.asc does not compile: " in done.stderr
+
+
+def test_macros_of_one_letter_may_be_the_programs(tmp_path: Path) -> None:
+    main = "int main() { static_assert(M * N * K == 24); return 0; }\n"
+    done = run(program(tmp_path, main), "-DM=2", "-DN=3", "-DK=4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_found_at_the_end_has_the_line_of_the_launch(tmp_path: Path) -> None:
+    text = """
+__global__ __vector__ void k() {
+  AscendC::InitSocState();
+  AscendC::SetFlag<AscendC::HardEvent::V_MTE2>(2);
+  AscendC::PipeBarrier<PIPE_ALL>();
+}
+int main() {
+  k<<<BLOCKS, nullptr, nullptr>>>();
+}
+"""
+    done = run(program(tmp_path, text), "-D", "BLOCKS=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert (
+        "V_MTE2 2 was set and never waited for: add WaitFlag<HardEvent::V_MTE2>(2)" in done.stderr
+    )
+    assert "program.asc:10 in main" in done.stderr
+    done = run(program(tmp_path, text), "-D", "BLOCKS=0", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "error: k: a launch has 1 to 65535 blocks, got 0" in done.stderr
+    assert "program.asc:10 in main" in done.stderr
+
+
+def test_a_host_that_does_not_wait(tmp_path: Path) -> None:
+    main = """
+  aclrtStream stream = nullptr, other = nullptr;
+  aclrtCreateStream(&stream);
+  aclrtCreateStream(&other);
+  aclrtMemcpy(a, kBytes, host, kBytes, ACL_MEMCPY_HOST_TO_DEVICE);
+  copy<float><<<1, nullptr, stream>>>(first, second, 64);
+#if HOW == 0  // no wait at all
+#elif HOW == 1
+  aclrtSynchronizeStream(other);
+#elif HOW == 2
+  aclrtSynchronizeStream(stream);
+#elif HOW == 3
+  aclrtSynchronizeDevice();
+#else  // by an event, and another stream behind it
+  aclrtEvent event = nullptr;
+  aclrtCreateEvent(&event);
+  aclrtRecordEvent(event, stream);
+  aclrtStreamWaitEvent(other, event);
+  aclrtSynchronizeStream(other);
+#endif
+  aclrtMemcpy(host, kBytes, b, kBytes, ACL_MEMCPY_DEVICE_TO_HOST);
+  float late[64] = {};
+  aclrtMemcpyAsync(late, kBytes, b, kBytes, ACL_MEMCPY_DEVICE_TO_HOST, stream);
+  printf("%g ", late[63]);
+  aclrtMemcpyAsync(c, kBytes, late, kBytes, ACL_MEMCPY_HOST_TO_DEVICE, stream);  // in order
+  aclrtMemcpyAsync(late, kBytes, c, kBytes, ACL_MEMCPY_DEVICE_TO_HOST, stream);
+  if (HOW != 0) aclrtSynchronizeStream(stream);
+  aclrtDestroyStream(stream);
+  printf("%g\\n", late[63]);
+}
+"""
+    for how in range(5):
+        source = program(tmp_path, "#include <cstdio>\n" + COPY + main)
+        done = run(source, "-D", f"HOW={how}", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, "0 63\n"), done.stderr
+        told = (
+            "acl: aclrtMemcpy reads what the launch of copy writes, and nothing has waited for it"
+        )
+        assert (told in done.stderr) == (how < 2), how
+        assert ("nothing has waited for an aclrtMemcpyAsync" in done.stderr) == (how == 0)
+
+
 @pytest.mark.parametrize(
     ("launch", "report"),
     [
         ("(first, second, 64)", "rule gm.uninitialised: reads byte 0 of 'first'"),
         ("((uint8_t*)host, second, 64)", "rule gm.unregistered: address"),
+        ("((uint8_t*)host, second, 64)", "'host' of the launch is no memory that aclrtMalloc"),
         ("(first + 32, second, 64)", "rule gm.bounds: bytes [32, 288) of 'first + 32'"),
     ],
 )
@@ -287,7 +319,8 @@ int main() {
 """
     done = run(program(tmp_path, main), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    message = "aclrtMemcpy: the source is not inside memory of the device"
+    message = "aclrtMemcpy: the source is no memory that aclrtMalloc gave out"
+    assert "target has 32 bytes, too few for 64 from where the copy starts" in done.stderr
     assert done.stdout == f"01000 {message} 0110 0.5\n"
     assert done.stderr.count("acl: ") == 6
 

@@ -5,20 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from emulator_runs import BYTES, aligned
 
-BYTES = 65536
 COUNT = 64
 FLAGS = 16384
 X = np.random.default_rng(0).integers(-40, 40, BYTES // 4).astype(np.float32)
-
-pytestmark = pytest.mark.xdist_group("emulator")  # one build
-
-
-def aligned() -> np.ndarray:
-    """Global memory: a device's allocations start on more than NumPy's 16 bytes."""
-    memory = np.zeros(BYTES + 512, np.uint8)
-    start = -memory.ctypes.data % 512
-    return memory[start : start + BYTES]
 
 
 def run(
@@ -75,7 +66,7 @@ def test_who_reads_again_what_nobody_changes_is_no_deadlock(emulator: ModuleType
 
 
 def test_a_value_left_in_the_cache_reaches_memory_with_a_warning(emulator: ModuleType) -> None:
-    _, z, counters = run(emulator, "left_dirty")
+    _, z, counters = run(emulator, "left_dirty", rules="dcache.not-cleaned=warning")
     assert z.view(np.int32)[:64:16].tolist() == [7] * 4
     assert {warning["rule"] for warning in counters["warnings"]} == {"dcache.not-cleaned"}
 

@@ -5,8 +5,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.xdist_group("emulator")  # one build
-
 
 def run(module: ModuleType, name: str, x: np.ndarray, **options: object) -> list[np.ndarray]:
     """What a kernel leaves in y and z, as bytes."""

@@ -1,7 +1,6 @@
-"""Faults of the Ascend C kernels, their host launchers, and the emulator that runs them.
+"""Faults of the Ascend C kernels and their host launchers.
 
-Each takes a minute or two to compile. Under csrc/emulator/ a fault loosens a rule, and the kernel
-that has to break the rule passes.
+Each takes a minute or two to compile.
 """
 
 from mutant import Mutant
@@ -19,8 +18,6 @@ UNPERMUTE = "tests/test_unpermute.py -k 'oracle and ascend and float32'"
 UNPERMUTE_DROPPED = "tests/test_unpermute.py -k 'not_read and ascend'"
 SWIGLU = "tests/test_swiglu.py -k 'oracle and ascend and float32'"
 REFUSES = "tests/test_ascend.py -k host_refuses"
-RULE = "tests/test_emulator.py -k 'test_rule[{}]'"
-
 MUTANTS = [
     # --- what kernels share ---
     Mutant(
@@ -326,35 +323,5 @@ MUTANTS = [
         '{"weights", weights, weights != 0 ? T : 0, 4, Access::kIn},',
         "The launch describes the weights of one column, so reading the others is out of bounds.",
         UNPERMUTE,
-    ),
-    # --- rules of the emulator ---
-    Mutant(
-        "csrc/emulator/flags.cpp",
-        'if (flag) Report(Rule::kFlagTwice, "%s %d is set and nobody has waited for it", '
-        "Name(event), id);",
-        'if (flag && id > 7) Fail(Rule::kFlagTwice, "%s %d", Name(event), id);',
-        "A flag may be set twice.",
-        RULE.format("flag.twice"),
-    ),
-    Mutant(
-        "csrc/emulator/flags.cpp",
-        "if (core.style.used_static && id >= 6) {",
-        "if (core.style.used_static && id > 6) {",
-        "The static style may use a flag that is reserved.",
-        "tests/test_emulator.py -k 'test_rule and flag.id'",
-    ),
-    Mutant(
-        "csrc/emulator/unit_flags.cpp",
-        "if (flag == 0 || flag == 2 || flag == 3) return;",
-        "if (flag <= 3) return;",
-        "A unit flag that the cube does not know is accepted.",
-        "tests/test_emulator.py -k 'test_rule and unit'",
-    ),
-    Mutant(
-        "csrc/emulator/unit_flags.cpp",
-        "if (writes && full) {",
-        "if (writes && full && flag == 0) {",
-        "Mmad may overwrite what Fixpipe has not moved out.",
-        "tests/test_emulator.py -k 'test_rule and unit'",
     ),
 ]

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import ascend_mutants
 import cpu_mutants
+import emulator_mutants
 import python_mutants
 import torch_mutants
 import triton_mutants
@@ -39,6 +40,7 @@ ROOMS: dict[str, Sequence[Mutant]] = {
     "torch": torch_mutants.MUTANTS,
     "python": python_mutants.MUTANTS,
     "ascend": ascend_mutants.MUTANTS,
+    "emulator": emulator_mutants.MUTANTS,
     "cpu": cpu_mutants.MUTANTS,
 }
 KILLED, EQUIVALENT, SURVIVED, ERROR = "killed", "equivalent", "SURVIVED", "ERROR"
@@ -67,8 +69,11 @@ class Ran(NamedTuple):
     seconds: float
 
 
-def compiled(file: str) -> str:
-    """The extension that has to be built after a change of this file, or nothing."""
+def compiled(mutant: Mutant) -> str:
+    """The extension that the tests need after a change of the file, or nothing."""
+    file = mutant.file
+    if mutant.tests.startswith("tests/emulator/"):
+        return ""  # their fixture builds
     if file.startswith("csrc/cpu/"):
         return "_cpu"
     return "_C" if file.startswith(("ascend_kernels/", "csrc/")) else ""
@@ -223,7 +228,7 @@ def tried(room: str, mutant: Mutant, copy: Copy, baseline: Baseline, patience: f
         return result(ERROR, f"the tests must pass on the unchanged tree: {what}")
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
-        changed = compiled(mutant.file)
+        changed = compiled(mutant)
         for extension in sorted({copy.stale, changed} - {""}):
             copy.stale = changed
             if problem := copy.build(extension):

@@ -1,0 +1,253 @@
+"""Faults of the emulator of Ascend C: rules that are loosened, instructions that compute otherwise.
+
+The tests build what they need of it. Where a rule is loosened, the kernel that has to break it
+passes.
+"""
+
+from mutant import Mutant
+
+RULE = "tests/emulator/test_rules.py -k 'test_rule[{}]'"
+EMULATED = "tests/emulator/test_{}.py -k '{}'"
+
+MUTANTS = [
+    # --- rules of the emulator ---
+    Mutant(
+        "csrc/emulator/flags.cpp",
+        "if (flag) {\n    Report(Rule::kFlagTwice,",
+        "if (flag && id > 7) {\n    Report(Rule::kFlagTwice,",
+        "A flag may be set twice.",
+        RULE.format("flag.twice"),
+    ),
+    Mutant(
+        "csrc/emulator/flags.cpp",
+        "if (core.style.used_static && id >= 6) {",
+        "if (core.style.used_static && id > 6) {",
+        "The static style may use a flag that is reserved.",
+        "tests/emulator/test_rules.py -k 'test_rule and flag.id'",
+    ),
+    Mutant(
+        "csrc/emulator/unit_flags.cpp",
+        "if (flag == 0 || flag == 2 || flag == 3) return;",
+        "if (flag <= 3) return;",
+        "A unit flag that the cube does not know is accepted.",
+        "tests/emulator/test_rules.py -k 'test_rule and unit'",
+    ),
+    Mutant(
+        "csrc/emulator/unit_flags.cpp",
+        "if (writes && full) {",
+        "if (writes && full && flag == 0) {",
+        "Mmad may overwrite what Fixpipe has not moved out.",
+        "tests/emulator/test_rules.py -k 'test_rule and unit'",
+    ),
+    # --- instructions of the emulator ---
+    Mutant(
+        "csrc/emulator/load_windows.cpp",
+        "const int64_t left = place % out_width_ * windows_.stride_w - image_.left;",
+        "const int64_t left = place % out_width_ * windows_.stride_w - image_.right;",
+        "A window is moved by the padding on the right.",
+        EMULATED.format("cube", "test_windows"),
+    ),
+    Mutant(
+        "csrc/emulator/load_windows.cpp",
+        "if (y < 0 || x < 0 || y >= image_.height || x >= image_.width) {",
+        "if (y < 0 || x < 0 || y > image_.height || x >= image_.width) {",
+        "The row below the image is read instead of the padding.",
+        EMULATED.format("cube", "test_windows"),
+    ),
+    Mutant(
+        "csrc/emulator/load_windows.cpp",
+        "if (registers_.boundary != 0 && src_.begin + at >= registers_.boundary) {",
+        "if (registers_.boundary != 0 && src_.begin + at > registers_.boundary) {",
+        "The first byte past the boundary of L1 does not lead back.",
+        EMULATED.format("cube", "boundary"),
+    ),
+    Mutant(
+        "csrc/emulator/fixpipe.cpp",
+        "core_.Write(Memory::kL1, begin, begin + bytes);",
+        "core_.Write(Memory::kL1, begin, begin);",
+        "What Fixpipe writes to L1 counts as not written.",
+        EMULATED.format("cube", "results_to_l1"),
+    ),
+    Mutant(
+        "csrc/emulator/fixpipe.cpp",
+        "shape.row_major ? columns.row_pitch : width * bytes;",
+        "columns.row_pitch;",
+        "The last 16 columns of int8 leave a gap after each row.",
+        EMULATED.format("cube_kernels", "fixpipe_int8"),
+    ),
+    Mutant(
+        "csrc/emulator/mmad.cpp",
+        "to[i] = static_cast<float>((bits ^ 8) - 8);",
+        "to[i] = static_cast<float>(bits);",
+        "An int4 has no sign.",
+        EMULATED.format("cube", "int4_product"),
+    ),
+    Mutant(
+        "csrc/emulator/mmad.cpp",
+        "const uint32_t odd = mode == HalfFloat::kToEven ? bits >> kCut & 1u : 0u;",
+        "const uint32_t odd = 0u;",
+        "HF32 rounds ties down in each mode.",
+        EMULATED.format("cube", "hf32"),
+    ),
+    Mutant(
+        "csrc/emulator/mmad.cpp",
+        "const uint32_t row = k / 2 * 4 + k % 2 + std::min(choice, 2u);",
+        "const uint32_t row = k / 2 * 4 + std::min(choice, 2u);",
+        "The second of two sparse rows is one of the first three.",
+        EMULATED.format("cube", "sparse"),
+    ),
+    Mutant(
+        "csrc/emulator/mmad.cpp",
+        "for (uint32_t i = 0; bias != nullptr && i < kSide; ++i) {",
+        "for (uint32_t i = 0; bias != nullptr && i < 1; ++i) {",
+        "The bias is added to the first row alone.",
+        EMULATED.format("cube_kernels", "biased"),
+    ),
+    Mutant(
+        "csrc/emulator/compare.cpp",
+        "const uint64_t bit = same ? i : uint64_t{repeat} * lanes.lanes + i;",
+        "const uint64_t bit = uint64_t{repeat} * lanes.lanes + i;",
+        "Select in mode 0 takes other bits for each repeat.",
+        EMULATED.format("compounds", "same_bits_in_each_repeat"),
+    ),
+    Mutant(
+        "csrc/emulator/compare.cpp",
+        "whole.low -= whole.low % (kRepeatBytes / bytes);",
+        "whole.low -= 0;",
+        "Compare writes the bits of a repeat that is not full.",
+        EMULATED.format("compare", "not_full"),
+    ),
+    Mutant(
+        "csrc/emulator/cast.cpp",
+        "return std::clamp<int8_t>(Saturate<int8_t>(value), -8, 7); }",
+        "return std::clamp<int8_t>(Saturate<int8_t>(value), -7, 7); }",
+        "The least int4 is -7.",
+        EMULATED.format("compounds", "cast_to_4_bits"),
+    ),
+    Mutant(
+        "csrc/emulator/cast.cpp",
+        "return mode == RoundMode::CAST_ROUND || lower_is_odd;",
+        "return lower_is_odd;",
+        "CAST_ROUND rounds ties to even.",
+        EMULATED.format("cast", "test_cast and half-float-ROUND"),
+    ),
+    Mutant(
+        "csrc/emulator/reduce_tensor.cpp",
+        "sum = repeat == 0 ? next : Rounded(dtype, sum + next);",
+        "sum = repeat == 0 ? next : sum + next;",
+        "The sum of a count in half is rounded at the end only.",
+        EMULATED.format("rearranged", "sum_of_a_count"),
+    ),
+    Mutant(
+        "csrc/emulator/reduce_tensor.cpp",
+        "TreeSum(dtype, sums_of_repeats.data(), sums_of_repeats.size())",
+        "TreeSum(dtype, sums_of_repeats.data(), sums_of_repeats.size() - 1)",
+        "ReduceSum leaves the last repeat out.",
+        EMULATED.format("rearranged", "sum_of_repeats"),
+    ),
+    Mutant(
+        "csrc/emulator/gather.cpp",
+        "if (chosen[i] >= i * bytes) continue;",
+        "if (chosen[i] + bytes >= i * bytes) continue;",
+        "GatherMask in place may overwrite an element before its turn.",
+        EMULATED.format("rules", "test_rule and overlap.operands"),
+    ),
+    Mutant(
+        "csrc/emulator/transpose.cpp",
+        "memory + dst.begin + (i % kSquareSide * kSquareSide + i / kSquareSide) * bytes",
+        "memory + dst.begin + i * bytes",
+        "Transpose leaves a square as it is.",
+        EMULATED.format("rearranged", "squares"),
+    ),
+    Mutant(
+        "csrc/emulator/buffers.cpp",
+        "parent.next += static_cast<uint32_t>(room);",
+        "parent.next += 0;",
+        "All buffers of a TBufPool lie at one place.",
+        EMULATED.format("framework", "queues_order"),
+    ),
+    Mutant(
+        "csrc/emulator/buffers.cpp",
+        "if (pool == outer) return true;",
+        "if (pool == outer) return false;",
+        "A pool inside another one counts as one that was not reset.",
+        EMULATED.format("framework", "queues_order"),
+    ),
+    Mutant(
+        "csrc/emulator/atomic.cpp",
+        "return kind == AtomicKind::kMax ? std::max(there, comes) : std::min(there, comes);",
+        "return kind == AtomicKind::kMax ? comes : std::min(there, comes);",
+        "An atomic maximum of integers overwrites.",
+        EMULATED.format("sync", "atomic_transfers and max"),
+    ),
+    Mutant(
+        "csrc/emulator/atomic.cpp",
+        "return T(kind == AtomicKind::kMax ? std::max(a, b) : std::min(a, b));",
+        "return T(kind != AtomicKind::kMax ? std::max(a, b) : std::min(a, b));",
+        "Atomic maximum and minimum of floats are exchanged.",
+        EMULATED.format("sync", "atomic_transfers and float"),
+    ),
+    Mutant(
+        "csrc/emulator/scalar_cache.cpp",
+        "line.release = core.clocks().Publish();\n}",
+        "if (line.release == nullptr) line.release = core.clocks().Publish();\n}",
+        "A second SetValue of a line publishes what the first one knew.",
+        EMULATED.format("sync", "gives_way or chain or nothing"),
+    ),
+    Mutant(
+        "csrc/emulator/scalar_cache.cpp",
+        "core.machine.Poll(core, ref, offset);\n  const auto address",
+        "const auto address",
+        "A core that polls with GetValue keeps the others waiting.",
+        EMULATED.format("sync", "gives_way"),
+    ),
+    Mutant(
+        "csrc/emulator/workspace.cpp",
+        "  set.reset();\n",
+        "",
+        "IBWait does not take what IBSet has set.",
+        EMULATED.format("rules", "test_rule and ib"),
+    ),
+    Mutant(
+        "csrc/emulator/workspace.cpp",
+        "LearnFrom(core, set->known, {set->number});\n  set.reset();",
+        "set.reset();",
+        "IBWait does not learn what came before IBSet.",
+        EMULATED.format("sync", "ib_set_and_wait"),
+    ),
+    Mutant(
+        "csrc/emulator/sort.cpp",
+        "std::stable_sort(pairs.begin(), pairs.end(), Precedes);",
+        "std::stable_sort(pairs.rbegin(), pairs.rend(), Precedes);",
+        "Sort32 sorts upwards.",
+        EMULATED.format("reduce_sort", "sort32"),
+    ),
+    Mutant(
+        "csrc/emulator/sort.cpp",
+        "if (lists.suspend && taken[best] == sources[best].size()) break;",
+        "if (lists.suspend && taken[best] + 1 == sources[best].size()) break;",
+        "A merge is suspended an element too early.",
+        EMULATED.format("reduce_sort", "mrg_sort"),
+    ),
+    Mutant(
+        "csrc/emulator/translate.py",
+        "parts.append(text[start:i])\n            start = i + 1",
+        "parts.append(text[start:i])\n            start = i",
+        "A comma stays before each argument of a launch.",
+        EMULATED.format("host", "a_launch_becomes_a_call"),
+    ),
+    Mutant(
+        "csrc/emulator/translate.py",
+        'return "kCube" if cube else "kVector"',
+        'return "kVector"',
+        "A kernel without a kind is of vector cores.",
+        EMULATED.format("host", "kind_of_a_kernel"),
+    ),
+    Mutant(
+        "csrc/emulator/host/acl.cpp",
+        "return offset <= block.bytes && bytes <= block.bytes - offset ? &block : nullptr;",
+        "return offset <= block.bytes ? &block : nullptr;",
+        "A copy may end outside of an allocation.",
+        EMULATED.format("host", "calls_of_the_runtime"),
+    ),
+]
