@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "csrc" / "typecheck"))
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # torch_npu, where it is installed, would be loaded with torch and want its runtime
 os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"

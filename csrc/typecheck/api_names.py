@@ -6,6 +6,7 @@ their class and number of arguments. Everything inside `namespace emulator` is t
 
 import re
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,20 +18,34 @@ OPENS, CLOSES = dict(zip("({[<", ")}]>", strict=True)), set(")}]>")
 INTERNAL = {"Ref", "bits"}
 
 
-def preprocess(command: list[str], header: Path) -> tuple[str, set[str]]:
-    """What the header and all that it includes from its folder say, and their macros."""
+def preprocess(command: list[str], header: Path) -> dict[str, tuple[str, set[str]]]:
+    """What each header says, the given one and those of its folder that it includes; its macros.
+
+    The headers go by their paths in the folder.
+    """
     full = [*command, "-E", "-dD", str(header)]
     result = subprocess.run(full, check=True, capture_output=True, text=True)
-    ours, code, macros = False, [], set()
+    folder = header.parent.resolve()
+    code: dict[str, list[str]] = {}
+    macros: dict[str, set[str]] = {}
+    lines: list[str] | None = None
+    name = ""
     for line in result.stdout.splitlines():
         if marker := MARKER.match(line):
-            ours = Path(marker[1]).parent == header.parent
-        elif ours and line.startswith("#"):
-            macros |= set(MACRO.findall(line))
-        elif ours:
-            code.append(line)
-    kept = {name for name in macros if not name.startswith("MOGE_") and not name.endswith("_H_")}
-    return "\n".join(code), kept
+            path = Path(marker[1]).resolve()
+            name = str(path.relative_to(folder)) if path.is_relative_to(folder) else ""
+            lines = code.setdefault(name, []) if name else None
+        elif lines is not None and line.startswith("#"):
+            macros.setdefault(name, set()).update(MACRO.findall(line))
+        elif lines is not None:
+            lines.append(line)
+    return {
+        name: ("\n".join(code[name]), set(filter(_kept, macros.get(name, ())))) for name in code
+    }
+
+
+def _kept(macro: str) -> bool:
+    return not macro.startswith("MOGE_") and not macro.endswith("_H_")
 
 
 def skip(tokens: list[str], at: int) -> int:
@@ -73,8 +88,18 @@ class Scanner:
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = tokens
-        self.names: set[str] = set()
+        # names of each class and enumeration, and under "" those that are of none
+        self.members: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self.constructors: set[tuple[str, int]] = set()
+
+    @property
+    def names(self) -> set[str]:
+        """All names."""
+        return {name for names in self.members.values() for name in names}
+
+    def add(self, owner: str, *names: str) -> None:
+        """Notes names, in their order."""
+        self.members[owner].update(dict.fromkeys(names))
 
     def scope(self, at: int, end: int, owner: str = "", public: bool = True) -> None:
         """All declarations between two positions, of a namespace or of a class."""
@@ -99,7 +124,7 @@ class Scanner:
             return end
         if word == "using":
             if self.tokens[at + 2] == "=" and public:
-                self.names.add(following)
+                self.add(owner, following)
             return self.tokens.index(";", at) + 1
         if word in {"class", "struct", "union", "enum"}:
             return self.type(at, owner, public)
@@ -115,9 +140,10 @@ class Scanner:
         end = skip(self.tokens, body)
         name = "" if self.tokens[at] in "{:" else self.tokens[at]
         if public:
-            self.names |= {name} - {""}
+            if name:
+                self.add(owner, name)
             if kind == "enum":
-                self.names |= {piece[0] for piece in split(self.tokens[body + 1 : end - 1])}
+                self.add(name or owner, *(p[0] for p in split(self.tokens[body + 1 : end - 1])))
             else:
                 self.scope(body + 1, end - 1, name or owner, kind != "class")
         return self.tokens.index(";", end) + 1
@@ -146,7 +172,7 @@ class Scanner:
             elif parameters:
                 self.function(owner, self.tokens[start:parameters], parameters, self.tokens[at - 1])
             else:
-                self.variables(declared)
+                self.variables(owner, declared)
         return at + 1
 
     def function(self, owner: str, words: list[str], at: int, last: str) -> None:
@@ -160,9 +186,9 @@ class Scanner:
                 least = sum("=" not in piece for piece in pieces)
                 self.constructors |= {(owner, n) for n in range(least, len(pieces) + 1)}
         else:
-            self.names.add(words[-1])
+            self.add(owner, words[-1])
 
-    def variables(self, tokens: list[str]) -> None:
+    def variables(self, owner: str, tokens: list[str]) -> None:
         """The names that a declaration lists."""
         for piece in split(tokens):
             name = ""
@@ -170,15 +196,24 @@ class Scanner:
                 if token in {"=", "{", "["}:
                     break
                 name = token if re.match(r"[A-Za-z_]", token) else name
-            self.names.add(name)
+            self.add(owner, name)
+
+
+def headers(command: list[str], header: Path) -> dict[str, Scanner]:
+    """What each header of the API declares; its macros are names of no class."""
+    found = {}
+    for name, (code, macros) in preprocess(command, header).items():
+        scanner = found[name] = Scanner(TOKEN.findall(code))
+        scanner.scope(0, len(scanner.tokens))
+        scanner.add("", *sorted(macros))
+    return found
 
 
 def public_names(command: list[str], header: Path) -> tuple[set[str], set[tuple[str, int]]]:
     """Names, and constructors, of a header's API."""
-    code, macros = preprocess(command, header)
-    scanner = Scanner(TOKEN.findall(code))
-    scanner.scope(0, len(scanner.tokens))
-    return (scanner.names | macros) - INTERNAL, scanner.constructors
+    scanners = headers(command, header).values()
+    names = {name for scanner in scanners for name in scanner.names}
+    return names - INTERNAL, {each for scanner in scanners for each in scanner.constructors}
 
 
 def constructed(texts: list[str]) -> Iterator[tuple[str, int]]:

@@ -61,7 +61,7 @@ def subject(file: str) -> str:
 
 def sources() -> tuple[list[Path], list[Path]]:
     """The files that are read, of Python and of C++."""
-    folders = [ROOT / "moge_ops", ROOT / "triton_kernels"]
+    folders = [ROOT / "moge_ops", ROOT / "triton_kernels", ROOT / "csrc" / "emulator"]
     python = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     cpp = sorted(path for end in ("*.cpp", "*.h") for path in (ROOT / "csrc").rglob(end))
     return [*python, ROOT / "setup.py"], cpp

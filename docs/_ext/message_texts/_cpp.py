@@ -11,7 +11,9 @@ LITERAL = re.compile(r'"((?:\\.|[^"\\\n])*)"')
 # a statement ends at ; { } outside of literals
 STATEMENT = re.compile(r'(?:"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])\'|[^;{}"\'])+')
 FORMAT = re.compile(r"%[-+#0 ]*\d*(?:\.\d+)?(?:hh|h|ll|l|z)?[sdiuxXpfgc]")
-RULE = re.compile(r'X\(k\w+,\s*"([^"]+)",[\s\\]*"([^"]+)"\)')
+RULE = re.compile(r'X\(k\w+,\s*"([^"]+)",\s*k(\w+),[\s\\]*"([^"]+)"\)')
+# what a broken rule of a level is, unless a launch sets another one
+LEVELS = {"Error": "RuntimeError", "Fixed": "RuntimeError", "Warning": "warning", "Off": "warning"}
 # what is in a statement that shows a text -> the kind of message
 SHOWN = {
     "static_assert": "compiler's error",
@@ -21,6 +23,8 @@ SHOWN = {
     "std::logic_error": "RuntimeError",
     "Error(": "RuntimeError",
     "Fail(": "RuntimeError",
+    "Report(Rule": "RuntimeError or warning",
+    "Refuse(": "standard error",
     "Need(": "RuntimeError",
 }
 # texts for other readers: sources of the model's constants, and what a module is
@@ -39,7 +43,7 @@ def messages(path: Path, root: Path) -> Iterator[Message]:
     rules = list(RULE.finditer(source))
     for found in rules:
         line = source.count("\n", 0, found.start()) + 1
-        yield Message(f"rule {found[1]}: {found[2]}", "RuntimeError", file, line)
+        yield Message(f"rule {found[1]}: {found[3]}", LEVELS[found[2]], file, line)
     if rules or file in NOT_MESSAGES:
         return
     source = re.sub(r"^[ \t]*#[ \t]*include[^\n]*", blank, source, flags=re.MULTILINE)

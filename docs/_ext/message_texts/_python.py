@@ -102,6 +102,8 @@ class Reader:
             self._add(node.args[0], scope, kind, node.lineno)
         elif name in LOGGED and on is not None and last(on) in ("logger", "_logger", "logging"):
             self._add(node.args[0], scope, f"log, {name}", node.lineno, node.args[1:])
+        elif name == "error" and on is not None and last(on) == "parser":
+            self._add(node.args[0], scope, "standard error", node.lineno)
         elif name == "print" and any(
             each.arg == "file" and last(each.value) == "stderr" for each in node.keywords
         ):
