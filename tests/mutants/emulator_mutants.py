@@ -13,8 +13,8 @@ MUTANTS = [
     # --- rules of the emulator ---
     Mutant(
         "csrc/emulator/flags.cpp",
-        "if (flag) {\n    Report(Rule::kFlagTwice,",
-        "if (flag && id > 7) {\n    Report(Rule::kFlagTwice,",
+        "if (flag)\n    Report(Rule::kFlagTwice,",
+        "if (flag && id > 7)\n    Report(Rule::kFlagTwice,",
         "A flag may be set twice.",
         RULE.format("flag.twice"),
     ),
