@@ -11,7 +11,7 @@ namespace {
 template <typename T>
 T Combine(AtomicKind kind, T there, T comes) {
   if constexpr (std::is_integral_v<T>) {
-    if (kind == AtomicKind::kAdd) return static_cast<T>(there + comes);
+    if (kind == AtomicKind::kAdd) return static_cast<T>(int64_t{there} + comes);
     return kind == AtomicKind::kMax ? std::max(there, comes) : std::min(there, comes);
   } else {
     const auto a = static_cast<float>(there);

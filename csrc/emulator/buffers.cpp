@@ -224,6 +224,7 @@ int32_t InitQueue(uint32_t pool, const QueueShape& shape, uint8_t number, uint32
 
 void AddQueueBuffer(int32_t queue, uint32_t pool, uint32_t address, uint32_t bytes) {
   Core& core = Enter(Op::kInitBuffer);
+  if (queue < 0) Fail(Rule::kQueueNotInitialised, "call InitStartBufHandle first");
   const TPosition position = core.buffers.queues[queue].position;
   CheckPlace(core, pool, MemoryOf(position), address, bytes);
   AddToQueue(core, queue, AddBuffer(core, pool, position, address, bytes));
@@ -251,7 +252,7 @@ uint32_t InitBufAt(uint32_t pool, TPosition position, uint32_t address, uint32_t
 
 LocalRef BufGet(uint32_t id, uint64_t offset, uint64_t bytes) {
   Core& core = Enter(Op::kGet);
-  if (id == 0 || !core.buffers.all[id].alive) {
+  if (id == 0 || id >= core.buffers.all.size() || !core.buffers.all[id].alive) {
     Fail(Rule::kQueueNotInitialised, "the buffer is empty: call TPipe::InitBuffer first");
   }
   const Buffer& buffer = core.buffers.all[id];
@@ -269,7 +270,7 @@ LocalRef BufGet(uint32_t id, uint64_t offset, uint64_t bytes) {
 
 LocalRef BufGet(uint32_t id) {
   const std::vector<Buffer>& all = CurrentCore().buffers.all;
-  return BufGet(id, 0, id == 0 ? 0 : all[id].end - all[id].begin);
+  return BufGet(id, 0, id < all.size() ? all[id].end - all[id].begin : 0);
 }
 
 // --- pools ----------------------------------------------------------------------------------
@@ -298,7 +299,7 @@ uint32_t SharePool(uint32_t parent, uint32_t other, TPosition position, uint32_t
   if (memory != shared.memory) {
     Fail(Rule::kPoolMemory, "%s shared with a pool of %s", Name(memory), Name(shared.memory));
   }
-  if (RoundUp(bytes, kBlockBytes) > shared.end - shared.begin) {
+  if (RoundUp(uint64_t{bytes}, kBlockBytes) > shared.end - shared.begin) {
     Fail(Rule::kPoolCapacity, "%u bytes shared with a pool of %u", bytes,
          shared.end - shared.begin);
   }

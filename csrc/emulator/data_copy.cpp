@@ -2,11 +2,8 @@
 #include <algorithm>
 
 #include "core.h"
-#include "params.h"
 
 namespace emulator {
-
-namespace {}  // namespace
 
 void Advise(const GlobalRef& ref, const Traffic& traffic) {
   const Core& core = CurrentCore();
@@ -35,7 +32,7 @@ uint32_t CopyBytes(DType dtype, uint32_t count) {
   const uint64_t bytes = BytesOf(dtype, count);
   const auto whole = static_cast<uint32_t>(bytes / kBlockBytes * kBlockBytes);
   if (bytes == whole) return whole;
-  CurrentCore().op = Op::kDataCopy;
+  Enter(Op::kDataCopy);
   Report(Rule::kCopyCount,
          "count*sizeof(T) must be a multiple of 32 bytes, got count=%u of %s (%llu bytes)", count,
          Name(dtype), Number(bytes));
@@ -43,14 +40,13 @@ uint32_t CopyBytes(DType dtype, uint32_t count) {
 }
 
 void CheckBlockCount(Op op, uint32_t block_count) {
-  CurrentCore().op = op;
-  CheckFields(CurrentCore());
+  CheckFields(Enter(op));
   CheckRange(limits::DataCopyParams::blockCount, block_count);
 }
 
 void CheckPad(DType dtype, uint32_t block_bytes, const Padding& padding) {
   const auto& [is_pad, left, right, value] = padding;
-  CurrentCore().op = Op::kDataCopyPad;
+  Enter(Op::kDataCopyPad);
   constexpr Limit kLength = limits::DataCopyExtParams::blockLen;
   if (!kLength.Allows(block_bytes) || block_bytes % SizeOf(dtype) != 0) {
     Report(Rule::kCopyLength, "blockLen is 0 to %lld bytes, in whole elements of %s, got %u",
@@ -93,10 +89,11 @@ void CopyIn(Op op, DType dtype, const LocalRef& dst, const GlobalRef& src, const
   if (rows.rows == 0 || rows.bytes == 0) return;
   const uint32_t left = padding != nullptr ? padding->left : 0;
   const uint32_t right = padding != nullptr ? padding->right : 0;
-  const uint32_t width = RoundUp(left + rows.bytes + right, kBlockBytes);
+  const uint64_t padded = RoundUp(uint64_t{left} + rows.bytes + right, kBlockBytes);
   core.CheckGlobal(src, 0, rows.Reach(rows.source_pitch), rows.alignment);
-  const uint64_t reach = (rows.rows - 1) * rows.destination_pitch + width;
+  const uint64_t reach = (rows.rows - 1) * rows.destination_pitch + padded;
   const uint32_t begin = core.Check(dst, 0, reach, kBlockBytes);
+  const auto width = static_cast<uint32_t>(padded);
   if (core.machine.options.counting && memory == Memory::kL1) return;
   core.lacks_data = core.IsBulk(src);
   uint8_t* to = core.Bytes(dst);

@@ -8,7 +8,7 @@
 
 namespace emulator {
 
-// Between global memory and UB addresses are aligned to their elements, to L1 and back to nothing.
+// Of a global address: copies from and to UB need that of an element, those from and to L1 none.
 inline uint32_t GlobalAlignment(DType dtype, TPosition local) {
   return local == TPosition::A1 || local == TPosition::B1 || local == TPosition::C1 ||
                  local == TPosition::TSCM
@@ -39,17 +39,18 @@ inline Rows LocalRows(TPosition destination, const AscendC::DataCopyParams& para
 }
 
 // Rows in global memory as they are, in UB in whole blocks of 32 bytes.
-inline uint32_t PaddedBytes(uint32_t bytes) { return (bytes + 31u) / 32u * 32u; }
 template <typename Params>
 Rows PadInRows(const Params& params, const Padding& padding) {
   const uint32_t bytes = params.blockLen;
   return {params.blockCount, bytes, uint64_t{bytes} + params.srcStride,
-          PaddedBytes(padding.left + bytes + padding.right) + uint64_t{params.dstStride} * 32u};
+          RoundUp(uint64_t{padding.left} + bytes + padding.right, 32u) +
+              uint64_t{params.dstStride} * 32u};
 }
 template <typename Params>
 Rows PadOutRows(const Params& params) {
   const uint32_t bytes = params.blockLen;
-  return {params.blockCount, bytes, PaddedBytes(bytes) + uint64_t{params.srcStride} * 32u,
+  return {params.blockCount, bytes,
+          RoundUp(uint64_t{bytes}, 32u) + uint64_t{params.srcStride} * 32u,
           uint64_t{bytes} + params.dstStride};
 }
 

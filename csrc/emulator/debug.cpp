@@ -49,13 +49,14 @@ std::string ElementText(const uint8_t* bytes, DType dtype, uint64_t index) {
 std::vector<std::string> Elements(const LocalRef& ref, DType dtype, uint64_t offset,
                                   uint32_t count) {
   Core& core = CurrentCore();
-  const uint64_t bytes = BytesOf(dtype, count);
+  // an int4 that is alone in its byte
+  const uint64_t bytes = BytesOf(dtype, count) + (dtype == DType::kInt4 ? count % 2 : 0);
   const uint32_t begin = core.Check(ref, BytesOf(dtype, offset), bytes, 1);
   const LocalMemory& memory = core.Local(MemoryOf(ref.position));
   std::vector<std::string> texts;
   for (uint32_t i = 0; i < count; ++i) {
-    const uint64_t first = begin + BytesOf(dtype, i + 1) - BytesOf(dtype, 1);
-    const uint64_t end = begin + BytesOf(dtype, i + 1);
+    const uint64_t first = begin + BytesOf(dtype, i);
+    const uint64_t end = first + SizeOf(dtype);
     const bool known =
         memory.state.empty() ||
         std::all_of(memory.state.begin() + first, memory.state.begin() + end,
@@ -80,10 +81,11 @@ std::vector<std::string> Elements(const GlobalRef& ref, DType dtype, uint64_t of
 // Brackets as the shape nests them; `-` for elements of it that were not asked for.
 std::string Nested(const std::vector<std::string>& texts, const AscendC::ShapeInfo& shape, int dim,
                    uint64_t& at) {
+  const bool innermost = dim + 1 >= std::min<int>(shape.shapeDim, AscendC::K_MAX_DIM);
   std::string text = "[";
   for (uint32_t i = 0; i < shape.shape[dim]; ++i) {
-    if (i > 0) text += dim + 1 < shape.shapeDim ? ",\n" : ", ";
-    if (dim + 1 < shape.shapeDim) {
+    if (i > 0) text += innermost ? ", " : ",\n";
+    if (!innermost) {
       text += Nested(texts, shape, dim + 1, at);
     } else {
       text += at < texts.size() ? texts[at] : "-";
@@ -102,7 +104,7 @@ std::string Joined(const std::vector<std::string>& texts, uint64_t from, uint64_
 template <typename Ref>
 void DumpElements(const Ref& ref, const std::string& place, DType dtype, uint64_t offset,
                   uint32_t number, uint32_t count, const AscendC::ShapeInfo* shape) {
-  CurrentCore().op = Op::kDump;
+  Enter(Op::kDump);
   const std::vector<std::string> texts = Elements(ref, dtype, offset, count);
   std::string body;
   uint64_t shown = 0;
@@ -137,7 +139,7 @@ void FailAssertion(const char* file, int line, const char* expression, const std
                  text.c_str());
     std::abort();
   }
-  CurrentCore().op = Op::kAssert;
+  Enter(Op::kAssert);
   Fail(Rule::kAssert, "%s:%d: `%s' is false. %s", file, line, expression, text.c_str());
 }
 

@@ -20,6 +20,7 @@ std::optional<Signal>& FindFlag(Core& core, HardEvent event, int32_t id, bool ch
 }
 
 int32_t FreeEvent(Flags& flags, HardEvent event) {
+  if (event == HardEvent::MAX) Fail(Rule::kCorePipe, "HardEvent::MAX is between no pipes");
   const int number = static_cast<int>(event);
   for (int32_t id = 0; id < kEventIds; ++id) {
     if ((flags.taken[number] >> id & 1) != 0) continue;

@@ -199,6 +199,10 @@ void Loader::GatherRow(uint32_t row, uint32_t column, uint8_t* bytes, uint8_t* s
     uint64_t at = group_at + pixel * piece;
     if (registers_.boundary != 0 && src_.begin + at >= registers_.boundary) {
       at = (src_.begin + at) % registers_.boundary;  // reading goes on at the start of L1
+      if (at + piece > local.bytes.size()) {
+        Fail(Rule::kLocalBounds, "byte %llu of L1, for a boundary of %u", Number(at),
+             registers_.boundary);
+      }
     } else {
       at = core_.Check(src_, at, piece, 1);
     }

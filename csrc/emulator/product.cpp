@@ -170,18 +170,19 @@ void Run(Core& core, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
   work.products = uint64_t{shape.m} * shape.n * shape.k;
   core.Multiply(shape.dtype, work);
   if (work.products == 0) return;
-  const uint32_t left_bytes =
+  const uint64_t left_bytes =
       IsRow(shape) ? RowBytes(shape.dtype, shape.k)
-                   : ((m_fractals - 1) * shape.a_pitch + shape.k_fractals) * kFractalBytes;
+                   : (uint64_t{m_fractals - 1} * shape.a_pitch + shape.k_fractals) * kFractalBytes;
   const uint32_t left = core.Check(a, 0, left_bytes, kFractalBytes);
   const uint32_t right_fractals =
       shape.index != nullptr ? CeilDivide(shape.k / 2, shape.k_side) : shape.k_fractals;
   const uint32_t right =
-      core.Check(b, 0, right_fractals * n_fractals * kFractalBytes, kFractalBytes);
-  const uint32_t result_bytes = m_fractals * n_fractals * kProductBytes;
+      core.Check(b, 0, uint64_t{right_fractals} * n_fractals * kFractalBytes, kFractalBytes);
+  const uint64_t result_bytes = uint64_t{m_fractals} * n_fractals * kProductBytes;
   const uint32_t result = core.Check(dst, 0, result_bytes, kProductBytes);
+  const auto result_end = static_cast<uint32_t>(result + result_bytes);
   if (product.bias != nullptr) core.Check(*product.bias, 0, shape.n * 4, 64);
-  TakeUnits(core, result, result + result_bytes, product.unit_flag);
+  TakeUnits(core, result, result_end, product.unit_flag);
   if (core.machine.options.counting) return;
   if (core.machine.options.checks) {
     ReadLeft(core, left, shape);
@@ -189,8 +190,8 @@ void Run(Core& core, const LocalRef& dst, const LocalRef& a, const LocalRef& b,
     if (product.bias != nullptr) {
       core.Follow(Memory::kBias, product.bias->begin, product.bias->begin + shape.n * 4);
     }
-    if (!shape.init) ReadSums(core, result, result + result_bytes, shape);
-    WriteSums(core, result, result + result_bytes, shape);
+    if (!shape.init) ReadSums(core, result, result_end, shape);
+    WriteSums(core, result, result_end, shape);
     if (product.bias != nullptr) CarryBias(core, product.bias->begin, result, shape);
   }
   MultiplyFractals(shape, core.Bytes(a), core.Bytes(b),
@@ -212,7 +213,7 @@ void RunFromTable(Core& core, const LocalRef& dst, const LocalRef& a, const Loca
 }  // namespace
 
 void CheckBias(const AscendC::MmadParams& params) {
-  CurrentCore().op = Op::kMmad;
+  Enter(Op::kMmad);
   if (params.cmatrixInitVal) {
     Fail(Rule::kMmadBias, "cmatrixInitVal is true: the product would start from 0");
   }

@@ -38,7 +38,8 @@ const Way& FindWay(TPosition source, TPosition destination) {
 }
 
 Queue& FindQueue(Core& core, int32_t id) {
-  if (id < 0 || !core.buffers.queues[id].alive) {
+  const std::vector<Queue>& queues = core.buffers.queues;
+  if (id < 0 || static_cast<size_t>(id) >= queues.size() || !queues[id].alive) {
     Fail(Rule::kQueueNotInitialised, "the queue has no buffers: call TPipe::InitBuffer first");
   }
   return core.buffers.queues[id];
@@ -137,24 +138,24 @@ LocalRef QueueAlloc(int32_t id) {
 void QueuePush(int32_t id, const LocalRef& ref) { Push(id, ref, nullptr); }
 
 void QueuePush(int32_t id, const LocalRef& ref, TPosition source, TPosition destination) {
-  CurrentCore().op = Op::kEnQue;
+  Enter(Op::kEnQue);
   const Route route = RouteBetween(source, destination);
   Push(id, ref, &route);
 }
 
 LocalRef QueuePop(int32_t id) {
-  CurrentCore().op = Op::kDeQue;
+  Enter(Op::kDeQue);
   return Pop(id, 0, nullptr);
 }
 
 LocalRef QueuePop(int32_t id, const LocalRef& ref) {
-  CurrentCore().op = Op::kDeQue;
+  Enter(Op::kDeQue);
   if (ref.buffer == 0) Fail(Rule::kQueueEmpty, "the tensor was not enqueued");
   return Pop(id, ref.buffer, nullptr);
 }
 
 LocalRef QueuePop(int32_t id, TPosition source, TPosition destination) {
-  CurrentCore().op = Op::kDeQue;
+  Enter(Op::kDeQue);
   const Route route = RouteBetween(source, destination);
   return Pop(id, 0, &route);
 }

@@ -2,6 +2,8 @@
 #ifndef MOGE_EMULATOR_SHAPE_H_
 #define MOGE_EMULATOR_SHAPE_H_
 
+#include <algorithm>
+
 #include "machine.h"
 
 namespace AscendC {
@@ -12,11 +14,13 @@ struct ShapeInfo {
   ShapeInfo() = default;
   ShapeInfo(uint8_t dims, const uint32_t sizes[], uint8_t original_dims,
             const uint32_t original_sizes[], DataFormat format)
-      : shapeDim(dims), originalShapeDim(original_dims), dataFormat(format) {
+      : shapeDim(std::min<uint8_t>(dims, K_MAX_DIM)),
+        originalShapeDim(std::min<uint8_t>(original_dims, K_MAX_DIM)),
+        dataFormat(format) {
     emulator::CheckRange(emulator::limits::ShapeInfo::shapeDim, dims);
     emulator::CheckRange(emulator::limits::ShapeInfo::originalShapeDim, original_dims);
-    for (int i = 0; i < dims; ++i) shape[i] = sizes[i];
-    for (int i = 0; i < original_dims; ++i) originalShape[i] = original_sizes[i];
+    for (int i = 0; i < shapeDim; ++i) shape[i] = sizes[i];
+    for (int i = 0; i < originalShapeDim; ++i) originalShape[i] = original_sizes[i];
   }
   ShapeInfo(uint8_t dims, const uint32_t sizes[], DataFormat format)
       : ShapeInfo(dims, sizes, dims, sizes, format) {}
@@ -28,9 +32,9 @@ struct ShapeInfo {
 };
 
 inline int GetShapeSize(const ShapeInfo& info) {
-  int size = 1;
-  for (int i = 0; i < info.shapeDim; ++i) size *= static_cast<int>(info.shape[i]);
-  return size;
+  uint32_t size = 1;
+  for (int i = 0; i < info.shapeDim; ++i) size *= info.shape[i];
+  return static_cast<int>(size);
 }
 
 }  // namespace AscendC

@@ -231,11 +231,16 @@ void PassTurn(const GlobalRef& workspace, const LocalRef& local) {
 
 namespace {
 
-GroupRounds& FindGroup(Core& core, const Group& group, uint32_t index, uint32_t size) {
+// `counts`: one for each core of the kind that calls. The group's sizes are those that it was made
+// with first.
+GroupRounds& FindGroup(Core& core, const Group& group, uint32_t index,
+                       std::vector<uint64_t> GroupRounds::* counts) {
   core.Begin(Op::kGroupBarrier, PIPE_S);
   if (core.IsCube()) Fail(Rule::kCorePipe, "a GroupBarrier is for vector cores");
-  if (index >= size) Fail(Rule::kGroupIndex, "index %u of a group of %u", index, size);
-  return core.machine.workspaces.groups[group.workspace];
+  GroupRounds& rounds = core.machine.workspaces.groups[group.workspace];
+  const size_t size = (rounds.*counts).size();
+  if (index >= size) Fail(Rule::kGroupIndex, "index %u of a group of %zu", index, size);
+  return rounds;
 }
 
 }  // namespace
@@ -261,10 +266,10 @@ void MakeGroup(const Group& group) {
 
 void ArriveInGroup(const Group& group, uint32_t index) {
   Core& core = CurrentCore();
-  GroupRounds& rounds = FindGroup(core, group, index, group.arriving);
+  GroupRounds& rounds = FindGroup(core, group, index, &GroupRounds::arrivals);
   const uint64_t round = rounds.arrivals[index]++ - rounds.first;
   while (rounds.arrived.size() <= round) {
-    rounds.arrived.emplace_back(group.arriving);
+    rounds.arrived.emplace_back(rounds.arrivals.size());
     rounds.done.push_back(0);
   }
   rounds.arrived[round][index] = Tell(core);
@@ -273,7 +278,7 @@ void ArriveInGroup(const Group& group, uint32_t index) {
 
 void WaitForGroup(const Group& group, uint32_t index) {
   Core& core = CurrentCore();
-  GroupRounds& rounds = FindGroup(core, group, index, group.waiting);
+  GroupRounds& rounds = FindGroup(core, group, index, &GroupRounds::waits);
   const uint64_t number = rounds.waits[index]++;
   const auto complete = [&] {
     const uint64_t round = number - rounds.first;
@@ -290,7 +295,7 @@ void WaitForGroup(const Group& group, uint32_t index) {
   }
   LearnFrom(core, known, std::move(messages));
   // a round that all have waited for is not needed any more
-  if (++rounds.done[number - rounds.first] < group.waiting) return;
+  if (++rounds.done[number - rounds.first] < rounds.waits.size()) return;
   rounds.arrived.pop_front();
   rounds.done.pop_front();
   ++rounds.first;
