@@ -37,7 +37,7 @@ void SetBit(uint8_t* bytes, uint64_t bit, bool value) {
 // Bytes that hold one bit for each lane of each repeat.
 uint32_t BitBytes(const Lanes& lanes) {
   if (lanes.repeats == 0) return 0;
-  return static_cast<uint32_t>((uint64_t{lanes.repeats} * lanes.lanes + 7) / 8);
+  return static_cast<uint32_t>(CeilDivide(uint64_t{lanes.repeats} * lanes.lanes, 8u));
 }
 
 // Reads the bits that an instruction takes: from repeat to repeat other ones, or the same.
@@ -50,7 +50,7 @@ const uint8_t* ReadBits(Core& core, const Operand& dst, const LocalRef& mask, co
       needed = std::max(needed, (same ? 0 : uint64_t{repeat} * lanes.lanes) + lane + 1);
     }
   }
-  const auto bytes = static_cast<uint32_t>((needed + 7) / 8);
+  const auto bytes = static_cast<uint32_t>(CeilDivide(needed, 8u));
   const uint32_t begin = core.Check(mask, 0, bytes, kBlockBytes);
   core.Read(MemoryOf(mask.position), begin, begin + bytes);
   CheckApart(dst, lanes, mask, bytes);

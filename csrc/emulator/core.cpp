@@ -89,7 +89,7 @@ int64_t CountCycles() {
 }
 
 void StopCore() {
-  CurrentCore().op = Op::kTrap;
+  Enter(Op::kTrap);
   Fail(Rule::kTrap, "the kernel has called it");
 }
 

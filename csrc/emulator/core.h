@@ -108,6 +108,7 @@ class Core {
   uint64_t CheckGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, uint32_t alignment);
   // `carries`: what is undefined there comes along, by CarryIn, and is no error yet.
   void ReadGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bool carries = false);
+  // The states of bytes that move from or to global memory.
   void CarryIn(const GlobalRef& ref, uint64_t offset, Memory memory, uint32_t at, uint32_t bytes);
   void CarryOut(const GlobalRef& ref, uint64_t offset, const uint8_t* states, uint32_t bytes);
   void WriteGlobal(const GlobalRef& ref, uint64_t offset, uint64_t bytes, bool adds);
@@ -224,8 +225,8 @@ class Machine {
 };
 
 Core& CurrentCore();
-// The core, at the start of a call that a pipe executes; and of one that has a name in messages
-// only.
+// A call of the API starts with one of these two: Begin, where a pipe executes it; Enter, where
+// messages name it, and no pipe does anything.
 inline Core& Begin(Op op, pipe_t pipe) {
   Core& core = CurrentCore();
   core.Begin(op, pipe);

@@ -43,7 +43,7 @@ void SetHalfFloat(bool on) { Set(Op::kSetHF32Mode).half_float = on; }
 void SetHalfFloatRounding(bool to_zero) { Set(Op::kSetHF32TransMode).half_float_to_zero = to_zero; }
 
 void CheckRelu(uint8_t mode) {
-  CurrentCore().op = Op::kDataCopy;
+  Enter(Op::kDataCopy);
   CheckRange(limits::DataCopyCO12DstParams::reluPre, mode);
 }
 

@@ -155,9 +155,9 @@ class ToGlobal {
   void Check(uint64_t reach, bool row_major) {
     core_.CheckGlobal(dst_, 0, reach, row_major ? 1 : kBlockBytes);
   }
-  bool Counted() {
+  // what is not bulk would have to be computed
+  void CheckCounting() const {
     if (!core_.IsBulk(dst_)) core_.FailVirtual();
-    return true;
   }
   bool Carries() const { return !core_.registers.atomic; }
   void Write(uint64_t at, const uint8_t* line, uint32_t bytes, const uint8_t* states) {
@@ -185,7 +185,7 @@ class ToL1 {
                static_cast<double>(elements) / kFixpipeResults);
   }
   void Check(uint64_t reach, bool) { core_.Check(dst_, 0, reach, kBlockBytes); }
-  bool Counted() { return true; }
+  void CheckCounting() const {}
   bool Carries() const { return true; }
   void Write(uint64_t at, const uint8_t* line, uint32_t bytes, const uint8_t* states) {
     const auto begin = static_cast<uint32_t>(dst_.begin + at);
@@ -260,13 +260,8 @@ void MoveTo(Core& core, Sink sink, DType from, DType to, const LocalRef& src, Me
   const std::vector<uint64_t> scale = ReadScales(core, scales_in, scales, shape);
   if (ScalingOf(from, to, shape.quant) != Scaling::kNone) CheckScales(scale);
   const bool whole = ReadResults(core, src, shape, sink.Carries(), !Sink::kToL1);
-  if (core.machine.options.counting && sink.Counted()) return;
+  if (core.machine.options.counting) return sink.CheckCounting();
   Convert(core, sink, from, to, src, scale, columns, shape, whole);
-}
-
-Core& BeginMove(Op op) {
-  Core& core = Begin(op, PIPE_FIX);
-  return core;
 }
 
 // Fixpipe brings its scales along, in L1.
@@ -309,25 +304,25 @@ void MoveAsSet(Core& core, Sink sink, DType from, DType to, const LocalRef& src,
 
 void MoveOut(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
              const LocalRef* scales, const Export& shape) {
-  Core& core = BeginMove(Op::kFixpipe);
+  Core& core = Begin(Op::kFixpipe, PIPE_FIX);
   MoveWith(core, ToGlobal(core, dst), from, to, src, scales, shape);
 }
 
 void MoveOut(DType from, DType to, const LocalRef& dst, const LocalRef& src, const LocalRef* scales,
              const Export& shape) {
-  Core& core = BeginMove(Op::kFixpipe);
+  Core& core = Begin(Op::kFixpipe, PIPE_FIX);
   MoveWith(core, ToL1(core, dst), from, to, src, scales, shape);
 }
 
 void MoveOutAsSet(DType from, DType to, const GlobalRef& dst, const LocalRef& src,
                   const Export& shape) {
-  Core& core = BeginMove(Op::kDataCopy);
+  Core& core = Begin(Op::kDataCopy, PIPE_FIX);
   MoveAsSet(core, ToGlobal(core, dst), from, to, src, shape);
 }
 
 void MoveOutAsSet(DType from, DType to, const LocalRef& dst, const LocalRef& src,
                   const Export& shape) {
-  Core& core = BeginMove(Op::kDataCopy);
+  Core& core = Begin(Op::kDataCopy, PIPE_FIX);
   MoveAsSet(core, ToL1(core, dst), from, to, src, shape);
 }
 

@@ -26,7 +26,7 @@ Found Walk(void* list, uint32_t index) {
     ++at.before;
   }
   if (at.word * 8 > offset || offset % 8 != 0) {
-    CurrentCore().op = Op::kListTensorDesc;
+    Enter(Op::kListTensorDesc);
     Fail(Rule::kListTensor, "the addresses start at byte %llu, inside a description",
          Number(offset));
   }
@@ -35,7 +35,7 @@ Found Walk(void* list, uint32_t index) {
 
 void CheckIndex(void* list, uint32_t index) {
   const uint32_t tensors = CountListTensors(list);
-  CurrentCore().op = Op::kListTensorDesc;
+  Enter(Op::kListTensorDesc);
   if (index >= tensors) Fail(Rule::kListTensor, "tensor %u of %u", index, tensors);
 }
 
@@ -61,7 +61,7 @@ uint64_t FindListShape(void* list, uint32_t index) {
 
 void CheckList(void* list, uint32_t bytes, uint32_t tensors) {
   const Found end = Walk(list, kNotGiven);
-  CurrentCore().op = Op::kListTensorDesc;
+  Enter(Op::kListTensorDesc);
   if (tensors != kNotGiven && tensors != end.before) {
     Fail(Rule::kListTensor, "%u tensors, not %u", end.before, tensors);
   }

@@ -165,7 +165,7 @@ void LoadFractals(DType dtype, const LocalRef& dst, const GlobalRef& src, const 
 
 void LoadSquares(DType dtype, const LocalRef& dst, const LocalRef& src, const FractalRun& run) {
   if (dtype == DType::kInt4 && MemoryOf(dst.position) != Memory::kL0B) {
-    CurrentCore().op = Op::kLoadDataWithTranspose;
+    Enter(Op::kLoadDataWithTranspose);
     Fail(Rule::kLoadType, "int4 into %s", Name(MemoryOf(dst.position)));
   }
   LoadUnits(Op::kLoadDataWithTranspose, dst, src, run, SquareBytes(dtype),

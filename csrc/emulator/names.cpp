@@ -30,14 +30,7 @@ const char* Name(Op op) {
   return kNames[static_cast<int>(op)];
 }
 
-const char* Name(DType dtype) {
-  static constexpr const char* kNames[] = {
-#define MOGE_DTYPE(name, type, text) text,
-      MOGE_EMULATOR_DTYPES(MOGE_DTYPE)
-#undef MOGE_DTYPE
-  };
-  return kNames[static_cast<int>(dtype)];
-}
+const char* Name(DType dtype) { return TextOf(dtype).data(); }  // of a whole string
 
 const char* Name(Memory memory) {
   static constexpr const char* kNames[] = {

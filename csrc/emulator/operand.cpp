@@ -12,7 +12,7 @@ Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes, const Li
            element_bytes);
     }
     lanes.elements = count;
-    lanes.repeats = static_cast<uint32_t>((count + lanes.lanes - 1) / lanes.lanes);
+    lanes.repeats = static_cast<uint32_t>(CeilDivide(count, lanes.lanes));
     lanes.mask = PrefixMask(lanes.lanes);
     lanes.last =
         count == 0

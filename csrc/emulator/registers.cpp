@@ -27,7 +27,7 @@ void SetMask(uint64_t high, uint64_t low) {
 
 void SetMaskLength(int64_t length, DType dtype, bool counter) {
   if (counter) return SetMask(0, static_cast<uint64_t>(length));
-  CurrentCore().op = Op::kSetMask;
+  Enter(Op::kSetMask);
   const uint32_t lanes = kRepeatBytes / std::max(SizeOf(dtype), 2u);
   if (length < 0 || length > lanes) {
     Report(Rule::kMaskRange, "a length of %lld, of %u lanes of %s", static_cast<long long>(length),

@@ -44,9 +44,7 @@ class Box {
  public:
   Box(DType dtype, const SliceInfo* dst, const SliceInfo* src, uint32_t dimensions)
       : dimensions_(dimensions), element_(SizeOf(dtype)) {
-    Core& core = CurrentCore();
-    core.op = Op::kDataCopy;
-    CheckFields(core);
+    CheckFields(Enter(Op::kDataCopy));
     if (dimensions == 0 || dimensions > kDimensions) {
       Fail(Rule::kCopySlice, "%u dimensions, of 1 to %u", dimensions, kDimensions);
     }

@@ -204,7 +204,7 @@ class LocalMemAllocator {
   LocalTensor<T> Alloc(uint32_t size) {
     LocalTensor<T> tensor(position, address_, size);
     const uint64_t bytes = emulator::BytesOf(emulator::kDTypeOf<T>, size);
-    address_ = static_cast<uint32_t>((address_ + bytes + 31) / 32 * 32);
+    address_ = static_cast<uint32_t>(emulator::RoundUp(address_ + bytes, 32u));
     return tensor;
   }
   template <typename T, uint32_t size>

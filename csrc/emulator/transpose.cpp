@@ -109,7 +109,7 @@ void Transpose(DType dtype, const LocalRef& dst, const LocalRef& src, const Loca
 }
 
 BlockList BlocksAt(const uint64_t* addresses) {
-  CurrentCore().op = Op::kTransDataTo5HD;
+  Enter(Op::kTransDataTo5HD);
   BlockList blocks;
   for (uint32_t i = 0; i < kSquareSide; ++i) blocks[i] = UbAt(addresses[i]);
   return blocks;

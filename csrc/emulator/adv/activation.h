@@ -7,14 +7,6 @@
 
 namespace emulator {
 
-// Both operands, the first of them of `bytes`, are apart from temporary memory of `tmp_bytes`.
-inline void CheckTmpApart(const LocalRef& tmp, uint64_t tmp_bytes, uint64_t bytes,
-                          std::initializer_list<const LocalRef*> operands) {
-  for (const LocalRef* operand : operands) {
-    RefuseOverlap("the temporary buffer and an operand", tmp, tmp_bytes, *operand, bytes);
-  }
-}
-
 // dst = 1 + exp(scale * src)
 template <typename T>
 void OnePlusExp(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, T scale,
@@ -48,7 +40,7 @@ void DivideOnes(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T
 template <typename T>
 void SigmoidCall(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src,
                  const AscendC::LocalTensor<uint8_t>* tmp, uint32_t count) {
-  static_assert(kIsHalfOrFloat<T>, "Sigmoid: rule dtype.table: half, float");
+  MOGE_CHECK_HALF_OR_FLOAT("Sigmoid", T);
   const HighLevelCall call("Sigmoid");
   const LocalRef room =
       tmp == nullptr ? FrameworkTmp(kOnesBytes) : GivenTmp(tmp->Ref(), kOnesBytes);
@@ -67,7 +59,7 @@ template <typename T>
 void SwishCall(const char* name, const AscendC::LocalTensor<T>& dst,
                const AscendC::LocalTensor<T>& src, const AscendC::LocalTensor<T>* gate, float beta,
                uint32_t count) {
-  static_assert(kIsHalfOrFloat<T>, "Swish: rule dtype.table: half, float");
+  MOGE_CHECK_HALF_OR_FLOAT("Swish", T);
   const HighLevelCall call(name);
   const uint64_t bytes = uint64_t{count} * sizeof(T);
   RefuseOverlap("source and destination", dst.Ref(), bytes, src.Ref(), bytes);
@@ -101,7 +93,7 @@ void OnePlusExpCubic(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTen
 template <typename T>
 void GeGluCall(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& gate,
                const AscendC::LocalTensor<T>& src, uint32_t count) {
-  static_assert(kIsHalfOrFloat<T>, "GeGLU: rule dtype.table: half, float");
+  MOGE_CHECK_HALF_OR_FLOAT("GeGLU", T);
   const HighLevelCall call("GeGLU");
   const uint64_t bytes = uint64_t{count} * sizeof(T);
   RefuseOverlap("source and destination", dst.Ref(), bytes, src.Ref(), bytes);
@@ -119,7 +111,7 @@ template <typename T>
 void GeluCall(const char* name, bool faster, const AscendC::LocalTensor<T>& dst,
               const AscendC::LocalTensor<T>& src, const AscendC::LocalTensor<uint8_t>* tmp,
               uint32_t count) {
-  static_assert(kIsHalfOrFloat<T>, "Gelu: rule dtype.table: half, float");
+  MOGE_CHECK_HALF_OR_FLOAT("Gelu", T);
   const HighLevelCall call(name);
   const LocalRef room =
       tmp == nullptr ? FrameworkTmp(kGeluBytes) : GivenTmp(tmp->Ref(), kGeluBytes);

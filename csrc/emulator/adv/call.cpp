@@ -7,7 +7,7 @@ namespace emulator {
 
 HighLevelCall::HighLevelCall(const char* name) : outer_(CurrentCore().call) {
   CurrentCore().call = name;
-  CurrentCore().op = Op::kHighLevelCall;
+  Enter(Op::kHighLevelCall);
 }
 HighLevelCall::~HighLevelCall() { CurrentCore().call = outer_; }
 
@@ -39,6 +39,13 @@ void RefuseOverlap(const char* what, const LocalRef& one, uint64_t one_bytes, co
   if (one.begin + one_bytes <= other.begin || other.begin + other_bytes <= one.begin) return;
   Report(Rule::kAdvOverlap, "%s of %s share memory from UB %u on", what, CurrentCore().call,
          std::max(one.begin, other.begin));
+}
+
+void CheckTmpApart(const LocalRef& tmp, uint64_t tmp_bytes, uint64_t bytes,
+                   std::initializer_list<const LocalRef*> operands) {
+  for (const LocalRef* operand : operands) {
+    RefuseOverlap("the temporary buffer and an operand", tmp, tmp_bytes, *operand, bytes);
+  }
 }
 
 void AwaitVector() {

@@ -13,6 +13,8 @@ namespace emulator {
 
 template <typename T>
 inline constexpr bool kIsHalfOrFloat = kIsOneOf<T, half, float>;
+#define MOGE_CHECK_HALF_OR_FLOAT(NAME, T) \
+  static_assert(emulator::kIsHalfOrFloat<T>, NAME ": rule dtype.table: half, float")
 
 // While it lives, messages about an instruction name the call that the instruction is part of.
 class HighLevelCall {
@@ -35,6 +37,9 @@ LocalRef FrameworkTmp(uint64_t bytes);
 // Refuses two operands that share memory where the page of the call forbids it.
 void RefuseOverlap(const char* what, const LocalRef& one, uint64_t one_bytes, const LocalRef& other,
                    uint64_t other_bytes);
+// The same for temporary memory and each of the operands, which have `bytes`.
+void CheckTmpApart(const LocalRef& tmp, uint64_t tmp_bytes, uint64_t bytes,
+                   std::initializer_list<const LocalRef*> operands);
 
 // The scalar unit waits for what the vector pipe has done.
 void AwaitVector();

@@ -14,7 +14,7 @@ namespace {
 constexpr uint32_t kInBlock = 8;  // floats
 constexpr uint32_t kInWork = 64;
 
-uint32_t Eights(uint32_t rows) { return (rows + 7) / 8; }
+uint32_t Eights(uint32_t rows) { return CeilDivide(rows, 8u); }
 
 // A result for each row, from 64 floats or fewer of each; `stride` in blocks from row to row.
 void ReduceToResult(ReduceType type, const LocalTensor<float>& result,

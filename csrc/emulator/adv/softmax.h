@@ -6,16 +6,13 @@
 
 namespace AscendC {
 
-#define MOGE_SOFTMAX_TYPES(NAME, T) \
-  static_assert(emulator::kIsHalfOrFloat<T>, NAME ": rule dtype.table: half, float")
-
 template <typename T, bool isReuseSource = false, bool isBasicBlock = false,
           bool isDataFormatNZ = false, const SoftmaxConfig& config = SOFTMAX_DEFAULT_CFG>
 void SoftMax(const LocalTensor<T>& dstTensor, const LocalTensor<T>& sumTensor,
              const LocalTensor<T>& maxTensor, const LocalTensor<T>& srcTensor,
              const LocalTensor<uint8_t>& sharedTmpBuffer, const SoftMaxTiling& tiling,
              const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_SOFTMAX_TYPES("SoftMax", T);
+  MOGE_CHECK_HALF_OR_FLOAT("SoftMax", T);
   emulator::SoftMaxCall<T, T>("SoftMax", {isBasicBlock, isDataFormatNZ, false, config},
                               {dstTensor, srcTensor, sumTensor, maxTensor}, &sharedTmpBuffer,
                               tiling, softmaxShapeInfo);
@@ -25,7 +22,7 @@ template <typename T, bool isReuseSource = false, bool isBasicBlock = false,
 void SoftMax(const LocalTensor<T>& dstTensor, const LocalTensor<T>& sumTensor,
              const LocalTensor<T>& maxTensor, const LocalTensor<T>& srcTensor,
              const SoftMaxTiling& tiling, const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_SOFTMAX_TYPES("SoftMax", T);
+  MOGE_CHECK_HALF_OR_FLOAT("SoftMax", T);
   emulator::SoftMaxCall<T, T>("SoftMax", {isBasicBlock, isDataFormatNZ, false, config},
                               {dstTensor, srcTensor, sumTensor, maxTensor}, nullptr, tiling,
                               softmaxShapeInfo);
@@ -54,7 +51,7 @@ template <typename T, bool isReuseSource = false, bool isBasicBlock = false,
 void SoftMax(const LocalTensor<T>& dstTensor, const LocalTensor<T>& srcTensor,
              const LocalTensor<uint8_t>& sharedTmpBuffer, const SoftMaxTiling& tiling,
              const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_SOFTMAX_TYPES("SoftMax", T);
+  MOGE_CHECK_HALF_OR_FLOAT("SoftMax", T);
   emulator::SoftMaxCall<T, T>("SoftMax", {isBasicBlock, false, false, config},
                               {dstTensor, srcTensor, {}, {}}, &sharedTmpBuffer, tiling,
                               softmaxShapeInfo);
@@ -63,7 +60,7 @@ template <typename T, bool isReuseSource = false, bool isBasicBlock = false,
           const SoftmaxConfig& config = SOFTMAX_DEFAULT_CFG>
 void SoftMax(const LocalTensor<T>& dstTensor, const LocalTensor<T>& srcTensor,
              const SoftMaxTiling& tiling, const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_SOFTMAX_TYPES("SoftMax", T);
+  MOGE_CHECK_HALF_OR_FLOAT("SoftMax", T);
   emulator::SoftMaxCall<T, T>("SoftMax", {isBasicBlock, false, false, config},
                               {dstTensor, srcTensor, {}, {}}, nullptr, tiling, softmaxShapeInfo);
 }
@@ -75,7 +72,7 @@ void SimpleSoftMax(const LocalTensor<T>& dstTensor, const LocalTensor<T>& inSumT
                    const LocalTensor<T>& inMaxTensor, const LocalTensor<T>& srcTensor,
                    const LocalTensor<uint8_t>& sharedTmpBuffer, const SoftMaxTiling& tiling,
                    const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_SOFTMAX_TYPES("SimpleSoftMax", T);
+  MOGE_CHECK_HALF_OR_FLOAT("SimpleSoftMax", T);
   emulator::SimpleCall<T, T>({isBasicBlock, isDataFormatNZ, false, config},
                              {dstTensor, srcTensor, inSumTensor, inMaxTensor}, &sharedTmpBuffer,
                              tiling, softmaxShapeInfo);
@@ -85,7 +82,7 @@ template <typename T, bool isReuseSource = false, bool isBasicBlock = false,
 void SimpleSoftMax(const LocalTensor<T>& dstTensor, const LocalTensor<T>& inSumTensor,
                    const LocalTensor<T>& inMaxTensor, const LocalTensor<T>& srcTensor,
                    const SoftMaxTiling& tiling, const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_SOFTMAX_TYPES("SimpleSoftMax", T);
+  MOGE_CHECK_HALF_OR_FLOAT("SimpleSoftMax", T);
   emulator::SimpleCall<T, T>({isBasicBlock, isDataFormatNZ, false, config},
                              {dstTensor, srcTensor, inSumTensor, inMaxTensor}, nullptr, tiling,
                              softmaxShapeInfo);
@@ -115,7 +112,7 @@ template <typename T, bool isReuseSource = false, bool isDataFormatNZ = false>
 void LogSoftMax(const LocalTensor<T>& dst, const LocalTensor<T>& sum, const LocalTensor<T>& max,
                 const LocalTensor<T>& src, const LocalTensor<uint8_t>& sharedTmpBuffer,
                 const LogSoftMaxTiling& tiling, const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_SOFTMAX_TYPES("LogSoftMax", T);
+  MOGE_CHECK_HALF_OR_FLOAT("LogSoftMax", T);
   emulator::SoftMaxCall<T, T>("LogSoftMax", {false, isDataFormatNZ, true, SOFTMAX_DEFAULT_CFG},
                               {dst, src, sum, max}, &sharedTmpBuffer, {tiling.srcM, tiling.srcK},
                               softmaxShapeInfo);
@@ -126,8 +123,8 @@ void LogSoftMax(const LocalTensor<T>& dst, const LocalTensor<T>& sum, const Loca
 template <typename T1, typename T2, bool isDataFormatNZ = false, uint8_t stepSizeMode = 0>
 bool AdjustSoftMaxRes(const LocalTensor<T1>& softMaxRes, const LocalTensor<T2>& maxTensor,
                       const uint32_t from, const T1 to, const SoftMaxShapeInfo& softmaxShapeInfo) {
-  MOGE_SOFTMAX_TYPES("AdjustSoftMaxRes", T1);
-  MOGE_SOFTMAX_TYPES("AdjustSoftMaxRes", T2);
+  MOGE_CHECK_HALF_OR_FLOAT("AdjustSoftMaxRes", T1);
+  MOGE_CHECK_HALF_OR_FLOAT("AdjustSoftMaxRes", T2);
   static_assert(stepSizeMode == 0 || !isDataFormatNZ, "AdjustSoftMaxRes: stepSizeMode is for ND");
   using Bits = std::conditional_t<sizeof(T2) == 2, uint16_t, uint32_t>;
   const emulator::HighLevelCall call("AdjustSoftMaxRes");
@@ -149,8 +146,6 @@ bool AdjustSoftMaxRes(const LocalTensor<T1>& softMaxRes, const LocalTensor<T2>& 
   }
   return found;
 }
-
-#undef MOGE_SOFTMAX_TYPES
 
 }  // namespace AscendC
 

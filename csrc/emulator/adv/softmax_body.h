@@ -68,10 +68,7 @@ LocalRef PrepareRows(RowUse use, const AscendC::SoftMaxShapeInfo& shape, const S
   const uint64_t bytes = RowTmpBytes(use, 1, shape.srcK, sizeof(T) == 2);
   if (tmp == nullptr) return FrameworkTmp(bytes);
   const LocalRef room = GivenTmp(tmp->Ref(), bytes);
-  for (const LocalRef* other : apart) {
-    RefuseOverlap("the temporary buffer and an operand", room, bytes, *other,
-                  uint64_t{shape.srcM} * shape.srcK * sizeof(T));
-  }
+  CheckTmpApart(room, bytes, uint64_t{shape.srcM} * shape.srcK * sizeof(T), apart);
   return room;
 }
 

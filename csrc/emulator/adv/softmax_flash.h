@@ -79,9 +79,6 @@ void FlashCall(const char* name, const SoftMaxKind& kind, bool update, bool divi
 
 namespace AscendC {
 
-#define MOGE_FLASH_TYPES(NAME, T) \
-  static_assert(emulator::kIsHalfOrFloat<T>, NAME ": rule dtype.table: half, float")
-
 template <typename T, bool isReuseSource = false, bool isBasicBlock = false>
 void SoftmaxFlash(const LocalTensor<T>& dstTensor, const LocalTensor<T>& sumTensor,
                   const LocalTensor<T>& maxTensor, const LocalTensor<T>& srcTensor,
@@ -89,7 +86,7 @@ void SoftmaxFlash(const LocalTensor<T>& dstTensor, const LocalTensor<T>& sumTens
                   const LocalTensor<T>& inMaxTensor, const LocalTensor<uint8_t>& sharedTmpBuffer,
                   const SoftMaxTiling& tiling, bool isUpdate = false,
                   const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_FLASH_TYPES("SoftmaxFlash", T);
+  MOGE_CHECK_HALF_OR_FLOAT("SoftmaxFlash", T);
   emulator::FlashCall<T, T>(
       "SoftmaxFlash", {isBasicBlock, false, false, SOFTMAX_DEFAULT_CFG}, isUpdate, true,
       {dstTensor, sumTensor, maxTensor, srcTensor, expMaxTensor, inSumTensor, inMaxTensor},
@@ -101,7 +98,7 @@ void SoftmaxFlash(const LocalTensor<T>& dstTensor, const LocalTensor<T>& sumTens
                   const LocalTensor<T>& expMaxTensor, const LocalTensor<T>& inSumTensor,
                   const LocalTensor<T>& inMaxTensor, const SoftMaxTiling& tiling,
                   bool isUpdate = false, const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_FLASH_TYPES("SoftmaxFlash", T);
+  MOGE_CHECK_HALF_OR_FLOAT("SoftmaxFlash", T);
   emulator::FlashCall<T, T>(
       "SoftmaxFlash", {isBasicBlock, false, false, SOFTMAX_DEFAULT_CFG}, isUpdate, true,
       {dstTensor, sumTensor, maxTensor, srcTensor, expMaxTensor, inSumTensor, inMaxTensor}, nullptr,
@@ -142,7 +139,7 @@ void SoftmaxFlashV2(const LocalTensor<T>& dstTensor, const LocalTensor<T>& expSu
                     const LocalTensor<T>& expMaxTensor, const LocalTensor<T>& inExpSumTensor,
                     const LocalTensor<T>& inMaxTensor, const LocalTensor<uint8_t>& sharedTmpBuffer,
                     const SoftMaxTiling& tiling, const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_FLASH_TYPES("SoftmaxFlashV2", T);
+  MOGE_CHECK_HALF_OR_FLOAT("SoftmaxFlashV2", T);
   MOGE_FLASH_NORMAL;
   emulator::FlashCall<T, T>(
       "SoftmaxFlashV2", {isBasicBlock, isDataFormatNZ, false, config}, isUpdate, false,
@@ -156,7 +153,7 @@ void SoftmaxFlashV2(const LocalTensor<T>& dstTensor, const LocalTensor<T>& expSu
                     const LocalTensor<T>& expMaxTensor, const LocalTensor<T>& inExpSumTensor,
                     const LocalTensor<T>& inMaxTensor, const SoftMaxTiling& tiling,
                     const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_FLASH_TYPES("SoftmaxFlashV2", T);
+  MOGE_CHECK_HALF_OR_FLOAT("SoftmaxFlashV2", T);
   MOGE_FLASH_NORMAL;
   emulator::FlashCall<T, T>(
       "SoftmaxFlashV2", {isBasicBlock, isDataFormatNZ, false, config}, isUpdate, false,
@@ -201,7 +198,6 @@ constexpr SoftMaxTiling SoftMaxFlashV2TilingFunc(
                             dataTypeSize2, localWorkSpaceSize);
 }
 
-#undef MOGE_FLASH_TYPES
 #undef MOGE_FLASH_NORMAL
 
 }  // namespace AscendC

@@ -50,15 +50,12 @@ void GradCall(const char* name, bool front, const SoftMaxKind& kind,
 
 namespace AscendC {
 
-#define MOGE_GRAD_TYPES(NAME) \
-  static_assert(emulator::kIsHalfOrFloat<T>, NAME ": rule dtype.table: half, float")
-
 template <typename T, bool isReuseSource = false, bool isDataFormatNZ = false>
 void SoftmaxGrad(const LocalTensor<T>& dstTensor, const LocalTensor<T>& gradTensor,
                  const LocalTensor<T>& srcTensor, const LocalTensor<uint8_t>& sharedTmpBuffer,
                  const SoftMaxTiling& tiling, bool isFront = false,
                  const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_GRAD_TYPES("SoftmaxGrad");
+  MOGE_CHECK_HALF_OR_FLOAT("SoftmaxGrad", T);
   emulator::GradCall("SoftmaxGrad", isFront, {false, isDataFormatNZ, false, SOFTMAX_DEFAULT_CFG},
                      dstTensor, gradTensor, srcTensor, &sharedTmpBuffer, tiling, softmaxShapeInfo);
 }
@@ -66,7 +63,7 @@ template <typename T, bool isReuseSource = false, bool isDataFormatNZ = false>
 void SoftmaxGrad(const LocalTensor<T>& dstTensor, const LocalTensor<T>& gradTensor,
                  const LocalTensor<T>& srcTensor, const SoftMaxTiling& tiling, bool isFront = false,
                  const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_GRAD_TYPES("SoftmaxGrad");
+  MOGE_CHECK_HALF_OR_FLOAT("SoftmaxGrad", T);
   emulator::GradCall("SoftmaxGrad", isFront, {false, isDataFormatNZ, false, SOFTMAX_DEFAULT_CFG},
                      dstTensor, gradTensor, srcTensor, nullptr, tiling, softmaxShapeInfo);
 }
@@ -74,7 +71,7 @@ template <typename T, bool isBasicBlock = false, bool isDataFormatNZ = false>
 void SoftmaxGradFront(const LocalTensor<T>& dstTensor, const LocalTensor<T>& gradTensor,
                       const LocalTensor<T>& srcTensor, const LocalTensor<uint8_t>& sharedTmpBuffer,
                       const SoftMaxTiling& tiling, const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_GRAD_TYPES("SoftmaxGradFront");
+  MOGE_CHECK_HALF_OR_FLOAT("SoftmaxGradFront", T);
   emulator::GradCall("SoftmaxGradFront", true,
                      {isBasicBlock, isDataFormatNZ, false, SOFTMAX_DEFAULT_CFG}, dstTensor,
                      gradTensor, srcTensor, &sharedTmpBuffer, tiling, softmaxShapeInfo);
@@ -83,13 +80,11 @@ template <typename T, bool isBasicBlock = false, bool isDataFormatNZ = false>
 void SoftmaxGradFront(const LocalTensor<T>& dstTensor, const LocalTensor<T>& gradTensor,
                       const LocalTensor<T>& srcTensor, const SoftMaxTiling& tiling,
                       const SoftMaxShapeInfo& softmaxShapeInfo = {}) {
-  MOGE_GRAD_TYPES("SoftmaxGradFront");
+  MOGE_CHECK_HALF_OR_FLOAT("SoftmaxGradFront", T);
   emulator::GradCall("SoftmaxGradFront", true,
                      {isBasicBlock, isDataFormatNZ, false, SOFTMAX_DEFAULT_CFG}, dstTensor,
                      gradTensor, srcTensor, nullptr, tiling, softmaxShapeInfo);
 }
-
-#undef MOGE_GRAD_TYPES
 
 }  // namespace AscendC
 

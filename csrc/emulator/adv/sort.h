@@ -78,13 +78,13 @@ namespace AscendC {
 // Where element number elemOffset of a sorted list is: the index of a LocalTensor.
 template <typename T>
 uint32_t GetSortOffset(const uint32_t elemOffset) {
-  static_assert(emulator::kIsHalfOrFloat<T>, "GetSortOffset: rule dtype.table: half, float");
+  MOGE_CHECK_HALF_OR_FLOAT("GetSortOffset", T);
   return elemOffset * (emulator::kSortedBytes / sizeof(T));
 }
 // the bytes of a sorted list
 template <typename T>
 uint32_t GetSortLen(const uint32_t elemCount) {
-  static_assert(emulator::kIsHalfOrFloat<T>, "GetSortLen: rule dtype.table: half, float");
+  MOGE_CHECK_HALF_OR_FLOAT("GetSortLen", T);
   return elemCount * emulator::kSortedBytes;
 }
 
@@ -92,7 +92,7 @@ uint32_t GetSortLen(const uint32_t elemCount) {
 template <typename T>
 void Concat(LocalTensor<T>& concat, const LocalTensor<T>& src, const LocalTensor<T>& /*tmp*/,
             const int32_t repeatTime) {
-  static_assert(emulator::kIsHalfOrFloat<T>, "Concat: rule dtype.table: half, float");
+  MOGE_CHECK_HALF_OR_FLOAT("Concat", T);
   const emulator::HighLevelCall call("Concat");
   emulator::CheckSortRepeat(repeatTime);
   if (concat.Ref().position == TPosition::MAX) {
@@ -106,7 +106,7 @@ void Concat(LocalTensor<T>& concat, const LocalTensor<T>& src, const LocalTensor
 template <typename T, bool isFullSort>
 void Sort(const LocalTensor<T>& dst, const LocalTensor<T>& concat,
           const LocalTensor<uint32_t>& index, LocalTensor<T>& tmp, const int32_t repeatTime) {
-  static_assert(emulator::kIsHalfOrFloat<T>, "Sort: rule dtype.table: half, float");
+  MOGE_CHECK_HALF_OR_FLOAT("Sort", T);
   const emulator::HighLevelCall call("Sort");
   emulator::CheckSortRepeat(repeatTime);
   const uint32_t pairs = static_cast<uint32_t>(repeatTime) * 32;
@@ -122,7 +122,7 @@ void Sort(const LocalTensor<T>& dst, const LocalTensor<T>& concat,
 template <typename T>
 void Extract(const LocalTensor<T>& dstValue, const LocalTensor<uint32_t>& dstIndex,
              const LocalTensor<T>& sorted, const int32_t repeatTime) {
-  static_assert(emulator::kIsHalfOrFloat<T>, "Extract: rule dtype.table: half, float");
+  MOGE_CHECK_HALF_OR_FLOAT("Extract", T);
   const emulator::HighLevelCall call("Extract");
   emulator::CheckSortRepeat(repeatTime);
   if (repeatTime == 0) return;

@@ -125,7 +125,7 @@ void TopKInto(const TopKOperands<T>& call, const AscendC::LocalTensor<bool>& fin
 // What both forms check, and how much temporary memory they need.
 template <typename T, bool has_index, bool has_finished, bool small>
 uint32_t PrepareTopK(const AscendC::TopKInfo& info, int32_t k, bool largest) {
-  static_assert(kIsHalfOrFloat<T>, "TopK: rule dtype.table: half, float");
+  MOGE_CHECK_HALF_OR_FLOAT("TopK", T);
   CheckTopK(info, k, small, has_finished);
   return TopKTmpBytes(static_cast<uint32_t>(info.inner), static_cast<uint32_t>(info.outter),
                       has_index, small, largest, sizeof(T));

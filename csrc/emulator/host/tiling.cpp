@@ -104,8 +104,8 @@ bool TopKTilingFunc(const platform_ascendc::PlatformAscendC& ascendcPlatform, co
   topKTiling.allDataSize = inner * outter;
   topKTiling.innerDataSize = inner;
   topKTiling.sortRepeat = static_cast<uint32_t>(inner) / 32;
-  topKTiling.kAlignFourBytes = (k + 7) / 8 * 8;
-  topKTiling.kAlignTwoBytes = (k + 15) / 16 * 16;
+  topKTiling.kAlignFourBytes = emulator::RoundUp(k, 8);
+  topKTiling.kAlignTwoBytes = emulator::RoundUp(k, 16);
   return true;
 }
 
@@ -258,8 +258,7 @@ void GetGeGLUMaxMinTmpSize(const TensorShape&, const uint32_t, const bool, uint3
 
 uint32_t GetGeluMaxTmpSize(const TensorShape& srcShape, const uint32_t typeSize) {
   const auto bytes = static_cast<uint32_t>(srcShape.GetShapeSize()) * typeSize;
-  return std::max((bytes + emulator::kGeluBytes - 1) / emulator::kGeluBytes, 1u) *
-         emulator::kGeluBytes;
+  return std::max(emulator::RoundUp(bytes, emulator::kGeluBytes), emulator::kGeluBytes);
 }
 uint32_t GetGeluMinTmpSize(const TensorShape&, const uint32_t) { return emulator::kGeluBytes; }
 void GetGeluMaxMinTmpSize(const TensorShape& srcShape, const uint32_t typeSize, uint32_t& maxValue,
