@@ -141,8 +141,8 @@ void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const Loca
   emulator::Select(emulator::Whole(dst), selMask.Ref(), emulator::Whole(src0), nullptr, &src1, mode,
                    emulator::CountExtent(count));
 }
-// The mask register chooses the elements. SetCmpMask has taken the bits, for mode 2 the address of
-// the tensor that holds them,
+// The mask register chooses the elements. In mode 0 the compare mask holds the bits, in mode 2
+// the address of the tensor that holds them.
 template <typename T, SELMODE selMode>
 void Select(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,
             emulator::U8 repeatTime, const BinaryRepeatParams& params) {
@@ -154,7 +154,7 @@ void Select(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTe
                              emulator::Source0(src0, params), &second, selMode,
                              emulator::MaskExtent(false, uint64_t{0}, repeatTime));
 }
-// or, in mode 1, the scalar.
+// In mode 1 the compare mask holds the scalar.
 template <typename T, typename U>
 void Select(const LocalTensor<T>& dst, const LocalTensor<U>& selMask, const LocalTensor<T>& src0,
             emulator::U8 repeatTime, const BinaryRepeatParams& params) {

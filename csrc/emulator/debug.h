@@ -9,7 +9,7 @@
 
 namespace emulator {
 
-// one text at a time, also where cores run side by side
+// To stdout at once, so that it stands before the error that may follow.
 void PrintText(const char* format, ...);
 std::string FormatText(const char* format, ...);
 [[noreturn]] void FailAssertion(const char* file, int line, const char* expression,

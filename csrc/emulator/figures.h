@@ -17,7 +17,7 @@ namespace emulator {
   X(kLineBytes, 512, "B", "documented: the alignment that transfers want")                         \
   X(kLaunch, 13e-6, "s", "calibrated: task less mte2 time of the copies, 12.8 to 13.2 us")         \
   X(kIssue, 4, "cycles", "calibrated: scalar time of matmul, 337 us, 14 calls a step") \
-  X(kScalarUb, 34.0 / 3, "cycles", "documented: 18.4 ns for two reads and a write of a scalar Add") \
+  X(kScalarUb, 34.0 / 3, "cycles", "documented: 18.4 ns, two reads and a write of a scalar Add") \
   X(kLatency, 445, "cycles", "calibrated: Add on one core, two copies of 8 KB in 379 ns")          \
   X(kQueue, 32, "instructions", "documented: depth of MTE1's queue; taken for all")                \
   X(kVectorPort, 64, "B/cycle", "calibrated: L2 read by 48 vector cores, 365.7 us") \
@@ -27,7 +27,7 @@ namespace emulator {
   X(kCopyHead, 16, "cycles", "calibrated: copies of 128 bytes, 564.8 us")                          \
   X(kNdToNzHead, 120, "cycles", "calibrated with the next: Nd2Nz of 64 x 64, 300.7 us") \
   X(kPiece, 2.4, "cycles", "calibrated: Nd2Nz of 64 x 1024 out of L2, 415.0 us; of each row") \
-  X(kUnaligned, 1 / 0.7, "", "documented: 32-byte alignment has 70 % of the rate of 512, at worst") \
+  X(kUnaligned, 1 / 0.7, "", "documented: 32-byte alignment has 70 % of the rate of 512 at worst") \
   X(kVectorHead, 22, "cycles", "calibrated: vec time of Add, 150 cycles for 127 repeats")          \
   X(kLoadHead, 14, "cycles", "calibrated: mte1 time of matmul, 2538 us, in eight LoadData a step") \
   X(kMmadHead, 10, "cycles", "calibrated: mac time of matmul, 2 % above theory")                   \

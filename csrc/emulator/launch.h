@@ -87,7 +87,8 @@ struct Options {
   std::vector<Allocation> allocations;
   // false: the compiler's automatic barriers, vector after vector and scalar beside V, MTE2, MTE3
   bool strict = false;
-  // uninitialised memory, hazards and races; every other rule is always on
+  // whether bytes are written and defined when they are read, hazards, races, stale cache lines,
+  // most overlaps of operands; every other rule is always checked
   bool checks = true;
   // Only counts: bulk data is neither moved nor computed with, small allocations are. Without
   // checks.
@@ -101,9 +102,13 @@ struct Options {
   // one. The variable MOGE_EMULATOR_RULES, of the same form, is read before;
   // docs/backends/emulator.md lists the rules.
   std::string rules;
-  void (*warn)(const Error& warning) = nullptr;  // is told each; null: a line on stderr
+  // Is told the first warning of each rule and instruction; Counters::warnings count them all.
+  // Null: a line on stderr.
+  void (*warn)(const Error& warning) = nullptr;
 };
 
+// Runs the kernel once on each core. Throws Error at the first broken rule whose level is an error,
+// std::invalid_argument where the options have no meaning.
 Counters Launch(const Options& options, const std::function<void()>& kernel);
 
 struct RuleText {

@@ -165,8 +165,9 @@ struct Rows {
   uint64_t Reach(uint64_t pitch) const { return rows == 0 ? 0 : (rows - 1) * pitch + bytes; }
 };
 
-// Bytes before and after a row in local memory. Where there are any, they and those up to the next
-// 32 bytes are all the value, or undefined; else those up to there repeat the row's first element.
+// Bytes before and after each row in local memory. If there are any, they and what fills up the
+// last 32 bytes hold the value, or are undefined; if not, what fills up repeats the row's first
+// element.
 struct Padding {
   bool is_pad = false;
   uint32_t left = 0;

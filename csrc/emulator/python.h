@@ -93,8 +93,9 @@ inline pybind11::dict ToDict(const Counters& counters) {
   return result;
 }
 
-// Adds `EmulatorError`, a RuntimeError with the attribute `rule`, and `rules()`, a dict of every
-// rule's level and sentence by its id, to the module.
+// Adds to the module `EmulatorError`, a RuntimeError with the attribute `rule`, and three functions
+// that return a dict: `devices()`, `time_parameters()`, and `rules()`, every rule's level and
+// sentence by its id.
 inline void Bind(pybind11::module_& module) {
   // never destroyed: an exception may outlive the module
   static PyObject* type = nullptr;

@@ -129,7 +129,7 @@ def parse(arguments):
     add("--gdb-command", action="append", default=[], metavar="COMMAND", help="gdb does it, ends")
     add("--keep", metavar="DIR", help="leave the translated sources and the program there")
     add("--build-only", action="store_true", help="compile and do not run: with --keep")
-    add("--cache", metavar="DIR", help=f"for the emulator's library: {CACHE}")
+    add("--cache", metavar="DIR", help=f"for the library: MOGE_EMULATOR_CACHE, else {CACHE}")
     add("--compiler", default=os.environ.get("CXX", "g++"), help="g++ or clang++")
     options = parser.parse_args(arguments)
     options.gdb = options.gdb or bool(options.gdb_command)

@@ -37,7 +37,8 @@ TOKEN = re.compile(
     re.DOTALL,
 )
 KERNEL = re.compile(
-    r'(?P<before>(?:\b(?:extern\s+"\s*"|static|inline|__\w+__(?:\s*\([^()]*\))?)\s+)+)void\s+(?P<name>\w+)\s*\('
+    r'(?P<before>(?:\b(?:extern\s+"\s*"|static|inline|__\w+__(?:\s*\([^()]*\))?)\s+)+)'
+    r"void\s+(?P<name>\w+)\s*\("
 )
 
 

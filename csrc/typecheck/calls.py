@@ -202,6 +202,8 @@ def main() -> int:
     parser.add_argument("--tools", type=Path, help="sources of asc-tools")
     parser.add_argument("--clang", default=typecheck.COMPILER)
     args = parser.parse_args()
+    if (args.devkit is None) != (args.tools is None):
+        parser.error("--devkit and --tools belong together")
     with tempfile.TemporaryDirectory() as folder:
         commands = {OURS: our_command()}
         if args.devkit:

@@ -17,7 +17,7 @@ struct Block {
   const void* stream = nullptr;
 };
 
-// Live allocations by their address. One thread at a time: the lock is the caller's.
+// Live allocations by their address. Nothing here locks: the host calls from one thread at a time.
 std::map<uint8_t*, Block>& Blocks();
 // The one that [data, data + bytes) lies in, or null.
 Block* FindBlock(const void* data, uint64_t bytes);

@@ -1,3 +1,4 @@
+// Copies and results that a stream has not been waited for.
 #include "streams.h"
 
 #include <cstdint>

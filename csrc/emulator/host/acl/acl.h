@@ -12,7 +12,6 @@ using aclrtStream = void*;
 using aclrtEvent = void*;
 using aclrtContext = void*;
 using aclFloat16 = uint16_t;
-using aclrtCallback = void (*)(void* argument);
 
 inline constexpr aclError ACL_SUCCESS = 0;
 inline constexpr aclError ACL_ERROR_NONE = 0;

@@ -17,7 +17,8 @@ class TilingDef {
   size_t GetDataSize() const;
 
  protected:
-  // returns the position of the field, which nobody needs
+  // Returns the number of the field: the initialiser of a member, by which it is called, needs some
+  // value.
   size_t AddField(const void* field, size_t bytes, size_t alignment);
   size_t AddField(const TilingDef& fields);
 
