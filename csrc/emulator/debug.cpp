@@ -49,7 +49,7 @@ std::string ElementText(const uint8_t* bytes, DType dtype, uint64_t index) {
 std::vector<std::string> Elements(const LocalRef& ref, DType dtype, uint64_t offset,
                                   uint32_t count) {
   Core& core = CurrentCore();
-  // an int4 that is alone in its byte
+  // the last int4 may be alone in its byte
   const uint64_t bytes = BytesOf(dtype, count) + (dtype == DType::kInt4 ? count % 2 : 0);
   const uint32_t begin = core.Check(ref, BytesOf(dtype, offset), bytes, 1);
   const LocalMemory& memory = core.Local(MemoryOf(ref.position));

@@ -59,6 +59,11 @@ uint64_t FindListShape(void* list, uint32_t index) {
   return Walk(list, index).word;
 }
 
+void CheckShapeAddress(const uint64_t* shape) {
+  Enter(Op::kListTensorDesc);
+  if (shape == nullptr) Fail(Rule::kListTensor, "call TensorDesc::SetShapeAddr first");
+}
+
 void CheckList(void* list, uint32_t bytes, uint32_t tensors) {
   const Found end = Walk(list, kNotGiven);
   Enter(Op::kListTensorDesc);

@@ -18,6 +18,8 @@ uint32_t CountListTensors(void* list);
 uint64_t ListTensorAddress(void* list, uint32_t index);
 // The word that the description of a tensor starts with.
 uint64_t FindListShape(void* list, uint32_t index);
+// Refuses a TensorDesc without memory for its shape.
+void CheckShapeAddress(const uint64_t* shape);
 // `bytes` and `tensors` that are not 0xffffffff are compared with what the list says.
 void CheckList(void* list, uint32_t bytes, uint32_t tensors);
 
@@ -65,6 +67,7 @@ class ListTensorDesc {
     tensor.dimensions_ = emulator::ReadListWord(data_, word) & 0xffffffff;
     tensor.index_ = index;
     tensor.data_ = GetDataPtr<T>(index);
+    if (tensor.dimensions_ != 0) emulator::CheckShapeAddress(tensor.shape_);
     for (uint64_t i = 0; i < tensor.dimensions_; ++i) {
       tensor.shape_[i] = emulator::ReadListWord(data_, word + 1 + i);
     }

@@ -119,7 +119,7 @@ void RightToFloat(const ProductShape& shape, const uint8_t* b, float* right) {
   }
 }
 
-// The same of int8 with every second row left out: of four rows two are there, the first of them
+// The same of int8 where two of every four rows are left out. Of those that are there the first is
 // one of the first three, the other one of the last three.
 void SparseToFloat(const ProductShape& shape, const uint8_t* b, float* right) {
   const uint32_t depth = shape.k_fractals * shape.k_side;

@@ -10,7 +10,7 @@
 // X(structure or call, field, least, most) /* what is no name of the API, or when it holds */
 // clang-format off: a table
 #define MOGE_LIMITS(X) \
-  /* high-level calls ask by repeatStride how to take rows */ \
+  /* by repeatStride the high-level calls know how many rows they take at once */ \
   X(Repeats, repeatTime, 0, 255) /* vector instructions */ \
   X(Repeats, repeatStride, 0, 255) /* vector instructions */ \
   X(ReduceTensor, repeatTime, 0, INT32_MAX) /* ReduceMax, ReduceMin, ReduceSum */ \

@@ -18,6 +18,12 @@ CacheLineState& Fetch(Core& core, const GlobalRef& ref, uintptr_t address) {
   return entry->second;
 }
 
+void Put(Core& core, CacheLineState& line, uint32_t at, const uint8_t* value, uint32_t bytes) {
+  std::memcpy(line.bytes.data() + at, value, bytes);
+  line.dirty |= ByteMask(at, bytes);
+  line.release = core.clocks().Publish();
+}
+
 // What a core writes back is the whole line: bytes that others have changed since are lost.
 void CheckSharing(Core& core, const CacheLineState& line, uint64_t begin, uint64_t bytes,
                   uint64_t dirty) {
@@ -87,7 +93,8 @@ void LoadScalar(const GlobalRef& ref, uint64_t offset, DType dtype, void* value)
   const CacheLineState& line = Fetch(core, ref, address);
   const uint32_t at = address % kCacheLineBytes;
   const uint64_t wanted = ByteMask(at, bytes);
-  if ((line.dirty & wanted) == wanted) {
+  // an address that is not aligned may reach into the next line
+  if (at + bytes <= kCacheLineBytes && (line.dirty & wanted) == wanted) {
     std::memcpy(value, line.bytes.data() + at, bytes);
     return;
   }
@@ -117,11 +124,13 @@ void StoreScalar(const GlobalRef& ref, uint64_t offset, DType dtype, const void*
   core.CheckGlobal(ref, offset, bytes, bytes);
   core.WriteGlobal(ref, offset, 0, false);  // refuses an input at once
   const auto address = reinterpret_cast<uintptr_t>(ref.address) + offset;
-  CacheLineState& line = Fetch(core, ref, address);
-  const uint32_t at = address % kCacheLineBytes;
-  std::memcpy(line.bytes.data() + at, value, bytes);
-  line.dirty |= ByteMask(at, bytes);
-  line.release = core.clocks().Publish();
+  // one line, or two where the address is not aligned
+  for (uint32_t done = 0, piece; done < bytes; done += piece) {
+    CacheLineState& line = Fetch(core, ref, address + done);
+    const uint32_t at = (address + done) % kCacheLineBytes;
+    piece = std::min(bytes - done, kCacheLineBytes - at);
+    Put(core, line, at, static_cast<const uint8_t*>(value) + done, piece);
+  }
 }
 
 void LoadUncached(void* address, DType dtype, void* value) {

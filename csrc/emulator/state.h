@@ -68,11 +68,11 @@ struct Registers {
   std::optional<LaneMask> compare_mask;
   std::optional<float> dequant_scale;
   std::optional<Atomic> atomic;                         // what transfers to global memory do
-  std::optional<uint64_t> pad_value;                    // of SetPadValue, in an element of
-  uint32_t pad_bytes = 0;                               // so many bytes
+  std::optional<uint64_t> pad_value;                    // of SetPadValue
+  uint32_t pad_bytes = 0;                               // of its element
   std::optional<std::array<uint16_t, 4>> merge_counts;  // of the last MrgSort, if it was suspended
   std::optional<Reduced> sum;                           // of the last ReduceSum by count
-  std::optional<Reduced> extreme;                       // of the last one that is contiguous
+  std::optional<Reduced> extreme;  // of the last contiguous ReduceRepeat, ReduceMax or ReduceMin
   CubeRegisters cube;
 };
 

@@ -109,8 +109,8 @@ MOGE_UNARY(Not)
 #undef MOGE_UNARY
 #undef MOGE_UNARY_MASKED
 
-// With one scalar for all elements. Its type may be named after that of the elements, and is the
-// same. TYPES stand in parentheses.
+// With one scalar for all elements. A call may name its type as a second template argument, which
+// is the same as the first. TYPES stand in parentheses.
 #define MOGE_OPEN(...) __VA_ARGS__
 #define MOGE_SCALAR_MASKED(NAME, ROUNDS, TYPES, SCALAR, MASK, ...)                            \
   template <MOGE_OPEN TYPES>                                                                  \

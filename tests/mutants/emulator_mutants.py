@@ -190,7 +190,7 @@ MUTANTS = [
     Mutant(
         "csrc/emulator/scalar_cache.cpp",
         "line.release = core.clocks().Publish();\n}",
-        "if (line.release == nullptr) line.release = core.clocks().Publish();\n}",
+        "if (!line.release) line.release = core.clocks().Publish();\n}",
         "A second SetValue of a line publishes what the first one knew.",
         EMULATED.format("sync", "gives_way or chain or nothing"),
     ),
