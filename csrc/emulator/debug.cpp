@@ -11,17 +11,6 @@ namespace emulator {
 
 namespace {
 
-std::string Formatted(const char* format, va_list arguments) {
-  va_list again;
-  va_copy(again, arguments);
-  const int length = std::vsnprintf(nullptr, 0, format, again);
-  va_end(again);
-  std::string text(static_cast<size_t>(std::max(length, 0)) + 1, '\0');
-  std::vsnprintf(text.data(), text.size(), format, arguments);
-  text.pop_back();
-  return text;
-}
-
 template <typename T>
 std::string NumberText(const uint8_t* bytes, uint64_t index) {
   if constexpr (std::is_same_v<T, AscendC::int4b_t>) {

@@ -1,6 +1,8 @@
 // Names of instructions, types, memories, pipes and events; where a position lies.
 #include "names.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <iterator>
 
 namespace emulator {
@@ -71,6 +73,17 @@ HardEvent FindEvent(pipe_t source, pipe_t destination) {
   if (event != HardEvent::MAX) return event;
   Fail(Rule::kCorePipe, "no flag goes from PIPE_%s to PIPE_%s", PipeName(source),
        PipeName(destination));
+}
+
+std::string Formatted(const char* format, va_list arguments) {
+  va_list again;
+  va_copy(again, arguments);
+  const int length = std::vsnprintf(nullptr, 0, format, again);
+  va_end(again);
+  std::string text(static_cast<size_t>(std::max(length, 0)) + 1, '\0');
+  std::vsnprintf(text.data(), text.size(), format, arguments);
+  text.pop_back();
+  return text;
 }
 
 std::string Remedy(int earlier, int later) {

@@ -2,6 +2,7 @@
 #ifndef MOGE_EMULATOR_NAMES_H_
 #define MOGE_EMULATOR_NAMES_H_
 
+#include <cstdarg>
 #include <string>
 
 #include "machine.h"
@@ -79,6 +80,8 @@ const char* Name(Path path);
 const char* Name(ScalarAccess access);
 const char* Name(HardEvent event);
 const char* PipeName(int pipe);
+// What vprintf prints.
+std::string Formatted(const char* format, va_list arguments);
 // How two accesses are made to follow each other, for the end of a message.
 std::string Remedy(int earlier, int later);
 pipe_t EventSource(HardEvent event);

@@ -27,12 +27,6 @@ constexpr const char* kLevels[] = {"off", "warning", "error", "fixed"};
 
 const Entry& EntryOf(Rule rule) { return kRules[static_cast<int>(rule)]; }
 
-std::string Format(const char* format, va_list arguments) {
-  char text[512];
-  std::vsnprintf(text, sizeof text, format, arguments);
-  return text;
-}
-
 // What a message is about: the running instruction, the high-level call it is part of, its core.
 std::string Told(Rule rule, const std::string& text) {
   const Core& core = CurrentCore();
@@ -134,7 +128,7 @@ void Machine::Report(Rule rule, Op op, const std::string& message) {
 void Fail(Rule rule, const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  const std::string text = Format(format, arguments);
+  const std::string text = Formatted(format, arguments);
   va_end(arguments);
   throw Error(rule, Told(rule, text));
 }
@@ -144,7 +138,7 @@ void Report(Rule rule, const char* format, ...) {
   if (machine.levels[static_cast<int>(rule)] == Level::kOff) return;
   va_list arguments;
   va_start(arguments, format);
-  const std::string text = Format(format, arguments);
+  const std::string text = Formatted(format, arguments);
   va_end(arguments);
   machine.Report(rule, CurrentCore().op, Told(rule, text));
 }

@@ -3,6 +3,7 @@
 #ifndef MOGE_EMULATOR_HOST_HIGH_LEVEL_H_
 #define MOGE_EMULATOR_HOST_HIGH_LEVEL_H_
 
+#include <string>
 #include <vector>
 
 #include "adv/softmax_types.h"
