@@ -33,7 +33,7 @@ Pool& FindPool(Core& core, uint32_t pool) {
 }
 
 void CheckPipe(const Core& core) {
-  if (core.style.tpipe == nullptr) Fail(Rule::kPipeNone, "no TPipe is alive");
+  if (core.style.tpipe == nullptr) Fail(Rule::kPipeNone, "no TPipe is alive: declare one first");
 }
 
 // The memory of a new buffer, or of a new pool: behind what the pool or the TPipe gave out last. A
@@ -64,11 +64,12 @@ uint32_t Reserve(Core& core, uint32_t pool, Memory memory, uint64_t bytes) {
 uint32_t AddBuffer(Core& core, uint32_t pool, TPosition position, uint32_t begin, uint64_t bytes) {
   Buffers& buffers = core.buffers;
   if (!limits::TPipe::buffers.Allows(++buffers.initialised)) {
-    Report(Rule::kPipeBuffers, "%u buffers", buffers.initialised);
+    Report(Rule::kPipeBuffers, "a TPipe has at most %lld buffers, got %u",
+           static_cast<long long>(limits::TPipe::buffers.most), buffers.initialised);
   }
   if (pool != 0 && ++FindPool(core, pool).buffers > buffers.pools[pool].limit) {
-    Report(Rule::kPoolBuffers, "%u buffers of a pool of %u", buffers.pools[pool].buffers,
-           buffers.pools[pool].limit);
+    Report(Rule::kPoolBuffers, "the pool has at most %u buffers, got %u", buffers.pools[pool].limit,
+           buffers.pools[pool].buffers);
   }
   Buffer buffer;
   buffer.position = position;
@@ -149,7 +150,8 @@ void UseBuffer(Core& core, const Buffer& buffer) {
 void PipeConstruct(void* pipe) {
   Core& core = Enter(Op::kTPipe);
   Style& style = core.style;
-  if (style.tpipe != nullptr) Fail(Rule::kPipeSingle, "another TPipe is alive");
+  if (style.tpipe != nullptr)
+    Fail(Rule::kPipeSingle, "another TPipe is alive: call its Destroy first");
   if (style.used_static) Report(Rule::kStyleMixed, "a TPipe in a kernel with tensors by address");
   ClearPipe(core);
   // its buffers lie where those of the one before lay
@@ -166,7 +168,7 @@ void PipeDestruct(void* pipe) {
 void PipeInit(void* pipe) {
   Core& core = Enter(Op::kTPipe);
   if (core.style.tpipe != nullptr && core.style.tpipe != pipe) {
-    Fail(Rule::kPipeSingle, "another TPipe is alive");
+    Fail(Rule::kPipeSingle, "another TPipe is alive: call its Destroy first");
   }
   ClearPipe(core);
   core.style.tpipe = pipe;
@@ -209,8 +211,8 @@ int32_t InitQueue(uint32_t pool, const QueueShape& shape, uint8_t number, uint32
   queue.depth = shape.depth;
   if ((shape.fixed_number != 0 && shape.fixed_number != number && number != 0) ||
       (shape.fixed_bytes != 0 && shape.fixed_bytes != bytes && number != 0)) {
-    Report(Rule::kQueueConfig, "%u buffers of %u bytes, in its TQueConfig %u of %u", number, bytes,
-           shape.fixed_number, shape.fixed_bytes);
+    Report(Rule::kQueueConfig, "the TQueConfig has %u buffers of %u bytes, got %u of %u",
+           shape.fixed_number, shape.fixed_bytes, number, bytes);
   }
   core.buffers.queues.push_back(std::move(queue));
   const auto id = static_cast<int32_t>(core.buffers.queues.size() - 1);
@@ -258,7 +260,7 @@ LocalRef BufGet(uint32_t id, uint64_t offset, uint64_t bytes) {
   const Buffer& buffer = core.buffers.all[id];
   UseBuffer(core, buffer);
   if (offset % kBlockBytes != 0) {
-    Report(Rule::kBufOffset, "an offset of %llu bytes, which 32 does not divide", Number(offset));
+    Report(Rule::kBufOffset, "an offset is a multiple of 32 bytes, got %llu", Number(offset));
   }
   if (offset + bytes > buffer.end - buffer.begin) {
     Fail(Rule::kBufLength, "bytes [%llu, %llu) of a buffer of %u", Number(offset),
@@ -282,8 +284,8 @@ uint32_t InitPool(uint32_t parent, TPosition position, uint32_t bytes, uint32_t 
   if (parent != 0) {
     const Pool& outer = FindPool(core, parent);
     if (buffers > outer.limit - std::min(outer.buffers, outer.limit)) {
-      Report(Rule::kPoolBuffers, "%u buffers of a pool that has %u of %u left", buffers,
-             outer.limit - std::min(outer.buffers, outer.limit), outer.limit);
+      Report(Rule::kPoolBuffers, "the outer pool has %u of its %u buffers left, got %u",
+             outer.limit - std::min(outer.buffers, outer.limit), outer.limit, buffers);
     }
   }
   const uint32_t begin = Reserve(core, parent, memory, bytes);
@@ -304,8 +306,8 @@ uint32_t SharePool(uint32_t parent, uint32_t other, TPosition position, uint32_t
          shared.end - shared.begin);
   }
   if (parent != 0 && buffers > FindPool(core, parent).limit) {
-    Report(Rule::kPoolBuffers, "%u buffers of a pool of %u", buffers,
-           core.buffers.pools[parent].limit);
+    Report(Rule::kPoolBuffers, "the outer pool has at most %u buffers, got %u",
+           core.buffers.pools[parent].limit, buffers);
   }
   return AddPool(core, parent, shared.begin, bytes, memory, buffers);
 }

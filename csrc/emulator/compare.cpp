@@ -149,7 +149,8 @@ void LoadCompareMask(const LocalRef& src) {
 void StoreCompareMask(const LocalRef& dst) {
   Core& core = Begin(Op::kGetCmpMask, PIPE_V);
   if (dst.end - dst.begin < 128) {
-    Report(Rule::kCmpMaskSpace, "it has %u", dst.end - dst.begin);
+    Report(Rule::kCmpMaskSpace, "the destination has 128 bytes or more, got %u",
+           dst.end - dst.begin);
   }
   const uint32_t begin = core.Check(dst, 0, kCompareMaskBytes, kBlockBytes / 2);
   core.Write(MemoryOf(dst.position), begin, begin + kCompareMaskBytes);

@@ -78,8 +78,8 @@ void PreloadInstructions(int64_t length) {
   Core& core = Begin(Op::kICachePreLoad, PIPE_S);
   const int64_t end = core.IsCube() ? 16 : 8;  // the cache in units of 2 KiB
   if (length < 0 || length >= end) {
-    Report(Rule::kIcachePreload, "a length of %lld, of less than %lld",
-           static_cast<long long>(length), static_cast<long long>(end));
+    Report(Rule::kIcachePreload, "a length is 0 to %lld, got %lld", static_cast<long long>(end - 1),
+           static_cast<long long>(length));
   }
 }
 

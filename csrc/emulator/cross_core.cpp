@@ -19,7 +19,7 @@ constexpr uint16_t kSyncAllIds = 0xf << 11;
 }
 
 void CheckCross(Core& core, uint16_t id) {
-  if (id >= kCrossIds) Fail(Rule::kCrossId, "flag id %u, of 0 to 15", id);
+  if (id >= kCrossIds) Fail(Rule::kCrossId, "flag ids are 0 to 15, got %u", id);
   core.cross.used |= static_cast<uint16_t>(1 << id);
   if (core.machine.sync_all && (core.cross.used & kSyncAllIds) != 0) FailSyncAllIds();
 }
@@ -62,7 +62,8 @@ void SyncAllHard(bool vector_only) {
 void SetCrossCoreFlag(uint8_t mode, pipe_t pipe, uint16_t id) {
   Core& core = Enter(Op::kCrossCoreSetFlag);
   if (mode > 2 || pipe == PIPE_S || pipe == PIPE_ALL) {
-    Fail(Rule::kCrossMode, "mode %u on pipe %s", mode, PipeName(pipe));
+    Fail(Rule::kCrossMode, "modes are 0 to 2, on any pipe but S and ALL; got mode %u on pipe %s",
+         mode, PipeName(pipe));
   }
   core.Begin(Op::kCrossCoreSetFlag, pipe);
   const KernelType kernel = core.machine.options.kernel;

@@ -23,7 +23,7 @@ void CheckShape(DType from, DType to, const Export& shape) {
     Report(Rule::kFixpipeSize, "nSize is a multiple of %u, got %u", shape.split ? 8 : kSide,
            shape.n);
   }
-  if (shape.destination_stride == 0) Report(Rule::kFixpipeStride, "dstStride is 0");
+  if (shape.destination_stride == 0) Report(Rule::kFixpipeStride, "dstStride is 1 or more, got 0");
 }
 
 // Results go out as they come where rows of them are put together.

@@ -7,7 +7,7 @@ namespace {
 
 // What a flag holds, after the checks of its id.
 std::optional<Signal>& FindFlag(Core& core, HardEvent event, int32_t id, bool chosen) {
-  if (id < 0 || id >= kEventIds) Fail(Rule::kFlagIdRange, "event id %d, of 0 to 7", id);
+  if (id < 0 || id >= kEventIds) Fail(Rule::kFlagIdRange, "event ids are 0 to 7, got %d", id);
   if (core.style.used_static && id >= 6) {
     Report(Rule::kFlagIdReserved, "event id %d: static style has 0 to 5, 6 and 7 are reserved", id);
   }
@@ -70,7 +70,7 @@ int32_t FetchEvent(HardEvent event) {
 
 void Barrier(pipe_t pipe) {
   Core& core = Enter(Op::kPipeBarrier);
-  if (pipe == PIPE_S) Report(Rule::kBarrierScalar, "PipeBarrier<PIPE_S>");
+  if (pipe == PIPE_S) Report(Rule::kBarrierScalar, "PipeBarrier takes any pipe but S");
   if (pipe != PIPE_ALL && !core.Has(pipe)) {
     Fail(Rule::kCorePipe, "a barrier on pipe %s, which the core does not have", PipeName(pipe));
   }

@@ -104,7 +104,7 @@ void CheckNzToNd(const AscendC::Nz2NdParamsFull& params) {
   CheckRange(limits::Nz2NdParamsFull::dstDStride, params.dstDStride);
   CheckRange(limits::Nz2NdParamsFull::dstNdMatrixStride, params.dstNdMatrixStride);
   if (params.dValue % kSide != 0) {
-    Report(Rule::kNzToNdColumns, "dValue is %u", unsigned{params.dValue});
+    Report(Rule::kNzToNdColumns, "dValue is a multiple of 16, got %u", unsigned{params.dValue});
   }
 }
 

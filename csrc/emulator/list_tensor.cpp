@@ -36,7 +36,9 @@ Found Walk(void* list, uint32_t index) {
 void CheckIndex(void* list, uint32_t index) {
   const uint32_t tensors = CountListTensors(list);
   Enter(Op::kListTensorDesc);
-  if (index >= tensors) Fail(Rule::kListTensor, "tensor %u of %u", index, tensors);
+  if (index >= tensors) {
+    Fail(Rule::kListTensor, "the list has %u tensors, got index %u", tensors, index);
+  }
 }
 
 }  // namespace

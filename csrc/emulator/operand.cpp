@@ -22,7 +22,8 @@ Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes, const Li
   };
   if (extent.form == MaskForm::kCount) {
     const auto count = static_cast<int64_t>(extent.low);
-    if (count < 0) Fail(Rule::kCountNegative, "count is %lld", static_cast<long long>(count));
+    if (count < 0)
+      Fail(Rule::kCountNegative, "count is 0 or more, got %lld", static_cast<long long>(count));
     set_count(extent.low);
     return lanes;
   }

@@ -123,7 +123,8 @@ LocalRef QueueAlloc(int32_t id) {
   }
   int& outstanding = core.buffers.outstanding[queue.position];
   if (!limits::TQue::allocated.Allows(++outstanding)) {
-    Report(Rule::kQueueOutstanding, "%d tensors are allocated at one position", outstanding);
+    Report(Rule::kQueueOutstanding, "%d tensors are allocated at one position: add FreeTensor",
+           outstanding);
   }
   const uint32_t number = queue.idle.front();
   queue.idle.pop_front();

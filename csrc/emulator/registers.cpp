@@ -30,8 +30,8 @@ void SetMaskLength(int64_t length, DType dtype, bool counter) {
   Enter(Op::kSetMask);
   const uint32_t lanes = kRepeatBytes / std::max(SizeOf(dtype), 2u);
   if (length < 0 || length > lanes) {
-    Report(Rule::kMaskRange, "a length of %lld, of %u lanes of %s", static_cast<long long>(length),
-           lanes, Name(dtype));
+    Report(Rule::kMaskRange, "a length is 0 to %u for %s, got %lld", lanes, Name(dtype),
+           static_cast<long long>(length));
   }
   const LaneMask mask = PrefixMask(std::clamp<int64_t>(length, 0, lanes));
   SetMask(mask[1], mask[0]);

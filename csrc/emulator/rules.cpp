@@ -74,7 +74,7 @@ void SetLevel(Levels& levels, const std::string& setting) {
   }
   if (!found && pattern != "warning") {
     throw std::invalid_argument("no rule is called '" + pattern +
-                                "'; emulator::Rules() lists them");
+                                "'; docs/backends/emulator.md lists them");
   }
 }
 

@@ -73,13 +73,13 @@ def build_library(compiler, flags, cache):
         fcntl.flock(lock, fcntl.LOCK_EX)
         stale = [target for target in objects if not fresh(target)]
         if stale and not archive.exists():
-            told = f"building the emulator in {folder}, once: a minute on two cores"
+            told = f"building the emulator in {folder}, once: this takes a while"
             print(told, file=sys.stderr, flush=True)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(compile_one, stale))
         if stale or not archive.exists():
             archive.unlink(missing_ok=True)
-            call(["ar", "crs", str(archive), *map(str, objects)], "no library")
+            call(["ar", "crs", str(archive), *map(str, objects)], "the emulator has no library")
     return archive
 
 

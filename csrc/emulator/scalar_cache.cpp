@@ -167,10 +167,12 @@ void StoreUncached(void* address, DType dtype, const void* value) {
 
 void PreloadCache(const GlobalRef& ref, int64_t offset) {
   Core& core = Begin(Op::kDataCachePreload, PIPE_S);
-  if (offset < 0) Fail(Rule::kGmBounds, "an offset of %lld", static_cast<long long>(offset));
+  if (offset < 0)
+    Fail(Rule::kGmBounds, "an offset is 0 or more, got %lld", static_cast<long long>(offset));
   core.CheckGlobal(ref, static_cast<uint64_t>(offset), 1, 1);
   if (!limits::DataCachePreload::calls.Allows(++core.preloads)) {
-    Report(Rule::kDcachePreload, "%u calls one after the other", core.preloads);
+    Report(Rule::kDcachePreload, "at most %lld calls one after the other, got %u",
+           static_cast<long long>(limits::DataCachePreload::calls.most), core.preloads);
   }
   Fetch(core, ref, reinterpret_cast<uintptr_t>(ref.address) + static_cast<uint64_t>(offset));
 }

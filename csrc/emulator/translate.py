@@ -154,8 +154,9 @@ def kernels(sources):
                 form = (int(mix[1]), int(mix[2])) if mix else task[1]
                 kind = MIXES.get(form) if mix else TASK_TYPES.get(form)
                 if kind is None:
+                    known = ", ".join(map(str, MIXES if mix else TASK_TYPES))
                     raise TranslationError(
-                        f"{match['name']}: a kernel of {form} is not one that runs here"
+                        f"{match['name']}: {form} is not one of the kinds that run here: {known}"
                     )
             elif "__vector__" in before:
                 kind = "kVector"
@@ -198,7 +199,7 @@ def translate(text, kinds):
             if len(set(kinds.values())) != 1 or re.search(ORDINARY + rf"{name}\s*\(", code):
                 raise TranslationError(
                     f"{line(code, start)}: {name} is launched and no __global__ function of "
-                    "these sources is called so"
+                    "these sources is called so: add the file that has it"
                 )
             kind = next(iter(kinds.values()))
         arguments = split(code[first + 1 : last], plain[first + 1 : last])

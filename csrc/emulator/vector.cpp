@@ -205,7 +205,8 @@ void CheckShift(DType dtype, const void* scalar) {
     std::memcpy(&shift, scalar, sizeof shift);
     const auto bits = static_cast<int64_t>(static_cast<Wide<decltype(type)>>(shift));
     if (bits >= 0 && bits <= static_cast<int64_t>(8 * sizeof shift)) return;
-    Fail(Rule::kShiftRange, "a shift by %lld of %s", static_cast<long long>(bits), Name(dtype));
+    Fail(Rule::kShiftRange, "a shift of %s is 0 to %zu, got %lld", Name(dtype), 8 * sizeof shift,
+         static_cast<long long>(bits));
   });
 }
 

@@ -74,14 +74,15 @@ void SyncAllSoft(const GlobalRef& workspace, const LocalRef& local, int32_t used
   const uint32_t vectors = std::max(VectorsBesideCube(machine.options.kernel), 1u);
   const uint32_t blocks = machine.options.blocks * vectors;
   if (used_cores < 0 || static_cast<uint32_t>(used_cores) > blocks) {
-    Report(Rule::kSyncAllBlocks, "usedCores=%d of %u vector cores", used_cores, blocks);
+    Report(Rule::kSyncAllBlocks, "usedCores is 0 to the %u vector cores of the launch, got %d",
+           blocks, used_cores);
   }
   const uint64_t bytes = uint64_t{machine.options.blocks} * kBlockBytes;
   if (!HasRoom(workspace, bytes, local, bytes)) {
     Report(Rule::kSyncAllWorkspace, "%u blocks need %llu bytes in GM and in UB, got %llu and %u",
            machine.options.blocks, Number(bytes), Number(workspace.bytes), local.end - local.begin);
   } else if (!IsZeroed(core, workspace, bytes)) {
-    Report(Rule::kSyncAllWorkspace, "the workspace '%s' is not zeroed",
+    Report(Rule::kSyncAllWorkspace, "the workspace '%s' is not zeroed: write 0 to it before",
            machine.globals[workspace.allocation].name());
   }
   core.Check(local, 0, bytes, kBlockBytes);
@@ -117,7 +118,8 @@ uint8_t* FindBlockFlag(Core& core, const GlobalRef& workspace, const LocalRef& l
   if (core.IsCube()) return nullptr;
   const uint32_t cores = core.machine.options.blocks * (flag.vector_only ? 1 : 2);
   if (flag.block < 0 || static_cast<uint32_t>(flag.block) >= cores || flag.event < 0) {
-    Fail(Rule::kIbBlock, "block %d of %u, event %d", flag.block, cores, flag.event);
+    Fail(Rule::kIbBlock, "a block is 0 to %u and an event is not negative, got block %d, event %d",
+         cores - 1, flag.block, flag.event);
   }
   const uint64_t offset =
       (uint64_t{cores} * static_cast<uint32_t>(flag.event) + static_cast<uint32_t>(flag.block)) *
@@ -135,7 +137,7 @@ uint8_t* FindBlockFlag(Core& core, const GlobalRef& workspace, const LocalRef& l
   const GlobalRef slot = Offset(workspace, offset);
   if (core.machine.workspaces.flags.try_emplace(slot.address).second && has_room &&
       !IsZeroed(core, slot, kBlockBytes)) {
-    Report(Rule::kIbWorkspace, "the workspace '%s' is not zeroed",
+    Report(Rule::kIbWorkspace, "the workspace '%s' is not zeroed: write 0 to it before",
            core.machine.globals[workspace.allocation].name());
   }
   return slot.address;
@@ -202,7 +204,7 @@ void WaitTurn(const GlobalRef& workspace, const LocalRef& local) {
   if (core.IsCube()) return;
   Turns& turns = FindTurns(core, workspace, local);
   if (turns.initialised.count(core.index) == 0) {
-    Fail(Rule::kTurnsInit, "the core has not called InitDetermineComputeWorkspace");
+    Fail(Rule::kTurnsInit, "call InitDetermineComputeWorkspace first");
   }
   while (!HasTurn(core, turns)) core.machine.Block(core, "NotifyNextBlock");
   turns.taken = true;
@@ -218,7 +220,7 @@ void PassTurn(const GlobalRef& workspace, const LocalRef& local) {
   if (core.IsCube()) return;
   Turns& turns = FindTurns(core, workspace, local);
   if (!turns.taken || !HasTurn(core, turns)) {
-    Report(Rule::kTurnsPaired, "without a WaitPreBlock before it");
+    Report(Rule::kTurnsPaired, "call WaitPreBlock first");
     return;
   }
   turns.last = Tell(core);
@@ -239,7 +241,7 @@ GroupRounds& FindGroup(Core& core, const Group& group, uint32_t index,
   if (core.IsCube()) Fail(Rule::kCorePipe, "a GroupBarrier is for vector cores");
   GroupRounds& rounds = core.machine.workspaces.groups[group.workspace];
   const size_t size = (rounds.*counts).size();
-  if (index >= size) Fail(Rule::kGroupIndex, "index %u of a group of %zu", index, size);
+  if (index >= size) Fail(Rule::kGroupIndex, "the group has %zu cores, got index %u", size, index);
   return rounds;
 }
 
@@ -260,7 +262,8 @@ void MakeGroup(const Group& group) {
     Report(Rule::kGroupWorkspace, "the workspace is not aligned to 512 bytes");
   }
   if (!IsZeroed(core, ref, bytes)) {
-    Report(Rule::kGroupWorkspace, "the workspace '%s' is not zeroed", memory.name());
+    Report(Rule::kGroupWorkspace, "the workspace '%s' is not zeroed: write 0 to it before",
+           memory.name());
   }
 }
 

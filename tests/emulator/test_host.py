@@ -78,8 +78,6 @@ def test_a_planted_fault_is_found_at_its_line(
 
 def test_a_level_of_a_rule(tmp_path: Path) -> None:
     done = run(*EXAMPLE, "-D", "MISSING_FLAG", "--rules", "sync.missing=warning", cwd=tmp_path)
-    if "always an error" in done.stderr:
-        pytest.skip("this rule cannot be lowered")
     assert done.returncode == 0
     assert "warning: Muls: rule sync.missing" in done.stderr
 
@@ -320,7 +318,7 @@ int main() {
     done = run(program(tmp_path, main), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     message = "aclrtMemcpy: the source is no memory that aclrtMalloc gave out"
-    assert "target has 32 bytes, too few for 64 from where the copy starts" in done.stderr
+    assert "target has 32 bytes, too few for 64 from the given address on" in done.stderr
     assert done.stdout == f"01000 {message} 0110 0.5\n"
     assert done.stderr.count("acl: ") == 6
 

@@ -33,8 +33,9 @@ void CheckRows(const AscendC::SoftMaxShapeInfo& shape, uint32_t element_bytes, b
          shape.srcK, nz ? "fractals" : "32 bytes");
   }
   if (shape.oriSrcM > shape.srcM || shape.oriSrcK > shape.srcK || shape.oriSrcK == 0) {
-    Fail(Rule::kSoftmaxShape, "oriSrcM=%u, oriSrcK=%u of srcM=%u, srcK=%u", shape.oriSrcM,
-         shape.oriSrcK, shape.srcM, shape.srcK);
+    Fail(Rule::kSoftmaxShape,
+         "oriSrcM is up to srcM and oriSrcK 1 to srcK, got %u of %u and %u of %u", shape.oriSrcM,
+         shape.srcM, shape.oriSrcK, shape.srcK);
   }
 }
 

@@ -38,7 +38,7 @@ std::string Outside(const void* data, size_t bytes) {
   const Block* const block = FindBlock(data, 0);
   if (block == nullptr) return " is no memory that aclrtMalloc gave out";
   return " has " + std::to_string(block->bytes) + " bytes, too few for " + std::to_string(bytes) +
-         " from where the copy starts";
+         " from the given address on";
 }
 
 // Whether both sides are what `kind` says, and large enough.
@@ -46,11 +46,13 @@ aclError CheckCopy(const char* function, void* to, size_t room, const void* from
                    aclrtMemcpyKind kind) {
   const std::string name(function);
   if (bytes > room) {
-    return Refuse(ACL_ERROR_INVALID_PARAM,
-                  name + ": " + std::to_string(bytes) + " bytes into " + std::to_string(room));
+    return Refuse(ACL_ERROR_INVALID_PARAM, name + ": destMax must be at least the " +
+                                               std::to_string(bytes) + " bytes of the copy, got " +
+                                               std::to_string(room));
   }
   if (bytes != 0 && (to == nullptr || from == nullptr)) {
-    return Refuse(ACL_ERROR_INVALID_PARAM, name + ": a null pointer");
+    return Refuse(ACL_ERROR_INVALID_PARAM,
+                  name + ": the target and the source must be set, got a null pointer");
   }
   const bool to_device = kind == ACL_MEMCPY_HOST_TO_DEVICE || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
   const bool from_device = kind == ACL_MEMCPY_DEVICE_TO_HOST || kind == ACL_MEMCPY_DEVICE_TO_DEVICE;
@@ -145,12 +147,13 @@ aclError aclrtGetCurrentContext(aclrtContext* context) {
 
 aclError aclrtMalloc(void** data, size_t bytes, aclrtMemMallocPolicy) {
   static uint32_t number = 0;
-  if (bytes == 0) return Refuse(ACL_ERROR_INVALID_PARAM, "aclrtMalloc: 0 bytes");
+  if (bytes == 0)
+    return Refuse(ACL_ERROR_INVALID_PARAM, "aclrtMalloc: the size must be 1 or more, got 0");
   const size_t rounded = emulator::RoundUp(bytes, kAlignment);
   auto* const memory = static_cast<uint8_t*>(std::aligned_alloc(kAlignment, rounded));
   if (memory == nullptr) {
     return Refuse(ACL_ERROR_RT_MEMORY_ALLOCATION,
-                  "aclrtMalloc: " + std::to_string(bytes) + " bytes");
+                  "aclrtMalloc: the host has no memory for " + std::to_string(bytes) + " bytes");
   }
   std::memset(memory, 0, rounded);
   Blocks()[memory] = {bytes, number++, false};
@@ -168,7 +171,8 @@ aclError aclrtMallocHost(void** data, size_t bytes) {
   *data = std::malloc(bytes);
   return *data != nullptr ? ACL_SUCCESS
                           : Refuse(ACL_ERROR_RT_MEMORY_ALLOCATION,
-                                   "aclrtMallocHost: " + std::to_string(bytes) + " bytes");
+                                   "aclrtMallocHost: the host has no memory for " +
+                                       std::to_string(bytes) + " bytes");
 }
 aclError aclrtFreeHost(void* data) {
   std::free(data);
@@ -202,9 +206,13 @@ aclError aclrtMemcpyAsync(void* to, size_t room, const void* from, size_t bytes,
 }
 aclError aclrtMemset(void* data, size_t room, int32_t value, size_t bytes) {
   Block* const block = FindBlock(data, bytes);
-  if (bytes > room || block == nullptr) {
-    return Refuse(ACL_ERROR_INVALID_PARAM,
-                  "aclrtMemset: " + std::to_string(bytes) + " bytes do not fit");
+  if (bytes > room) {
+    return Refuse(ACL_ERROR_INVALID_PARAM, "aclrtMemset: maxCount must be at least the " +
+                                               std::to_string(bytes) + " bytes to set, got " +
+                                               std::to_string(room));
+  }
+  if (block == nullptr) {
+    return Refuse(ACL_ERROR_INVALID_PARAM, "aclrtMemset: the memory" + Outside(data, bytes));
   }
   std::memset(data, value, bytes);
   block->initialised = true;
@@ -275,7 +283,7 @@ aclError aclrtEventElapsedTime(float* milliseconds, aclrtEvent start, aclrtEvent
   const auto& second = *static_cast<const Event*>(end);
   if (!first.recorded || !second.recorded) {
     return Refuse(ACL_ERROR_RT_EVENT_TIMESTAMP_INVALID,
-                  "aclrtEventElapsedTime: an event was not recorded");
+                  "aclrtEventElapsedTime: an event was not recorded: call aclrtRecordEvent before");
   }
   *milliseconds = std::chrono::duration<float, std::milli>(second.time - first.time).count();
   return ACL_SUCCESS;

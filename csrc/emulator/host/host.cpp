@@ -82,8 +82,10 @@ void TellForeign(const LaunchCall& call, const std::vector<const void*>& pointer
   for (const void* const pointer : pointers) {
     std::getline(lines, name);
     if (pointer == nullptr || FindBlock(pointer, 0) != nullptr) continue;
-    std::fprintf(stderr, "  '%s' of the launch is no memory that aclrtMalloc gave out\n",
-                 name.c_str());
+    std::fprintf(
+        stderr,
+        "  '%s' of the launch is no memory that aclrtMalloc gave out: copy the data there\n",
+        name.c_str());
   }
 }
 
