@@ -33,10 +33,6 @@ def run(
     return memory[1], memory[2], counters
 
 
-def joined(*arrays: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.ascontiguousarray(a).view(np.uint8).reshape(-1) for a in arrays])
-
-
 def tree_sum(values: np.ndarray) -> Any:
     """Sum of a power of two elements, neighbours first, rounded at every node."""
     while values.size > 1:

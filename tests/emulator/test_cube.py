@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from emulator_runs import aligned
+from random_cases import joined, left, right
 
-BYTES = 65536
 RNG = np.random.default_rng(0)
 
 
@@ -14,34 +15,12 @@ def run(
     module: ModuleType, name: str, x: np.ndarray, z: np.ndarray | None = None
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """What a kernel leaves in y, as bytes, and the counters."""
-    whole = np.zeros((3, BYTES + 512), np.uint8)
-    memory = [row[-row.ctypes.data % 512 :][:BYTES] for row in whole]  # as on a device
+    memory = [aligned() for _ in range(3)]
     memory[0][: x.nbytes] = x.reshape(-1).view(np.uint8)
     if z is not None:
         memory[2][: z.nbytes] = z.reshape(-1).view(np.uint8)
     counters = module.matrix(name, *memory)
     return memory[1], counters["total"]
-
-
-def joined(*arrays: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in arrays])
-
-
-def fractals(matrix: np.ndarray, c0: int) -> np.ndarray:
-    """Rows by k in blocks of 16 x c0, zeros around: A by rows of blocks."""
-    rows, columns = matrix.shape
-    padded = np.zeros((-(-rows // 16) * 16, -(-columns // c0) * c0), matrix.dtype)
-    padded[:rows, :columns] = matrix
-    return padded.reshape(-1, 16, padded.shape[1] // c0, c0).transpose(0, 2, 1, 3)
-
-
-def left(matrix: np.ndarray, c0: int) -> np.ndarray:
-    return fractals(matrix, c0)
-
-
-def right(matrix: np.ndarray, c0: int) -> np.ndarray:
-    """B, of k rows: fractals by rows of k, columns of 16 inside."""
-    return fractals(matrix.T, c0).transpose(1, 0, 2, 3)
 
 
 # --- windows --------------------------------------------------------------------------------------

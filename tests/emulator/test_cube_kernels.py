@@ -5,7 +5,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 from emulator_images import DTYPES
-from emulator_runs import BYTES, X, joined, run
+from emulator_runs import BYTES, X, run
+from random_cases import joined
 
 
 def operand(name: str, *shape: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

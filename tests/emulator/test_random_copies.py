@@ -5,6 +5,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import random_cases as rc
+from emulator_runs import BYTES
 
 pytestmark = pytest.mark.xdist_group("emulator")  # one build
 
@@ -12,7 +13,7 @@ UB = 32768  # bytes that the kernels clear and write out
 
 
 def noise(rng: np.random.Generator) -> np.ndarray:
-    return rng.integers(1, 256, rc.BYTES).astype(np.uint8)
+    return rng.integers(1, 256, BYTES).astype(np.uint8)
 
 
 @pytest.mark.parametrize("name", ["int8", "half", "float"])
@@ -30,7 +31,7 @@ def test_padding(emulator: ModuleType, name: str) -> None:
         width = -(-(left * size + bytes_ + right * size) // 32) * 32
         numbers = [start, rows, bytes_, src_gap, dst_gap, given, left, right]
         numbers += [is_set, set_value, value, UB]
-        wanted = np.zeros(rc.BYTES, np.uint8)
+        wanted = np.zeros(BYTES, np.uint8)
         undefined = False
         for row in range(rows if bytes_ else 0):
             at = row * (width + dst_gap * 32)
@@ -62,7 +63,7 @@ def test_rows_out(emulator: ModuleType, name: str) -> None:
         y = rc.run(
             emulator, "random_vector", f"pad out {name}", x, [start, rows, bytes_, src_gap, dst_gap]
         )
-        wanted = np.zeros(rc.BYTES, np.uint8)
+        wanted = np.zeros(BYTES, np.uint8)
         for row in range(rows):
             at = row * (-(-bytes_ // 32) + src_gap) * 32
             wanted[start + row * (bytes_ + dst_gap) :][:bytes_] = x[at : at + bytes_]
@@ -112,7 +113,7 @@ def test_columns_to_rows(emulator: ModuleType, name: str) -> None:
         p = [matrices, rows, columns, src_matrix, src_column, dst_row, dst_matrix]
         y = rc.run(emulator, "random_vector", f"to rows {name}", x, p)
         source = x[:UB].view(rc.TYPES[name])
-        wanted = np.zeros(rc.BYTES // size, rc.TYPES[name])
+        wanted = np.zeros(BYTES // size, rc.TYPES[name])
         for i in range(matrices):
             for row in range(rows):
                 for column in range(0, columns, 16):
@@ -181,7 +182,7 @@ def test_boxes(emulator: ModuleType, name: str, out: bool) -> None:
                 at = np.add.outer(np.array(axis) * row, at)
             return at.reshape(-1)
 
-        wanted = np.zeros(rc.BYTES // (32 // c0), dtype)
+        wanted = np.zeros(BYTES // (32 // c0), dtype)
         wanted[elements(boxes[0])] = x.view(dtype)[elements(boxes[1])]
         np.testing.assert_array_equal(y, wanted.view(np.uint8), str(numbers))
         done += 1

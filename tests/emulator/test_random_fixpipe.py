@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import random_cases as rc
+from emulator_runs import BYTES
 
 pytestmark = pytest.mark.xdist_group("emulator")  # one build
 
@@ -108,7 +109,7 @@ def scale_of(rng: np.random.Generator, to: str, count: int) -> np.ndarray:
 
 def laid_out(results: np.ndarray, p: dict[str, Any], size: int) -> np.ndarray:
     """The matrices where they belong in y, as bytes."""
-    y = np.zeros(rc.BYTES, np.uint8)
+    y = np.zeros(BYTES, np.uint8)
     for i, matrix in enumerate(results):
         rows, columns = matrix.shape
         for row in range(rows):

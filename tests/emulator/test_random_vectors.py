@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import random_cases as rc
+from emulator_runs import BYTES
 
 pytestmark = pytest.mark.xdist_group("emulator")  # one build
 
@@ -19,14 +20,14 @@ def execute(
     """UB after one instruction, and what it counted."""
     fields = {"dst": DST, "src0": SRC0, "src1": SRC1, "tmp": TMP, **fields}
     left = memory.copy()
-    fields |= {"op": op, "dtype": name, "out_begin": 0, "out_end": rc.BYTES}
+    fields |= {"op": op, "dtype": name, "out_begin": 0, "out_end": BYTES}
     taken, _ = module.instruction(fields, memory, left)
     return left, taken
 
 
 def noise(rng: np.random.Generator) -> np.ndarray:
     """Bytes that are small numbers in every type, without NaN."""
-    return rng.integers(0, 60, rc.BYTES).astype(np.uint8)
+    return rng.integers(0, 60, BYTES).astype(np.uint8)
 
 
 def lane_at(block: int, repeat: int, size: int, r: int, lane: int) -> int:

@@ -124,7 +124,8 @@ def test_a_lowered_rule_is_a_warning_or_nothing(emulator: ModuleType, capfd: Any
 
 def test_what_a_warning_says_is_counted(emulator: ModuleType) -> None:
     warnings = fail(emulator, "sync.missing", rules="sync.missing=warning")["warnings"]
-    assert [warning["count"] > 0 for warning in warnings]
+    assert warnings
+    assert all(warning["count"] > 0 for warning in warnings)
     assert len({(w["rule"], w["message"].partition(":")[0]) for w in warnings}) == len(warnings)
 
 

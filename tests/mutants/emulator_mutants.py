@@ -234,14 +234,14 @@ MUTANTS = [
         "parts.append(text[start:i])\n            start = i + 1",
         "parts.append(text[start:i])\n            start = i",
         "A comma stays before each argument of a launch.",
-        EMULATED.format("host", "a_launch_becomes_a_call"),
+        EMULATED.format("translate", "a_launch_becomes_a_call"),
     ),
     Mutant(
         "csrc/emulator/translate.py",
         'return "kCube" if cube else "kVector"',
         'return "kVector"',
         "A kernel without a kind is of vector cores.",
-        EMULATED.format("host", "kind_of_a_kernel"),
+        EMULATED.format("translate", "kind_of_a_kernel"),
     ),
     Mutant(
         "csrc/emulator/host/acl.cpp",
