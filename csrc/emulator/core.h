@@ -201,6 +201,8 @@ class Machine {
 
   // Does what the level of a broken rule says, unless that is off.
   void Report(Rule rule, Op op, const std::string& message);
+  // Counts one more warning of a rule and an instruction; false if this is the first.
+  bool CountAgain(Rule rule, Op op);
   // Called by a core: gives way until every core, or every vector core, has come here, and tells it
   // what the others know.
   void WaitForAll(Core& core, bool vector_only);

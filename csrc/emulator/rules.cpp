@@ -110,13 +110,18 @@ Levels LevelsFor(const Options& options) {
   return levels;
 }
 
-void Machine::Report(Rule rule, Op op, const std::string& message) {
-  if (levels[static_cast<int>(rule)] >= Level::kError) throw Error(rule, message);
+bool Machine::CountAgain(Rule rule, Op op) {
   for (Warning& warning : warnings) {
     if (warning.rule != EntryOf(rule).id || warning.op != Name(op)) continue;
     ++warning.count;
-    return;
+    return true;
   }
+  return false;
+}
+
+void Machine::Report(Rule rule, Op op, const std::string& message) {
+  if (levels[static_cast<int>(rule)] >= Level::kError) throw Error(rule, message);
+  if (CountAgain(rule, op)) return;
   warnings.push_back({EntryOf(rule).id, Name(op), message, 1});
   if (options.warn != nullptr) {
     options.warn(Error(rule, message));
@@ -136,6 +141,8 @@ void Fail(Rule rule, const char* format, ...) {
 void Report(Rule rule, const char* format, ...) {
   Machine& machine = CurrentCore().machine;
   if (machine.levels[static_cast<int>(rule)] == Level::kOff) return;
+  // an instruction may warn of each element: only the first one is put into words
+  if (machine.CountAgain(rule, CurrentCore().op)) return;
   va_list arguments;
   va_start(arguments, format);
   const std::string text = Formatted(format, arguments);
