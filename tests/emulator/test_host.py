@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "csrc" / "emulator" / "run.py"
 EXAMPLE = sorted((ROOT / "examples" / "ascend").glob("*.asc"))
 
+pytestmark = pytest.mark.slow  # each test compiles a program
+
 
 @pytest.fixture(autouse=True)
 def _usual_levels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +341,6 @@ int main() {
     assert done.stdout == "Ascend910B4 20 40 20 524288\n", done.stderr
 
 
-@pytest.mark.slow
 def test_a_sanitizer_sees_device_code(tmp_path: Path) -> None:
     main = """
 __global__ __vector__ void k(GM_ADDR x, int32_t n) {
@@ -364,7 +365,6 @@ int main() {
     assert (right.returncode, right.stdout) == (0, "0 of 20008 wrong\n"), right.stderr
 
 
-@pytest.mark.slow
 def test_a_cmake_project_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "CMakeLists.txt").write_text(f"""
 cmake_minimum_required(VERSION 3.18)

@@ -7,7 +7,7 @@ import pytest
 import random_cases as rc
 from emulator_runs import BYTES
 
-pytestmark = pytest.mark.xdist_group("emulator")  # one build
+pytestmark = pytest.mark.slow
 
 UB = 32768  # bytes that the kernels clear and write out
 

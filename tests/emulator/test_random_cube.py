@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import random_cases as rc
 
-pytestmark = pytest.mark.xdist_group("emulator")  # one build
+pytestmark = pytest.mark.slow
 
 C0 = {"half": 16, "bf16": 16, "float": 8, "int8": 32, "int4": 64}
 SIDES = {"half": 16, "bf16": 16, "float": 16, "int8": 32, "int4": 64}  # of a square

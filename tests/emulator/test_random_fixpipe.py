@@ -8,7 +8,7 @@ import pytest
 import random_cases as rc
 from emulator_runs import BYTES
 
-pytestmark = pytest.mark.xdist_group("emulator")  # one build
+pytestmark = pytest.mark.slow
 
 # as the documents number them, and whether they scale by one number or by one for each column
 MODES = {

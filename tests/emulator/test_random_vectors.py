@@ -8,7 +8,7 @@ import pytest
 import random_cases as rc
 from emulator_runs import BYTES
 
-pytestmark = pytest.mark.xdist_group("emulator")  # one build
+pytestmark = pytest.mark.slow
 
 SRC0, SRC1, DST, TMP = 0, 16384, 32768, 49152
 FLOATS = ["half", "float"]

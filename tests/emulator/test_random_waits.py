@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import random_cases as rc
 
-pytestmark = pytest.mark.xdist_group("emulator")  # one build
+pytestmark = pytest.mark.slow
 
 KINDS = ["together", "IBSet", "polls"]
 BLOCKS, ROW = 4, 64

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import random_cases as rc
 
-pytestmark = pytest.mark.xdist_group("emulator")  # one build
+pytestmark = pytest.mark.slow
 
 IMAGE = ["l1H", "l1W", "channels", "columns", "rows", "first_column", "first_row"]
 FILTER = ["stride_w", "stride_h", "filter_w", "filter_h", "dilation_w", "dilation_h"]

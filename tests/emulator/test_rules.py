@@ -47,6 +47,7 @@ def test_rule(emulator: ModuleType, name: str) -> None:
     assert f"rule {rule}: " in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checks", [True, False])
 @pytest.mark.parametrize("name", sorted(FAILING))
 def test_without_rules_a_kernel_ends(emulator: ModuleType, name: str, checks: bool) -> None:

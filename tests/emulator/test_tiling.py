@@ -13,7 +13,7 @@ RUN = ROOT / "csrc" / "emulator" / "run.py"
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("g++"), reason="needs g++"),
-    pytest.mark.xdist_group("emulator-run"),  # one build
+    pytest.mark.slow,
 ]
 
 PROGRAM = r"""
