@@ -16,6 +16,7 @@ def of(statement: str) -> list[str]:
     return calls.disagreements(HEAD + body, "call.cpp", calls.OURS, calls.our_command())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", calls.FILES, ids=lambda path: path.stem)
 def test_calls_are_accepted_and_refused_as_their_comments_say(path: calls.Path) -> None:
     found = calls.disagreements(path.read_text(), path.name, calls.OURS, calls.our_command())
