@@ -20,7 +20,7 @@
   X(kUbCapacity, "ub.capacity", kFixed, "UB has 192 KiB") \
   X(kUbReserved, "ub.reserved", kError, \
     "Select modes 1 and 2 need the last 8 KiB of UB free, GroupBarrier 1600 bytes") \
-  X(kLocalNoMemory, "local.no-memory", kFixed, "a local tensor has memory behind it") \
+  X(kLocalNoMemory, "local.no-memory", kFixed, "memory was given to a local tensor before its use") \
   X(kLocalBounds, "local.bounds", kFixed, "an access stays inside its local tensor") \
   X(kDeclaredSize, "local.declared-size", kWarning, \
     "an access stays inside what a static tensor was declared to hold") \

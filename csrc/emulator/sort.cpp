@@ -11,7 +11,7 @@ constexpr uint32_t kPairBytes = 8;  // score and index of a sorted list
 
 struct Scored {
   float score;
-  uint32_t index_at;  // where its index lies in UB: that is carried along, whatever it is
+  uint32_t index_at;  // where its index lies in UB; its bytes are copied and not read
 };
 
 bool Precedes(const Scored& a, const Scored& b) {

@@ -59,7 +59,7 @@ void FractalsKernel(GM_ADDR x, GM_ADDR y, GM_ADDR z) {
 
 // --- products and their ways out -----------------------------------------------------------------
 
-// A and B of x, which holds them in fractals, and a bias behind them in the first bytes of z
+// A and B in L0, loaded from x, which holds their fractals one after the other.
 template <typename T>
 struct Factors {
   Factors(GM_ADDR x, Numbers& numbers) {

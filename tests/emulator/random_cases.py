@@ -75,6 +75,6 @@ def stored(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def trials(seed: int, count: int) -> Iterator[np.random.Generator]:
-    """A generator for each of so many sets of parameters."""
+    """Yields one random generator for each trial."""
     for i in range(count):
         yield np.random.default_rng([seed, i])

@@ -247,7 +247,7 @@ def test_a_host_that_does_not_wait(tmp_path: Path) -> None:
   aclrtSynchronizeStream(stream);
 #elif HOW == 3
   aclrtSynchronizeDevice();
-#else  // by an event, and another stream behind it
+#else  // another stream waits for an event of this one, and the host for that stream
   aclrtEvent event = nullptr;
   aclrtCreateEvent(&event);
   aclrtRecordEvent(event, stream);

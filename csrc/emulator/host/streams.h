@@ -1,5 +1,5 @@
-// What the host may know of work that it gave to a stream. The work is done at once; until the host
-// waits for it, copies to the host have not landed, and results of launches are not to be read.
+// What the host may know of work that it gave to a stream. The work is done at once, but as on a
+// device the host sees neither its copies nor its results before it has waited for the stream.
 #ifndef MOGE_EMULATOR_HOST_STREAMS_H_
 #define MOGE_EMULATOR_HOST_STREAMS_H_
 
