@@ -13,6 +13,18 @@ constexpr uint32_t kC0 = kBlockBytes / sizeof(T);
 template <typename T>
 constexpr uint32_t kFractalElements = kFractal * kC0<T>;
 
+// What products of T are summed in: those of bytes are exact integers.
+template <typename T>
+struct SumOfProducts {
+  using Type = float;
+};
+template <>
+struct SumOfProducts<int8_t> {
+  using Type = int32_t;
+};
+template <typename T>
+using SumOf = typename SumOfProducts<T>::Type;
+
 // How a factor lies in global memory. r is the depth, over which the product sums; x are the rows
 // of the left factor or the columns of the right one.
 enum class Layout {

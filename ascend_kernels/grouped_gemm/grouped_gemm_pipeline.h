@@ -45,6 +45,7 @@ constexpr uint32_t kFewFractals = 10;
 template <typename T, Layout kLeft, Layout kRight, uint32_t kHalves = 1>
 class TileProducts {
  public:
+  using Sum = SumOf<T>;
   static constexpr bool kRaggedDepth = kLeft == Layout::kDepthOuter;
   static constexpr bool kRightDepthOuter = kRight == Layout::kDepthOuter;
   static constexpr uint32_t kParts = kRightDepthOuter ? 1 : 2;
@@ -61,7 +62,7 @@ class TileProducts {
   static_assert(Resident::kLeftStages + Resident::kRightStages <= kEventIds, "flags, resident");
   static_assert(2 * kTileM * kL0Depth * sizeof(T) <= kL0Bytes, "L0A");
   static_assert(2 * kPartC * kL0Depth * sizeof(T) <= kL0Bytes, "L0B");
-  static_assert(kParts * kTileM * kPartC * sizeof(float) <= kL0cBytes, "L0C");
+  static_assert(kParts * kTileM * kPartC * sizeof(Sum) <= kL0cBytes, "L0C");
 
   __aicore__ inline void Init(GM_ADDR left, GM_ADDR right, GM_ADDR offsets,
                               const GroupedGemmTiling& tiling) {
@@ -85,7 +86,7 @@ class TileProducts {
       left_l0_[i] = LocalTensor<T>(TPosition::A2, i * kL0Bytes / 2, kTileM * kL0Depth);
       right_l0_[i] = LocalTensor<T>(TPosition::B2, i * kL0Bytes / 2, kPartC * kL0Depth);
     }
-    tile_l0c_ = LocalTensor<float>(TPosition::CO1, 0, kTileM * kTileC);
+    tile_l0c_ = LocalTensor<Sum>(TPosition::CO1, 0, kTileM * kTileC);
   }
 
   // epilogue(tile, part, columns of the part, L0C) stores each part of a tile.
@@ -273,7 +274,7 @@ class TileProducts {
     SetFlag<HardEvent::M_MTE1>(l0_);
     l0_ ^= 1;
   }
-  __aicore__ inline LocalTensor<float> PartL0c(const Step& step) const {
+  __aicore__ inline LocalTensor<Sum> PartL0c(const Step& step) const {
     return tile_l0c_[step.part * kTileM * kPartC];
   }
 
@@ -330,7 +331,7 @@ class TileProducts {
   uint32_t left_stages_ = 0, right_stages_ = 0, right_depth_ = 0;
   LocalTensor<T> left_l1_[Resident::kLeftStages], right_l1_[Resident::kRightStages];
   LocalTensor<T> left_l0_[2], right_l0_[2];
-  LocalTensor<float> tile_l0c_;
+  LocalTensor<Sum> tile_l0c_;
   uint32_t left_stage_ = 0, right_stage_ = 0;  // where the last chunks taken are
   uint32_t stage_of_depth_0_ = 0;  // the strip's; its other chunks follow around the stages
   int32_t l0_ = 0;                 // half of L0 that is filled next
