@@ -2,7 +2,7 @@
 
 from moge_ops import _interrupt  # noqa: F401  # isort: skip - before torch, whose import takes seconds
 from moge_ops import nn, quant, statistics, surgery, testing
-from moge_ops.ops.grouped_gate import Gating, grouped_gate
+from moge_ops.ops.grouped_gate import Gating, gate_and_route, grouped_gate
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.ops.grouped_mlp import grouped_mlp
 from moge_ops.ops.load_balance_loss import (
@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Gating",
     "Routing",
+    "gate_and_route",
     "grouped_gate",
     "grouped_gemm",
     "grouped_mlp",

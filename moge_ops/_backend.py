@@ -333,6 +333,7 @@ def define(
     save: Callable[[Any, Any, Any], None] | None = None,
     backward: Callable[..., dict[str, Any]] | None = None,
     flops: _flops.Formula | None = None,
+    otherwise: Callable[..., Any] | None = None,
 ) -> Callable[[Declaration], Declaration]:
     """Registers the operator that the decorated function declares.
 
@@ -347,6 +348,8 @@ def define(
             gradient.
         backward: ``(ctx, *d_outputs) -> {name of an argument: its gradient}``.
         flops: What ``torch.utils.flop_counter`` counts for a call; zero if None.
+        otherwise: What is called where a backend's module has no such launcher: other operators
+            that do the same in more launches.
     """
 
     def registered(declaration: Declaration) -> Declaration:
@@ -364,8 +367,10 @@ def define(
                 if forward_ad._current_level >= 0:
                     _refuse_forward_mode(name, args)
                 with _launch_context(device, args[0]):
-                    launch = getattr(_load_for(device, op, args[0]), launcher)
-                    return launch(*map(_as_launched, args))
+                    module = _load_for(device, op, args[0])
+                    if otherwise is not None and not hasattr(module, launcher):
+                        return otherwise(*args)
+                    return getattr(module, launcher)(*map(_as_launched, args))
 
             torch.library.impl(f"{NAMESPACE}::{name}", device, _untraced(kernel), lib=_library)
 

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from moge_ops import _checks
 from moge_ops._quantized import QuantizedWeight, check, check_values
-from moge_ops.ops.grouped_gate import SCORES, Gating, grouped_gate
+from moge_ops.ops.grouped_gate import SCORES, Gating, gate_and_route, grouped_gate
 from moge_ops.ops.grouped_mlp import WEIGHT_ON, grouped_mlp
-from moge_ops.ops.route import route
 from moge_ops.ops.swiglu import swiglu
 
 __all__ = ["FrozenWeight", "MoGE", "MoGEOutput"]
@@ -219,10 +218,15 @@ class MoGE(nn.Module):
 
         ``row_mask [T]`` says which of them vote; ``experts [T, K]`` is the choice, if it is made.
         """
+        return self._router(grouped_gate, x, row_mask, experts)
+
+    def _router(
+        self, choose: Callable[..., Any], x: Tensor, row_mask: Tensor | None, experts: Tensor | None
+    ) -> tuple[Tensor, Any]:
         gate, router_scale = self.router_weights()
         with _checks.no_autocast(x):
             logits = F.linear(x.to(gate.dtype), gate)
-        gating = grouped_gate(
+        return logits, choose(
             logits,
             self.num_groups,
             self.k,
@@ -236,7 +240,6 @@ class MoGE(nn.Module):
             row_mask=None if self.num_voted is None else row_mask,
             experts=experts,
         )
-        return logits, gating
 
     def given(self, routing: Tensor | None, tokens: Sequence[int]) -> Tensor | None:
         """``routing`` ``[*tokens, K]``, or flat already, as ids ``[T, K]``."""
@@ -285,7 +288,7 @@ class MoGE(nn.Module):
             ValueError: The last dimension of ``x`` is not H, or ``row_mask`` or ``routing`` does
                 not fit.
         """
-        H, E = self.gate.shape[1], self.gate.shape[0]
+        H = self.gate.shape[1]
         _checks.tensor("x", x, "[..., H]")
         if x.ndim < 1 or x.shape[-1] != H:
             raise ValueError(f"x must be [..., H={H}], got {list(x.shape)}")
@@ -302,9 +305,8 @@ class MoGE(nn.Module):
             _checks.parameters_take("x", x, like)
         tokens = x.reshape(-1, H)  # [T, H]
         voters = None if row_mask is None else row_mask.flatten()
-        logits, gating = self.router(tokens, voters, self.given(routing, x.shape[:-1]))
-        # a choice that was given need not be one expert of each group
-        rows = route(gating.experts, E, num_groups=None if routing is not None else self.num_groups)
+        given = self.given(routing, x.shape[:-1])
+        logits, (gating, rows) = self._router(gate_and_route, tokens, voters, given)
         y = grouped_mlp(
             tokens,
             w_gate_up,

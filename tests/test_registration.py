@@ -58,6 +58,7 @@ def raw_calls(device: str) -> dict[str, tuple[Any, ...]]:
     up, down = (moge_ops.quant.quantize(w, "int8_w8a8") for w in plain[1:3])
     return {
         "grouped_gate": (logits, G, k, "softmax", None, scale, True, 2.0, None),
+        "grouped_gate_and_route": (logits, G, k, "softmax", None, scale, True, 2.0, None),
         "grouped_gate_bwd": (
             torch.randn(T, K, device=device),
             logits.detach(),
@@ -122,6 +123,9 @@ STEMS = [module.name for module in pkgutil.iter_modules(moge_ops.ops.__path__)]
 def test_every_backend_has_the_declared_launcher(op: str, backend: str) -> None:
     home = max((stem for stem in STEMS if op.startswith(stem)), key=len)
     launcher = op if op.endswith(("_bwd", "_dx", "_dw")) else f"{op}_fwd"
+    if op == "grouped_gate_and_route" and backend != "ascend":
+        assert not hasattr(load(backend, home), launcher)  # the two operators, one by one
+        return
     declared = getattr(torch.ops.moge_ops, op).default._schema.arguments
     found = inspect.signature(getattr(load(backend, home), launcher)).parameters
     assert list(found) == [argument.name for argument in declared]

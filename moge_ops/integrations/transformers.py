@@ -44,7 +44,7 @@ from moge_ops.integrations.pangu_auto import (
     PanguProMoEModel,
 )
 from moge_ops.nn import FrozenWeight
-from moge_ops.ops.grouped_gate import grouped_gate
+from moge_ops.ops.grouped_gate import gate_and_route, grouped_gate
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.ops.grouped_mlp import grouped_mlp
 from moge_ops.ops.permute import permute
@@ -202,8 +202,8 @@ def _pangu_block_forward(
     """MoE block of Pangu Pro MoE: ``[B, L, H] -> [B, L, H]``, and the logits ``[T, E]``."""
     x = hidden_states.flatten(0, -2)  # [T, H]
     logits = block.gate(x)
-    gating = grouped_gate(logits, block.num_groups, router_scale=block.router_scale.view(-1))
-    routing = route(gating.experts, block.num_experts, num_groups=block.num_groups)
+    scale = block.router_scale.view(-1)
+    gating, routing = gate_and_route(logits, block.num_groups, router_scale=scale)
     # the experts stay modules, which take whole tensors: the host must know their row counts
     rows = torch.split(permute(x, routing), gating.counts.tolist())
     out = torch.cat([expert(part) for expert, part in zip(block.experts, rows, strict=True)])

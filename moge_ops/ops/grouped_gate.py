@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from moge_ops import _backend, _checks
+from moge_ops.ops.route import Routing, route, route_fwd
 from moge_ops.reference.grouped_gate import grouped_gate as _reference
 
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus")
@@ -44,17 +45,15 @@ def grouped_gate_bwd(
     return logits.new_empty(logits.shape), like.new_empty(scales)
 
 
-def _save(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, experts, _ = output
+def _save(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
+    _, experts, *_ = output
     ctx.save_for_backward(inputs.logits, experts, inputs.router_scale)
     options = ("num_groups", "score", "renormalize", "scaling")
     ctx.options = {name: getattr(inputs, name) for name in options}
     ctx.options["given"] = inputs.given is not None
 
 
-def _backward(
-    ctx: Any, d_weights: Tensor, d_experts: None, d_counts: None
-) -> dict[str, Tensor | None]:
+def _backward(ctx: Any, d_weights: Tensor, *_: None) -> dict[str, Tensor | None]:
     logits, experts, router_scale = ctx.saved_tensors
     d_logits, d_router_scale = grouped_gate_bwd(
         d_weights, logits, experts, router_scale=router_scale, **ctx.options
@@ -86,6 +85,37 @@ def grouped_gate_fwd(
     weights = logits.new_empty(T, K, dtype=torch.promote_types(logits.dtype, torch.float32))
     experts = logits.new_empty(T, K, dtype=torch.int32)
     return weights, experts, logits.new_empty(E, dtype=torch.int32)
+
+
+def _one_by_one(
+    logits: Tensor, num_groups: int, *options: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """:func:`grouped_gate_and_route_fwd` in two launches, where a backend has none for both."""
+    weights, experts, counts = grouped_gate_fwd(logits, num_groups, *options)
+    given = options[-1] is not None
+    rows = route_fwd(experts, logits.shape[1], None if given else num_groups)
+    return weights, experts, counts, *rows
+
+
+@_backend.define(save=_save, backward=_backward, otherwise=_one_by_one)
+def grouped_gate_and_route_fwd(
+    logits: Tensor,
+    num_groups: int,
+    k: int,
+    score: str,
+    bias: Tensor | None,
+    router_scale: Tensor | None,
+    renormalize: bool,
+    scaling: float,
+    given: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What :func:`grouped_gate_fwd` returns, and what ``route_fwd`` makes of its experts."""
+    T, E = logits.shape
+    K = num_groups * k
+    weights = logits.new_empty(T, K, dtype=torch.promote_types(logits.dtype, torch.float32))
+    ids = logits.new_empty(T, K, dtype=torch.int32)
+    rows = ids.new_empty(T * K)
+    return weights, ids, ids.new_empty(E), rows, ids.new_empty(T, K), ids.new_empty(E + 1)
 
 
 def _without(logits: Tensor, bias: Tensor | None, expert_mask: Tensor) -> Tensor:
@@ -128,6 +158,79 @@ def _voted(
         order = order.masked_fill(~expert_mask.view_as(order), -P)
     kept: Tensor = order >= order.topk(num_voted).values[:, -1:]
     return kept.flatten()
+
+
+def _choose(
+    with_rows: bool,
+    logits: Tensor,
+    num_groups: int,
+    k: int,
+    score: str,
+    bias: Tensor | None,
+    router_scale: Tensor | None,
+    renormalize: bool,
+    scaling: float,
+    expert_mask: Tensor | None,
+    num_voted: int | None,
+    row_mask: Tensor | None,
+    experts: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """What :func:`grouped_gate` returns, and ``with_rows`` the parts of its :class:`Routing`."""
+    specs: list[Any] = [("logits", logits, "[T, E]", _checks.FLOATS)]
+    for name, x in (("bias", bias), ("router_scale", router_scale)):
+        if x is not None:
+            specs.append((name, x, "[E]", _checks.FLOATS))
+    for name, mask, layout in (("expert_mask", expert_mask, "[E]"), ("row_mask", row_mask, "[T]")):
+        if mask is not None:
+            specs.append((name, mask, layout, (torch.bool,)))
+    if experts is not None:
+        specs.append(("experts", experts, "[T, K]", _checks.IDS))
+    sizes = _checks.tensors(*specs)
+    E = sizes["E"]
+    _checks.groups(E, num_groups, k, name="the columns of logits")
+    if experts is not None and sizes["K"] != num_groups * k:
+        raise ValueError(
+            f"experts must be [T, K={num_groups * k}], k={k} of each of {num_groups} groups, "
+            f"got {list(experts.shape)}"
+        )
+    _checks.choice("score", score, SCORES)
+    if not isinstance(renormalize, bool):
+        raise TypeError(f"renormalize must be a bool, got {type(renormalize).__name__}")
+    if not isinstance(scaling, (int, float)) or isinstance(scaling, bool):
+        raise TypeError(f"scaling must be a float, got {type(scaling).__name__}")
+    if not abs(scaling) <= _checks.MOST_FLOAT:  # unlike math.isfinite, torch.compile can trace it
+        raise ValueError(f"scaling must be finite, got {scaling!r:.200}")
+    if num_voted is not None:
+        _checks.voted(num_voted, k, E // num_groups)
+    elif row_mask is not None:
+        raise ValueError("row_mask must come with num_voted, got None")
+    groups = None if experts is not None else num_groups
+    if _backend.use_reference(logits):
+        gating = _reference(
+            logits,
+            num_groups,
+            k,
+            score=score,
+            bias=bias,
+            router_scale=router_scale,
+            renormalize=renormalize,
+            scaling=float(scaling),
+            expert_mask=expert_mask,
+            num_voted=num_voted,
+            row_mask=row_mask,
+            experts=experts,
+        )
+        return (*gating, *route(gating[1], E, num_groups=groups)) if with_rows else gating
+    if experts is not None:
+        bias = expert_mask = num_voted = None
+    if expert_mask is not None:
+        bias = _without(logits, bias, expert_mask)
+    if num_voted is not None:
+        voted = _voted(logits, num_groups, score, bias, expert_mask, num_voted, row_mask)
+        bias = _without(logits, bias, voted)
+    launch = grouped_gate_and_route_fwd if with_rows else grouped_gate_fwd
+    options = (score, bias, router_scale, renormalize, float(scaling), experts)
+    return launch(logits, num_groups, k, *options)
 
 
 def grouped_gate(
@@ -220,68 +323,52 @@ def grouped_gate(
         with the choices of the rollout: Ma et al. 2025, "Stabilizing MoE Reinforcement Learning by
         Aligning Training and Inference Routers", R3 (arXiv:2510.11370).
     """
-    specs: list[Any] = [("logits", logits, "[T, E]", _checks.FLOATS)]
-    for name, x in (("bias", bias), ("router_scale", router_scale)):
-        if x is not None:
-            specs.append((name, x, "[E]", _checks.FLOATS))
-    for name, mask, layout in (("expert_mask", expert_mask, "[E]"), ("row_mask", row_mask, "[T]")):
-        if mask is not None:
-            specs.append((name, mask, layout, (torch.bool,)))
-    if experts is not None:
-        specs.append(("experts", experts, "[T, K]", _checks.IDS))
-    sizes = _checks.tensors(*specs)
-    E = sizes["E"]
-    _checks.groups(E, num_groups, k, name="the columns of logits")
-    if experts is not None and sizes["K"] != num_groups * k:
-        raise ValueError(
-            f"experts must be [T, K={num_groups * k}], k={k} of each of {num_groups} groups, "
-            f"got {list(experts.shape)}"
-        )
-    _checks.choice("score", score, SCORES)
-    if not isinstance(renormalize, bool):
-        raise TypeError(f"renormalize must be a bool, got {type(renormalize).__name__}")
-    if not isinstance(scaling, (int, float)) or isinstance(scaling, bool):
-        raise TypeError(f"scaling must be a float, got {type(scaling).__name__}")
-    if not abs(scaling) <= _checks.MOST_FLOAT:  # unlike math.isfinite, torch.compile can trace it
-        raise ValueError(f"scaling must be finite, got {scaling!r:.200}")
-    if num_voted is not None:
-        _checks.voted(num_voted, k, E // num_groups)
-    elif row_mask is not None:
-        raise ValueError("row_mask must come with num_voted, got None")
-    if _backend.use_reference(logits):
-        return Gating(
-            *_reference(
-                logits,
-                num_groups,
-                k,
-                score=score,
-                bias=bias,
-                router_scale=router_scale,
-                renormalize=renormalize,
-                scaling=float(scaling),
-                expert_mask=expert_mask,
-                num_voted=num_voted,
-                row_mask=row_mask,
-                experts=experts,
-            )
-        )
-    if experts is not None:
-        bias = expert_mask = num_voted = None
-    if expert_mask is not None:
-        bias = _without(logits, bias, expert_mask)
-    if num_voted is not None:
-        voted = _voted(logits, num_groups, score, bias, expert_mask, num_voted, row_mask)
-        bias = _without(logits, bias, voted)
-    return Gating(
-        *grouped_gate_fwd(
-            logits,
-            num_groups,
-            k,
-            score=score,
-            bias=bias,
-            router_scale=router_scale,
-            renormalize=renormalize,
-            scaling=float(scaling),
-            given=experts,
-        )
-    )
+    options = (k, score, bias, router_scale, renormalize, scaling)
+    changes = (expert_mask, num_voted, row_mask, experts)
+    return Gating(*_choose(False, logits, num_groups, *options, *changes))
+
+
+def gate_and_route(
+    logits: Tensor,
+    num_groups: int,
+    k: int = 1,
+    *,
+    score: str = "softmax",
+    bias: Tensor | None = None,
+    router_scale: Tensor | None = None,
+    renormalize: bool = False,
+    scaling: float = 1.0,
+    expert_mask: Tensor | None = None,
+    num_voted: int | None = None,
+    row_mask: Tensor | None = None,
+    experts: Tensor | None = None,
+) -> tuple[Gating, Routing]:
+    """:func:`grouped_gate` and :func:`moge_ops.route` of its experts, as a layer needs both.
+
+    The same as the two calls, bit for bit. An NPU does it in one launch, which decoding notices;
+    other devices take one for each.
+
+    Args:
+        logits: ``[T, E]``, as for :func:`grouped_gate`.
+        num_groups: G, a divisor of E.
+        k: Experts per group, at most E/G.
+        score, bias, router_scale, renormalize, scaling, expert_mask, num_voted, row_mask: As in
+            :func:`grouped_gate`.
+        experts: As in :func:`grouped_gate`. They are routed as the ids of one group, since any
+            expert may stand in any column.
+
+    Returns:
+        The :class:`Gating` and the :class:`moge_ops.Routing` of its experts, without padding. Only
+        the weights have a gradient.
+
+    Raises:
+        TypeError: As :func:`grouped_gate`.
+        ValueError: As :func:`grouped_gate`; or there are 2^31 slots or more.
+
+    Source:
+        As for the two.
+    """
+    options = (k, score, bias, router_scale, renormalize, scaling)
+    changes = (expert_mask, num_voted, row_mask, experts)
+    found = _choose(True, logits, num_groups, *options, *changes)
+    return Gating(*found[:3]), Routing(*found[3:])
