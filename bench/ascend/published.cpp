@@ -2,35 +2,13 @@
 // data_copy, add_high_performance and matmul_basic_api_high_performance of the Ascend C best
 // practices, and the theoretical performance of Mmad. Counting mode runs them over addresses that
 // hold no memory: only the time of the instructions and of their waits is of interest here.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include "kernel_operator.h"
-#include "python.h"
-#include "timing.h"
+#include "published.h"
 
 namespace py = pybind11;
 
+namespace published {
+
 namespace {
-
-using namespace AscendC;
-
-template <typename T>
-GlobalTensor<T> Global(void* pointer) {
-  GlobalTensor<T> tensor;
-  tensor.SetGlobalBuffer(static_cast<T*>(pointer));
-  return tensor;
-}
-
-MmadParams Product(uint32_t m, uint32_t n, uint32_t k, uint8_t unit_flag, bool first) {
-  MmadParams params;
-  params.m = m;
-  params.n = n;
-  params.k = k;
-  params.unitFlag = unit_flag;
-  params.cmatrixInitVal = first;
-  return params;
-}
 
 // --- copies --------------------------------------------------------------------------------------
 
@@ -39,7 +17,7 @@ struct CopyShape {
   uint32_t M, N;
   uint32_t tile_m, tile_n;
   uint32_t slices, repeats;  // the columns are read in slices, each slice `repeats` times
-  bool all;                  // every core reads all parts, in the same order
+  bool all;                  // every core reads all parts past L2, in the same order
   bool rotated;              // or each begins with its own part
 };
 
@@ -71,7 +49,8 @@ void CopyParts(const CopyShape& shape, Copy copy) {
 
 void CopyToUb(void* x, const CopyShape& shape) {
   InitSocState();
-  const GlobalTensor<half> source = Global<half>(x);
+  GlobalTensor<half> source = Global<half>(x);
+  if (shape.all) source.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
   const LocalTensor<half> tile(TPosition::VECCALC, 0, shape.tile_m * shape.tile_n);
   CopyParts(shape, [&](uint64_t offset, uint32_t columns) {
     DataCopyPad(tile, source[offset],
@@ -83,7 +62,8 @@ void CopyToUb(void* x, const CopyShape& shape) {
 
 void CopyToL1(void* x, const CopyShape& shape) {
   InitSocState();
-  const GlobalTensor<half> source = Global<half>(x);
+  GlobalTensor<half> source = Global<half>(x);
+  if (shape.all) source.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
   const LocalTensor<half> tile(TPosition::A1, 0, shape.tile_m * shape.tile_n);
   CopyParts(shape, [&](uint64_t offset, uint32_t columns) {
     DataCopy(tile, source[offset],
@@ -112,9 +92,12 @@ void AddTiles(void* x, void* y, void* z, const AddShape& shape) {
   const auto core = static_cast<uint64_t>(GetBlockIdx());
   const uint64_t begin = shape.rows * core / cores * shape.columns;
   const uint64_t end = shape.rows * (core + 1) / cores * shape.columns;
+  // the second operand follows the first: where that is 16384 elements, they share their banks
+  constexpr uint32_t kRoom = 16384 * 2;
   const auto local = [&](uint32_t buffer, uint32_t which) {
-    return LocalTensor<half>(TPosition::VECCALC, (buffer * 3 + which) * shape.length * 2,
-                             shape.length);
+    const uint32_t at = which == 2 ? 4 * kRoom + buffer * shape.length * 2
+                                   : 2 * kRoom * buffer + which * shape.length * 2;
+    return LocalTensor<half>(TPosition::VECCALC, at, shape.length);
   };
   for (uint32_t buffer = 0; buffer < shape.buffers; ++buffer) {
     SetFlag<HardEvent::V_MTE2>(buffer);
@@ -151,6 +134,22 @@ void AddScalars(uint32_t count) {
   for (uint32_t i = 0; i < count; ++i) {
     const float sum = static_cast<float>(tile.GetValue(i)) + static_cast<float>(tile.GetValue(i));
     tile.SetValue(i, half(sum));
+  }
+  PipeBarrier<PIPE_ALL>();
+}
+
+// Where the operands of an Add of floats lie in UB, and how it walks the first.
+struct BankShape {
+  uint32_t src0, src1, dst;
+  uint8_t block_stride, repeat_stride;
+};
+
+void AddBanks(const BankShape& shape, uint32_t times) {
+  InitSocState();
+  const auto tensor = [](uint32_t at) { return LocalTensor<float>(TPosition::VECCALC, at, 4096); };
+  for (uint32_t i = 0; i < times; ++i) {
+    Add(tensor(shape.dst), tensor(shape.src0), tensor(shape.src1), 64, 64,
+        BinaryRepeatParams(1, shape.block_stride, 1, 8, shape.repeat_stride, 8));
   }
   PipeBarrier<PIPE_ALL>();
 }
@@ -284,35 +283,14 @@ void MmadOnly() {
 
 // --- launches ------------------------------------------------------------------------------------
 
-// Launches twice and returns the second, as benchmarks do: L2 holds what the first left there.
-template <typename Kernel>
-py::dict Run(const char* name, emulator::KernelType type, uint32_t blocks,
-             const std::vector<uint64_t>& bytes, Kernel kernel) {
-  emulator::CacheModel cache;
-  emulator::Options options;
-  options.name = name;
-  options.kernel = type;
-  options.blocks = blocks;
-  options.device = &emulator::Devices()[0];
-  options.cache = &cache;
-  options.counting = true;
-  uint8_t* memory[3] = {};
-  uintptr_t next = uintptr_t{1} << 44;
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    memory[i] = reinterpret_cast<uint8_t*>(next);
-    options.allocations.push_back({memory[i], bytes[i], std::string(1, static_cast<char>('x' + i)),
-                                   i == 2 ? emulator::Access::kInOut : emulator::Access::kIn,
-                                   true});
-    next += (bytes[i] + 4095) / 4096 * 4096;
-  }
-  const auto launch = [&] { return emulator::Launch(options, [&] { kernel(memory); }); };
-  launch();
-  return emulator::ToDict(launch());
-}
-
 }  // namespace
 
+}  // namespace published
+
+using namespace published;
+
 PYBIND11_MODULE(moge_published, m) {
+  DefineInt8(m);
   m.def(
       "copy",
       [](bool to_l1, uint32_t M, uint32_t N, uint32_t tile_m, uint32_t tile_n, uint32_t slices,
@@ -335,6 +313,12 @@ PYBIND11_MODULE(moge_published, m) {
   m.def("add_scalars", [](uint32_t count) {
     return Run("add_scalars", emulator::KernelType::kVector, 1, {},
                [&](uint8_t**) { AddScalars(count); });
+  });
+  m.def("add_banks", [](uint32_t src0, uint32_t src1, uint32_t dst, uint8_t block_stride,
+                        uint8_t repeat_stride, uint32_t times) {
+    const BankShape shape{src0, src1, dst, block_stride, repeat_stride};
+    return Run("add_banks", emulator::KernelType::kVector, 1, {},
+               [&](uint8_t**) { AddBanks(shape, times); });
   });
   m.def("matmul", [](uint32_t rounds, uint32_t steps_a, uint32_t steps_b) {
     const MatmulShape shape{8192, 8192, 8192, 2048 / rounds, 1536, rounds, steps_a, steps_b};

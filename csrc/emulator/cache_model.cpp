@@ -13,10 +13,12 @@ constexpr uint32_t kWays = 16;
 // A prime spreads neighbouring lines, and the lines of a matrix column, over all sets.
 constexpr uint64_t kSets = 24571;
 static_assert(kSets * kWays * kLine <= kL2Bytes);
+// Only requests of one latency matter: in that time all cores together ask for fewer lines.
+constexpr uint64_t kRequests = 16381;
 
 }  // namespace
 
-CacheModel::CacheModel() : ways_(kSets * kWays) {}
+CacheModel::CacheModel() : ways_(kSets * kWays), requests_(kRequests) {}
 
 uint64_t CacheModel::Place(const Allocation& allocation) {
   const std::pair<const void*, uint64_t> key{allocation.data, allocation.bytes};
@@ -44,7 +46,16 @@ bool CacheModel::Touch(uint64_t line, bool writes, uint64_t* evicted) {
   return false;
 }
 
-CacheModel::Traffic CacheModel::Access(const Transfer& transfer) {
+// Whether another core's request for the line is under way: the two are answered in turn. `asks`:
+// so is this one, which goes to memory.
+bool CacheModel::Meets(uint64_t line, uint32_t core, double time, bool asks) {
+  Request& last = requests_[line % kRequests];
+  const bool meets = last.line == line && last.core != core && time <= last.time + kLatency;
+  if (asks) last = {line, core, time};
+  return meets;
+}
+
+CacheModel::Traffic CacheModel::Access(const Transfer& transfer, uint32_t core, double time) {
   Traffic traffic;
   for (uint32_t row = 0; row < transfer.rows; ++row) {
     const uint64_t begin = transfer.address + row * transfer.pitch;
@@ -56,6 +67,8 @@ CacheModel::Traffic CacheModel::Access(const Transfer& transfer) {
     traffic.port += transfer.row_bytes * longer;
     if (transfer.bypass) {
       traffic.memory += transfer.row_bytes;
+      for (uint64_t line = first; line <= last; ++line)
+        traffic.same += Meets(line, core, time, true);
       continue;
     }
     traffic.l2 += std::max<double>(transfer.row_bytes, kLine) * longer;
@@ -64,6 +77,7 @@ CacheModel::Traffic CacheModel::Access(const Transfer& transfer) {
     const bool cuts = !transfer.writes && begin % 32 != 0 && first != last;
     for (uint64_t line = first; line <= last; ++line) {
       const bool hit = Touch(line, transfer.writes, &traffic.memory);
+      if (!transfer.writes) traffic.same += Meets(line, core, time, !hit);
       const bool whole = begin <= line * kLine && (line + 1) * kLine <= end;
       if (!transfer.writes && (!hit || (cuts && !whole))) traffic.memory += kLine;
     }

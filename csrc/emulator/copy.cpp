@@ -88,7 +88,7 @@ void Copy(const Operand& dst, const Operand& src, const Extent& extent) {
   if (core.registers.counter_mode) return CopyCounted(core, dst, src, extent);
   const uint32_t bytes = SizeOf(dst.dtype);
   const Lanes lanes = Resolve(core, extent, bytes);
-  core.Compute(dst.dtype, lanes);
+  core.Compute(dst.dtype, lanes, core.timed() ? BankCycles(dst, {&src}, lanes) : 0);
   CheckAlive(core, dst);
   CheckAlive(core, src);
   ForEachRange(src, lanes, [&](uint32_t begin, uint32_t end) {

@@ -34,7 +34,8 @@ class Core {
   void Move(Path path, const GlobalRef& ref, const Traffic& traffic);
   // or fills local memory, computes on lanes, multiplies,
   void FillBytes(uint64_t bytes);
-  void Compute(DType dtype, const Lanes& lanes);
+  // `banks`: cycles that its operands' banks of UB need, if that is more
+  void Compute(DType dtype, const Lanes& lanes, double banks = 0);
   void Multiply(DType dtype, const ProductCounters& work);
   // or reads or writes one element. `missed`: the data cache does not hold it.
   void AccessScalar(ScalarAccess access, bool missed = false);
@@ -121,6 +122,7 @@ class Core {
   uint64_t instructions() const { return instructions_; }
   const Clocks& clocks() const { return clocks_; }
   Clocks& clocks() { return clocks_; }
+  bool timed() const { return trace_ != nullptr; }
   const Trace& trace() const { return *trace_; }
 
   Machine& machine;
@@ -150,7 +152,7 @@ class Core {
   std::unordered_map<uint64_t, CacheLineState> cache;  // the scalar unit's, by address / 64
 
  private:
-  void Account(uint64_t bytes, double cycles);
+  void Account(uint64_t bytes, double cycles, double waits = 0);
   void CheckBlock(Memory memory, uint32_t block, bool writes);
   void CheckReserved() const;
   // Refuses the running access to a byte that does not follow an earlier one.

@@ -23,11 +23,12 @@ void Core::Begin(Op next, pipe_t on) {
   if (trace_) trace_->Issue(IssueCycles());
 }
 
-// An instruction whose time is known: that of a transfer from or to global memory is not.
-void Core::Account(uint64_t bytes, double cycles) {
+// An instruction whose time is known: that of a transfer from or to global memory is not. It is
+// counted with what the tables give; waits are of the model of time only.
+void Core::Account(uint64_t bytes, double cycles, double waits) {
   polls.fruitless = 0;
   counts_.pipes[pipe].Add({1, bytes, cycles});
-  if (trace_) trace_->Work(pipe, op, HeadCycles(op, pipe) + cycles);
+  if (trace_) trace_->Work(pipe, op, HeadCycles(op, pipe) + cycles + waits);
 }
 
 void Core::Move(Path path, uint64_t pieces, uint64_t piece_bytes) {
@@ -63,10 +64,11 @@ void Core::Move(Path path, const GlobalRef& ref, const Traffic& traffic) {
 
 void Core::FillBytes(uint64_t bytes) { Account(bytes, 0); }
 
-void Core::Compute(DType dtype, const Lanes& lanes) {
+void Core::Compute(DType dtype, const Lanes& lanes, double banks) {
   VectorCounters& counters = counts_.vectors[static_cast<int>(op)][static_cast<int>(dtype)];
   counters.Add({1, lanes.repeats, lanes.elements});
-  Account(0, VectorCycles(op, dtype, lanes.repeats, lanes.elements));
+  const double cycles = VectorCycles(op, dtype, lanes.repeats, lanes.elements);
+  Account(0, cycles, std::max(0.0, banks - cycles));
 }
 
 void Core::Multiply(DType dtype, const ProductCounters& work) {

@@ -4,6 +4,7 @@
 #define MOGE_EMULATOR_FIGURES_H_
 
 #include "names.h"
+#include "timing.h"
 
 namespace emulator {
 
@@ -25,9 +26,14 @@ namespace emulator {
   X(kFixpipePort, 64, "B/cycle", "calibrated: fixpipe time of matmul, 0.54 us a tile")             \
   X(kFixpipeResults, 64, "elements/cycle", "documented: L0C to L1, whatever the type") \
   X(kCopyHead, 16, "cycles", "calibrated: copies of 128 bytes, 564.8 us")                          \
-  X(kNdToNzHead, 120, "cycles", "calibrated with the next: Nd2Nz of 64 x 64, 300.7 us") \
-  X(kPiece, 2.4, "cycles", "calibrated: Nd2Nz of 64 x 1024 out of L2, 415.0 us; of each row") \
+  X(kNdToNzHead, 142, "cycles", "calibrated with the next: Nd2Nz of 64 x 64, 300.7 us") \
+  X(kPiece, 2.05, "cycles", "calibrated: mte2 time of matmul, 3552 us; of each row") \
   X(kUnaligned, 1 / 0.7, "", "documented: 32-byte alignment has 70 % of the rate of 512 at worst") \
+  X(kChannels, 32, "", "assumed: four stacks of HBM2e, each with eight channels")                   \
+  X(kUnderWay, 8, "lines", "calibrated: 48 vector cores copy rows far apart, 828.1 us") \
+  X(kFar, 16384, "B", "assumed: rows 4 KB apart stream, rows 24 KB apart do not")                  \
+  X(kLongRow, 4096, "B", "assumed: such a row streams by itself, one of 2 KB does not")            \
+  X(kSameLine, 0.413, "cycles", "calibrated: 48 cores read the same past L2, 539.4 us; a request") \
   X(kVectorHead, 22, "cycles", "calibrated: vec time of Add, 150 cycles for 127 repeats")          \
   X(kLoadHead, 14, "cycles", "calibrated: mte1 time of matmul, 2538 us, in eight LoadData a step") \
   X(kMmadHead, 10, "cycles", "calibrated: mac time of matmul, 2 % above theory")                   \
@@ -58,6 +64,8 @@ double HeadCycles(Op op, pipe_t pipe);
 // them.
 double MoveCycles(bool nd_to_nz, pipe_t pipe, uint32_t rows);
 double PortRate(pipe_t pipe, bool cube);
+// The part of memory's rate that such a transfer gets while this many cores do the like.
+double MemoryShare(const Transfer& transfer, size_t cores);
 // Cycles of the scalar unit: for each call, and for an access to local memory or to global memory.
 inline double IssueCycles() { return kIssue; }
 inline double ScalarCycles(bool missed) { return missed ? kLatency : kScalarUb - kIssue; }

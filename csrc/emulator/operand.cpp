@@ -196,7 +196,7 @@ void ReadSources(Core& core, std::initializer_list<const Operand*> sources, cons
 bool PrepareElements(Core& core, DType counted, const Operand& dst,
                      std::initializer_list<const Operand*> sources, const Lanes& lanes,
                      const Operand* running) {
-  core.Compute(counted, lanes);
+  core.Compute(counted, lanes, core.timed() ? BankCycles(dst, sources, lanes) : 0);
   CheckAlive(core, dst);
   ReadSources(core, sources, lanes);
   for (const Operand* source : sources) {

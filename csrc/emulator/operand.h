@@ -123,6 +123,10 @@ void ForEachElementRun(Core& core, const std::array<const Operand*, N>& operands
   });
 }
 
+// Cycles in which the banks of UB give and take the operands; a null source is a scalar.
+double BankCycles(const Operand& dst, std::initializer_list<const Operand*> sources,
+                  const Lanes& lanes);
+
 // The elements that an instruction takes, by its count, its mask or the mask register.
 Lanes Resolve(Core& core, const Extent& extent, uint32_t element_bytes,
               const Limit& repeats = limits::Repeats::repeatTime);

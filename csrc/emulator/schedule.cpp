@@ -64,6 +64,7 @@ struct Server {
 // What all cores share.
 struct Shared {
   Server memory, l2;
+  size_t vectors = 0, cubes = 0;
   CacheModel* cache;
   std::vector<double> messages;
   const std::vector<std::vector<uint32_t>>* meetings;
@@ -103,16 +104,22 @@ class CoreSchedule {
     const Step& step = *pipe.ring[pipe.taken % kDepth].step;
     const Transfer& transfer = trace_.transfers_[step.number];
     const double start = pipe.next;
-    const CacheModel::Traffic traffic = shared_.cache->Access(transfer);
+    const double turn = std::max(start, shared_.memory.free);
+    const CacheModel::Traffic traffic = shared_.cache->Access(transfer, core_.index, turn);
     double end = start + step.cycles + traffic.port / PortRate(number, core_.IsCube());
-    const auto serve = [&](Server& server, double bytes) {
-      if (bytes == 0) return;
-      server.free = std::max(server.free, start) + bytes / server.rate;
+    // `least`: cycles that the server is busy at least
+    const auto serve = [&](Server& server, double bytes, double share = 1, double least = 0) {
+      if (bytes == 0 && least == 0) return;
+      const double cycles = std::max(bytes / (server.rate * share), least);
+      server.free = std::max(server.free, start) + cycles;
       server.bytes += bytes;
       end = std::max(end, server.free);
     };
     serve(shared_.l2, traffic.l2);
-    serve(shared_.memory, static_cast<double>(traffic.memory));
+    // Requests that wait for each other at a line hold up those behind them.
+    const size_t cores = core_.IsCube() ? shared_.cubes : shared_.vectors;
+    serve(shared_.memory, static_cast<double>(traffic.memory), MemoryShare(transfer, cores),
+          traffic.same * kSameLine);
     pipe.moving = false;
     End(number, step, start, end, end + kLatency);
   }
@@ -316,7 +323,9 @@ Times MakeSchedule(const Machine& machine) {
   Shared shared;
   shared.memory.rate = device.memory_rate / device.clock;
   shared.l2.rate = kL2Rate / device.clock;
+  for (const auto& core : machine.cores) ++(core->IsCube() ? shared.cubes : shared.vectors);
   shared.cache = options.cache != nullptr ? options.cache : &fresh;
+  shared.cache->Begin();
   shared.messages.assign(machine.messages, kUnknown);
   shared.meetings = &machine.meetings;
 

@@ -79,4 +79,15 @@ double PortRate(pipe_t pipe, bool cube) {
   return pipe == PIPE_FIX ? kFixpipePort : cube ? kCubePort : kVectorPort;
 }
 
+// Of `channels` servers, to which `lines` requests go at random, so many are busy: what a closed
+// network of queues gives. Where rows touch or lie near each other, lines take the channels in
+// turn.
+double MemoryShare(const Transfer& transfer, size_t cores) {
+  if (transfer.rows == 1 || transfer.writes) return 1;
+  const bool parts = transfer.bypass && transfer.row_bytes < kLineBytes;
+  if (!parts && (transfer.pitch < kFar || transfer.row_bytes >= kLongRow)) return 1;
+  const double lines = static_cast<double>(cores) * (parts ? 1 : kUnderWay);
+  return lines / (lines + kChannels - 1);
+}
+
 }  // namespace emulator

@@ -38,8 +38,12 @@ class CacheModel {
   struct Traffic {
     uint64_t memory = 0;      // bytes that come from memory or go there
     double l2 = 0, port = 0;  // that L2 and the core are busy with
+    uint32_t same = 0;        // requests for lines that other cores are reading past L2
   };
-  Traffic Access(const Transfer& transfer);
+  // A transfer of this core, whose requests past L2 are answered from `time` on.
+  Traffic Access(const Transfer& transfer, uint32_t core, double time);
+  // A launch begins: its time starts at 0, and no request is under way.
+  void Begin() { requests_.assign(requests_.size(), Request()); }
 
  private:
   struct Way {
@@ -50,7 +54,16 @@ class CacheModel {
   // whether the line was there; adds to `evicted` if a dirty one had to go
   bool Touch(uint64_t line, bool writes, uint64_t* evicted);
 
+  // Who asked for a line past L2 last, and when it was answered.
+  struct Request {
+    uint64_t line = ~uint64_t{0};
+    uint32_t core = 0;
+    double time = 0;
+  };
+  bool Meets(uint64_t line, uint32_t core, double time, bool asks);
+
   std::vector<Way> ways_;
+  std::vector<Request> requests_;
   std::map<std::pair<const void*, uint64_t>, uint64_t> places_;
   uint64_t next_place_ = 0;
   uint64_t now_ = 0;

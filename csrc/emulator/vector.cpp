@@ -296,7 +296,7 @@ void BroadcastBlocks(const Operand& dst, const Operand& src, uint8_t repeat) {
   constexpr uint32_t kPerRepeat = 8;
   const uint32_t bytes = SizeOf(dst.dtype);
   const Lanes lanes = FullRepeats(repeat, bytes);
-  core.Compute(dst.dtype, lanes);
+  core.Compute(dst.dtype, lanes, core.timed() ? BankCycles(dst, {}, lanes) : 0);
   for (const Operand* operand : {&dst, &src}) CheckAlive(core, *operand);
   const uint32_t source_bytes = repeat * kPerRepeat * bytes;
   core.Check(src.ref, 0, source_bytes, kBlockBytes);

@@ -86,6 +86,41 @@ __aicore__ void Crowd(GM_ADDR x, GM_ADDR, GM_ADDR) {
   PipeBarrier<PIPE_ALL>();
 }
 
+// 64 rows of 128 bytes, a line or two apart; every core reads the same, or begins elsewhere.
+template <bool apart>
+__aicore__ void Rows(GM_ADDR x, GM_ADDR, GM_ADDR) {
+  InitSocState();
+  GlobalTensor<float> source = Global<float>(x);
+  source.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
+  // apart: 16 cores have four lines each
+  const uint32_t rows = apart ? 4 : 64, first = apart ? GetBlockIdx() % 16 * 4 : 0;
+  const DataCopyExtParams params(rows, 128, 1024 - 128, 0, 0);
+  for (uint32_t i = 0; i < 256 / rows; ++i) {
+    const LocalTensor<float> to(TPosition::VECCALC, i * rows * 128, rows * 32);
+    DataCopyPad(to, source[first * 256], params, DataCopyPadExtParams<float>());
+  }
+  PipeBarrier<PIPE_ALL>();
+}
+
+// Additions whose operands share banks of UB or do not, and two that walk in steps of blocks.
+__aicore__ void Banks(GM_ADDR, GM_ADDR, GM_ADDR) {
+  InitSocState();
+  const auto at = [](uint32_t address, uint32_t count = kTile) {
+    return LocalTensor<float>(TPosition::VECCALC, address, count);
+  };
+  constexpr uint32_t kFilled = 0xc000 / sizeof(float);
+  for (uint32_t address : {0, 0x10000}) Duplicate(at(address, kFilled), 1.0f, kFilled);
+  Add(at(0x20000), at(0), at(0x10100), kTile);  // nothing shared
+  Add(at(0x20000), at(0), at(0x4000), kTile);   // the sources: a bank
+  Add(at(0x14100), at(0), at(0x10000), kTile);  // the sources: a group
+  Add(at(0x4000), at(0), at(0x10100), kTile);   // a source and the result: a bank, block by block
+  Add(at(0x4020), at(0), at(0x10100), kTile);   // the same, one block on
+  Adds(at(0x20000), at(0), 1.0f, 64, 2, UnaryRepeatParams(1, 16, 8, 8));
+  Adds(at(0x20000), at(0), 1.0f, 64, 2, UnaryRepeatParams(8, 1, 64, 8));
+  Adds(at(0x20000), at(0), 1.0f, 8, 2, UnaryRepeatParams(16, 16, 8, 8));  // one block
+  PipeBarrier<PIPE_ALL>();
+}
+
 // Block 0 has more to do before they meet.
 __aicore__ void Meeting(GM_ADDR x, GM_ADDR, GM_ADDR z) {
   InitSocState();
@@ -157,6 +192,9 @@ const std::vector<Case>& Schedules() {
       {"vectors", &Vectors, Modelled(KernelType::kVector, 1)},
       {"one reads", &Crowd, Modelled(KernelType::kVector, 1)},
       {"all read", &Crowd, Modelled(KernelType::kVector, 48)},
+      {"same rows", &Rows<false>, Modelled(KernelType::kVector, 48)},
+      {"rows apart", &Rows<true>, Modelled(KernelType::kVector, 16)},
+      {"banks", &Banks, Modelled(KernelType::kVector, 1)},
       {"meeting", &Meeting, Modelled(KernelType::kMixVector, 2)},
       {"late", &Late, Modelled(KernelType::kMixVector, 2)},
       {"handed", &Handed, Modelled(KernelType::kMix, 1)},

@@ -32,3 +32,38 @@ def test_a_copy_to_the_bias_table_takes_time(emulator: ModuleType) -> None:
     assert start == pytest.approx(arrived + latency)
     # 256 bytes at the documented 32 a cycle
     assert end - start == pytest.approx(emulator.time_parameters()["LoadHead"][0] + 256 / 32)
+
+
+def test_requests_for_one_line_are_answered_in_turn(emulator: ModuleType) -> None:
+    figures = {name: value for name, (value, _, _) in emulator.time_parameters().items()}
+    memory = [np.zeros(BYTES, np.uint8) for _ in range(3)]
+    times = emulator.schedule("same rows", *memory)["times"]
+    requests = 48 * 4 * 64
+    # the first request of all meets no other
+    least = (requests - 64) * figures["SameLine"]
+    assert least < times["cycles"] < least + 2 * figures["Latency"]
+    for seed in (1, 2):
+        assert (
+            emulator.schedule("same rows", *memory, seed=seed)["times"]["cycles"]
+            == (times["cycles"])
+        )
+
+
+def test_parts_of_lines_keep_some_channels_busy(emulator: ModuleType) -> None:
+    figures = {name: value for name, (value, _, _) in emulator.time_parameters().items()}
+    memory = [np.zeros(BYTES, np.uint8) for _ in range(3)]
+    times = emulator.schedule("rows apart", *memory)["times"]
+    _, _, clock, rate = emulator.devices()["910B1"]
+    share = 16 / (16 + figures["Channels"] - 1)
+    of_memory = 16 * 256 * 128 / (rate / clock * share)
+    alone = 64 * (figures["CopyHead"] + 4 * figures["Piece"] + 512 / figures["VectorPort"])
+    assert times["cycles"] == pytest.approx(max(of_memory, alone), abs=2 * figures["Latency"])
+
+
+def test_banks_of_ub_make_vectors_wait(emulator: ModuleType) -> None:
+    figures = {name: value for name, (value, _, _) in emulator.time_parameters().items()}
+    pipes, _ = times_of(emulator, "banks")
+    taken = [end - start - figures["VectorHead"] for start, end in pipes["V"]]
+    repeats = 2048 / 64
+    want = [repeats, 2 * repeats, 2 * repeats, repeats, 2 * repeats, 2 * 8, 2 * 4, 2 * 1]
+    assert taken[2:] == [pytest.approx(cycles) for cycles in want]
