@@ -9,7 +9,13 @@ namespace {
 
 constexpr int64_t kTokensOfCore = kGateTokens;  // fewer are not worth a core
 
+}  // namespace
+
 void CheckGate(const char* op, const GroupedGateTiling& tiling, DType dtype) {
+  if (tiling.G == 0 || tiling.E == 0 || tiling.E % tiling.G != 0) {
+    throw std::invalid_argument(std::string(op) + ": G must divide E, both at least 1, got G=" +
+                                std::to_string(tiling.G) + ", E=" + std::to_string(tiling.E));
+  }
   CheckSize(op, "T", static_cast<int64_t>(tiling.T), kMaxElements / tiling.E);
   const uint64_t bytes = GateRowsBytes(tiling.E, tiling.G, uint64_t{tiling.G} * tiling.k,
                                        static_cast<uint32_t>(SizeOf(dtype)), tiling.score);
@@ -21,8 +27,6 @@ void CheckGate(const char* op, const GroupedGateTiling& tiling, DType dtype) {
   }
 }
 
-}  // namespace
-
 int64_t TokenCores(int64_t T) { return Blocks((T + kTokensOfCore - 1) / kTokensOfCore); }
 
 void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Pointer given,
@@ -32,6 +36,8 @@ void LaunchGroupedGateFwd(Pointer logits, Pointer bias, Pointer router_scale, Po
   CheckGate(op, tiling, dtype);
   tiling.has_bias = bias != 0 ? 1 : 0;
   tiling.has_router_scale = router_scale != 0 ? 1 : 0;
+  tiling.has_counts = 1;
+  tiling.tile_tokens = 1;
   const int64_t T = tiling.T, E = tiling.E, K = int64_t{tiling.G} * tiling.k;
   const int64_t cores = TokenCores(T);
   const Launch launch{op,

@@ -1,4 +1,4 @@
-// What the two kernels of the gate share: that for Pangu's sizes, and that on rows.
+// What the kernels of the gate share: those on tiles of tokens, on rows, and for Pangu's sizes.
 #ifndef MOGE_ASCEND_GROUPED_GATE_COMMON_H_
 #define MOGE_ASCEND_GROUPED_GATE_COMMON_H_
 
@@ -11,6 +11,13 @@ namespace moge {
 // the last two become the numbers below; a bias below the first of them counts as -inf.
 constexpr float kMinusInfinity = -3.0e38f;
 constexpr float kNotANumber = -3.2e38f;
+
+// A core's tokens, which are whole tiles.
+__aicore__ inline Share TokenShare(const GroupedGateTiling& tiling) {
+  const Share tiles = MyShare(CeilDiv(tiling.T, tiling.tile_tokens));
+  return {Min(tiles.begin * tiling.tile_tokens, tiling.T),
+          Min(tiles.end * tiling.tile_tokens, tiling.T)};
+}
 
 // dst = 1 + e^-|x|
 __aicore__ inline void OnePlusExp(const LocalTensor<float>& dst, const LocalTensor<float>& x,
@@ -80,6 +87,9 @@ class Constant {
   bool used_ = false;
 };
 
+// Rows of [cores, E] that CoreSums loads at once where there is room: 8 KB.
+constexpr uint32_t CoresAtOnce(uint32_t E) { return E < 2048 ? 2048 / (E < 43 ? 43 : E) : 1; }
+
 // Adds up E values of all cores, in the order of the cores, so that the result is always the same:
 //
 //    each core: Own -> filled by the caller -> Publish -> workspace [cores, E]
@@ -87,13 +97,17 @@ class Constant {
 template <typename T>
 class CoreSums {
  public:
-  // Reduce writes to `sums`.
-  __aicore__ inline void Init(GM_ADDR workspace, GM_ADDR sums, uint32_t E, TPipe* pipe) {
+  // Reduce writes to `sums`. Rows of `cores` cores are loaded at once: each load waits for global
+  // memory, one after the other.
+  __aicore__ inline void Init(GM_ADDR workspace, GM_ADDR sums, uint32_t E, TPipe* pipe,
+                              uint32_t cores = 1) {
     workspace_ = Global<T>(workspace);
     sums_ = Global<T>(sums);
     E_ = E;
-    pipe->InitBuffer(in_, 2, RoundUp(E, kPerBlock<T>) * sizeof(T));
-    pipe->InitBuffer(out_, 1, RoundUp(E, kPerBlock<T>) * sizeof(T));
+    cores_ = cores;
+    pitch_ = RoundUp(E, kPerBlock<T>);
+    pipe->InitBuffer(in_, 2, cores * pitch_ * sizeof(T));
+    pipe->InitBuffer(out_, 1, pitch_ * sizeof(T));
   }
   // The caller fills it, then gives it to Publish or Reduce.
   __aicore__ inline LocalTensor<T> Own() { return out_.template AllocTensor<T>(); }
@@ -104,18 +118,22 @@ class CoreSums {
   __aicore__ inline LocalTensor<T> Sum() {
     LocalTensor<T> sum = out_.template AllocTensor<T>();
     Duplicate(sum, static_cast<T>(0), E_);
-    for (int64_t core = 0; core < GetBlockNum(); ++core) {
+    const uint64_t all = GetBlockNum();
+    for (uint64_t core = 0; core < all; core += cores_) {
+      const uint32_t rows = Min(cores_, all - core);
       LocalTensor<T> in = in_.template AllocTensor<T>();
-      Load(in, workspace_[core * E_], E_);
+      DataCopyPad(in, workspace_[core * E_], DataCopyExtParams(rows, E_ * sizeof(T), 0, 0, 0),
+                  DataCopyPadExtParams<T>(false, 0, 0, static_cast<T>(0)));
       in_.EnQue(in);
       in = in_.template DeQue<T>();
-      Add(sum, sum, in, E_);
+      for (uint32_t r = 0; r < rows; ++r) Add(sum, sum, in[r * pitch_], E_);
       in_.FreeTensor(in);
     }
     return sum;
   }
   __aicore__ inline void Release(LocalTensor<T>& sum) { out_.FreeTensor(sum); }
   __aicore__ inline void Reduce(LocalTensor<T>& own) {
+    if (GetBlockNum() == 1) return Write(sums_, own);
     Publish(own);
     SyncAll();
     if (GetBlockIdx() != 0) return;
@@ -132,7 +150,7 @@ class CoreSums {
   }
 
   GlobalTensor<T> workspace_, sums_;
-  uint32_t E_ = 0;
+  uint32_t E_ = 0, cores_ = 1, pitch_ = 0;
   TQue<TPosition::VECIN, 1> in_;
   TQue<TPosition::VECOUT, 1> out_;
 };

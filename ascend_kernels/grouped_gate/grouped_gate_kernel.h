@@ -4,26 +4,40 @@
 
 #include "grouped_gate_pangu_kernel.h"
 #include "grouped_gate_rows_kernel.h"
+#include "grouped_gate_tiles_kernel.h"
 
 namespace moge {
 
-// The tiles need one expert of each group, in order; given ones may be any.
-__aicore__ inline bool IsPanguGate(const GroupedGateTiling& tiling) {
-  return tiling.E == Pangu::kE && tiling.G == Pangu::kG && tiling.k == 1 && !tiling.given;
-}
-
-template <template <typename> class PanguGate, template <typename> class GateRows, typename T,
-          typename... Addresses>
+template <template <typename> class GateTiles, template <typename> class GateRows, bool backward,
+          typename T, typename... Addresses>
 __aicore__ inline void RunGate(const GroupedGateTiling& tiling, Addresses... addresses) {
   TPipe pipe;
-  if (IsPanguGate(tiling)) {
-    PanguGate<T> kernel;
-    kernel.Init(addresses..., tiling, &pipe);
-    kernel.Process(tiling);
+  if (TileTokens(tiling, sizeof(T), backward) != 0) {
+    GateTiles<T> kernel(tiling);
+    kernel.Init(addresses..., &pipe);
+    kernel.Process();
   } else {
     GateRows<T> kernel;
     kernel.Init(addresses..., tiling, &pipe);
     kernel.Process(tiling);
+  }
+}
+
+template <typename T, typename... Addresses>
+__aicore__ inline void RunGateFwd(const GroupedGateTiling& tiling, Addresses... addresses) {
+  RunGate<GateTilesFwd, GateRowsFwd, false, T>(tiling, addresses...);
+}
+
+template <typename T, typename... Addresses>
+__aicore__ inline void RunGateBwd(const GroupedGateTiling& tiling, Addresses... addresses) {
+  // that needs one expert of each group, in order; given ones may be any
+  if (tiling.E == Pangu::kE && tiling.G == Pangu::kG && tiling.k == 1 && !tiling.given) {
+    TPipe pipe;
+    PanguGateBwd<T> kernel;
+    kernel.Init(addresses..., tiling, &pipe);
+    kernel.Process(tiling);
+  } else {
+    RunGate<GateTilesBwd, GateRowsBwd, true, T>(tiling, addresses...);
   }
 }
 

@@ -1,4 +1,4 @@
-// Scores of up to 64 tokens in UB, for the gate at Pangu's E, G and k = 1.
+// Scores of up to 64 tokens in UB, for the gate's backward pass at Pangu's E, G and k = 1.
 //
 // In float, a token is one repeat and a group one block, so one instruction works on all tokens of
 // the tile, and no scalar is read for a token:
@@ -121,9 +121,7 @@ class PanguGateTile : Pangu {
   // The second operand of an instruction on [t, E] is
   // a block [t, G] that holds the token's value G times,
   static __aicore__ inline BinaryRepeatParams ByToken() { return {1, 1, 0, 8, 8, 1}; }
-  // one [E] for every token,
-  static __aicore__ inline BinaryRepeatParams ByExpert() { return {1, 1, 1, 8, 8, 0}; }
-  // one block for every block.
+  // or one block for every block.
   static __aicore__ inline BinaryRepeatParams ByBlock() { return {1, 1, 0, 8, 8, 0}; }
 
   // Sets `bits` of the experts with these numbers in their groups, [t, G].

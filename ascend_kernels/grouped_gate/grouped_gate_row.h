@@ -9,7 +9,7 @@
 
 namespace moge {
 
-constexpr uint32_t kGateRepeat = kRepeatBytes / sizeof(float);  // rows are whole repeats
+constexpr uint32_t kGateRepeat = kPerRepeat<float>;  // rows are whole repeats
 
 // Elements of a row in UB, rounded up to whole repeats of float.
 constexpr uint64_t GateWidth(uint64_t E, uint64_t G, uint32_t size) {

@@ -52,14 +52,18 @@ class GateRowsFwd {
   __aicore__ inline void Process(const GroupedGateTiling& tiling) {
     LocalTensor<int32_t> counts = sums_.Own();
     Duplicate(counts, 0, tiling.E);
-    const Share share = MyShare(tiling.T);
+    const Share share = TokenShare(tiling);
     for (uint64_t token = share.begin; token < share.end; ++token) {
       row_.Score(token);
       Token(tiling, counts, token);
     }
     bias_in_.Release();
     router_scale_.Release();
-    sums_.Reduce(counts);
+    if (tiling.has_counts) {
+      sums_.Reduce(counts);
+    } else {
+      sums_.Release(counts);
+    }
   }
 
  private:

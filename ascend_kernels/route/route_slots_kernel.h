@@ -50,6 +50,8 @@ class RouteSlots {
     pipe->InitBuffer(counts_, 2, kRouteExperts * sizeof(int32_t));
     pipe->InitBuffer(starts_, 1, kRouteExperts * sizeof(int32_t));
   }
+  // The core that writes the offsets.
+  __aicore__ inline static int64_t OffsetsCore() { return 0; }
   __aicore__ inline void Process() {
     Count();
     SyncAll();

@@ -22,17 +22,15 @@ def route_fwd(
     row_to_slot, slot_to_row = new(T * K), new(T, K)
     if not T * K:
         return row_to_slot, slot_to_row, row_to_slot.new_zeros(num_experts + 1)
-    offsets, workspace = new(num_experts + 1), new(_C.route_cores(T=T), num_experts)
+    sizes = {"T": T, "K": K, "E": num_experts, "G": num_groups or 1}
+    offsets, workspace = new(num_experts + 1), new(_C.route_workspace(**sizes))
     _C.route_fwd(
         experts=pointer(experts),
         row_to_slot=pointer(row_to_slot),
         slot_to_row=pointer(slot_to_row),
         offsets=pointer(offsets),
         workspace=pointer(workspace),
-        T=T,
-        K=K,
-        E=num_experts,
-        G=num_groups or 1,
+        **sizes,
         stream=stream(experts),
     )
     return row_to_slot, slot_to_row, offsets
