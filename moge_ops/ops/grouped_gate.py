@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from moge_ops import _backend, _checks
-from moge_ops.ops.route import Routing, route, route_fwd
+from moge_ops.ops.route import MAX_EXPERTS, MAX_ROWS, Routing, route, route_fwd
 from moge_ops.reference.grouped_gate import grouped_gate as _reference
 
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus")
@@ -204,6 +204,11 @@ def _choose(
         _checks.voted(num_voted, k, E // num_groups)
     elif row_mask is not None:
         raise ValueError("row_mask must come with num_voted, got None")
+    T, K = sizes["T"], num_groups * k
+    if with_rows:
+        _checks.integer("num_experts", E, least=1, most=MAX_EXPERTS)
+        if not torch.compiler.is_compiling() and T * K > MAX_ROWS:
+            raise ValueError(f"logits must be [T, E] with T * K below 2^31, got {[T, E]}, K={K}")
     groups = None if experts is not None else num_groups
     if _backend.use_reference(logits):
         gating = _reference(
@@ -363,7 +368,8 @@ def gate_and_route(
 
     Raises:
         TypeError: As :func:`grouped_gate`.
-        ValueError: As :func:`grouped_gate`; or there are 2^31 slots or more.
+        ValueError: As :func:`grouped_gate`; or there are 2^31 slots or more, or more experts than
+            :func:`moge_ops.route` takes.
 
     Source:
         As for the two.
