@@ -14,10 +14,19 @@ constexpr uint32_t kMaxRepeats = 255;   // an instruction has no more
 // 192 KiB, less the 256 bytes that no kernel may use, less 8 KiB for Select's tensor modes
 constexpr uint32_t kUbBytes = 196608 - 256 - 8192;
 
+// Blocks that follow each other lie in 16 groups of banks in turn, and a group gives one block a
+// cycle. So two sources of an instruction take twice as long, unless the 8 blocks of one lie in the
+// other half of the groups: kApart, and any number of rounds, away.
+constexpr uint32_t kGroupsRound = 512;  // bytes: a block of each group
+constexpr uint32_t kApart = kGroupsRound / 2;
+constexpr bool LieApart(uint32_t bytes) { return bytes % kGroupsRound == kApart; }
+
 template <typename T>
 constexpr bool kIsFloat = sizeof(T) == sizeof(float);
 template <typename T>
 constexpr uint32_t kPerBlock = kBlockBytes / sizeof(T);
+template <typename T>
+constexpr uint32_t kPerRepeat = kRepeatBytes / sizeof(T);
 
 constexpr uint64_t CeilDiv(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 constexpr uint32_t RoundUp(uint32_t a, uint32_t b) { return (a + b - 1) / b * b; }
@@ -31,17 +40,19 @@ struct Pangu {
   static constexpr uint32_t kE = 64, kG = 8, kP = kE / kG;
 };
 
-// The share of `total` units that falls to this core: shares differ by one unit at most.
+// The share of `total` units that falls to a core: shares differ by one unit at most.
 struct Share {
   uint64_t begin;
   uint64_t end;
 };
-__aicore__ inline Share ShareOf(uint64_t total, uint64_t core) {
-  const uint64_t cores = GetBlockNum();
+__aicore__ inline Share ShareOf(uint64_t total, uint64_t core, uint64_t cores) {
   const uint64_t each = total / cores;
   const uint64_t more = total % cores;
   const uint64_t begin = core * each + Min(core, more);
   return {begin, begin + each + (core < more ? 1 : 0)};
+}
+__aicore__ inline Share ShareOf(uint64_t total, uint64_t core) {
+  return ShareOf(total, core, GetBlockNum());
 }
 __aicore__ inline Share MyShare(uint64_t total) { return ShareOf(total, GetBlockIdx()); }
 

@@ -9,20 +9,10 @@ namespace moge {
 
 namespace {
 
-LoadBalanceLossTiling LossTiling(const char* op, int64_t T, int64_t K, int64_t E, GateScore score,
-                                 DType dtype) {
-  CheckSize(op, "E", E, INT16_MAX);
-  CheckSize(op, "T", T, kMaxElements / E);
+LoadBalanceLossTiling LossTiling(const char* op, int64_t T, int64_t K, int64_t E, GateScore score) {
+  CheckSize(op, "E", E, kLossMaxE);
+  CheckSize(op, "T", T, kMaxElements / std::max<int64_t>(E, 1));
   CheckSize(op, "K", K, INT32_MAX / std::max<int64_t>(T, 1));  // counts are int32
-  const uint64_t bytes =
-      LossBytes(static_cast<uint64_t>(E), static_cast<uint32_t>(SizeOf(dtype)), score);
-  if (bytes > kUbBytes) {
-    throw std::invalid_argument(std::string(op) +
-                                ": E must be so small that a row of logits fits "
-                                "into " +
-                                std::to_string(kUbBytes) + " bytes of UB, got E=" +
-                                std::to_string(E) + ", which takes " + std::to_string(bytes));
-  }
   LoadBalanceLossTiling tiling{};
   tiling.T = static_cast<uint64_t>(T);
   tiling.E = static_cast<uint32_t>(E);
@@ -37,7 +27,7 @@ void LaunchLoadBalanceLossFwd(Pointer logits, Pointer experts, Pointer loss, Poi
                               Pointer scores, Pointer counts, int64_t T, int64_t K, int64_t E,
                               GateScore score, DType dtype, Pointer stream) {
   const char* op = "load_balance_loss_fwd";
-  const LoadBalanceLossTiling tiling = LossTiling(op, T, K, E, score, dtype);
+  const LoadBalanceLossTiling tiling = LossTiling(op, T, K, E, score);
   const int64_t cores = TokenCores(T);
   const Launch launch{op,
                       cores,
@@ -57,7 +47,7 @@ void LaunchLoadBalanceLossBwd(Pointer d_loss, Pointer logits, Pointer f, Pointer
                               int64_t T, int64_t E, GateScore score, DType dtype, Pointer stream) {
   if (T == 0) return;
   const char* op = "load_balance_loss_bwd";
-  const LoadBalanceLossTiling tiling = LossTiling(op, T, 0, E, score, dtype);
+  const LoadBalanceLossTiling tiling = LossTiling(op, T, 0, E, score);
   const Launch launch{op,
                       TokenCores(T),
                       stream,

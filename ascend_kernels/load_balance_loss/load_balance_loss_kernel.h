@@ -1,71 +1,17 @@
-// The load-balance loss for any E. Scores are computed a token at a time, as in the gate's kernel
-// of rows; ids are counted a tile at a time, with one comparison of the tile for each expert.
+// The load-balance loss for any E, on tiles of tokens.
 #ifndef MOGE_ASCEND_LOAD_BALANCE_LOSS_KERNEL_H_
 #define MOGE_ASCEND_LOAD_BALANCE_LOSS_KERNEL_H_
 
-#include "../grouped_gate/grouped_gate_row.h"
-#include "load_balance_loss_tiling.h"
+#include "load_balance_loss_count.h"
+#include "load_balance_loss_tile.h"
 
 namespace moge {
 
-constexpr uint32_t kLossIds = 4096;  // ids of a tile
-
-// An upper bound of what the buffers of either pass take of UB.
-constexpr uint64_t LossBytes(uint64_t E, uint32_t size, GateScore score) {
-  const uint64_t width = GateWidth(E, 1, size);
-  return GateRowsBytes(E, 1, 1, size, score) + 8 * (E + 8) * 4 + width * 4  // sums over cores; f
-         + kLossIds * (2 * 4 + 4) + kLossIds / 8;  // ids twice, chosen, bits
-}
-
-// Computes a token's scores q, which add up to 1.
 template <typename T>
-class LossRow {
- public:
-  __aicore__ inline void Init(GM_ADDR logits, const LoadBalanceLossTiling& tiling, TPipe* pipe) {
-    softmax_ = tiling.score == GateScore::kSoftmax;
-    row_.Init(logits, tiling.E, 1, tiling.score, pipe);
-    E = tiling.E;
-    width = row_.width;
-    q = softmax_ ? row_.scores : row_.spare;
-    pipe->InitBuffer(tmp_, kGateRepeat * 2 * sizeof(float));
-  }
-  __aicore__ inline void Score(uint64_t token) {
-    row_.Score(token);
-    if (softmax_) return;
-    total_ = Sum(row_.scores);
-    if (total_ == 0.0f) {  // equal shares, whose gradient is 0 like the slopes
-      Duplicate(q, 1.0f / static_cast<float>(E), width);
-      total_ = 1.0f;
-    } else {
-      Duplicate(q, total_, width);
-      Div(q, row_.scores, q, width);
-    }
-  }
-  // The sum of a row's E values.
-  __aicore__ inline float Sum(const LocalTensor<float>& values) {
-    LocalTensor<float> tmp = tmp_.Get<float>();
-    ReduceSum(tmp, values, tmp[kGateRepeat], E);
-    return tmp.GetValue(0);
-  }
-  // The scores' derivatives, divided by the scores' sum. They take the place of q.
-  __aicore__ inline const LocalTensor<float>& Slopes() {
-    if (softmax_) return q;
-    row_.Derive();
-    Duplicate(row_.scores, total_, width);
-    Div(row_.slopes, row_.slopes, row_.scores, width);
-    return row_.slopes;
-  }
-
-  uint32_t E = 0;
-  uint32_t width = 0;  // a row's in UB
-  LocalTensor<float> q;
-
- private:
-  GateRow<T> row_;
-  bool softmax_ = true;
-  float total_ = 1.0f;
-  TBuf<TPosition::VECCALC> tmp_;
-};
+constexpr bool kLossFits =
+    kLossTileBytes<T> + kLossCountBytes + 2 * kLossMaxE * 4 <= kUbBytes &&
+    kLossTileBytes<T> + 2 * kLossTile<T> * sizeof(T) + 2 * kLossMaxE * 4 <= kUbBytes;
+static_assert(kLossFits<half> && kLossFits<float>, "UB: forward, with two rows; backward as well");
 
 template <typename T>
 class LoadBalanceLossFwd {
@@ -73,91 +19,66 @@ class LoadBalanceLossFwd {
   __aicore__ inline void Init(GM_ADDR logits, GM_ADDR experts, GM_ADDR loss, GM_ADDR f,
                               GM_ADDR scores, GM_ADDR counts, const LoadBalanceLossTiling& tiling,
                               TPipe* pipe) {
-    row_.Init(logits, tiling, pipe);
-    experts_ = Global<int32_t>(experts);
+    tile_.Init(logits, tiling, pipe);
+    counts_.Init(experts, pipe);
     loss_ = Global<float>(loss);
     f_ = Global<float>(f);
-    scores_.Init(scores, nullptr, tiling.E, pipe);
-    counts_.Init(counts, nullptr, tiling.E, pipe);
-    pipe->InitBuffer(ids_in_, 2, kLossIds * sizeof(int32_t));
-    pipe->InitBuffer(taken_, kLossIds * sizeof(int32_t));
-    pipe->InitBuffer(bits_, kLossIds / 8);
-    pipe->InitBuffer(out_, 2, RoundUp(tiling.E, kPerBlock<float>) * sizeof(float));
+    all_scores_ = Global<float>(scores);
+    all_counts_ = Global<int32_t>(counts);
+    pipe->InitBuffer(out_, 2, tile_.width * sizeof(float));
   }
   __aicore__ inline void Process(const LoadBalanceLossTiling& tiling) {
     const Share share = MyShare(tiling.T);
-    LocalTensor<float> scores = scores_.Own();
-    Duplicate(scores, 0.0f, tiling.E);
-    for (uint64_t token = share.begin; token < share.end; ++token) {
-      row_.Score(token);
-      Add(scores, scores, row_.q, tiling.E);
+    counts_.Begin({share.begin * tiling.K, share.end * tiling.K});
+    tile_.Begin(share);
+    LocalTensor<int32_t> counts = out_.AllocTensor<int32_t>();
+    Duplicate(counts, 0, tile_.width);
+    counts_.Count(counts, tiling.E);
+    Write(all_counts_[GetBlockIdx() * tiling.E], counts, tiling.E);
+    LocalTensor<float> scores = out_.AllocTensor<float>();
+    Duplicate(scores, 0.0f, tile_.width);
+    while (tile_.Next()) {
+      const BinaryRepeatParams running(1, 1, 1, 0, tile_.stride, 0);  // one row after the other
+      for (uint32_t column = 0; column < tile_.width; column += kLossLanes) {
+        Add(scores[column], tile_.q[column], scores[column], kLossLanes, tile_.rows, running);
+      }
     }
-    LocalTensor<int32_t> counts = counts_.Own();
-    Duplicate(counts, 0, tiling.E);
-    const uint64_t end = share.end * tiling.K;
-    for (uint64_t slot = share.begin * tiling.K; slot < end; slot += kLossIds) {
-      Count(counts, slot, static_cast<uint32_t>(Min(kLossIds, end - slot)));
-    }
-    scores_.Publish(scores);
-    counts_.Publish(counts);
+    Write(all_scores_[GetBlockIdx() * tiling.E], scores, tiling.E);
     SyncAll();
     if (GetBlockIdx() == 0) Finish(tiling);
   }
 
  private:
-  __aicore__ inline void Count(const LocalTensor<int32_t>& counts, uint64_t slot, uint32_t count) {
-    constexpr uint32_t kRepeat = kRepeatBytes / sizeof(int32_t);
-    LocalTensor<int32_t> ids = ids_in_.AllocTensor<int32_t>();
-    const uint32_t filled = RoundUp(count, kPerBlock<int32_t>);
-    DataCopyPad(ids, experts_[slot], DataCopyExtParams(1, count * sizeof(int32_t), 0, 0, 0),
-                DataCopyPadExtParams<int32_t>(true, 0, filled - count, -1));
-    ids_in_.EnQue(ids);
-    ids = ids_in_.DeQue<int32_t>();
-    const uint32_t whole = RoundUp(count, kRepeat);  // a comparison reads whole repeats
-    Duplicate(ids[filled], -1, whole - filled);
-    LocalTensor<uint8_t> bits = bits_.Get<uint8_t>();
-    for (uint32_t e = 0; e < row_.E; ++e) {
-      uint64_t taken = 0;
-      Compares(bits, ids, static_cast<int32_t>(e), CMPMODE::EQ, whole);
-      GatherMask(taken_.Get<int32_t>(), ids, bits.ReinterpretCast<uint32_t>(), true, count,
-                 GatherMaskParams(1, 1, 8, 8), taken);
-      counts.SetValue(e, counts.GetValue(e) + static_cast<int32_t>(taken));
-    }
-    ids_in_.FreeTensor(ids);
-  }
   // f_i = E / (K T) counts_i; loss = sum_i f_i / T scores_i
   __aicore__ inline void Finish(const LoadBalanceLossTiling& tiling) {
-    const uint32_t E = tiling.E;
+    const uint32_t width = tile_.width;
     const float rows = tiling.T == 0 ? 1.0f : static_cast<float>(tiling.T);
     const float slots = tiling.K == 0 ? rows : rows * static_cast<float>(tiling.K);
-    LocalTensor<float> f = out_.AllocTensor<float>();
-    LocalTensor<int32_t> counts = counts_.Sum();
-    Cast(f, counts, RoundMode::CAST_NONE, E);
-    Muls(f, f, static_cast<float>(E) / slots, E);
-    counts_.Release(counts);
-    LocalTensor<float> scores = scores_.Sum();
-    Muls(scores, scores, 1.0f / rows, E);
-    Mul(scores, scores, f, E);
-    out_.EnQue(f);
-    f = out_.DeQue<float>();
-    Store(f_, f, E);
-    out_.FreeTensor(f);
-    LocalTensor<float> loss = out_.AllocTensor<float>();
-    Duplicate(loss, row_.Sum(scores), 1);
-    scores_.Release(scores);
-    out_.EnQue(loss);
-    loss = out_.DeQue<float>();
-    Store(loss_, loss, 1);
-    out_.FreeTensor(loss);
+    LocalTensor<int32_t> counts = tile_.template Scratch<int32_t>(0);
+    LocalTensor<float> scores = tile_.template Scratch<float>(1);
+    tile_.SumCores(counts, all_counts_);
+    tile_.SumCores(scores, all_scores_);
+    LocalTensor<float> f = out_.AllocTensor<float>(), loss = out_.AllocTensor<float>();
+    Cast(f, counts, RoundMode::CAST_NONE, width);
+    Muls(f, f, static_cast<float>(tiling.E) / slots, width);
+    Muls(scores, scores, 1.0f / rows, width);
+    Mul(scores, scores, f, width);
+    ReduceSum(loss, scores, counts.ReinterpretCast<float>(), width);
+    Write(f_, f, tiling.E);
+    Write(loss_, loss, 1);
+  }
+  template <typename U>
+  __aicore__ inline void Write(const GlobalTensor<U>& to, LocalTensor<U>& values, uint32_t count) {
+    out_.EnQue(values);
+    values = out_.template DeQue<U>();
+    Store(to, values, count);
+    out_.FreeTensor(values);
   }
 
-  LossRow<T> row_;
-  GlobalTensor<int32_t> experts_;
-  GlobalTensor<float> loss_, f_;
-  CoreSums<float> scores_;
-  CoreSums<int32_t> counts_;
-  TQue<TPosition::VECIN, 1> ids_in_;
-  TBuf<TPosition::VECCALC> taken_, bits_;
+  LossTile<T> tile_;
+  LossCounts counts_;
+  GlobalTensor<float> loss_, f_, all_scores_;
+  GlobalTensor<int32_t> all_counts_;
   TQue<TPosition::VECOUT, 1> out_;
 };
 
@@ -169,52 +90,55 @@ class LoadBalanceLossBwd {
  public:
   __aicore__ inline void Init(GM_ADDR d_loss, GM_ADDR logits, GM_ADDR f, GM_ADDR d_logits,
                               const LoadBalanceLossTiling& tiling, TPipe* pipe) {
-    row_.Init(logits, tiling, pipe);
+    tile_.Init(logits, tiling, pipe);
     d_logits_ = Global<T>(d_logits);
-    d_loss_.Init(d_loss, 1, 1, pipe);
-    f_.Init(f, 1, tiling.E, pipe);
-    pipe->InitBuffer(d_scores_, row_.width * sizeof(float));
-    pipe->InitBuffer(out_, 2, row_.width * sizeof(T));
+    d_loss_ = Global<float>(d_loss);
+    f_ = Global<float>(f);
+    pipe->InitBuffer(f_in_, 1, tile_.width * sizeof(float));
+    pipe->InitBuffer(d_q_, tile_.width * sizeof(float));
+    pipe->InitBuffer(out_, 2, kLossTile<T> * sizeof(T));
   }
   __aicore__ inline void Process(const LoadBalanceLossTiling& tiling) {
-    const LocalTensor<float>& d_q = f_.Values();
-    Muls(d_q, d_q, d_loss_.Values().GetValue(0) / static_cast<float>(tiling.T), tiling.E);
-    const Share share = MyShare(tiling.T);
-    for (uint64_t token = share.begin; token < share.end; ++token) {
-      row_.Score(token);
-      Derive(d_q);
-      Narrowed(token * tiling.E);
+    tile_.Begin(MyShare(tiling.T));
+    LocalTensor<float> f = f_in_.AllocTensor<float>(), d_q = d_q_.Get<float>();
+    Load(f, f_, tiling.E);
+    f_in_.EnQue(f);
+    f = f_in_.DeQue<float>();
+    Duplicate(d_q, 0.0f, tile_.width);
+    Muls(d_q, f, d_loss_.GetValue(0) / static_cast<float>(tiling.T), tiling.E);
+    f_in_.FreeTensor(f);
+    while (tile_.Next()) {
+      LocalTensor<T> out = out_.template AllocTensor<T>();
+      tile_.Narrowed(out, Derive(d_q));
+      out_.EnQue(out);
+      out = out_.template DeQue<T>();
+      tile_.StoreTo(d_logits_, out);
+      out_.FreeTensor(out);
     }
-    d_loss_.Release();
-    f_.Release();
   }
 
  private:
-  __aicore__ inline void Derive(const LocalTensor<float>& d_q) {
-    const uint32_t E = row_.E;
-    LocalTensor<float> d_scores = d_scores_.Get<float>();
-    Mul(d_scores, row_.q, d_q, E);
-    const float along = row_.Sum(d_scores);
-    Adds(d_scores, d_q, -along, E);
-    Mul(d_scores, d_scores, row_.Slopes(), E);
-  }
-  __aicore__ inline void Narrowed(uint64_t first) {
-    LocalTensor<T> out = out_.template AllocTensor<T>();
-    if constexpr (kIsFloat<T>) {
-      Adds(out, d_scores_.Get<float>(), 0.0f, row_.E);
-    } else {
-      Narrow(out, d_scores_.Get<float>(), row_.E);
+  __aicore__ inline LocalTensor<float> Derive(const LocalTensor<float>& d_q) {
+    const uint32_t rows = tile_.rows, stride = tile_.stride, width = tile_.width;
+    const LocalTensor<float> slopes = tile_.Slopes(), d_scores = tile_.Free();
+    for (uint32_t column = 0; column < width; column += kLossLanes) {
+      Mul(d_scores[column], tile_.q[column], d_q[column], kLossLanes, rows,
+          BinaryRepeatParams(1, 1, 1, stride, stride, 0));
     }
-    out_.EnQue(out);
-    out = out_.template DeQue<T>();
-    Store(d_logits_[first], out, row_.E);
-    out_.FreeTensor(out);
+    const LocalTensor<float> along = tile_.RowSums(d_scores);
+    for (uint32_t column = 0; column < width; column += kLossLanes) {
+      Sub(d_scores[column], d_q[column], along, kLossLanes, rows,
+          BinaryRepeatParams(1, 1, 0, stride, 0, 1));
+    }
+    Mul(d_scores, d_scores, slopes, rows * width);
+    return d_scores;
   }
 
-  LossRow<T> row_;
+  LossTile<T> tile_;
   GlobalTensor<T> d_logits_;
-  Constant d_loss_, f_;
-  TBuf<TPosition::VECCALC> d_scores_;
+  GlobalTensor<float> d_loss_, f_;
+  TQue<TPosition::VECIN, 1> f_in_;
+  TBuf<TPosition::VECCALC> d_q_;
   TQue<TPosition::VECOUT, 1> out_;
 };
 

@@ -8,9 +8,11 @@
 namespace moge {
 
 // Elements of one operand's tile, whose rows are rounded up to 32 bytes. UB holds two buffers for
-// each operand, of 2 or 4 bytes an element, and the float temporaries.
-constexpr uint32_t kSwigluFwdTile = 6400;
-constexpr uint32_t kSwigluBwdTile = 3840;
+// each operand, of 2 or 4 bytes an element, and the float temporaries. Of these, every second one
+// lies apart from the others: the order is such that no instruction reads two of one kind.
+constexpr uint32_t kSwigluFwdTile = 6464;
+constexpr uint32_t kSwigluBwdTile = 3904;
+static_assert(LieApart(kSwigluFwdTile * 4) && LieApart(kSwigluBwdTile * 4), "banks");
 static_assert(kSwigluFwdTile * (2 * 3 * 2 + 3 * 4) <= kUbBytes, "UB, forward, 2 bytes");
 static_assert(kSwigluFwdTile * (2 * 3 * 4 + 1 * 4) <= kUbBytes, "UB, forward, 4 bytes");
 static_assert(kSwigluBwdTile * (2 * 5 * 2 + 5 * 4) <= kUbBytes, "UB, backward, 2 bytes");
@@ -86,8 +88,8 @@ __aicore__ inline void Derive(const LocalTensor<float>& d_gate, const LocalTenso
   Mul(silu, silu, sigmoid, count);     // g s^2
   Sub(silu, sigmoid, silu, count);     // s - g s^2
   Mul(sigmoid, gate, sigmoid, count);  // g s
-  Add(silu, silu, sigmoid, count);     // s + g s (1 - s)
-  Mul(d_gate, d_gate, silu, count);
+  Add(sigmoid, silu, sigmoid, count);  // s + g s (1 - s)
+  Mul(d_gate, d_gate, sigmoid, count);
 }
 
 template <typename T>
@@ -122,11 +124,12 @@ class SwigluFwd {
   __aicore__ inline void Compute(uint32_t count) {
     LocalTensor<T> in = in_.template DeQue<T>();
     LocalTensor<T> out = out_.template AllocTensor<T>();
-    LocalTensor<float> tmp = floats_.template Get<float>();
+    LocalTensor<float> floats = floats_.template Get<float>();
     if constexpr (kIsFloat<T>) {
-      Activate(out, in, in[kSwigluFwdTile], tmp, count);
+      Activate(out, in, in[kSwigluFwdTile], floats, count);
     } else {
-      LocalTensor<float> gate = tmp[kSwigluFwdTile], up = tmp[2 * kSwigluFwdTile];
+      const LocalTensor<float>& gate = floats;
+      LocalTensor<float> tmp = floats[kSwigluFwdTile], up = floats[2 * kSwigluFwdTile];
       Widen(gate, in, count);
       Widen(up, in[kSwigluFwdTile], count);
       Activate(gate, gate, up, tmp, count);
@@ -184,16 +187,16 @@ class SwigluBwd {
   __aicore__ inline void Compute(uint32_t count) {
     LocalTensor<T> in = in_.template DeQue<T>();
     LocalTensor<T> out = out_.template AllocTensor<T>();
-    LocalTensor<float> tmp = floats_.template Get<float>();
+    LocalTensor<float> silu = floats_.template Get<float>(), sigmoid = silu[kTile];
     if constexpr (kIsFloat<T>) {
-      Derive(out, out[kTile], in, in[kTile], in[2 * kTile], tmp, tmp[kTile], count);
+      Derive(out, out[kTile], in, in[kTile], in[2 * kTile], sigmoid, silu, count);
     } else {
-      LocalTensor<float> gate = tmp[2 * kTile], up = tmp[3 * kTile], d = tmp[4 * kTile];
+      LocalTensor<float> gate = silu[2 * kTile], d = silu[3 * kTile], up = silu[4 * kTile];
       Widen(gate, in, count);
       Widen(up, in[kTile], count);
       Widen(d, in[2 * kTile], count);
       // `up` is read before d_gate takes its place, `d` before d_up does
-      Derive(up, d, gate, up, d, tmp, tmp[kTile], count);
+      Derive(up, d, gate, up, d, sigmoid, silu, count);
       Narrow(out, up, count);
       Narrow(out[kTile], d, count);
     }

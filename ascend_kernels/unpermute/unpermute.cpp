@@ -1,4 +1,5 @@
-// Entries of the unpermute kernels, one for each dtype.
+// Entries of the unpermute kernels, one for each dtype, and of their scalars' reordering.
+#include "take_scalars_kernel.h"
 #include "unpermute_kernel.h"
 
 #define MOGE_UNPERMUTE_ENTRIES(dtype, T)                                                         \
@@ -19,3 +20,11 @@
   }
 
 MOGE_FOR_EACH_DTYPE(MOGE_UNPERMUTE_ENTRIES)
+
+extern "C" __global__ __vector__ void take_scalars(GM_ADDR scalars, GM_ADDR index, GM_ADDR results,
+                                                   TakeScalarsTiling tiling) {
+  AscendC::TPipe pipe;
+  moge::TakeScalars kernel;
+  kernel.Init(scalars, index, results, tiling, &pipe);
+  kernel.Process(tiling);
+}

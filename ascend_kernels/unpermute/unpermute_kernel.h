@@ -8,44 +8,30 @@
 
 namespace moge {
 
-constexpr uint32_t kUnpermuteColumns = 5120;         // a whole row of Pangu Pro MoE
-constexpr uint32_t kUnpermuteRows = 4;               // that are loaded ahead of the sum
-constexpr uint32_t kUnpermuteLoad = 2 * kSlots * 4;  // bytes: a row number and a weight per slot
-static_assert(kUnpermuteColumns * ((kUnpermuteRows + 2) * 2 + 2 * 4) + 2 * kUnpermuteLoad <=
-                  kUbBytes,
+constexpr uint32_t kUnpermuteColumns = 5120;  // a whole row of Pangu Pro MoE
+constexpr uint32_t kUnpermuteRows = 4;        // that are loaded ahead of the sum
+static_assert(kUnpermuteColumns * ((kUnpermuteRows + 2) * 2 + 2 * 4) + kApart <= kUbBytes,
               "UB, forward, 2 bytes");
-static_assert(kUnpermuteColumns * (kUnpermuteRows + 2) * 4 + 2 * kUnpermuteLoad <= kUbBytes,
-              "UB, forward, 4 bytes");
+static_assert(kUnpermuteColumns * (kUnpermuteRows + 2) * 4 <= kUbBytes, "UB, forward, 4 bytes");
 
-// The slots of some tokens in UB: first their row numbers, then their weights.
+// The rows and weights of slots. The scalar unit reads them from global memory, through its cache:
+// to read UB it would have to wait until the vector unit is idle.
 class UnpermuteSlots {
  public:
-  __aicore__ inline void Init(GM_ADDR slot_to_row, GM_ADDR weights, const UnpermuteTiling& tiling,
-                              uint8_t buffers, TPipe* pipe) {
+  __aicore__ inline void Init(GM_ADDR slot_to_row, GM_ADDR weights, const UnpermuteTiling& tiling) {
     slot_to_row_ = Global<int32_t>(slot_to_row);
     weighted_ = tiling.weighted != 0;
     if (weighted_) weights_ = Global<float>(weights);
-    pipe->InitBuffer(queue_, buffers, kUnpermuteLoad);
   }
-  __aicore__ inline void Take(uint64_t slot, uint32_t count) {
-    local_ = queue_.AllocTensor<int32_t>();
-    Load(local_, slot_to_row_[slot], count);
-    if (weighted_) Load(local_[kSlots].ReinterpretCast<float>(), weights_[slot], count);
-    queue_.EnQue(local_);
-    local_ = queue_.DeQue<int32_t>();
+  __aicore__ inline int32_t Row(uint64_t slot) const { return slot_to_row_.GetValue(slot); }
+  __aicore__ inline float Weight(uint64_t slot) const {
+    return weighted_ ? weights_.GetValue(slot) : 1.0f;
   }
-  __aicore__ inline int32_t Row(uint32_t i) const { return local_.GetValue(i); }
-  __aicore__ inline float Weight(uint32_t i) const {
-    return weighted_ ? local_[kSlots].ReinterpretCast<float>().GetValue(i) : 1.0f;
-  }
-  __aicore__ inline void Release() { queue_.FreeTensor(local_); }
 
  private:
   GlobalTensor<int32_t> slot_to_row_;
   GlobalTensor<float> weights_;
   bool weighted_ = false;
-  TQue<TPosition::VECIN, 1> queue_;
-  LocalTensor<int32_t> local_;
 };
 
 template <typename T>
@@ -57,37 +43,35 @@ class UnpermuteFwd {
     y_ = Global<T>(y);
     H_ = tiling.H;
     K_ = tiling.K;
-    slots_.Init(slot_to_row, weights, tiling, 2, pipe);
+    slots_.Init(slot_to_row, weights, tiling);
     pipe->InitBuffer(in_, kUnpermuteRows, kUnpermuteColumns * sizeof(T));
     pipe->InitBuffer(out_, 2, kUnpermuteColumns * sizeof(T));
-    if constexpr (!kIsFloat<T>) pipe->InitBuffer(floats_, 2 * kUnpermuteColumns * sizeof(float));
+    if constexpr (!kIsFloat<T>) {
+      pipe->InitBuffer(acc_, kUnpermuteColumns * sizeof(float) + kApart);
+      pipe->InitBuffer(wide_, kUnpermuteColumns * sizeof(float));
+    }
   }
   __aicore__ inline void Process(const UnpermuteTiling& tiling) {
-    const Share share = MyShare(tiling.T);
-    for (uint64_t first = share.begin; first < share.end; first += tiling.tokens) {
-      const uint32_t tokens = Min(tiling.tokens, share.end - first);
-      slots_.Take(first * K_, tokens * K_);
-      for (uint32_t t = 0; t < tokens; ++t) {
-        for (uint64_t column = 0; column < H_; column += tiling.columns) {
-          Sum(t * K_, (first + t) * H_, column, Min(tiling.columns, H_ - column));
-        }
-      }
-      slots_.Release();
+    const uint64_t parts = CeilDiv(H_, tiling.columns);
+    const Share share = MyShare(tiling.T * parts);
+    for (uint64_t part = share.begin; part < share.end; ++part) {
+      const uint64_t column = part % parts * tiling.columns;
+      Sum(part / parts, column, Min(tiling.columns, H_ - column));
     }
   }
 
  private:
-  __aicore__ inline void Sum(uint32_t slot, uint64_t y, uint64_t column, uint32_t count) {
+  __aicore__ inline void Sum(uint64_t token, uint64_t column, uint32_t count) {
     LocalTensor<T> out = out_.template AllocTensor<T>();
     LocalTensor<float> acc, wide;
     if constexpr (kIsFloat<T>) {
       acc = out;
     } else {
-      acc = floats_.template Get<float>();
-      wide = acc[kUnpermuteColumns];
+      acc = acc_.template Get<float>();
+      wide = wide_.template Get<float>();
     }
     bool any = false;
-    for (uint32_t i = slot; i < slot + K_; ++i) {
+    for (uint64_t i = token * K_; i < (token + 1) * K_; ++i) {
       const int32_t row = slots_.Row(i);
       if (row < 0) continue;  // the slot was dropped, so its weight is not read either
       LocalTensor<T> in = in_.template AllocTensor<T>();
@@ -111,7 +95,7 @@ class UnpermuteFwd {
     if constexpr (!kIsFloat<T>) Narrow(out, acc, count);
     out_.EnQue(out);
     out = out_.template DeQue<T>();
-    Store(y_[y + column], out, count);
+    Store(y_[token * H_ + column], out, count);
     out_.FreeTensor(out);
   }
 
@@ -121,23 +105,24 @@ class UnpermuteFwd {
   UnpermuteSlots slots_;
   TQue<TPosition::VECIN, 1> in_;
   TQue<TPosition::VECOUT, 1> out_;
-  TBuf<TPosition::VECCALC> floats_;
+  TBuf<TPosition::VECCALC> acc_, wide_;
 };
 
-// UB of the backward pass holds two buffers each of row, d_y and d_row, the float temporaries, one
-// load of slots, the partial sums of a dot product, the dot products of all slots and of one part
-// of the columns, and a buffer of zeros.
-constexpr uint32_t kUnpermuteBwdColumns = 4096;
-constexpr uint32_t kPartials = kRepeatBytes / sizeof(float);
-static_assert(kUnpermuteBwdColumns * (3 * 2 * 4 + 4) + 2 * kUnpermuteLoad + kPartials * 4 +
-                      kZeroBytes <=
-                  kUbBytes,
+// UB of the backward pass holds two buffers each of row, d_y and d_row, three of the rows' where
+// they have 2 bytes; then the float temporaries, the dot products of all slots, twice, and of one
+// part of the columns, the partial sums of one, and zeros.
+constexpr uint32_t kPartials = kPerRepeat<float>;
+constexpr uint32_t kDotStep = kPartials * kPartials / 8;  // columns of whole reductions by blocks
+constexpr uint32_t kUnpermuteBwdColumns = 5120;
+constexpr uint32_t kDotBytes = (kUnpermuteBwdColumns / 8 + kUnpermuteBwdColumns / kPartials) * 4;
+constexpr uint32_t kUnpermuteBwdSmall = 3 * kSlots * 4 + kDotBytes + kZeroBytes;
+static_assert(kUnpermuteBwdColumns % kDotStep == 0, "zeros fill the last reduction");
+static_assert(kUnpermuteBwdColumns <= 2 * kPartials * kPartials, "two partial sums in a lane");
+static_assert(kUnpermuteBwdColumns * (3 * 2 * 4 + 4) + kUnpermuteBwdSmall <= kUbBytes,
               "UB, backward, 4 bytes");
-static_assert(kUnpermuteBwdColumns * (3 * 2 * 2 + 2 * 4) + 2 * kUnpermuteLoad + kPartials * 4 +
-                      kZeroBytes <=
+static_assert(kUnpermuteBwdColumns * ((2 * 3 + 2) * 2 + 2 * 4) + kApart + kUnpermuteBwdSmall <=
                   kUbBytes,
               "UB, backward, 2 bytes");
-static_assert(kUnpermuteBwdColumns <= kPartials * kPartials, "two reductions end a dot product");
 
 template <typename T>
 class UnpermuteBwd {
@@ -152,33 +137,33 @@ class UnpermuteBwd {
     d_weights_ = Global<float>(d_weights);
     H_ = tiling.H;
     K_ = tiling.K;
-    slots_.Init(slot_to_row, weights, tiling, 1, pipe);
-    pipe->InitBuffer(row_, 2, kUnpermuteBwdColumns * sizeof(T));
+    slots_.Init(slot_to_row, weights, tiling);
+    constexpr uint8_t kBuffers = kIsFloat<T> ? 2 : 3;
+    pipe->InitBuffer(row_, kBuffers, kUnpermuteBwdColumns * sizeof(T));
     pipe->InitBuffer(d_, 2, kUnpermuteBwdColumns * sizeof(T));
-    pipe->InitBuffer(out_, 2, kUnpermuteBwdColumns * sizeof(T));
-    pipe->InitBuffer(floats_, (kIsFloat<T> ? 1 : 2) * kUnpermuteBwdColumns * sizeof(float));
-    pipe->InitBuffer(partials_, kPartials * sizeof(float));
-    pipe->InitBuffer(dots_, 1, kSlots * sizeof(float));
-    pipe->InitBuffer(block_dots_, kSlots * sizeof(float));
+    pipe->InitBuffer(out_, kBuffers, kUnpermuteBwdColumns * sizeof(T));
+    pipe->InitBuffer(product_, kUnpermuteBwdColumns * sizeof(float) + (kIsFloat<T> ? 0 : kApart));
+    if constexpr (!kIsFloat<T>) pipe->InitBuffer(wide_, kUnpermuteBwdColumns * sizeof(float));
+    pipe->InitBuffer(partials_, kDotBytes);
+    pipe->InitBuffer(dots_, 2, kSlots * sizeof(float));
+    pipe->InitBuffer(part_dots_, kSlots * sizeof(float));
     pipe->InitBuffer(zeros_, 1, kZeroBytes);
   }
   __aicore__ inline void Process(const UnpermuteTiling& tiling) {
     const Share share = MyShare(tiling.T);
     for (uint64_t first = share.begin; first < share.end; first += tiling.tokens) {
       const uint32_t tokens = Min(tiling.tokens, share.end - first);
-      slots_.Take(first * K_, tokens * K_);
       LocalTensor<float> dots = dots_.AllocTensor<float>();
-      LocalTensor<float> block_dots = block_dots_.Get<float>();
+      LocalTensor<float> part_dots = part_dots_.Get<float>();
       for (uint64_t column = 0; column < H_; column += tiling.columns) {
+        const uint32_t count = Min(tiling.columns, H_ - column);
+        Duplicate(product_.template Get<float>(), 0.0f, RoundUp(count, kDotStep));
         // the dot products over this part of the columns; those of dropped slots stay 0
-        const LocalTensor<float>& sums = column == 0 ? dots : block_dots;
+        const LocalTensor<float>& sums = column == 0 ? dots : part_dots;
         Duplicate(sums, 0.0f, tokens * K_);
-        for (uint32_t t = 0; t < tokens; ++t) {
-          Token(sums, t * K_, (first + t) * H_, column, Min(tiling.columns, H_ - column));
-        }
-        if (column != 0) Add(dots, dots, block_dots, tokens * K_);
+        for (uint32_t t = 0; t < tokens; ++t) Token(sums[t * K_], first + t, column, count);
+        if (column != 0) Add(dots, dots, part_dots, tokens * K_);
       }
-      slots_.Release();
       dots_.EnQue(dots);
       dots = dots_.DeQue<float>();
       Store(d_weights_[first * K_], dots, tokens * K_);
@@ -189,21 +174,22 @@ class UnpermuteBwd {
   }
 
  private:
-  __aicore__ inline void Token(const LocalTensor<float>& sums, uint32_t slot, uint64_t y,
-                               uint64_t column, uint32_t count) {
+  __aicore__ inline void Token(const LocalTensor<float>& sums, uint64_t token, uint64_t column,
+                               uint32_t count) {
     LocalTensor<T> d_y = d_.template AllocTensor<T>();
-    Load(d_y, d_y_[y + column], count);
+    Load(d_y, d_y_[token * H_ + column], count);
     d_.EnQue(d_y);
     d_y = d_.template DeQue<T>();
-    LocalTensor<float> product = floats_.template Get<float>(), d;
+    LocalTensor<float> product = product_.template Get<float>(), d;
     if constexpr (kIsFloat<T>) {
       d = d_y;
     } else {
-      d = product[kUnpermuteBwdColumns];
+      d = wide_.template Get<float>();
       Widen(d, d_y, count);
     }
-    for (uint32_t i = slot; i < slot + K_; ++i) {
-      const int32_t row = slots_.Row(i);
+    for (uint32_t i = 0; i < K_; ++i) {
+      const uint64_t slot = token * K_ + i;
+      const int32_t row = slots_.Row(slot);
       if (row < 0) continue;
       const uint64_t at = static_cast<uint64_t>(row) * H_ + column;
       LocalTensor<T> in = row_.template AllocTensor<T>();
@@ -217,13 +203,13 @@ class UnpermuteBwd {
         Mul(product, product, d, count);
       }
       row_.FreeTensor(in);
-      Reduce(sums[i], product, count);
+      Reduce(sums[i], product, RoundUp(count, kDotStep));
 
       LocalTensor<T> out = out_.template AllocTensor<T>();
       if constexpr (kIsFloat<T>) {
-        Muls(out, d, slots_.Weight(i), count);
+        Muls(out, d, slots_.Weight(slot), count);
       } else {
-        Muls(product, d, slots_.Weight(i), count);
+        Muls(product, d, slots_.Weight(slot), count);
         Narrow(out, product, count);
       }
       out_.EnQue(out);
@@ -233,17 +219,20 @@ class UnpermuteBwd {
     }
     d_.FreeTensor(d_y);
   }
-  // Writes one float; `dst` may be any multiple of 4 bytes.
-  __aicore__ inline void Reduce(const LocalTensor<float>& dst, const LocalTensor<float>& values,
+  // Writes one float; `dst` may be any multiple of 4 bytes. Past the products there are zeros, so
+  // that all reductions are whole: by blocks, which is much faster than by repeats.
+  __aicore__ inline void Reduce(const LocalTensor<float>& dst, const LocalTensor<float>& products,
                                 uint32_t count) {
-    const uint32_t repeats = CeilDiv(count, kPartials);
-    if (count % kPartials != 0) {  // zeros fill the last repeat
-      uint64_t mask[2] = {~uint64_t{0} << (count % kPartials), 0};
-      Duplicate(values[(repeats - 1) * kPartials], 0.0f, mask, 1, 1, 8);
+    LocalTensor<float> eighths = partials_.Get<float>();
+    LocalTensor<float> partials = eighths[kUnpermuteBwdColumns / 8];
+    ReduceDataBlock<ReduceType::SUM>(eighths, products, kPartials, count / kPartials, 1, 1, 8);
+    ReduceDataBlock<ReduceType::SUM>(partials, eighths, kPartials, count / kDotStep, 1, 1, 8);
+    uint32_t rest = count / kPartials;
+    if (rest > kPartials) {
+      Add(partials, partials, partials[kPartials], rest - kPartials);
+      rest = kPartials;
     }
-    LocalTensor<float> partials = partials_.Get<float>();
-    ReduceRepeat<ReduceType::SUM>(partials, values, kPartials, repeats, 1, 1, 8);
-    ReduceRepeat<ReduceType::SUM>(dst, partials, repeats, 1, 1, 1, 8);
+    ReduceRepeat<ReduceType::SUM>(dst, partials, rest, 1, 1, 1, 8);
   }
 
   GlobalTensor<T> d_y_, rows_, d_rows_;
@@ -254,7 +243,7 @@ class UnpermuteBwd {
   UnpermuteSlots slots_;
   TQue<TPosition::VECIN, 1> row_, d_;
   TQue<TPosition::VECOUT, 1> out_, dots_, zeros_;
-  TBuf<TPosition::VECCALC> floats_, partials_, block_dots_;
+  TBuf<TPosition::VECCALC> product_, wide_, partials_, part_dots_;
 };
 
 }  // namespace moge

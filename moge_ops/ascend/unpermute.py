@@ -1,4 +1,4 @@
-"""Weighted sum of each token's rows in Ascend C."""
+"""Weighted sum of each token's rows in Ascend C; floats of rows or slots in the other order."""
 
 import torch
 from torch import Tensor
@@ -73,3 +73,21 @@ def unpermute_bwd(
         stream=stream(rows),
     )
     return d_rows, d_weights.to(weights.dtype)
+
+
+def take_scalars(scalars: Tensor, index: Tensor) -> Tensor:
+    """``scalars`` of any shape, taken as one list, in the shape of ``index`` and in float32.
+
+    Where the index is -1 the result is 0.
+    """
+    scalars, index = scalars.float().contiguous(), index.contiguous()
+    results = torch.empty(index.shape, dtype=torch.float32, device=index.device)
+    _C.take_scalars(
+        scalars=pointer(scalars),
+        index=pointer(index),
+        results=pointer(results),
+        size=scalars.numel(),
+        count=index.numel(),
+        stream=stream(index),
+    )
+    return results
