@@ -1,6 +1,8 @@
 // The entries are in this translation unit: a launch with <<<>>> needs their definitions.
 #include "../ascend_kernels/grouped_gemm/grouped_gemm.cpp"
 
+#include <algorithm>
+
 #include "grouped_gemm.h"
 
 namespace moge {
@@ -57,6 +59,19 @@ int64_t GroupedGemmPitch(int64_t columns) {
   return PitchOf(columns);
 }
 
+int64_t GroupedGemmDxRoom(const GemmShape& shape, DType dtype) {
+  CheckGemm("grouped_gemm_dx_room", shape);
+  const bool packs = dtype != DType::kFloat32 && shape.N > kTileM;
+  return packs ? std::min<int64_t>(kPackSlots, shape.E) * shape.O * PitchOf(shape.I) : 0;
+}
+
+int64_t GroupedGemmDwRoom(const GemmShape& shape, DType dtype) {
+  CheckGemm("grouped_gemm_dw_room", shape);
+  // boxes of rows that begin on lines are read fast enough as they are
+  const bool packs = dtype != DType::kFloat32 && shape.I * SizeOf(dtype) % kLineBytes != 0;
+  return packs ? shape.N * PitchOf(shape.I) : 0;
+}
+
 void LaunchGroupedGemmFwd(Pointer rows, Pointer weight, Pointer offsets, Pointer out,
                           const GemmShape& shape, DType dtype, Pointer stream) {
   const char* op = "grouped_gemm_fwd";
@@ -83,43 +98,49 @@ void LaunchGroupedGemmPacked(Pointer rows, Pointer weight, Pointer offsets, Poin
                     tiling);
 }
 
-void LaunchGroupedGemmDx(Pointer d_out, Pointer weight, Pointer offsets, Pointer d_rows,
-                         const GemmShape& shape, DType dtype, Pointer stream) {
+void LaunchGroupedGemmDx(Pointer d_out, Pointer weight, Pointer offsets, Pointer packed,
+                         Pointer d_rows, const GemmShape& shape, DType dtype, Pointer stream) {
   const char* op = "grouped_gemm_dx";
   CheckGemm(op, shape);
   if (shape.N == 0 || shape.I == 0) return;
   const int64_t size = SizeOf(dtype);
-  const GroupedGemmTiling tiling = GemmTiling(shape, 0, shape.I, shape.O);
+  GroupedGemmTiling tiling = GemmTiling(shape, 0, shape.I, shape.O);
+  const int64_t room = packed != 0 ? GroupedGemmDxRoom(shape, dtype) : 0;
+  tiling.slots = room != 0 ? kPackSlots : 0;
   const Launch launch{op,
-                      GemmBlocks(shape.N, shape.E, shape.I, Cores::kCube),
+                      GemmBlocks(shape.N, shape.E, shape.I, Cores::kMix),
                       stream,
                       {{"d_out", d_out, shape.N * shape.O, size, Access::kIn},
                        {"weight", weight, shape.E * shape.O * shape.I, size, Access::kIn},
                        {"offsets", offsets, shape.E + 1, 4, Access::kIn},
+                       {"packed", packed, room, size, Access::kOut},
                        {"d_rows", d_rows, shape.N * tiling.pitch, size, Access::kOut}},
-                      Cores::kCube};
-  MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gemm_dx, Gm(d_out), Gm(weight), Gm(offsets), Gm(d_rows),
-                    tiling);
+                      Cores::kMix};
+  MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gemm_dx, Gm(d_out), Gm(weight), Gm(offsets), Gm(packed),
+                    Gm(d_rows), tiling);
 }
 
-void LaunchGroupedGemmDw(Pointer d_out, Pointer rows, Pointer offsets, Pointer d_weight,
-                         const GemmShape& shape, DType dtype, Pointer stream) {
+void LaunchGroupedGemmDw(Pointer d_out, Pointer rows, Pointer offsets, Pointer packed,
+                         Pointer d_weight, const GemmShape& shape, DType dtype, Pointer stream) {
   const char* op = "grouped_gemm_dw";
   CheckGemm(op, shape);
   if (shape.E == 0 || shape.O == 0 || shape.I == 0) return;
   const int64_t size = SizeOf(dtype);
-  const GroupedGemmTiling tiling = GemmTiling(shape, shape.O, shape.I, 0);
+  GroupedGemmTiling tiling = GemmTiling(shape, shape.O, shape.I, 0);
+  const int64_t room = packed != 0 ? GroupedGemmDwRoom(shape, dtype) : 0;
+  tiling.slots = room != 0 ? kPackSlots : 0;
   const Launch launch{
       op,
-      GemmBlocks(shape.E * shape.O, shape.E, shape.I, Cores::kCube),
+      GemmBlocks(shape.E * shape.O, shape.E, shape.I, Cores::kMix),
       stream,
       {{"d_out", d_out, shape.N * shape.O, size, Access::kIn},
        {"rows", rows, shape.N * shape.I, size, Access::kIn},
        {"offsets", offsets, shape.E + 1, 4, Access::kIn},
+       {"packed", packed, room, size, Access::kOut},
        {"d_weight", d_weight, shape.E * shape.O * tiling.pitch, size, Access::kOut}},
-      Cores::kCube};
-  MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gemm_dw, Gm(d_out), Gm(rows), Gm(offsets), Gm(d_weight),
-                    tiling);
+      Cores::kMix};
+  MOGE_LAUNCH_DTYPE(launch, dtype, grouped_gemm_dw, Gm(d_out), Gm(rows), Gm(offsets), Gm(packed),
+                    Gm(d_weight), tiling);
 }
 
 }  // namespace moge

@@ -6,7 +6,7 @@
 
 namespace moge {
 
-// L0C's float becomes the result's type on the way out.
+// L0C's float becomes the result's type on the way out; int32 stays what it is.
 template <typename T>
 constexpr QuantMode_t kNarrow = QuantMode_t::NoQuant;
 template <>
@@ -15,13 +15,13 @@ template <>
 constexpr QuantMode_t kNarrow<bfloat16_t> = QuantMode_t::F322BF16;
 
 // L0C to global memory: m rows of whole fractals of columns, for which `pitch` has room.
-template <typename T>
-__aicore__ inline void CopyOut(const GlobalTensor<T>& dst, const LocalTensor<float>& src,
-                               uint32_t m, uint32_t c, uint32_t pitch) {
+template <typename T, typename Sum>
+__aicore__ inline void CopyOut(const GlobalTensor<T>& dst, const LocalTensor<Sum>& src, uint32_t m,
+                               uint32_t c, uint32_t pitch) {
   FixpipeParamsV220 params(RoundUp(c, kFractal), m, RoundUp(m, kFractal), pitch, false);
   params.quantPre = kNarrow<T>;
   params.unitFlag = kUnitFlagLast;
-  Fixpipe<T, float, CFG_ROW_MAJOR>(dst, src, params);
+  Fixpipe<T, Sum, CFG_ROW_MAJOR>(dst, src, params);
 }
 
 // Each tile to its place in the result: [N, C], or [E, rows, C] where the depth is ragged.
@@ -50,6 +50,29 @@ __aicore__ inline void GroupedGemm(GM_ADDR left, GM_ADDR right, GM_ADDR offsets,
   products.Init(left, right, offsets, tiling);
   StoreToMemory<T, Products> epilogue(result, tiling);
   products.Process(epilogue);
+  PipeBarrier<PIPE_ALL>();
+}
+
+// The same with the right factor [r, c], which the vector cores pack.
+template <typename T, Layout kLeft>
+__aicore__ inline void GroupedGemmPacking(GM_ADDR left, GM_ADDR right, GM_ADDR offsets,
+                                          GM_ADDR packed, GM_ADDR result,
+                                          const GroupedGemmTiling& tiling) {
+  using Products = TileProducts<T, kLeft, Layout::kDepthOuter>;
+  if ASCEND_IS_AIC {
+    Products products;
+    products.Init(left, right, offsets, tiling);
+    products.TakePacked(packed);
+    StoreToMemory<T, Products> epilogue(result, tiling);
+    products.Process(epilogue);
+  }
+  if ASCEND_IS_AIV {
+    if constexpr (!kIsFloat<T>) {
+      RightPacker<T, Products::kRaggedDepth> packer;
+      packer.Init(right, offsets, packed, tiling);
+      packer.Process();
+    }
+  }
   PipeBarrier<PIPE_ALL>();
 }
 

@@ -3,12 +3,15 @@
 #define MOGE_ASCEND_GROUPED_GEMM_PIPELINE_H_
 
 #include "grouped_gemm_memory.h"
+#include "grouped_gemm_pack.h"
 
 namespace moge {
 
-// Products that add up need a barrier between them where they have fewer fractals than this:
-// documented for Mmad, not tuned.
-constexpr uint32_t kFewFractals = 10;
+// The left factor is there from the beginning.
+struct AtOnce {
+  static constexpr bool kLater = false;
+  __aicore__ inline void operator()() const {}
+};
 
 // result[m, c] = left[m, r] right[r, c], tile after tile:
 //
@@ -18,8 +21,8 @@ constexpr uint32_t kFewFractals = 10;
 //   dW       d_out [N, O]        kDepthOuter      rows [N, I]       kDepthOuter
 //
 // A step multiplies a chunk of the left factor with one of the right one, and there are three
-// phases: LoadStep (to L1), MultiplyStep (through L0 into L0C) and StoreStep (the epilogue: from
-// L0C). Load is one step ahead of multiply:
+// phases: LoadLeft and LoadRight (to L1), MultiplyStep (through L0 into L0C) and StoreStep (the
+// epilogue: from L0C). Load is one step ahead of multiply:
 //
 //    MTE2       Load 0 | Load 1     | Load 2     | Load 3     |
 //    MTE1, M           | Multiply 0 | Multiply 1 | Multiply 2 | Multiply 3
@@ -32,34 +35,43 @@ constexpr uint32_t kFewFractals = 10;
 //    left_l1_[i]   L1     2 x 128   4 x 84         MTE2       MTE1     MTE1_MTE2,    MTE2_MTE1,
 //                         dW        3 x 106                            id s + i      id s + i
 //    right_l1_[i]  L1     2 x 128   2 x 84         MTE2       MTE1     MTE1_MTE2,    MTE2_MTE1,
-//                         fused 112; dW 3 x 64                         id i          id i
+//                         fused 2 x 112;                               id i          id i
+//                         dX, dW 3 x 64 (dX resident 2 x 84)
+//    both, of bytes, resident: 3 x 84 each
 //    left_l0_[i]   L0A    2 x 32; dX, dW 2 x 16    MTE1       M        M_MTE1,       MTE1_M,
 //    right_l0_[i]  L0B    2 x 32; fused 2 x 28     MTE1       M        id i: both    id i: both
 //    tile_l0c_     L0C    128                      M          FIX      unit flags    unit flags
 //
 // Where rows of the right factor run along the depth, a tile has two parts, the halves of its
 // columns: with fewer rows in a chunk, each can be long. Where they run along the columns, a row of
-// a chunk has all of the tile's columns, and the tile is one part.
+// a chunk has all of the tile's columns, and the tile is one part. Then the vector cores may pack
+// the right factor (grouped_gemm_pack.h), and LoadStep takes its chunks from there.
 // With kHalves = 2, the right factor is [E, 2 * C, R], and the parts are the same columns of its
 // two halves.
-template <typename T, Layout kLeft, Layout kRight, uint32_t kHalves = 1>
+// kColumns: the most columns of a part.
+// kNibbles: bytes are two integers of four bits each, and r counts bytes. A row is two of the left
+// factor, and a tile has one more, of ones.
+template <typename T, Layout kLeft, Layout kRight, uint32_t kHalves = 1,
+          uint32_t kColumns = kMostColumns<kRight, kHalves>, bool kNibbles = false>
 class TileProducts {
  public:
   using Sum = SumOf<T>;
+  using Factor = FactorOf<T, kNibbles>;
   static constexpr bool kRaggedDepth = kLeft == Layout::kDepthOuter;
   static constexpr bool kRightDepthOuter = kRight == Layout::kDepthOuter;
   static constexpr uint32_t kParts = kRightDepthOuter ? 1 : 2;
-  static constexpr uint32_t kPartC = kHalves == 1 ? kTileC / kParts : kMixPartC;
+  static constexpr uint32_t kPartC = kColumns;
   // the most columns of the result that a tile may have
-  static constexpr uint32_t kMaxC = kHalves == 1 ? kTileC : kPartC;
+  static constexpr uint32_t kMaxC = kHalves == 1 ? kParts * kPartC : kPartC;
   static constexpr uint32_t kL0Depth = kL0Bytes / 2 / (kTileC / kParts) / sizeof(T);
+  using Scheduler = TileScheduler<kRaggedDepth, kMaxC, kNibbles ? 2 : 1>;
   using Streaming = StreamingLeft<kRightDepthOuter, kPartC>;
-  using Resident = ResidentLeft<kRaggedDepth>;
+  using Resident = ResidentLeft<kRaggedDepth, sizeof(T) == 1>;
   static_assert(kHalves == 1 || !kRightDepthOuter, "parts are rows of the weight");
-  static_assert(Streaming::kBytes <= (kHalves == 1 ? kL1Bytes : kL1MixBytes), "L1, streaming");
-  static_assert(Resident::kBytes <= (kRaggedDepth ? kL1Bytes : kL1MixBytes), "L1, resident");
-  static_assert(Streaming::kLeftStages + Streaming::kRightStages <= kEventIds, "flags, streaming");
-  static_assert(Resident::kLeftStages + Resident::kRightStages <= kEventIds, "flags, resident");
+  // A mix kernel has less of L1: its parts are narrower, or nothing streams (StaysInL1).
+  static_assert(Streaming::kBytes <= (kPartC == kTileC / 2 ? kL1Bytes : kL1MixBytes),
+                "L1, streaming");
+  static_assert(Resident::kBytes <= kL1MixBytes, "L1, resident");
   static_assert(2 * kTileM * kL0Depth * sizeof(T) <= kL0Bytes, "L0A");
   static_assert(2 * kPartC * kL0Depth * sizeof(T) <= kL0Bytes, "L0B");
   static_assert(kParts * kTileM * kPartC * sizeof(Sum) <= kL0cBytes, "L0C");
@@ -68,6 +80,11 @@ class TileProducts {
                               const GroupedGemmTiling& tiling) {
     InitSocState();
     SetMMRowMajor();  // the order in which CopyOut takes the fractals
+    Prepare(left, right, offsets, tiling);
+  }
+  // All but the core's registers: for a second product in the same kernel.
+  __aicore__ inline void Prepare(GM_ADDR left, GM_ADDR right, GM_ADDR offsets,
+                                 const GroupedGemmTiling& tiling) {
     left_ = Global<T>(left);
     right_ = Global<T>(right);
     tiling_ = tiling;
@@ -75,8 +92,10 @@ class TileProducts {
     // what is read once must not drive the rest out of L2
     if (scheduler_.Contiguous()) right_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
     const uint64_t most = scheduler_.MostRows();
-    const uint32_t m = RoundUp(Min(kTileM, kRaggedDepth ? tiling.rows : most), kFractal);
+    const uint64_t rows = (kRaggedDepth ? tiling.rows : most) + (kNibbles ? 1 : 0);
+    const uint32_t m = RoundUp(Min(kTileM, rows), kFractal);
     resident_ = Resident::Fits(m, kRaggedDepth ? most : tiling.R, sizeof(T));
+    packs_ = kRightDepthOuter && Packs(scheduler_, tiling);
     if (resident_) {
       DivideL1<Resident>();
     } else {
@@ -89,12 +108,27 @@ class TileProducts {
     tile_l0c_ = LocalTensor<Sum>(TPosition::CO1, 0, kTileM * kTileC);
   }
 
+  // Rows of the product.
+  static __aicore__ inline uint32_t Rows(const Tile& tile) { return tile.m + (kNibbles ? 1 : 0); }
+  static __aicore__ inline uint32_t Parts(const Tile& tile) {
+    return kHalves == 1 ? CeilDiv(tile.c, kPartC) : kHalves;
+  }
+  // Where vector cores pack the right factor: after Init, before Process.
+  __aicore__ inline void TakePacked(GM_ADDR packed) { packed_.Init(packed); }
+
   // epilogue(tile, part, columns of the part, L0C) stores each part of a tile.
   template <typename Epilogue>
   __aicore__ inline void Process(Epilogue& epilogue) {
+    AtOnce ready;
+    Process(epilogue, ready);
+  }
+  // With Ready::kLater, ready() returns once there is a left factor. The right one's chunks of the
+  // first two steps come before.
+  template <typename Epilogue, typename Ready>
+  __aicore__ inline void Process(Epilogue& epilogue, Ready& ready) {
     SetFree();
     Step step{}, loaded{};  // `loaded` is the one before `step`
-    bool any = false;
+    bool any = false, later = Ready::kLater;
     while (NextTile(step.tile)) {
       const Tile& tile = step.tile;
       const uint32_t lefts = LeftChunks(tile), parts = Parts(tile);
@@ -111,7 +145,15 @@ class TileProducts {
             step.right = RightChunk(step.left, j);
             step.starts_sum = i == 0 && first;
             step.ends_sum = i + 1 == lefts && last;
-            LoadStep(step);
+            // the left stage is free before the right one
+            if (!later) LoadLeft(step);
+            LoadRight(step);
+            if (later && any) {
+              ready();
+              LoadLeft(loaded);
+              LoadLeft(step);
+              later = false;
+            }
             if (any) MultiplyAndStore(loaded, epilogue);
             loaded = step;
             any = true;
@@ -119,7 +161,12 @@ class TileProducts {
         }
       }
     }
+    if (later) {
+      ready();
+      if (any) LoadLeft(loaded);
+    }
     if (any) MultiplyAndStore(loaded, epilogue);
+    if (kRightDepthOuter && packs_) packed_.Finish(scheduler_, tiling_);
     WaitFree();
   }
 
@@ -179,28 +226,32 @@ class TileProducts {
   __aicore__ inline uint32_t LeftChunks(const Tile& tile) const {
     return Max(1, CeilDiv(tile.r, LeftDepth(tile)));  // a tile without a depth takes one step
   }
-  __aicore__ inline uint32_t Parts(const Tile& tile) const {
-    return kHalves == 1 ? CeilDiv(tile.c, kPartC) : kHalves;
-  }
   __aicore__ inline uint32_t Columns(const Step& step) const {
     return kHalves == 1 ? Min(kPartC, step.tile.c - step.part * kPartC) : step.tile.c;
   }
 
   // --- phase 1: to L1 ---
 
-  __aicore__ inline void LoadStep(const Step& step) {
+  __aicore__ inline void LoadLeft(const Step& step) {
+    if (step.tile.r == 0 || !step.loads_left) return;
+    const Chunk& left = step.left;
+    WaitFlag<HardEvent::MTE1_MTE2>(LeftFlag(left));
+    CopyInFactor<T, kLeft, kNibbles>(left_l1_[left.stage], Left(step.tile, left.r0), LeftPitch(),
+                                     step.tile.m, left.r);
+    SetFlag<HardEvent::MTE2_MTE1>(LeftFlag(left));
+  }
+  __aicore__ inline void LoadRight(const Step& step) {
     if (step.tile.r == 0) return;
     const Tile& tile = step.tile;
-    const Chunk &left = step.left, &right = step.right;
-    if (step.loads_left) {
-      WaitFlag<HardEvent::MTE1_MTE2>(LeftFlag(left));
-      CopyInFactor<T, kLeft>(left_l1_[left.stage], Left(tile, left.r0), LeftPitch(), tile.m,
-                             left.r);
-      SetFlag<HardEvent::MTE2_MTE1>(LeftFlag(left));
-    }
+    const Chunk& right = step.right;
+    if (kRightDepthOuter && packs_) packed_.GoTo(tile.expert, scheduler_, tiling_);
     WaitFlag<HardEvent::MTE1_MTE2>(right.stage);
-    CopyInFactor<T, kRight>(right_l1_[right.stage], Right(tile, step.part, right.r0), RightPitch(),
-                            Columns(step), right.r);
+    if (kRightDepthOuter && packs_) {
+      packed_.CopyIn(right_l1_[right.stage], tile.c0, tile.c, right.r0, right.r);
+    } else {
+      CopyInFactor<T, kRight>(right_l1_[right.stage], Right(tile, step.part, right.r0),
+                              RightPitch(), Columns(step), right.r);
+    }
     SetFlag<HardEvent::MTE2_MTE1>(right.stage);
   }
   __aicore__ inline GlobalTensor<T> Left(const Tile& tile, uint32_t r0) const {
@@ -238,10 +289,13 @@ class TileProducts {
     const Chunk &left = step.left, &right = step.right;
     if (step.loads_left) WaitFlag<HardEvent::MTE2_MTE1>(LeftFlag(left));
     WaitFlag<HardEvent::MTE2_MTE1>(right.stage);
-    for (uint32_t r0 = 0; r0 < right.r; r0 += kL0Depth) {
-      const uint32_t r = Min(kL0Depth, right.r - r0);
+    // Even pieces: while the cube multiplies a short one, MTE1 would not have loaded a long one.
+    const uint32_t pieces = CeilDiv(right.r, kL0Depth);
+    const uint32_t depth = RoundUp(CeilDiv(right.r, pieces), Max(kFractal, kC0<T>));
+    for (uint32_t r0 = 0; r0 < right.r; r0 += depth) {
+      const uint32_t r = Min(depth, right.r - r0);
       WaitFlag<HardEvent::M_MTE1>(l0_);
-      LoadFractals<T, kLeft, true>(left_l0_[l0_], left_l1_[left.stage], step.tile.m, left.r,
+      LoadFractals<T, kLeft, true>(left_l0_[l0_], left_l1_[left.stage], Rows(step.tile), left.r,
                                    right.r0 + r0 - left.r0, r);
       LoadFractals<T, kRight, false>(right_l0_[l0_], right_l1_[right.stage], Columns(step), right.r,
                                      r0, r);
@@ -254,7 +308,7 @@ class TileProducts {
   // A tile without a depth: the product of zeros.
   __aicore__ inline void MultiplyZeros(const Step& step) {
     WaitFlag<HardEvent::M_MTE1>(l0_);
-    LoadZeros(left_l0_[l0_], step.tile.m);
+    LoadZeros(left_l0_[l0_], Rows(step.tile));
     LoadZeros(right_l0_[l0_], Columns(step));
     SetFlag<HardEvent::MTE1_M>(l0_);
     MultiplyL0(step, kC0<T>, true, true);
@@ -262,14 +316,15 @@ class TileProducts {
   __aicore__ inline void MultiplyL0(const Step& step, uint32_t r, bool first, bool last) {
     const Tile& tile = step.tile;
     MmadParams params;
-    params.m = tile.m == 1 ? 2 : tile.m;  // for one row, Mmad expects another layout
+    params.m = Max(2, Rows(tile));  // for one row, Mmad expects another layout
     params.n = RoundUp(Columns(step), kFractal);
-    params.k = r;
+    params.k = r * (kNibbles ? 2 : 1);
     params.unitFlag = last ? kUnitFlagLast : kUnitFlagMore;
     params.kDirectionAlign = kIsFloat<T> && kLeft == Layout::kDepthOuter && tile.r != 0;
     params.cmatrixInitVal = first;
     WaitFlag<HardEvent::MTE1_M>(l0_);
-    Mmad(PartL0c(step), left_l0_[l0_], right_l0_[l0_], params);
+    Mmad(PartL0c(step), left_l0_[l0_].template ReinterpretCast<Factor>(),
+         right_l0_[l0_].template ReinterpretCast<Factor>(), params);
     if (params.m / kFractal * (params.n / kFractal) < kFewFractals) PipeBarrier<PIPE_M>();
     SetFlag<HardEvent::M_MTE1>(l0_);
     l0_ ^= 1;
@@ -326,10 +381,12 @@ class TileProducts {
 
   GlobalTensor<T> left_, right_;
   GroupedGemmTiling tiling_;
-  TileScheduler<kRaggedDepth, kMaxC> scheduler_;
+  Scheduler scheduler_;
+  PackedRight<T, kRaggedDepth> packed_;
+  bool packs_ = false;
   bool resident_ = false;  // the left factor stays in L1 for a strip
   uint32_t left_stages_ = 0, right_stages_ = 0, right_depth_ = 0;
-  LocalTensor<T> left_l1_[Resident::kLeftStages], right_l1_[Resident::kRightStages];
+  LocalTensor<T> left_l1_[kMaxStages], right_l1_[kMaxStages];
   LocalTensor<T> left_l0_[2], right_l0_[2];
   LocalTensor<Sum> tile_l0c_;
   uint32_t left_stage_ = 0, right_stage_ = 0;  // where the last chunks taken are

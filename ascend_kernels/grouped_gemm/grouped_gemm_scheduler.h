@@ -48,6 +48,12 @@ constexpr uint32_t kMaxStripTiles = 20;  // as wide as Pangu's H = 5120
 // A strip is shorter where a core would otherwise get fewer strips than this. With many of them,
 // all cores end at about the same time.
 constexpr uint32_t kStripsPerCore = 16;
+// Where the right factor is packed, a wave of strips shall lie in few experts, or the slots of
+// packed ones would not do.
+constexpr uint32_t kPackingStripsPerCore = 48;
+
+// The packed right factor has the depth in a field of 16 bits.
+constexpr uint32_t kMostPackedRows = UINT16_MAX;
 
 struct Tile {
   uint32_t expert;
@@ -57,6 +63,12 @@ struct Tile {
   uint32_t r;      // depth; 0: the result is zero
   bool starts_strip, ends_strip;
   bool backward;  // the depth is summed from its end, by every second tile of a strip
+};
+
+// An expert's rows of the ragged matrices.
+struct Rows {
+  uint64_t first;
+  uint32_t count;
 };
 
 struct Span {
@@ -72,16 +84,20 @@ __aicore__ inline Span CutEvenly(uint32_t total, uint32_t pieces, uint32_t i) {
 
 // kRaggedDepth: the experts' rows are the depth (dW); else they are the rows of the result.
 // kMaxC: the most columns that a tile may have.
-template <bool kRaggedDepth, uint32_t kMaxC>
+// kPlanes: the left factor has so many rows for each that the offsets count. With more than one, a
+// fractal of the tile stays free.
+template <bool kRaggedDepth, uint32_t kMaxC, uint32_t kPlanes = 1>
 class TileScheduler {
  public:
+  static constexpr uint32_t kMaxM = kTileM - (kPlanes == 1 ? 0 : kFractal);
+
   __aicore__ inline void Init(GM_ADDR offsets, const GroupedGemmTiling& tiling, uint64_t core) {
     offsets_ = Global<int32_t>(offsets);
     tiling_ = tiling;
     core_ = core;
     ChooseOrder();
     if (contiguous_) {
-      TakeShare(0, tiling.E);
+      TakeShare(0, used_experts_);
     } else {
       next_ = core;
       GoTo(0);
@@ -91,6 +107,11 @@ class TileScheduler {
   __aicore__ inline bool Contiguous() const { return contiguous_; }
   // The most rows that any expert has.
   __aicore__ inline uint64_t MostRows() const { return most_rows_; }
+
+  __aicore__ inline Rows RowsOf(uint32_t e) const {
+    const uint64_t first = Offset(e), end = e == tiling_.E ? tiling_.N : Offset(e + 1);
+    return {first, static_cast<uint32_t>(end > first ? end - first : 0)};
+  }
 
   // The core's next tile; false after its last.
   __aicore__ inline bool Next(Tile& tile) {
@@ -124,7 +145,7 @@ class TileScheduler {
   // Offsets are kept inside [0, N]: wrong ones must not lead outside the matrices.
   __aicore__ inline uint64_t Offset(uint32_t e) const {
     const int32_t offset = offsets_.GetValue(e);
-    return offset < 0 ? 0 : Min(static_cast<uint64_t>(offset), tiling_.N);
+    return offset < 0 ? 0 : Min(static_cast<uint64_t>(offset) * kPlanes, tiling_.N);
   }
   // Experts, and where rows are the result's, one more for the rows that no expert has.
   __aicore__ inline uint32_t Experts() const { return tiling_.E + (kRaggedDepth ? 0 : 1); }
@@ -135,32 +156,34 @@ class TileScheduler {
   __aicore__ inline void GoTo(uint32_t e) {
     expert_ = e;
     const bool no_expert = e == tiling_.E;
-    row_ = Offset(e);
-    const uint64_t end = no_expert ? tiling_.N : Offset(e + 1);
-    const uint32_t rows = end > row_ ? end - row_ : 0;
-    m_ = kRaggedDepth ? tiling_.rows : rows;
-    r_ = kRaggedDepth ? rows : no_expert ? 0 : tiling_.R;
-    tile_rows_ = CeilDiv(m_, kTileM);
+    const Rows rows = RowsOf(e);
+    row_ = rows.first;
+    m_ = kRaggedDepth ? tiling_.rows : rows.count;
+    r_ = kRaggedDepth ? rows.count : no_expert ? 0 : tiling_.R;
+    tile_rows_ = CeilDiv(m_, kMaxM);
     row_units_ = contiguous_ ? CeilDiv(tiling_.C, kFractal) : CeilDiv(TileColumns(), strip_tiles_);
   }
+  // Each offset is read once: decoding waits for this loop.
   __aicore__ inline void ChooseOrder() {
-    uint64_t tiles = 0;  // strips are of one tile here
+    uint64_t tile_rows = 0;
+    uint64_t begin = Offset(0);
     for (uint32_t e = 0; e < tiling_.E; ++e) {
-      GoTo(e);
-      tiles += Units();
-      most_rows_ = Max(most_rows_, kRaggedDepth ? r_ : m_);
+      const uint64_t end = Offset(e + 1);
+      const uint64_t rows = end > begin ? end - begin : 0;
+      begin = end;
+      tile_rows += CeilDiv(kRaggedDepth ? tiling_.rows : rows, kMaxM);
+      used_experts_ += rows != 0 ? 1 : 0;
+      most_rows_ = Max(most_rows_, rows);
     }
-    contiguous_ = !kRaggedDepth && most_rows_ <= kTileM;
-    strip_tiles_ = Max(1, Min(kMaxStripTiles, tiles / (GetBlockNum() * kStripsPerCore)));
+    const uint64_t tiles = tile_rows * TileColumns();
+    contiguous_ = !kRaggedDepth && most_rows_ <= kMaxM;
+    const uint32_t strips = tiling_.slots != 0 ? kPackingStripsPerCore : kStripsPerCore;
+    strip_tiles_ = Max(1, Min(kMaxStripTiles, tiles / (GetBlockNum() * strips)));
   }
-  // Contiguous: this core gets its share of the experts [first, last).
-  __aicore__ inline void TakeShare(uint32_t first, uint32_t last) {
-    uint64_t units = 0;
-    for (uint32_t e = first; e < last; ++e) {
-      GoTo(e);
-      units += Units();
-    }
-    const Share share = ShareOf(units, core_);
+  // Contiguous: this core gets its share of the experts from the first one on, of which `used` have
+  // rows, which are one row of tiles.
+  __aicore__ inline void TakeShare(uint32_t first, uint64_t used) {
+    const Share share = ShareOf(used * CeilDiv(tiling_.C, kFractal), core_);
     next_ = share.begin;
     share_end_ = share.end;
     before_ = 0;
@@ -180,7 +203,8 @@ class TileScheduler {
     if (contiguous_ && next_ == share_end_) {
       if (no_experts_) return false;
       no_experts_ = true;
-      TakeShare(tiling_.E, Experts());
+      GoTo(tiling_.E);
+      TakeShare(tiling_.E, tile_rows_);
       if (next_ == share_end_) return false;
     }
     while (next_ >= before_ + Units()) {
@@ -216,7 +240,7 @@ class TileScheduler {
   uint64_t core_ = 0;
   // the order
   bool contiguous_ = false;
-  uint64_t most_rows_ = 0;
+  uint64_t most_rows_ = 0, used_experts_ = 0;
   uint32_t strip_tiles_ = 1;
   // the core's place in the order
   uint64_t next_ = 0, share_end_ = 0;  // its next unit; contiguous: the end of its share

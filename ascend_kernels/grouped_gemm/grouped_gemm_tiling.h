@@ -10,6 +10,7 @@ struct GroupedGemmTiling {
   uint32_t rows;   // rows of an expert's result in dW; 0 in forward and dX, where they are ragged
   uint32_t C;      // columns of the result
   uint32_t R;      // depth, which is summed over; 0 in dW, where it is ragged
+  uint32_t slots;  // experts whose packed right factor there is room for; 0: none is packed
   uint32_t pitch;  // elements from row to row of the result: C rounded up to whole fractals
 };
 
