@@ -54,6 +54,11 @@ void BindOperators(py::module_& m) {
   Def(m, "grouped_gate_bwd", &LaunchGroupedGateBwd, "d_weights", "logits", "experts",
       "router_scale", "d_logits", "d_router_scale", "workspace", "tiling", "dtype", "stream");
 
+  Def(m, "gate_and_route_workspace", &GateAndRouteWorkspace, "T", "K", "E", "G");
+  Def(m, "grouped_gate_and_route_fwd", &LaunchGroupedGateAndRouteFwd, "logits", "bias",
+      "router_scale", "given", "weights", "experts", "counts", "row_to_slot", "slot_to_row",
+      "offsets", "workspace", "tiling", "dtype", "stream");
+
   Def(m, "load_balance_loss_fwd", &LaunchLoadBalanceLossFwd, "logits", "experts", "loss", "f",
       "scores", "counts", "T", "K", "E", "score", "dtype", "stream");
   Def(m, "load_balance_loss_bwd", &LaunchLoadBalanceLossBwd, "d_loss", "logits", "f", "d_logits",
@@ -67,27 +72,56 @@ void BindOperators(py::module_& m) {
       "dtype", "stream");
   Def(m, "grouped_gemm_packed", &LaunchGroupedGemmPacked, "rows", "weight", "offsets", "out",
       "shape", "dtype", "stream");
-  Def(m, "grouped_gemm_dx", &LaunchGroupedGemmDx, "d_out", "weight", "offsets", "d_rows", "shape",
-      "dtype", "stream");
-  Def(m, "grouped_gemm_dw", &LaunchGroupedGemmDw, "d_out", "rows", "offsets", "d_weight", "shape",
-      "dtype", "stream");
+  Def(m, "grouped_gemm_dx_room", &GroupedGemmDxRoom, "shape", "dtype");
+  Def(m, "grouped_gemm_dx", &LaunchGroupedGemmDx, "d_out", "weight", "offsets", "packed", "d_rows",
+      "shape", "dtype", "stream");
+  Def(m, "grouped_gemm_dw_room", &GroupedGemmDwRoom, "shape", "dtype");
+  Def(m, "grouped_gemm_dw", &LaunchGroupedGemmDw, "d_out", "rows", "offsets", "packed", "d_weight",
+      "shape", "dtype", "stream");
 
+  py::class_<MlpShape>(m, "MlpShape")
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t>(), py::kw_only(), py::arg("T"),
+           py::arg("K"), py::arg("E"), py::arg("H"), py::arg("F"));
   Def(m, "grouped_mlp_ring", &GroupedMlpRing, "shape");
-  Def(m, "grouped_mlp_up", &LaunchGroupedMlpUp, "rows", "weight", "offsets", "row_weights", "ring",
-      "pre", "act", "shape", "dtype", "stream");
+  Def(m, "grouped_mlp_fwd", &LaunchGroupedMlpFwd, "x", "gate_up", "down", "weights", "slot_to_row",
+      "offsets", "rows", "row_weights", "ring", "pre", "act", "y", "shape", "dtype", "stream");
   Def(m, "grouped_mlp_act_bwd", &LaunchGroupedMlpActBwd, "g", "pre", "row_weights", "d_pre", "act",
       "d_row_weights", "N", "F", "dtype", "stream");
 
-  Def(m, "route_cores", &RouteCores, "T");
+  Def(m, "grouped_gemm_int8_ring", &GroupedGemmInt8Ring, "shape");
+  Def(m, "grouped_gemm_int8", &LaunchGroupedGemmInt8, "rows", "row_scale", "weight", "scale",
+      "offsets", "ring", "out", "shape", "dtype", "stream");
+  Def(m, "grouped_gemm_int4_ring", &GroupedGemmInt4Ring, "shape");
+  Def(m, "grouped_gemm_int4", &LaunchGroupedGemmInt4, "planes", "row_scale", "weight", "scale",
+      "offsets", "ring", "out", "shape", "dtype", "stream");
+  Def(m, "grouped_mlp_int4_ring", &GroupedMlpInt4Ring, "shape");
+  Def(m, "grouped_mlp_up_int4", &LaunchGroupedMlpUpInt4, "planes", "row_scale", "weight", "scale",
+      "offsets", "ring", "pre", "act", "shape", "dtype", "stream");
+  Def(m, "grouped_mlp_int8_ring", &GroupedMlpInt8Ring, "shape");
+  Def(m, "grouped_mlp_int8_fwd", &LaunchGroupedMlpInt8Fwd, "x", "gate_up", "gate_up_scale", "down",
+      "down_scale", "weights", "slot_to_row", "offsets", "rows", "row_scale", "ring", "pre", "act",
+      "q", "y", "shape", "dtype", "stream");
+
+  Def(m, "route_workspace", &RouteWorkspace, "T", "K", "E", "G");
   Def(m, "route_fwd", &LaunchRouteFwd, "experts", "row_to_slot", "slot_to_row", "offsets",
       "workspace", "T", "K", "E", "G", "stream");
 
   Def(m, "permute_fwd", &LaunchPermuteFwd, "x", "row_to_slot", "slot_to_row", "rows", "T", "H", "K",
       "dtype", "stream");
+  Def(m, "permute_planes", &LaunchPermutePlanes, "x", "slot_to_row", "planes", "row_scale", "T",
+      "H", "K", "dtype", "stream");
+  Def(m, "quantize_rows", &LaunchQuantizeRows, "rows", "q", "scale", "N", "I", "dtype", "stream");
+  Def(m, "quantize_planes", &LaunchQuantizePlanes, "rows", "planes", "scale", "N", "I", "dtype",
+      "stream");
+  Def(m, "decode_weight", &LaunchDecodeWeight, "data", "scale", "weight", "N", "I", "dtype",
+      "stream");
+  Def(m, "unpack_int4", &LaunchUnpackInt4, "packed", "data", "bytes", "stream");
   Def(m, "unpermute_fwd", &LaunchUnpermuteFwd, "rows", "slot_to_row", "weights", "y", "T", "H", "K",
       "dtype", "stream");
   Def(m, "unpermute_bwd", &LaunchUnpermuteBwd, "d_y", "rows", "row_to_slot", "slot_to_row",
       "weights", "d_rows", "d_weights", "T", "H", "K", "dtype", "stream");
+  Def(m, "take_scalars", &LaunchTakeScalars, "scalars", "index", "results", "size", "count",
+      "stream");
 
   Def(m, "swiglu_fwd", &LaunchSwigluFwd, "gate_up", "act", "N", "F", "dtype", "stream");
   Def(m, "swiglu_bwd", &LaunchSwigluBwd, "d_act", "gate_up", "d_gate_up", "N", "F", "dtype",

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "ops.h"
+#include "quantize.h"
 
 namespace moge {
 
@@ -32,6 +32,28 @@ void LaunchPermuteFwd(Pointer x, Pointer row_to_slot, Pointer slot_to_row, Point
                        {"rows", rows, N * H, size, Access::kOut}}};
   MOGE_LAUNCH_DTYPE(launch, dtype, permute_fwd, Gm(x), Gm(row_to_slot), Gm(slot_to_row), Gm(rows),
                     tiling);
+}
+
+void LaunchPermutePlanes(Pointer x, Pointer slot_to_row, Pointer planes, Pointer row_scale,
+                         int64_t T, int64_t H, int64_t K, DType dtype, Pointer stream) {
+  const char* op = "permute_planes";
+  CheckEven(op, "H", H);
+  if (T == 0 || H == 0 || K == 0) return;
+  CheckRows(op, T, H, K, kSlots);
+  const int64_t N = T * K, blocks = Blocks(N);
+  PermuteQuantizedTiling tiling{QuantizePlanesTiling(op, T, H, dtype), static_cast<uint32_t>(K), 1};
+  // with fewer tokens than cores, several of them share a token's slots
+  tiling.parts = static_cast<uint32_t>(std::clamp<int64_t>(blocks / T, 1, K));
+  if (tiling.parts > 1) tiling.x.rows = 1;
+  const Launch launch{op,
+                      blocks,
+                      stream,
+                      {{"x", x, T * H, SizeOf(dtype), Access::kIn},
+                       {"slot_to_row", slot_to_row, N, 4, Access::kIn},
+                       {"planes", planes, N * H, 1, Access::kOut},
+                       {"row_scale", row_scale, N, 4, Access::kOut}}};
+  MOGE_LAUNCH_DTYPE(launch, dtype, permute_planes, Gm(x), Gm(slot_to_row), Gm(planes),
+                    Gm(row_scale), tiling);
 }
 
 }  // namespace moge

@@ -37,6 +37,9 @@ class GroupedGateTiling:
 class GemmShape:
     def __init__(self, *, N: int, E: int, O: int, I: int) -> None: ...
 
+class MlpShape:
+    def __init__(self, *, T: int, K: int, E: int, H: int, F: int) -> None: ...
+
 def token_cores(*, T: int) -> int: ...
 def grouped_gate_fwd(
     *,
@@ -60,6 +63,24 @@ def grouped_gate_bwd(
     router_scale: int,
     d_logits: int,
     d_router_scale: int,
+    workspace: int,
+    tiling: GroupedGateTiling,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def gate_and_route_workspace(*, T: int, K: int, E: int, G: int) -> int: ...
+def grouped_gate_and_route_fwd(
+    *,
+    logits: int,
+    bias: int,
+    router_scale: int,
+    given: int,
+    weights: int,
+    experts: int,
+    counts: int,
+    row_to_slot: int,
+    slot_to_row: int,
+    offsets: int,
     workspace: int,
     tiling: GroupedGateTiling,
     dtype: DType,
@@ -113,37 +134,111 @@ def grouped_gemm_packed(
     dtype: DType,
     stream: int,
 ) -> None: ...
+def grouped_gemm_dx_room(*, shape: GemmShape, dtype: DType) -> int: ...
 def grouped_gemm_dx(
     *,
     d_out: int,
     weight: int,
     offsets: int,
+    packed: int,
     d_rows: int,
     shape: GemmShape,
     dtype: DType,
     stream: int,
 ) -> None: ...
+def grouped_gemm_dw_room(*, shape: GemmShape, dtype: DType) -> int: ...
 def grouped_gemm_dw(
     *,
     d_out: int,
     rows: int,
     offsets: int,
+    packed: int,
     d_weight: int,
     shape: GemmShape,
     dtype: DType,
     stream: int,
 ) -> None: ...
-def grouped_mlp_ring(*, shape: GemmShape) -> int: ...
-def grouped_mlp_up(
+def grouped_mlp_ring(*, shape: MlpShape) -> int: ...
+def grouped_mlp_fwd(
     *,
-    rows: int,
-    weight: int,
+    x: int,
+    gate_up: int,
+    down: int,
+    weights: int,
+    slot_to_row: int,
     offsets: int,
+    rows: int,
     row_weights: int,
     ring: int,
     pre: int,
     act: int,
+    y: int,
+    shape: MlpShape,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def grouped_gemm_int8_ring(*, shape: GemmShape) -> int: ...
+def grouped_gemm_int8(
+    *,
+    rows: int,
+    row_scale: int,
+    weight: int,
+    scale: int,
+    offsets: int,
+    ring: int,
+    out: int,
     shape: GemmShape,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def grouped_gemm_int4_ring(*, shape: GemmShape) -> int: ...
+def grouped_gemm_int4(
+    *,
+    planes: int,
+    row_scale: int,
+    weight: int,
+    scale: int,
+    offsets: int,
+    ring: int,
+    out: int,
+    shape: GemmShape,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def grouped_mlp_int4_ring(*, shape: GemmShape) -> int: ...
+def grouped_mlp_up_int4(
+    *,
+    planes: int,
+    row_scale: int,
+    weight: int,
+    scale: int,
+    offsets: int,
+    ring: int,
+    pre: int,
+    act: int,
+    shape: GemmShape,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def grouped_mlp_int8_ring(*, shape: MlpShape) -> int: ...
+def grouped_mlp_int8_fwd(
+    *,
+    x: int,
+    gate_up: int,
+    gate_up_scale: int,
+    down: int,
+    down_scale: int,
+    weights: int,
+    slot_to_row: int,
+    offsets: int,
+    rows: int,
+    row_scale: int,
+    ring: int,
+    pre: int,
+    act: int,
+    q: int,
+    y: int,
+    shape: MlpShape,
     dtype: DType,
     stream: int,
 ) -> None: ...
@@ -160,7 +255,7 @@ def grouped_mlp_act_bwd(
     dtype: DType,
     stream: int,
 ) -> None: ...
-def route_cores(*, T: int) -> int: ...
+def route_workspace(*, T: int, K: int, E: int, G: int) -> int: ...
 def route_fwd(
     *,
     experts: int,
@@ -186,6 +281,28 @@ def permute_fwd(
     dtype: DType,
     stream: int,
 ) -> None: ...
+def permute_planes(
+    *,
+    x: int,
+    slot_to_row: int,
+    planes: int,
+    row_scale: int,
+    T: int,
+    H: int,
+    K: int,
+    dtype: DType,
+    stream: int,
+) -> None: ...
+def quantize_rows(
+    *, rows: int, q: int, scale: int, N: int, I: int, dtype: DType, stream: int
+) -> None: ...
+def quantize_planes(
+    *, rows: int, planes: int, scale: int, N: int, I: int, dtype: DType, stream: int
+) -> None: ...
+def decode_weight(
+    *, data: int, scale: int, weight: int, N: int, I: int, dtype: DType, stream: int
+) -> None: ...
+def unpack_int4(*, packed: int, data: int, bytes: int, stream: int) -> None: ...
 def unpermute_fwd(
     *,
     rows: int,
@@ -212,6 +329,9 @@ def unpermute_bwd(
     K: int,
     dtype: DType,
     stream: int,
+) -> None: ...
+def take_scalars(
+    *, scalars: int, index: int, results: int, size: int, count: int, stream: int
 ) -> None: ...
 def swiglu_fwd(*, gate_up: int, act: int, N: int, F: int, dtype: DType, stream: int) -> None: ...
 def swiglu_bwd(

@@ -2,19 +2,22 @@
 #include "grouped_mlp_act_bwd_kernel.h"
 #include "grouped_mlp_kernel.h"
 
-#define MOGE_GROUPED_MLP_ENTRIES(dtype, T)                                              \
-  extern "C" __global__ __mix__(1, 2) void grouped_mlp_up_##dtype(                      \
-      GM_ADDR rows, GM_ADDR weight, GM_ADDR offsets, GM_ADDR row_weights, GM_ADDR ring, \
-      GM_ADDR pre, GM_ADDR act, GroupedMlpTiling tiling) {                              \
-    moge::GroupedMlpUp<T>(rows, weight, offsets, row_weights, ring, pre, act, tiling);  \
-  }                                                                                     \
-  extern "C" __global__ __vector__ void grouped_mlp_act_bwd_##dtype(                    \
-      GM_ADDR g, GM_ADDR pre, GM_ADDR row_weights, GM_ADDR d_pre, GM_ADDR act,          \
-      GM_ADDR d_row_weights, SwigluTiling tiling) {                                     \
-    AscendC::TPipe pipe;                                                                \
-    moge::GroupedMlpActBwd<T> kernel;                                                   \
-    kernel.Init(g, pre, row_weights, d_pre, act, d_row_weights, tiling, &pipe);         \
-    kernel.Process(tiling);                                                             \
+#define MOGE_GROUPED_MLP_ENTRIES(dtype, T)                                                        \
+  extern "C" __global__ __mix__(1, 2) void grouped_mlp_fwd_##dtype(                               \
+      GM_ADDR x, GM_ADDR gate_up, GM_ADDR down, GM_ADDR weights, GM_ADDR slot_to_row,             \
+      GM_ADDR offsets, GM_ADDR rows, GM_ADDR row_weights, GM_ADDR ring, GM_ADDR pre, GM_ADDR act, \
+      GM_ADDR y, GroupedMlpTiling tiling) {                                                       \
+    const moge::GroupedMlpTensors gm{x,    gate_up,     down, weights, slot_to_row, offsets,      \
+                                     rows, row_weights, ring, pre,     act,         y};           \
+    moge::GroupedMlpFwd<T>(gm, tiling);                                                           \
+  }                                                                                               \
+  extern "C" __global__ __vector__ void grouped_mlp_act_bwd_##dtype(                              \
+      GM_ADDR g, GM_ADDR pre, GM_ADDR row_weights, GM_ADDR d_pre, GM_ADDR act,                    \
+      GM_ADDR d_row_weights, SwigluTiling tiling) {                                               \
+    AscendC::TPipe pipe;                                                                          \
+    moge::GroupedMlpActBwd<T> kernel;                                                             \
+    kernel.Init(g, pre, row_weights, d_pre, act, d_row_weights, tiling, &pipe);                   \
+    kernel.Process(tiling);                                                                       \
   }
 
 MOGE_FOR_EACH_DTYPE(MOGE_GROUPED_MLP_ENTRIES)

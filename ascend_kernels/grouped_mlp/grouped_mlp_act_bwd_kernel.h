@@ -9,15 +9,16 @@ namespace moge {
 
 // Elements of one operand's tile, which is some whole rows (two of Pangu Pro MoE) or a part of one.
 // UB holds two buffers for each of three inputs and three results, of 2 or 4 bytes an element, then
-// the float temporaries, and the weights and sums of the rows.
-constexpr uint32_t kMlpActBwdTile = 2688;
-constexpr uint32_t kMlpActBwdRows = 1024;  // whose weights are loaded together
-constexpr uint32_t kMlpActBwdPartials = kRepeatBytes / sizeof(float);
-constexpr uint32_t kMlpActBwdSmall = (3 * kMlpActBwdRows + kMlpActBwdPartials) * sizeof(float);
+// the float temporaries, of which every second one lies apart from the others, and the sums of the
+// rows, and a block of ones.
+constexpr uint32_t kMlpActBwdTile = 2752;
+static_assert(LieApart(kMlpActBwdTile * 4), "banks");
+constexpr uint32_t kMlpActBwdRows = 64;  // whose sums are stored together
+constexpr uint32_t kMlpActBwdSmall =
+    kMlpActBwdRows * (kPerRepeat<float> + 2) * sizeof(float) + kBlockBytes;
+static_assert(kMlpActBwdTile <= kMaxRepeats * kPerRepeat<float>, "repeats");
 static_assert(kMlpActBwdTile * (2 * 6 * 2 + 6 * 4) + kMlpActBwdSmall <= kUbBytes, "UB, 2 bytes");
 static_assert(kMlpActBwdTile * (2 * 6 * 4 + 3 * 4) + kMlpActBwdSmall <= kUbBytes, "UB, 4 bytes");
-static_assert(kMlpActBwdTile <= kMlpActBwdPartials * kMlpActBwdPartials,
-              "two reductions end a sum");
 
 // The layer is y = w (act D'), act = SwiGLU(pre). The product before gave g = d_y D for each row:
 //   d_w = sum(g act),  d_pre = SwiGLU'(pre) (w g),  and w act is what the gradient of D multiplies.
@@ -37,32 +38,29 @@ class GroupedMlpActBwd {
     pipe->InitBuffer(in_, 2, 3 * kTile * sizeof(T));
     pipe->InitBuffer(out_, 2, 3 * kTile * sizeof(T));
     pipe->InitBuffer(floats_, (kIsFloat<T> ? 3 : 6) * kTile * sizeof(float));
-    pipe->InitBuffer(weights_, 1, kMlpActBwdRows * sizeof(float));
+    pipe->InitBuffer(lanes_, kMlpActBwdRows * kPerRepeat<float> * sizeof(float));
     pipe->InitBuffer(sums_, 2, kMlpActBwdRows * sizeof(float));
-    pipe->InitBuffer(partials_, kMlpActBwdPartials * sizeof(float));
+    pipe->InitBuffer(one_, kBlockBytes);
+    Duplicate(one_.Get<float>(), 1.0f, kPerBlock<float>);
   }
   __aicore__ inline void Process(const SwigluTiling& tiling) {
     const Share share = MyShare(tiling.N);
+    LocalTensor<float> lanes = lanes_.Get<float>();
     for (uint64_t first = share.begin; first < share.end; first += kMlpActBwdRows) {
       const uint32_t count = Min(kMlpActBwdRows, share.end - first);
-      LocalTensor<float> weights = weights_.AllocTensor<float>();
-      Load(weights, row_weights_[first], count);
-      weights_.EnQue(weights);
-      weights = weights_.DeQue<float>();
-      LocalTensor<float> sums = sums_.AllocTensor<float>();
+      Duplicate(lanes, 0.0f, count * kPerRepeat<float>);
       for (uint32_t row = 0; row < count; row += tiling.rows) {
         const uint32_t rows = Min(tiling.rows, count - row);
         for (uint64_t column = 0; column < F_; column += tiling.columns) {
           const Tile tile{first + row, column, rows,
                           static_cast<uint32_t>(Min(tiling.columns, F_ - column))};
           CopyIn(tile);
-          Compute(tile, weights[row]);
+          Compute(tile, lanes[row * kPerRepeat<float>]);
           CopyOut(tile);
         }
-        const uint32_t pitch = RoundUp(tiling.columns, kPerBlock<T>);
-        for (uint32_t i = 0; i < rows; ++i) Sum(sums[row + i], Dots()[i * pitch], tiling.columns);
       }
-      weights_.FreeTensor(weights);
+      LocalTensor<float> sums = sums_.AllocTensor<float>();
+      ReduceRepeat<ReduceType::SUM>(sums, lanes, kPerRepeat<float>, count, 1, 1, 8);
       sums_.EnQue(sums);
       sums = sums_.DeQue<float>();
       Store(d_row_weights_[first], sums, count);
@@ -77,9 +75,6 @@ class GroupedMlpActBwd {
     uint32_t rows, columns;
   };
 
-  // g act, added up over the parts of a row
-  __aicore__ inline LocalTensor<float> Dots() { return floats_.template Get<float>(); }
-
   __aicore__ inline void CopyIn(const Tile& tile) {
     LocalTensor<T> in = in_.template AllocTensor<T>();
     const uint64_t at = tile.row * 2 * F_ + tile.column;
@@ -88,64 +83,36 @@ class GroupedMlpActBwd {
     LoadTile(in[2 * kTile], g_[tile.row * F_ + tile.column], tile, F_);
     in_.EnQue(in);
   }
-  __aicore__ inline void Compute(const Tile& tile, const LocalTensor<float>& weights) {
+  __aicore__ inline void Compute(const Tile& tile, const LocalTensor<float>& lanes) {
     LocalTensor<T> in = in_.template DeQue<T>();
     LocalTensor<T> out = out_.template AllocTensor<T>();
-    LocalTensor<float> tmp = Dots()[kTile], act = Dots()[2 * kTile];
-    const uint32_t pitch = RoundUp(tile.columns, kPerBlock<T>);
+    LocalTensor<float> silu = floats_.template Get<float>();
+    LocalTensor<float> slope = silu[kTile], tmp = silu[2 * kTile];
+    const uint32_t count = tile.rows * RoundUp(tile.columns, kPerBlock<T>);
     if constexpr (kIsFloat<T>) {
-      const LocalTensor<float> g = in[2 * kTile];
-      Weigh(tile, pitch, weights, out[2 * kTile], in, in[kTile], g, tmp);
-      Derive(out, out[kTile], in, in[kTile], g, tmp, act, tile.rows * pitch);
+      const LocalTensor<float> up = in[kTile], g = in[2 * kTile], act = out[2 * kTile];
+      Activate(silu, slope, in, tmp, count);
+      Mul(act, silu, up, count);
+      AddUp(tile, lanes, g, act, tmp);
+      Weigh(tile, act, g);
+      Derive(out, out[kTile], up, g, silu, slope, count);
     } else {
-      const uint32_t count = tile.rows * pitch;
-      LocalTensor<float> gate = Dots()[3 * kTile], up = Dots()[4 * kTile], g = Dots()[5 * kTile];
+      LocalTensor<float> gate = silu[3 * kTile], g = silu[4 * kTile], up = silu[5 * kTile];
       Widen(gate, in, count);
       Widen(up, in[kTile], count);
       Widen(g, in[2 * kTile], count);
-      Weigh(tile, pitch, weights, act, gate, up, g, tmp);
+      Activate(silu, slope, gate, tmp, count);
+      const LocalTensor<float>& act = gate;  // which is not read any more
+      Mul(act, silu, up, count);
+      AddUp(tile, lanes, g, act, tmp);
+      Weigh(tile, act, g);
       Narrow(out[2 * kTile], act, count);
-      // `up` is read before d_gate takes its place, `g` before d_up does
-      Derive(up, g, gate, up, g, tmp, act, count);
-      Narrow(out, up, count);
-      Narrow(out[kTile], g, count);
+      Derive(tmp, silu, up, g, silu, slope, count);
+      Narrow(out, tmp, count);
+      Narrow(out[kTile], silu, count);
     }
     in_.FreeTensor(in);
     out_.EnQue(out);
-  }
-  // The activation, its products with g, and then both factors times the row's weight.
-  __aicore__ inline void Weigh(const Tile& tile, uint32_t pitch, const LocalTensor<float>& weights,
-                               const LocalTensor<float>& act, const LocalTensor<float>& gate,
-                               const LocalTensor<float>& up, const LocalTensor<float>& g,
-                               const LocalTensor<float>& tmp) {
-    const uint32_t count = tile.rows * pitch;
-    Activate(act, gate, up, tmp, count);
-    if (tile.column == 0) {
-      Mul(Dots(), g, act, count);
-    } else {
-      Mul(tmp, g, act, count);
-      Add(Dots(), Dots(), tmp, count);
-    }
-    for (uint32_t i = 0; i < tile.rows; ++i) {
-      const float weight = weights.GetValue(i);
-      Muls(act[i * pitch], act[i * pitch], weight, pitch);
-      Muls(g[i * pitch], g[i * pitch], weight, pitch);
-    }
-  }
-  // Writes one float; `dst` may be any multiple of 4 bytes. The values past the last whole repeat
-  // are summed under a mask of their own.
-  __aicore__ inline void Sum(const LocalTensor<float>& dst, const LocalTensor<float>& values,
-                             uint32_t count) {
-    LocalTensor<float> partials = partials_.Get<float>();
-    const uint32_t whole = count / kMlpActBwdPartials, rest = count % kMlpActBwdPartials;
-    if (whole != 0) {
-      ReduceRepeat<ReduceType::SUM>(partials, values, kMlpActBwdPartials, whole, 1, 1, 8);
-    }
-    if (rest != 0) {
-      ReduceRepeat<ReduceType::SUM>(partials[whole], values[whole * kMlpActBwdPartials], rest, 1, 1,
-                                    1, 8);
-    }
-    ReduceRepeat<ReduceType::SUM>(dst, partials, whole + (rest != 0 ? 1 : 0), 1, 1, 1, 8);
   }
   __aicore__ inline void CopyOut(const Tile& tile) {
     LocalTensor<T> out = out_.template DeQue<T>();
@@ -156,12 +123,69 @@ class GroupedMlpActBwd {
     out_.FreeTensor(out);
   }
 
+  // s = sigmoid(gate): silu = gate s, and its slope s (1 + gate - silu)
+  __aicore__ inline void Activate(const LocalTensor<float>& silu, const LocalTensor<float>& slope,
+                                  const LocalTensor<float>& gate, const LocalTensor<float>& sigmoid,
+                                  uint32_t count) {
+    Muls(sigmoid, gate, -1.0f, count);
+    Exp(sigmoid, sigmoid, count);
+    Adds(sigmoid, sigmoid, 1.0f, count);
+    Invert(sigmoid, count);
+    Mul(silu, gate, sigmoid, count);
+    Sub(slope, gate, silu, count);
+    Adds(slope, slope, 1.0f, count);
+    Mul(slope, slope, sigmoid, count);
+  }
+  __aicore__ inline void Invert(const LocalTensor<float>& x, uint32_t count) {
+    const BinaryRepeatParams params(1, 0, 1, 8, 0, 8);  // the same block of ones for all
+    const uint32_t whole = count / kPerRepeat<float>, rest = count % kPerRepeat<float>;
+    const LocalTensor<float> one = one_.Get<float>(), last = x[whole * kPerRepeat<float>];
+    if (whole != 0) Div(x, one, x, kPerRepeat<float>, whole, params);
+    if (rest != 0) Div(last, one, last, rest, 1, params);
+  }
+  // Adds g act to 64 sums of each row, one repeat after the other; they are added up at the end.
+  __aicore__ inline void AddUp(const Tile& tile, const LocalTensor<float>& lanes,
+                               const LocalTensor<float>& g, const LocalTensor<float>& act,
+                               const LocalTensor<float>& products) {
+    const uint32_t pitch = RoundUp(tile.columns, kPerBlock<T>);
+    Mul(products, g, act, tile.rows * pitch);
+    const uint32_t whole = tile.columns / kPerRepeat<float>,
+                   rest = tile.columns % kPerRepeat<float>;
+    const BinaryRepeatParams running(1, 1, 1, 0, 8, 0);
+    for (uint32_t i = 0; i < tile.rows; ++i) {
+      const LocalTensor<float> sums = lanes[i * kPerRepeat<float>], row = products[i * pitch];
+      if (whole != 0) Add(sums, row, sums, kPerRepeat<float>, whole, running);
+      if (rest != 0) Add(sums, sums, row[whole * kPerRepeat<float>], rest);
+    }
+  }
+  // Both factors times the row's weight, which the scalar unit reads from global memory: to read UB
+  // it would have to wait until the vector unit is idle.
+  __aicore__ inline void Weigh(const Tile& tile, const LocalTensor<float>& act,
+                               const LocalTensor<float>& g) {
+    const uint32_t pitch = RoundUp(tile.columns, kPerBlock<T>);
+    for (uint32_t i = 0; i < tile.rows; ++i) {
+      const float weight = row_weights_.GetValue(tile.row + i);
+      Muls(act[i * pitch], act[i * pitch], weight, pitch);
+      Muls(g[i * pitch], g[i * pitch], weight, pitch);
+    }
+  }
+  // d_gate = g up slope, d_up = g silu, with the weighted g. Of up, g and silu any two are factors,
+  // so two of them lie in the same groups of banks: g and silu.
+  __aicore__ inline void Derive(const LocalTensor<float>& d_gate, const LocalTensor<float>& d_up,
+                                const LocalTensor<float>& up, const LocalTensor<float>& g,
+                                const LocalTensor<float>& silu, const LocalTensor<float>& slope,
+                                uint32_t count) {
+    Mul(d_gate, g, up, count);
+    Mul(d_gate, d_gate, slope, count);
+    Mul(d_up, g, silu, count);
+  }
+
   GlobalTensor<T> g_, pre_, d_pre_, act_;
   GlobalTensor<float> row_weights_, d_row_weights_;
   uint64_t F_ = 0;
-  TQue<TPosition::VECIN, 1> in_, weights_;
+  TQue<TPosition::VECIN, 1> in_;
   TQue<TPosition::VECOUT, 1> out_, sums_;
-  TBuf<TPosition::VECCALC> floats_, partials_;
+  TBuf<TPosition::VECCALC> floats_, lanes_, one_;
 };
 
 }  // namespace moge

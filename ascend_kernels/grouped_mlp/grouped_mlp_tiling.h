@@ -1,13 +1,34 @@
-// Sizes and options of a launch of grouped_mlp_up, shared by host and device.
+// Sizes and options of a launch of the expert layer, shared by host and device.
 #ifndef MOGE_ASCEND_GROUPED_MLP_TILING_H_
 #define MOGE_ASCEND_GROUPED_MLP_TILING_H_
 
 #include "../grouped_gemm/grouped_gemm_tiling.h"
+#include "../quantize/quantize_tiling.h"
+
+// The vector cores take rows [N, H] in parts of their columns: a part of a token's rows is a unit
+// of their work.
+struct RowsTiling {
+  uint64_t T;
+  uint32_t H;
+  uint32_t K;
+  uint32_t pitch;    // elements from row to row of the second product
+  uint32_t columns;  // of a part
+  uint32_t parts;    // of a row
+};
 
 struct GroupedMlpTiling {
-  GroupedGemmTiling product;  // its columns are F: the gate half's, and as many of the up half
-  uint32_t weighted;          // 1: the activation is multiplied by the row's weight
-  uint32_t save;              // 1: the pre-activation is written, too
+  GroupedGemmTiling up;    // its columns are F: the gate half's, and as many of the up half
+  GroupedGemmTiling down;  // [N, F] by [E, H, F]
+  RowsTiling rows;
+  uint32_t early;  // 1: the activation is multiplied by the row's weight; 0: the output is
+  uint32_t save;   // 1: the pre-activation is written, too
+};
+
+struct GroupedMlpInt8Tiling {
+  GroupedMlpTiling layer;
+  QuantizeTiling x;    // [T, H]
+  QuantizeTiling act;  // [N, F]
+  uint32_t parts;      // in which a token's slots are cut; with more than one, x.rows is 1
 };
 
 #endif  // MOGE_ASCEND_GROUPED_MLP_TILING_H_

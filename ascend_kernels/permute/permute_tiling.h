@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "../quantize/quantize_tiling.h"
+
 struct PermuteTiling {
   uint64_t T;
   uint32_t H;
@@ -11,6 +13,12 @@ struct PermuteTiling {
   uint32_t tokens;   // whose slots are loaded together
   uint32_t rows;     // a tile's; 1 where it is only part of a row
   uint32_t columns;  // a tile's
+};
+
+struct PermuteQuantizedTiling {
+  QuantizeTiling x;  // [T, H]
+  uint32_t K;
+  uint32_t parts;  // in which a token's slots are cut; with more than one, x.rows is 1
 };
 
 #endif  // MOGE_ASCEND_PERMUTE_TILING_H_

@@ -1,7 +1,5 @@
 """What several launchers share: a tensor's dtype, address and stream for the extension."""
 
-from typing import NoReturn
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -59,11 +57,3 @@ def stream(x: Tensor) -> int:
     if x.device.type == "cpu":
         return 0
     return int(torch.get_device_module(x.device).current_stream(x.device).npu_stream)
-
-
-def refuse_quantized(scheme: str) -> NoReturn:
-    """Raises NotImplementedError: there are no kernels for quantised weights yet."""
-    raise NotImplementedError(
-        f"the Ascend C kernels have no {scheme} weights yet: multiply moge_ops.quant.dequantize("
-        "weight, x.dtype) instead, which takes the memory of plain weights"
-    )

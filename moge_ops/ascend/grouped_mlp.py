@@ -1,45 +1,29 @@
-"""The expert layer in Ascend C, part by part; SwiGLU is the epilogue of the first product."""
+"""The expert layer in Ascend C: forward in one launch, backward part by part."""
 
 import torch
 from torch import Tensor
 
 from moge_ops import _C
+from moge_ops._quantized import INTEGERS
 
-from ._common import dtype_of, pointer, refuse_quantized, stream
-from .grouped_gemm import grouped_gemm_dw, grouped_gemm_dx, grouped_gemm_fwd
+from ._common import dtype_of, pointer, stream
+from ._quantize import check_scheme, integers, permute_planes, row_scales
+from .grouped_gemm import (
+    grouped_gemm_dw,
+    grouped_gemm_dx,
+    grouped_gemm_quantized_dx,
+    grouped_gemm_quantized_fwd,
+    in_two_passes,
+    integer_product,
+)
 from .permute import permute_fwd
-from .unpermute import unpermute_fwd
+from .swiglu import swiglu_fwd
+from .unpermute import take_scalars, unpermute_fwd
 
 
-def _row_weights(weights: Tensor, row_to_slot: Tensor, slot_to_row: Tensor) -> Tensor:
-    """``[T, K] -> [N]`` float32, in the order of the rows."""
-    slots = weights.float().reshape(-1, 1)
-    return permute_fwd(slots, row_to_slot, slot_to_row.reshape(-1, 1)).flatten()
-
-
-def grouped_mlp_up(
-    rows: Tensor, weight: Tensor, offsets: Tensor, row_weights: Tensor | None, save: bool
-) -> tuple[Tensor, Tensor]:
-    """``[N, H], [E, 2F, H], [E + 1], [N] -> act [N, F], pre [N, 2F]``, or [0, 2F] not to save."""
-    dtype = dtype_of("x", rows)
-    rows, weight = rows.contiguous(), weight.contiguous()
-    N, (E, O, I) = rows.shape[0], weight.shape
-    shape = _C.GemmShape(N=N, E=E, O=O, I=I)
-    act, pre = rows.new_empty(N, O // 2), rows.new_empty(N if save else 0, O)
-    ring = rows.new_empty(_C.grouped_mlp_ring(shape=shape))
-    _C.grouped_mlp_up(
-        rows=pointer(rows),
-        weight=pointer(weight),
-        offsets=pointer(offsets),
-        row_weights=pointer(row_weights),
-        ring=pointer(ring),
-        pre=pointer(pre),
-        act=pointer(act),
-        shape=shape,
-        dtype=dtype,
-        stream=stream(rows),
-    )
-    return act, pre
+def _row_weights(weights: Tensor, row_to_slot: Tensor) -> Tensor:
+    """``[T, K], [N] -> [N]`` float32, in the order of the rows."""
+    return take_scalars(weights, row_to_slot)
 
 
 def grouped_mlp_fwd(
@@ -54,12 +38,38 @@ def grouped_mlp_fwd(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``."""
+    dtype = dtype_of("x", x)
+    x, w_gate_up, w_down = x.contiguous(), w_gate_up.contiguous(), w_down.contiguous()
+    weights, slot_to_row = weights.float().contiguous(), slot_to_row.contiguous()
+    (T, H), K, (E, _, F) = x.shape, slot_to_row.shape[1], w_down.shape
+    N = T * K
+    y, pre = torch.empty_like(x), x.new_empty(N if save else 0, 2 * F)
+    if not (N and H and F):  # nothing is launched
+        return y.zero_(), pre.zero_()
+    shape = _C.MlpShape(T=T, K=K, E=E, H=H, F=F)
+    # what one phase of the kernel leaves to the next
+    rows, act = x.new_empty(N, _C.grouped_gemm_pitch(columns=H)), x.new_empty(N, F)
+    ring = x.new_empty(_C.grouped_mlp_ring(shape=shape))
     early = weight_on == "activation"
-    row_weights = _row_weights(weights, row_to_slot, slot_to_row) if early else None
-    rows = permute_fwd(x, row_to_slot, slot_to_row)
-    act, pre = grouped_mlp_up(rows, w_gate_up, offsets, row_weights, save)
-    out = grouped_gemm_fwd(act, w_down, offsets)
-    return unpermute_fwd(out, row_to_slot, slot_to_row, None if early else weights), pre
+    row_weights = weights.new_empty(N) if early else None
+    _C.grouped_mlp_fwd(
+        x=pointer(x),
+        gate_up=pointer(w_gate_up),
+        down=pointer(w_down),
+        weights=pointer(weights),
+        slot_to_row=pointer(slot_to_row),
+        offsets=pointer(offsets),
+        rows=pointer(rows),
+        row_weights=pointer(row_weights),
+        ring=pointer(ring),
+        pre=pointer(pre),
+        act=pointer(act),
+        y=pointer(y),
+        shape=shape,
+        dtype=dtype,
+        stream=stream(x),
+    )
+    return y, pre
 
 
 def grouped_mlp_act_bwd(
@@ -100,12 +110,11 @@ def grouped_mlp_bwd(
     need_d_w: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``d_y [T, H] -> d_x, d_w_gate_up, d_w_down, d_weights``; empty where not needed."""
-    row_weights = _row_weights(weights, row_to_slot, slot_to_row)
+    row_weights = _row_weights(weights, row_to_slot)
     d_out = permute_fwd(d_y, row_to_slot, slot_to_row)  # [N, H], not yet times the weight
     g = grouped_gemm_dx(d_out, w_down, offsets)  # [N, F]
     d_pre, act, d_row_weights = grouped_mlp_act_bwd(g, pre, row_weights)
-    slots = slot_to_row.reshape(-1, 1)
-    d_weights = unpermute_fwd(d_row_weights.unsqueeze(1), row_to_slot, slots, None)  # [T * K, 1]
+    d_weights = take_scalars(d_row_weights, slot_to_row)  # [T, K]
 
     d_x, d_w_gate_up, d_w_down = x.new_empty(0, x.shape[1]), x.new_empty(0), x.new_empty(0)
     if need_d_x:
@@ -115,7 +124,85 @@ def grouped_mlp_bwd(
         rows = permute_fwd(x, row_to_slot, slot_to_row)  # [N, H]
         d_w_gate_up = grouped_gemm_dw(d_pre, rows, offsets)
         d_w_down = grouped_gemm_dw(d_out, act, offsets)
-    return d_x, d_w_gate_up, d_w_down, d_weights.to(weights.dtype).view_as(weights)
+    return d_x, d_w_gate_up, d_w_down, d_weights.to(weights.dtype)
+
+
+def grouped_mlp_int8_fwd(
+    x: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    down: Tensor,
+    down_scale: Tensor,
+    weights: Tensor,
+    slot_to_row: Tensor,
+    offsets: Tensor,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """:func:`grouped_mlp_fwd` of int8 weights with the scales of their rows."""
+    x, weights, slot_to_row = x.contiguous(), weights.float().contiguous(), slot_to_row.contiguous()
+    (T, H), K, (E, _, F) = x.shape, slot_to_row.shape[1], down.shape
+    N = T * K
+    shape = _C.MlpShape(T=T, K=K, E=E, H=H, F=F)
+    y, pre = torch.empty_like(x), x.new_empty(N if save else 0, 2 * F)
+    # what one phase of the kernel leaves to the next
+    rows, row_scale = x.new_empty(N, _C.grouped_gemm_pitch(columns=H)), weights.new_empty(N)
+    act, q = x.new_empty(N, F), down.new_empty(N, F)
+    ring = offsets.new_empty(_C.grouped_mlp_int8_ring(shape=shape))
+    _C.grouped_mlp_int8_fwd(
+        x=pointer(x),
+        gate_up=pointer(gate_up),
+        gate_up_scale=pointer(gate_up_scale),
+        down=pointer(down),
+        down_scale=pointer(down_scale),
+        weights=pointer(weights),
+        slot_to_row=pointer(slot_to_row),
+        offsets=pointer(offsets),
+        rows=pointer(rows),
+        row_scale=pointer(row_scale),
+        ring=pointer(ring),
+        pre=pointer(pre),
+        act=pointer(act),
+        q=pointer(q),
+        y=pointer(y),
+        shape=shape,
+        dtype=dtype_of("x", x),
+        stream=stream(x),
+    )
+    return y, pre
+
+
+def grouped_mlp_up_int4(
+    planes: Tensor,
+    row_scale: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    offsets: Tensor,
+    dtype: torch.dtype,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """``int8 [N, 2, H / 2], [N], int8 [E, 2F, H / 2], [E, 2F] -> act [N, F], pre [N, 2F]``.
+
+    Planes of four bits; the latter is empty unless ``save``.
+    """
+    N, (E, O, packed) = planes.shape[0], weight.shape
+    shape = _C.GemmShape(N=N, E=E, O=O, I=2 * packed)
+    act = row_scale.new_empty(N, O // 2, dtype=dtype)
+    pre = row_scale.new_empty(N if save else 0, O, dtype=dtype)
+    ring = offsets.new_empty(_C.grouped_mlp_int4_ring(shape=shape))
+    _C.grouped_mlp_up_int4(
+        planes=pointer(planes),
+        row_scale=pointer(row_scale),
+        weight=pointer(weight),
+        scale=pointer(scale),
+        offsets=pointer(offsets),
+        ring=pointer(ring),
+        pre=pointer(pre),
+        act=pointer(act),
+        shape=shape,
+        dtype=dtype_of("x", act),
+        stream=stream(planes),
+    )
+    return act, pre
 
 
 def grouped_mlp_quantized_fwd(
@@ -136,8 +223,36 @@ def grouped_mlp_quantized_fwd(
     weight_on: str,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """``x [T, H] -> y [T, H], pre-activation [N, 2F]``: not there yet."""
-    refuse_quantized(scheme)
+    """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``."""
+    check_scheme(scheme)
+    dtype_of("x", x)
+    N, O, H = row_to_slot.shape[0], gate_up.shape[1], x.shape[1]
+    if not N * gate_up.numel():
+        return x.new_zeros(x.shape), x.new_zeros(N if save else 0, O)
+    if scheme in INTEGERS:  # the output is weighted, whatever weight_on says
+        up_scales = row_scales(gate_up_scale, O)
+        if in_two_passes(scheme, N, gate_up):
+            planes = permute_planes(x, slot_to_row)
+            act, pre = grouped_mlp_up_int4(
+                *planes, gate_up.contiguous(), up_scales, offsets, x.dtype, save
+            )
+            out = integer_product(act, down, down_scale, offsets, scheme)
+            return unpermute_fwd(out, row_to_slot, slot_to_row, weights), pre
+        up = (integers(gate_up, scheme), up_scales)
+        back = (integers(down, scheme), row_scales(down_scale, H))
+        return grouped_mlp_int8_fwd(x, *up, *back, weights, slot_to_row, offsets, save)
+    late = weight_on == "output"
+    up_parts = (gate_up, gate_up_scale, gate_up_zero, offsets, scheme, gate_up_group)
+    rows = permute_fwd(x, row_to_slot, slot_to_row)
+    pre = grouped_gemm_quantized_fwd(rows, *up_parts)
+    act = swiglu_fwd(pre)
+    if not late:
+        of_rows = _row_weights(weights, row_to_slot)
+        act = (act * of_rows.unsqueeze(1)).to(x.dtype)
+    back_parts = (down, down_scale, down_zero, offsets, scheme, down_group)
+    out = grouped_gemm_quantized_fwd(act, *back_parts)
+    y = unpermute_fwd(out, row_to_slot, slot_to_row, weights if late else None)
+    return y, pre if save else pre[:0]
 
 
 def grouped_mlp_quantized_bwd(
@@ -158,5 +273,18 @@ def grouped_mlp_quantized_bwd(
     down_group: int | None,
     need_d_x: bool,
 ) -> tuple[Tensor, Tensor]:
-    """``d_y [T, H] -> d_x [T, H], d_weights [T, K]``: not there yet."""
-    refuse_quantized(scheme)
+    """``d_y [T, H] -> d_x [T, H], d_weights [T, K]``; the former empty where not needed."""
+    check_scheme(scheme)
+    H, F = d_y.shape[1], gate_up.shape[1] // 2
+    row_weights = _row_weights(weights, row_to_slot)
+    d_out = permute_fwd(d_y, row_to_slot, slot_to_row)  # [N, H], not yet times the weight
+    back = (down, down_scale, down_zero, offsets, scheme, down_group)
+    g = grouped_gemm_quantized_dx(d_out, *back, F)  # [N, F]
+    d_pre, _, d_row_weights = grouped_mlp_act_bwd(g, pre, row_weights)
+    d_weights = take_scalars(d_row_weights, slot_to_row)
+    d_x = d_y.new_empty(0, H)
+    if need_d_x:
+        up = (gate_up, gate_up_scale, gate_up_zero, offsets, scheme, gate_up_group)
+        d_rows = grouped_gemm_quantized_dx(d_pre, *up, H)  # [N, H]
+        d_x = unpermute_fwd(d_rows, row_to_slot, slot_to_row, None)
+    return d_x, d_weights.to(weights.dtype)
