@@ -14,6 +14,7 @@ from moge_ops import _checks
 
 __all__ = [
     "FP4",
+    "INTEGERS",
     "MOST_INT8_COLUMNS",
     "SCHEMES",
     "STORED",
@@ -25,9 +26,12 @@ __all__ = [
     "fake_quantize_rows",
     "int8_product",
     "pack_int4",
+    "pack_nibbles",
     "quantize_rows",
+    "row_integers",
     "sizes",
     "unpack_int4",
+    "unpack_nibbles",
 ]
 
 
@@ -43,13 +47,15 @@ class Scheme(NamedTuple):
 
 STORED = {
     "int8_w8a8": Scheme(torch.int8, 1, (None,)),
+    "int4_w4a8": Scheme(torch.int8, 2, (None,)),
     "int8_w8a16": Scheme(torch.int8, 1, (None, 32, 64, 128)),
     "int4_w4a16": Scheme(torch.int32, 8, (128, 32, 64, None)),
     "fp8_w8a16": Scheme(torch.float8_e4m3fn, 1, (None, 128)),
     "mxfp4_w4a16": Scheme(torch.uint8, 2, (32,), (torch.uint8,)),
 }
 SCHEMES = tuple(STORED)
-"""wXaY: bits of weights and of activations. The first multiplies integers; the others decode."""
+"""wXaY: bits of weights and of activations. Those of a8 multiply integers; the others decode."""
+INTEGERS = ("int8_w8a8", "int4_w4a8")  # rows become int8, too, and products are exact
 
 # the numbers of e2m1, by their code without the sign
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -71,6 +77,8 @@ class QuantizedWeight(NamedTuple):
 
             ============= ============== ==========================================================
             int8_w8a8     int8           ``[E, O, I]``
+            int4_w4a8     int8           ``[E, O, I/2]``: two numbers, from -8 to 7, in two's
+                                         complement, the first in the lower half
             int8_w8a16    int8           ``[E, O, I]``
             int4_w4a16    int32          ``[E, O, I/8]``: eight numbers, from -8 to 7, each stored
                                          with 8 added, the first in the lowest four bits
@@ -146,8 +154,8 @@ def check(name: str, weight: QuantizedWeight) -> None:
     groups = math.ceil(I / (group_size or max(I, 1)))
     if group_size and scheme != "fp8_w8a16" and I % group_size:
         raise ValueError(f"{name}: group_size={group_size} must divide the I={I} columns")
-    if scheme == "int8_w8a8" and I > MOST_INT8_COLUMNS:
-        raise ValueError(f"{name}: int8_w8a8 sums at most {MOST_INT8_COLUMNS} columns, got {I}")
+    if scheme in INTEGERS and I > MOST_INT8_COLUMNS:
+        raise ValueError(f"{name}: {scheme} sums at most {MOST_INT8_COLUMNS} columns, got {I}")
     _checks.tensor(f"{name}.scale", scale, "[E, S, groups]")
     if scale.dtype not in spec.scale_dtypes:
         kinds = " | ".join(map(str, spec.scale_dtypes))
@@ -215,6 +223,21 @@ def pack_int4(values: Tensor) -> Tensor:
     return packed
 
 
+def unpack_nibbles(packed: Tensor) -> Tensor:
+    """int8 ``[..., n]`` to int8 ``[..., 2 n]`` in [-8, 7]: the first in the lower half."""
+    return torch.stack(((packed & 15 ^ 8) - 8, packed >> 4), dim=-1).flatten(-2)
+
+
+def pack_nibbles(values: Tensor) -> Tensor:
+    """int8 ``[..., 2 n]`` in [-8, 7] to int8 ``[..., n]``: inverse of :func:`unpack_nibbles`."""
+    return values[..., ::2] & 15 | values[..., 1::2] << 4
+
+
+def row_integers(data: Tensor, scheme: str) -> Tensor:
+    """What a scheme of :data:`INTEGERS` multiplies: int8 ``[..., O, I]``."""
+    return unpack_nibbles(data) if scheme == "int4_w4a8" else data
+
+
 def _unpack_fp4(packed: Tensor) -> Tensor:
     """uint8 ``[..., n]`` to float32 ``[..., 2 n]``."""
     numbers = torch.tensor([*FP4, *(-x for x in FP4)], dtype=torch.float32, device=packed.device)
@@ -241,7 +264,7 @@ def decode(
         numbers = _unpack_fp4(data)
         scale = torch.ldexp(torch.ones_like(scale, dtype=torch.float32), scale.int() - 127)
     else:
-        numbers = data
+        numbers = row_integers(data, scheme)
     O, I = numbers.shape[-2:]
 
     def spread(x: Tensor) -> Tensor:
@@ -281,7 +304,7 @@ def dequantize(weight: QuantizedWeight, dtype: torch.dtype = torch.float32) -> T
 
 
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of an activation as int8_w8a8 multiplies them: int8 ``[N, I]``, float32 ``[N, 1]``.
+    """Rows of an activation as integers: int8 ``[N, I]``, float32 ``[N, 1]``.
 
     With m the largest size in a row, an element is ``rint(x * (127 / m))`` and the scale m / 127,
     in float32, whichever the backend. A row with a number that is not finite has a NaN for its

@@ -56,6 +56,8 @@ def stored(
     scale = draw(1, *shape).abs() * 0.1 + 0.01
     if scheme in ("int8_w8a8", "int8_w8a16"):
         data = integers(2, -128, 127, E, O, I).to(torch.int8)
+    elif scheme == "int4_w4a8":
+        data = integers(2, -128, 127, E, O, I // 2).to(torch.int8)
     elif scheme == "int4_w4a16":
         data = integers(2, -(2**31), 2**31 - 1, E, O, I // 8).to(torch.int32)
     elif scheme == "fp8_w8a16":
@@ -74,6 +76,7 @@ FORMATS: dict[str, tuple[str, int, int, int | None, int, bool]] = {
     "int8-groups-of-32": ("int8_w8a16", 18, 96, 32, 1, False),
     "int8-groups-of-128": ("int8_w8a16", 17, 256, 128, 1, False),
     "int8-of-w8a8": ("int8_w8a8", 35, 130, None, 1, False),
+    "int4-of-w4a8": ("int4_w4a8", 35, 130, None, 1, False),
     "int4-rows": ("int4_w4a16", 19, 72, None, 1, False),
     "int4-groups-of-32": ("int4_w4a16", 33, 96, 32, 1, False),
     "int4-groups-of-64-zero": ("int4_w4a16", 20, 192, 64, 1, True),
@@ -127,7 +130,7 @@ def test_decoded_weights_have_the_bits_of_dequantize(
         w = weight._replace(scale=weight.scale.to(kind))
         E, O, I = w.shape
         want = quant.dequantize(w, dtype)
-        if scheme != "int8_w8a8":
+        if scheme not in _quantized.INTEGERS:
             check_through_products(w, want)
         rows = torch.zeros(E * O, I, dtype=dtype, requires_grad=True)
         offsets = torch.arange(0, E * O + 1, O, dtype=torch.int32)
@@ -236,6 +239,7 @@ def test_rows_are_quantised_as_defined(device: str) -> None:
 
 SCHEMES: dict[str, dict[str, Any]] = {
     "int8_w8a8": {},
+    "int4_w4a8": {},
     "int8_w8a16": {},
     "int8_w8a16-32": {"group_size": 32},
     "int4_w4a16-32": {"group_size": 32},
@@ -279,7 +283,7 @@ def check(
     # A number of x or of the activation that is a hair from a tie may become the next integer, one
     # of 127, and float64 has the activation before it is rounded to x's dtype, too
     flips = {torch.float32: 300.0, torch.bfloat16: 1.5, torch.float16: 12.0}
-    slack = flips[x.dtype] if up.scheme == "int8_w8a8" else 1.0
+    slack = flips[x.dtype] if up.scheme in _quantized.INTEGERS else 1.0
     assert_matches(y, y64.detach(), "y", slack=slack)
     assert_matches(found[0], found64[0], "d_x", slack=slack)
     # dot products of d_y and the rows of y without their weights, of numbers of x's dtype

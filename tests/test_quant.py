@@ -21,6 +21,7 @@ E, O, I = 3, 192, 256  # 192 rows: one block of 128 and a half
 # scheme and options of quantize
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "int8_w8a8": ("int8_w8a8", {}),
+    "int4_w4a8": ("int4_w4a8", {}),
     "int8_w8a16": ("int8_w8a16", {}),
     "int8_w8a16, groups": ("int8_w8a16", {"group_size": 32}),
     "int4, 128": ("int4_w4a16", {}),
@@ -99,7 +100,7 @@ def test_as_compressed_tensors(case: str) -> None:
     q = quantize(w, scheme, **options)
     fp8 = scheme == "fp8_w8a16"
     args = ct.QuantizationArgs(
-        num_bits=4 if scheme == "int4_w4a16" else 8,
+        num_bits=4 if scheme.startswith("int4") else 8,
         type="float" if fp8 else "int",
         symmetric=symmetric,
         strategy="channel" if group_size is None else "block" if fp8 else "group",
@@ -120,6 +121,8 @@ def test_as_compressed_tensors(case: str) -> None:
         stored = torch.cat(parts)
         if scheme == "int4_w4a16":
             stored = pack_to_int32(stored, 4)
+        elif scheme == "int4_w4a8":
+            stored = _quantized.pack_nibbles(stored)
         # a group of zeros has NaN for a zero point there, before it becomes an integer
         used = slice(None) if symmetric else w[e].abs().amax(1) > 0
         assert torch.equal(q.data[e].view(torch.uint8)[used], stored.view(torch.uint8)[used])
@@ -404,7 +407,7 @@ def test_layer(case: str, weight_on: str, device: str, float_dtypes: list[torch.
         for name, a, b in zip(("y", "d_x", "d_weights"), got, want, strict=True):
             # an activation that differs in its last bit may round to another integer: one step of
             # 127 in one of F numbers, which is within what bfloat16 may be off
-            flips = up.scheme == "int8_w8a8"
+            flips = up.scheme in _quantized.INTEGERS
             # weights have a gradient in float32 from products in bfloat16
             a = a.cpu().to(torch.bfloat16 if flips else dtype)
             assert_matches(a, b.detach(), f"{case}, {dtype}, {name}", slack=2.0)
@@ -422,7 +425,7 @@ def test_products_with_the_identity_are_the_decoded_weight(case: str, device: st
         rows = torch.eye(H, dtype=dtype, device=device).repeat(experts, 1)
         got = moge_ops.grouped_gemm(rows, moved(q, device), offsets)
         want = dequantize(q, dtype).mT.reshape(experts * H, -1)
-        if q.scheme == "int8_w8a8":  # 127 times a scale, by which it was divided
+        if q.scheme in _quantized.INTEGERS:  # 127 times a scale, by which it was divided
             torch.testing.assert_close(got.cpu(), want)
         else:
             assert torch.equal(got.cpu(), want)
@@ -529,10 +532,10 @@ def test_the_reference_of_a_product() -> None:
 
 def test_ascend_says_that_it_has_no_kernel() -> None:
     pytest.importorskip("moge_ops._C", reason="built without the Ascend emulator")
-    up, down = layer("int8_w8a8")
+    up, down = layer("fp8")
     routing = moge_ops.route(group_ids(T, EXPERTS, G, 1), EXPERTS)
     with (
         moge_ops.testing.backend("ascend"),
-        pytest.raises(NotImplementedError, match=r"no int8_w8a8 weights yet: .*dequantize"),
+        pytest.raises(NotImplementedError, match=r"no fp8_w8a16 weights: .*dequantize"),
     ):
         moge_ops.grouped_mlp(torch.randn(T, H), up, down, torch.rand(T, G), routing)

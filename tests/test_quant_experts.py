@@ -15,14 +15,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from moge_ops import testing
+from moge_ops._quantized import INTEGERS
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.nn import FrozenWeight, MoGE
 from moge_ops.quant import SCHEMES, dequantize, experts, quantize, quantize_experts
 from moge_ops.testing import assert_matches, rms_error
 
-WEIGHT_ONLY = [scheme for scheme in SCHEMES if scheme != "int8_w8a8"]
+WEIGHT_ONLY = [scheme for scheme in SCHEMES if scheme not in INTEGERS]
 OPTIONS: dict[str, dict[str, Any]] = {
     "int8_w8a8": {"scheme": "int8_w8a8"},
+    "int4_w4a8": {"scheme": "int4_w4a8"},
     "int8_w8a16-groups": {"scheme": "int8_w8a16", "group_size": 32},
     "int4_w4a16": {"scheme": "int4_w4a16"},
     "int4_w4a16-zeros": {"scheme": "int4_w4a16", "group_size": 32, "symmetric": False},
@@ -95,7 +97,7 @@ def test_a_layer_is_that_of_the_decoded_weights(case: str) -> None:
     plain = decoded(model, torch.float32)
     with torch.no_grad():
         y, want = model(x), plain.double()(x.double())
-    if case == "int8_w8a8":  # the rows are rounded too: steps of 1/127 of the largest
+    if case in INTEGERS:  # the rows are rounded too: steps of 1/127 of the largest
         assert rms_error(y, want) < 0.02
     else:
         assert_matches(y, want, "y")
@@ -109,7 +111,7 @@ def test_a_language_model_says_what_the_decoded_weights_say(case: str) -> None:
     ids = torch.randint(0, 61, (2, 13))
     with torch.no_grad():
         logits, want = model(ids), plain.double()(ids)
-    if case == "int8_w8a8":
+    if case in INTEGERS:
         assert rms_error(logits, want) < 0.1  # a router may choose another expert
     else:
         assert_matches(logits, want, "logits", slack=4.0)

@@ -284,7 +284,8 @@ def test_repairs_what_outliers_do_to_int8() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "within"), [("int8_w8a8", True), ("int8_w8a16", False), ("int4_w4a16", False)]
+    ("scheme", "within"),
+    [("int8_w8a8", True), ("int4_w4a8", True), ("int8_w8a16", False), ("int4_w4a16", False)],
 )
 def test_evens_out_within_experts_where_activations_are_rounded(scheme: str, within: bool) -> None:
     want = pangu()

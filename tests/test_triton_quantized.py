@@ -14,6 +14,7 @@ import triton.language as tl
 
 from moge_ops._backend import load
 from moge_ops._quantized import (
+    INTEGERS,
     QuantizedWeight,
     dequantize,
     int8_product,
@@ -42,6 +43,7 @@ FORMATS = [
 LAYERS = [
     pytest.param("int8_w8a8", (None, None), 33, 12, False, id="int8-rows-fused"),
     pytest.param("int8_w8a8", (None, None), 48, 17, False, id="int8-rows"),
+    pytest.param("int4_w4a8", (None, None), 34, 12, False, id="int4-rows"),
     pytest.param("int8_w8a16", (32, None), 64, 9, False, id="int8"),
     pytest.param("int4_w4a16", (64, 32), 64, 32, True, id="int4-zeros"),
     pytest.param("fp8_w8a16", (128, 128), 136, 24, False, id="fp8-blocks"),
@@ -71,7 +73,8 @@ def numbers(E: int, O: int, I: int, scheme: str) -> Tensor:
         return pack_int4(torch.randint(-8, 8, (E, O, I)).to(torch.int8))
     if scheme == "mxfp4_w4a16":
         return torch.randint(0, 256, (E, O, I // 2)).to(torch.uint8)
-    integers = torch.randint(-128, 128, (E, O, I)).to(torch.int8)
+    stored = I // 2 if scheme == "int4_w4a8" else I
+    integers = torch.randint(-128, 128, (E, O, stored)).to(torch.int8)
     return integers.view(torch.float8_e4m3fn) if scheme == "fp8_w8a16" else integers
 
 
@@ -101,6 +104,7 @@ WEIGHTS = [
     pytest.param("int8_w8a16", 64, 32, 64, 8, False, id="int8-scale-of-4-rows"),
     pytest.param("int8_w8a16", 128, 3, 256, 0, False, id="int8-groups-of-128"),
     pytest.param("int8_w8a8", None, 20, 37, 0, False, id="int8-whose-rows-are-int8-too"),
+    pytest.param("int4_w4a8", None, 20, 38, 0, False, id="int4-whose-rows-are-int8"),
     pytest.param("int4_w4a16", None, 20, 40, 0, True, id="int4-whole-rows-zeros"),
     pytest.param("int4_w4a16", 32, 17, 96, 0, True, id="int4-groups-of-32-zeros"),
     pytest.param("int4_w4a16", 64, 32, 64, 0, False, id="int4-groups-of-64"),
@@ -126,7 +130,7 @@ def test_identity_rows_give_the_decoded_weight(
     eye = torch.eye(O, dtype=dtype, device=DEVICE)
     got = launcher("grouped_gemm", "dx")(eye, *weight[:3], offsets_of([O]), scheme, group, I)
     assert same_numbers(got, want)
-    if scheme != "int8_w8a8":  # which multiplies integers forward
+    if scheme not in INTEGERS:  # which multiplies integers forward
         eye = torch.eye(I, dtype=dtype, device=DEVICE)
         got = launcher("grouped_gemm", "fwd")(eye, *weight[:3], offsets_of([I]), scheme, group)
         assert same_numbers(got.T, want)
@@ -266,10 +270,10 @@ def check(
     """The layer and its gradients are the oracle's in float64.
 
     An activation that a rounding moves across a tie becomes another integer, which float32's limits
-    do not allow for: with int8_w8a8 it is judged by those of bfloat16.
+    do not allow for: where rows are rounded it is judged by those of bfloat16.
     """
     E, dtype = w[0].shape[0], x.dtype
-    limits = torch.bfloat16 if w[0].scheme == "int8_w8a8" else dtype
+    limits = torch.bfloat16 if w[0].scheme in INTEGERS else dtype
     weights = torch.rand(ids.shape) + 0.1
     args = [t.to(DEVICE).requires_grad_() for t in (x, weights)]
     args64 = [t.detach().double().requires_grad_() for t in (x, weights)]

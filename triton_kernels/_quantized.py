@@ -18,11 +18,13 @@ BLOCK = 4096  # elements of a step of one program that quantises rows; chosen, n
 # how the kernels read the numbers of a scheme, and how many lie in one element of what they read
 _NUMBERS = {
     "int8_w8a8": ("int8", 1),
+    "int4_w4a8": ("int8", 1),  # unpacked for the call
     "int8_w8a16": ("int8", 1),
     "int4_w4a16": ("int4", 8),
     "fp8_w8a16": ("fp8", 1),
     "mxfp4_w4a16": ("mxfp4", 8),
 }
+INTEGERS = ("int8_w8a8", "int4_w4a8")  # whose rows are quantised, too
 _DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
 
@@ -67,6 +69,9 @@ def stored(
 ) -> Stored:
     """The parts of a QuantizedWeight that is decoded to ``dtype``."""
     numbers, packed = _NUMBERS[scheme]
+    if scheme == "int4_w4a8":
+        # no kernel reads its bytes: they become int8 for the call, in the memory of one layer
+        data = torch.stack(((data & 15 ^ 8) - 8, data >> 4), dim=-1).flatten(-2)
     data, scale = data.contiguous(), scale.contiguous()
     if scheme == "fp8_w8a16":
         data = data.view(torch.uint8)

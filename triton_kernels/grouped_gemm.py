@@ -26,7 +26,7 @@ from ._product import (
     tile_ptrs,
     zero_unused_rows,
 )
-from ._quantized import Stored, box, fitted, quantize_rows, quantized_arguments, stored
+from ._quantized import INTEGERS, Stored, box, fitted, quantize_rows, quantized_arguments, stored
 from ._tiles import count_tiles, locate_tile
 from ._weight_gradient import weight_gradient
 
@@ -201,7 +201,7 @@ def grouped_gemm_quantized_fwd(
 ) -> Tensor:
     """``[N, I], QuantizedWeight of [E, O, I], [E + 1] -> [N, O]``."""
     weight = stored(data, scale, zero, scheme, group_size, rows.dtype)
-    if scheme == "int8_w8a8":
+    if scheme in INTEGERS:
         return integer_product(*quantize_rows(rows, offsets), weight, offsets, rows.dtype)
     return decoded_product(rows, weight, offsets, r_last=True)
 

@@ -19,7 +19,7 @@ from ._mlp_kernels import (
     _grouped_mlp_up_kernel,
 )
 from ._product import aligned, constants, contiguous_rows, grid
-from ._quantized import Stored, box, fitted, quantize_rows, quantized_arguments, stored
+from ._quantized import INTEGERS, Stored, box, fitted, quantize_rows, quantized_arguments, stored
 from ._weight_gradient import weight_gradient
 from .grouped_gemm import decoded_product, grouped_gemm_dx, grouped_gemm_fwd, integer_product
 from .unpermute import unpermute_fwd
@@ -229,7 +229,7 @@ def grouped_mlp_quantized_fwd(
     w_gate_up = stored(gate_up, gate_up_scale, gate_up_zero, scheme, gate_up_group, x.dtype)
     w_down = stored(down, down_scale, down_zero, scheme, down_group, x.dtype)
     pre = x.new_empty(row_to_slot.shape[0] if save else 0, gate_up.shape[1])
-    integers = scheme == "int8_w8a8"
+    integers = scheme in INTEGERS
     q, x_scale = quantize_rows(x) if integers else (x, None)  # once for each token
     act, act_scale = _up(
         q, w_gate_up, weights, row_to_slot, offsets, pre, weighted=not on_output, x_scale=x_scale

@@ -153,13 +153,15 @@ def draw_quantised(paths: Sequence[Path]) -> Figure | None:
         lines += [(H, found, where) for H in sizes]
     if not lines:
         return None
-    size = 2.7 * len(SCHEMES) + 0.6, 3.0 * len(lines) + 0.8
+    measured = {scheme for _, found, _ in lines for scheme, _, _ in found}
+    schemes = [scheme for scheme in SCHEMES if scheme in measured]
+    size = 2.7 * len(schemes) + 0.6, 3.0 * len(lines) + 0.8
     figure = Figure(figsize=size, layout="constrained")
     parts = figure.subfigures(len(lines), 1, squeeze=False)[:, 0]
     for part, (H, found, where) in zip(parts, lines, strict=True):
         part.suptitle(f"H {H}: {where}", fontsize="medium")
-        panels = part.subplots(1, len(SCHEMES), sharey=True, squeeze=False)[0]
-        for panel, scheme in zip(panels, SCHEMES, strict=True):
+        panels = part.subplots(1, len(schemes), sharey=True, squeeze=False)[0]
+        for panel, scheme in zip(panels, schemes, strict=True):
             here = found.get((scheme, FORWARD, H), {})
             for variant, style in QUANTISED_STYLES.items():
                 line = here.get(variant, {})

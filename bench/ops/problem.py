@@ -205,7 +205,7 @@ def random_quantized(scheme: str, s: Sizes) -> list[QuantizedWeight]:
         scale = (
             (scale[different] / SIZES[kind]).bfloat16().float()
         )  # in which some kernels keep scales
-        if kind == "int4":
+        if scheme == "int4_w4a16":
             data = data.view(torch.int32)
         elif kind == "fp8":  # below 2, and no NaN
             data = data.bitwise_and_(~0x40).view(torch.float8_e4m3fn)

@@ -31,7 +31,11 @@ READ = 2**30  # bytes of the stream of reads: past every cache but the largest L
 CEILINGS = ("read", "copy", "dense")
 TORCH = (*peers.HUGGING_FACE, "torch grouped_mm")
 # who rounds activations otherwise than the scheme and so its oracle: twice the limits
-OTHERWISE = ((OURS_BFLOAT16, "int8_w8a8"), ("sglang", "int4_w4a16"))
+OTHERWISE = (
+    (OURS_BFLOAT16, "int8_w8a8"),
+    (OURS_BFLOAT16, "int4_w4a8"),
+    ("sglang", "int4_w4a16"),
+)
 GROUPS = ((OURS, OURS_BFLOAT16), (*TORCH, *CEILINGS), *((name,) for name in engines.ENGINES))
 
 

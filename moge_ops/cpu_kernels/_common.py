@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from moge_ops import _cpu
+from moge_ops._quantized import row_integers
 
 DTYPES = {
     torch.float32: _cpu.DType.float32,
@@ -56,6 +57,9 @@ class Coded(NamedTuple):
     def of(
         cls, data: Tensor, scale: Tensor, zero: Tensor | None, scheme: str, group_size: int | None
     ) -> "Coded":
+        if scheme == "int4_w4a8":
+            # no kernel reads its bytes: they become int8 for the call, in the memory of one layer
+            data, scheme = row_integers(data, scheme), "int8_w8a8"
         zero = zero if zero is None else zero.contiguous()
         return cls(data.contiguous(), scale.contiguous(), zero, scheme, group_size)
 

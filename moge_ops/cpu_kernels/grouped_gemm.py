@@ -84,7 +84,7 @@ def grouped_gemm_quantized_fwd(
     if not data.numel():
         return out.zero_()
     weight = Coded.of(data, scale, zero, scheme, group_size)
-    integers = scheme == "int8_w8a8"
+    integers = weight.scheme == "int8_w8a8"
     kernel = _cpu.grouped_gemm_int8_fwd if integers else _cpu.grouped_gemm_fwd
     _quantized_call(kernel, adjacent(rows), weight, out, offsets)
     return out

@@ -115,7 +115,7 @@ def grouped_mlp_quantized_fwd(
     pre = x.new_empty(row_to_slot.shape[0] if save else 0, width)
     if not down.numel():
         return y.zero_(), pre.zero_()
-    integers = scheme == "int8_w8a8"
+    integers = up.scheme == "int8_w8a8"
     kernel = _cpu.grouped_mlp_int8_fwd if integers else _cpu.grouped_mlp_fwd
     kernel(
         dtype=DTYPES[x.dtype],

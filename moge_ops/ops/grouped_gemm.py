@@ -132,9 +132,9 @@ def grouped_gemm(rows: Tensor, weight: Tensor | QuantizedWeight, offsets: Tensor
         weight: ``[E, O, I]``, dtype of ``rows``: the layout of ``nn.Linear``, stacked. Any
             strides; tensor descriptors (TMA) are used where the last dimension is contiguous and
             the other strides are multiples of 16 bytes. Or a
-            :class:`moge_ops.quant.QuantizedWeight`, which gets no gradient: with int8_w8a8 the rows
-            are quantised too and integers are multiplied, otherwise the weight is decoded to the
-            dtype of ``rows`` on the way into the product.
+            :class:`moge_ops.quant.QuantizedWeight`, which gets no gradient: with int8_w8a8 and
+            int4_w4a8 the rows are quantised too and integers are multiplied, otherwise the weight
+            is decoded to the dtype of ``rows`` on the way into the product.
         offsets: ``[E + 1]`` int32, rising from 0 to at most N: expert e has rows
             ``[offsets[e], offsets[e + 1])``, as from :func:`moge_ops.route`.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moge_ops import _backend, _checks, _quantized
-from moge_ops._quantized import QuantizedWeight
+from moge_ops._quantized import INTEGERS, QuantizedWeight
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.ops.permute import permute
 from moge_ops.ops.route import Routing, routing_specs
@@ -242,7 +242,7 @@ def _quantized_mlp(
         or w_down.scheme != w_gate_up.scheme
     ):  # part by part
         act = swiglu(grouped_gemm(permute(x, routing), w_gate_up, routing.offsets))
-        integers = isinstance(w_down, QuantizedWeight) and w_down.scheme == "int8_w8a8"
+        integers = isinstance(w_down, QuantizedWeight) and w_down.scheme in INTEGERS
         late = weight_on == "output" or integers
         if not late:
             of_rows = permute(
@@ -302,10 +302,13 @@ def grouped_mlp(
         x: ``[T, H]``, float16 | bfloat16 | float32 | float64, any strides.
         w_gate_up: ``[E, 2F, H]``, dtype of ``x``, gate half first; or quantised.
         w_down: ``[E, H, F]``, dtype of ``x``; or a :class:`moge_ops.quant.QuantizedWeight`, which
-            gets no gradient. With int8_w8a8, x and the activation, rounded to the dtype of ``x``,
-            are quantised row by row; gradients are as if they were not, and ``weight_on`` makes no
-            difference, as a weight is a factor of its row's scale. One kernel does all if both
-            weights have one scheme; other mixes go part by part.
+            gets no gradient. With int8_w8a8 and int4_w4a8, x and the activation, rounded to the
+            dtype of ``x``, are quantised row by row; gradients are as if they were not, and
+            ``weight_on`` makes no difference, as a weight is a factor of its row's scale. For
+            int4_w4a8 the cpu, triton and ascend backends unpack the weights to int8 for the call,
+            which takes the memory of one layer's int8; the ascend backend's backward pass unpacks
+            only some experts at a time. One kernel does all if both weights have one scheme; other
+            mixes go part by part.
         weights: ``[T, K]``, any float dtype, as from :func:`moge_ops.grouped_gate`.
         routing: From :func:`moge_ops.route`, without ``pad_to``. Dropped slots add nothing.
         weight_on: ``"output"`` multiplies by the weight after the down projection (the released

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moge_ops._quantized import QuantizedWeight, pack_int4
+from moge_ops._quantized import INTEGERS, QuantizedWeight, pack_int4, unpack_nibbles
 from moge_ops.quant.rounding import FP8_BLOCK
 
 __all__ = ["config", "tensors"]
@@ -50,11 +50,13 @@ def tensors(module: str, weight: QuantizedWeight, expert: int, half: int, halves
         data = (data.contiguous().view(torch.uint8) ^ 128).contiguous()
         columns = torch.nn.functional.pad(data, (0, -I % 4), value=0)
         data = columns.view(torch.int32)
+    elif weight.scheme == "int4_w4a8":
+        data = pack_int4(torch.nn.functional.pad(unpack_nibbles(data), (0, -I % 8), value=0))
     if strategy == "block":
         scale = scale.repeat_interleave(O // scale.shape[0], 0)[::FP8_BLOCK]
     elif strategy == "tensor":
         scale = scale.reshape(1)
-    packed = weight.scheme in ("int4_w4a16", "int8_w8a16", "mxfp4_w4a16")
+    packed = _FORMATS[weight.scheme].endswith("pack-quantized")
     yield f"{module}.weight{'_packed' * packed}", data
     yield f"{module}.weight_scale", scale
     if weight.zero is not None:
@@ -95,7 +97,7 @@ def _weights(weight: QuantizedWeight, halves: int) -> dict[str, Any]:
     """The ``weights`` of a group of ``config_groups``."""
     strategy = _strategy(weight, halves)
     made: dict[str, Any] = {
-        "num_bits": 4 if weight.scheme in ("int4_w4a16", "mxfp4_w4a16") else 8,
+        "num_bits": 4 if "_w4" in weight.scheme else 8,
         "type": "float" if "fp" in weight.scheme else "int",
         "symmetric": weight.zero is None,
         "strategy": strategy,
@@ -112,6 +114,7 @@ def _weights(weight: QuantizedWeight, halves: int) -> dict[str, Any]:
 
 _FORMATS = {
     "int8_w8a8": "int-quantized",
+    "int4_w4a8": "pack-quantized",
     "int8_w8a16": "pack-quantized",
     "int4_w4a16": "pack-quantized",
     "fp8_w8a16": "float-quantized",
@@ -137,7 +140,7 @@ def config(
         groups: list[dict[str, Any]] = [
             {
                 "weights": _weights(weight, halves),
-                "input_activations": PER_TOKEN if weight.scheme == "int8_w8a8" else None,
+                "input_activations": PER_TOKEN if weight.scheme in INTEGERS else None,
                 "output_activations": None,
                 "format": _FORMATS[weight.scheme],
             }

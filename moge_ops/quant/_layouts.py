@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moge_ops._quantized import unpack_int4
+from moge_ops._quantized import STORED, pack_nibbles, unpack_int4
 from moge_ops.quant.rounding import FP8_BLOCK, block_rows
 
 __all__ = [
@@ -77,7 +77,7 @@ class Layout:
     def multiples(self) -> tuple[int, int]:
         """What O and I must be multiples of."""
         group = self.group_size if self.group_size and self.scheme != "fp8_w8a16" else 1
-        return 1, math.lcm(group, 8 if self.scheme == "int4_w4a16" else 1)
+        return 1, math.lcm(group, 8 if self.scheme in ("int4_w4a16", "int4_w4a8") else 1)
 
     def numbers(self, stored: Tensor) -> Tensor:
         """The main tensor as :class:`QuantizedWeight` has its data."""
@@ -179,7 +179,7 @@ class Packed(Layout):
     @property
     def bits(self) -> int:
         """Of a number."""
-        return 4 if self.scheme == "int4_w4a16" else 8
+        return 4 if self.scheme.startswith("int4") else 8
 
     def parts(self) -> dict[str, Part]:
         """As :meth:`Layout.parts`."""
@@ -201,11 +201,13 @@ class Packed(Layout):
 
     def numbers(self, stored: Tensor) -> Tensor:
         """As :meth:`Layout.numbers`."""
+        if self.scheme == "int4_w4a8":
+            return pack_nibbles(unpack_int4(stored))
         return stored if self.bits == 4 else unbiased(stored)
 
     def scales(self, parts: Mapping[str, Tensor], data: Tensor) -> tuple[Tensor, Tensor | None]:
         """As :meth:`Layout.scales`."""
-        O, n = data.shape[0], 8 if self.bits == 4 else 1
+        O, n = data.shape[0], STORED[self.scheme].values
         want = [O, data.shape[1] * n]
         if "weight_shape" in parts and parts["weight_shape"].tolist() != want:
             got = parts["weight_shape"].tolist()

@@ -203,15 +203,15 @@ def _of_group(group: Mapping[str, Any], format: Any) -> Layout | None:
         _one_of("weights.num_bits", bits, (4, 8))
         _one_of("weights.strategy", strategy, ("group", "channel"))
         _one_of("weights.symmetric", symmetric, (True, False) if bits == 4 else (True,))
-        scheme = "int4_w4a16" if bits == 4 else "int8_w8a16"
         size = size if strategy == "group" else None
+        scheme = "int4_w4a16" if bits == 4 else "int8_w8a16"
+        if bits == 4 and size is None and symmetric and _to_int8(acts):
+            scheme = "int4_w4a8"
         return _grouped(Packed(scheme, size, has_zero=not symmetric))
     _one_of("weights.num_bits", bits, (8,))
     _one_of("weights.symmetric", symmetric, (True,))
     if kind == "int" and format != "float-quantized":
-        acts = acts if isinstance(acts, dict) else {"num_bits": 16}
-        integers = acts.get("type", "int") == "int" and acts.get("num_bits", 8) == 8
-        scheme = "int8_w8a8" if integers else "int8_w8a16"
+        scheme = "int8_w8a8" if _to_int8(acts) else "int8_w8a16"
         allowed = ("channel", "tensor") if scheme == "int8_w8a8" else ("channel", "tensor", "group")
         _one_of("weights.strategy", strategy, allowed)
         return _grouped(Plain8(scheme, size if strategy == "group" else None))
@@ -221,6 +221,12 @@ def _of_group(group: Mapping[str, Any], format: Any) -> Layout | None:
         return _blocks("weights.block_structure", weights.get("block_structure"), "weight_scale")
     size = size if strategy == "group" else None
     return _grouped(Plain8("fp8_w8a16", size, "all" if strategy == "tensor" else "one"))
+
+
+def _to_int8(acts: Any) -> bool:
+    """Whether activations are rounded to int8, by a group's ``input_activations``."""
+    acts = acts if isinstance(acts, dict) else {"num_bits": 16}
+    return (acts.get("type", "int"), acts.get("num_bits", 8)) == ("int", 8)
 
 
 def _blocks(key: str, size: Any, scale: str) -> Layout:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from moge_ops._quantized import QuantizedWeight, check, check_values
+from moge_ops._quantized import INTEGERS, QuantizedWeight, check, check_values
 from moge_ops.nn import FrozenWeight, MoGE
 from moge_ops.quant.rounding import quantize
 from moge_ops.quant.smoothing import Smoothing, smooth_experts
@@ -190,8 +190,8 @@ def quantize_experts(
         calibration: Batches of token ids, ``[B, L]`` or ``[L]``, by which outlying channels of all
             layers are smoothed before, as :func:`moge_ops.quant.smooth_experts` does. By default
             nothing is smoothed.
-        smoothing: Its settings; by default also within experts for int8_w8a8, which rounds the
-            activations there.
+        smoothing: Its settings; by default also within experts for int8_w8a8 and int4_w4a8,
+            which round the activations there.
 
     Returns:
         Names of the layers, whose two weights are :class:`moge_ops.nn.FrozenWeight` now.
@@ -212,7 +212,7 @@ def quantize_experts(
     if host is not None:
         host.refuse_other_quantizers(model)
     if calibration is not None:
-        default = Smoothing(within=scheme == "int8_w8a8")  # which rounds activations there too
+        default = Smoothing(within=scheme in INTEGERS)  # which rounds activations there too
         smooth_experts(model, calibration, default if smoothing is None else smoothing)
     for weight in weights:
         plain: Any = weight.value

@@ -128,6 +128,7 @@ def read_experts(
     compressed-tensors
     - int-quantized              int8_w8a8    weights alone: int8_w8a16
     - pack-quantized, 4 bits     int4_w4a16   per row or groups of 32, 64, 128; with zero points
+      with activations of int8   int4_w4a8    per row and symmetric; others: int4_w4a16
     - pack-quantized, 8 bits     int8_w8a16   symmetric
     - float-quantized            fp8_w8a16    per tensor, row, row and 128 columns, 128 x 128
     - mxfp4-pack-quantized       mxfp4_w4a16
@@ -139,11 +140,12 @@ def read_experts(
     - W8A8_DYNAMIC, W8A8_MIX     int8_w8a8
     - W8A8 (static)              int8_w8a8    weight scale = deq_scale / input_scale
     - W8A16                      int8_w8a16
-    - W4A8_DYNAMIC               int4_w4a16   per row
+    - W4A8_DYNAMIC               int4_w4a16   per row; see below
     ============================ ============ =====================================================
 
-    Activations follow the scheme of the result: int8_w8a8 quantises them for each token as it
-    runs, whatever static scales the files have; with the others they stay in 16 bits or more.
+    Activations follow the scheme of the result: int8_w8a8 and int4_w4a8 quantise them for each
+    token as they run, whatever static scales the files have; with the others they stay in 16 bits
+    or more, as with W4A8_DYNAMIC, whose numbers and scales int4_w4a8 could hold as they are.
     Biases of experts are not read.
 
     Args:

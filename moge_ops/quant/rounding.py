@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from moge_ops import _checks
-from moge_ops._quantized import FP4, SCHEMES, STORED, QuantizedWeight, group_sizes, pack_int4
+from moge_ops._quantized import (
+    FP4,
+    SCHEMES,
+    STORED,
+    QuantizedWeight,
+    group_sizes,
+    pack_int4,
+    pack_nibbles,
+)
 
 __all__ = ["FP8_BLOCK", "block_rows", "quantize"]
 
@@ -102,8 +110,9 @@ def quantize(
         weight: ``[E, O, I]``, a float.
         scheme: One of :data:`SCHEMES`.
         group_size: Columns that share a scale. int8_w8a16: None, which is a whole row, 32, 64 or
-            128. int4_w4a16: 32, 64 or 128, by default the largest that divides I. fp8_w8a16: None
-            for a scale for each row, 128 for blocks of 128 by 128. mxfp4_w4a16: always 32.
+            128. int8_w8a8 and int4_w4a8: None. int4_w4a16: 32, 64 or 128, by default the largest
+            that divides I. fp8_w8a16: None for a scale for each row, 128 for blocks of 128 by 128.
+            mxfp4_w4a16: always 32.
         symmetric: False gives int4_w4a16 zero points.
         halves: Matrices that lie stacked along O, 2 in ``w_gate_up``: blocks of fp8_w8a16 are
             counted in each apart.
@@ -139,6 +148,8 @@ def quantize(
         raise ValueError(f"halves={halves} must divide the O={O} rows")
     if group_size and scheme != "fp8_w8a16" and I % group_size:
         raise ValueError(f"group_size={group_size} must divide the I={I} columns")
+    if scheme == "int4_w4a8" and I % 2:
+        raise ValueError(f"int4_w4a8 takes an even number of columns, got I={I}")
     spec, groups = STORED[scheme], math.ceil(I / (group_size or max(I, 1)))
     scales = O // max(block_rows(O, halves), 1) if scheme == "fp8_w8a16" and group_size else O
     data = torch.empty(E, O, I // spec.values, dtype=spec.dtype, device=weight.device)
@@ -154,9 +165,10 @@ def quantize(
         elif scheme == "mxfp4_w4a16":
             data[e], scale[e] = _mxfp4(w)
         else:
-            bits = 4 if scheme == "int4_w4a16" else 8
+            bits = 4 if scheme.startswith("int4") else 8
             integers, scale[e], zero = _integers(w, bits, group_size, symmetric)
-            data[e] = pack_int4(integers) if bits == 4 else integers
+            pack = {"int4_w4a16": pack_int4, "int4_w4a8": pack_nibbles}.get(scheme)
+            data[e] = integers if pack is None else pack(integers)
         if zero is not None and zeros is not None:
             zeros[e] = zero
     return QuantizedWeight(data, scale, zeros, scheme, group_size)

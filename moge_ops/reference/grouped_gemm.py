@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch
 
-from moge_ops._quantized import QuantizedWeight, dequantize, fake_quantize_rows
+from moge_ops._quantized import INTEGERS, QuantizedWeight, dequantize, fake_quantize_rows
 
 
 def _readable(x: Tensor) -> bool:
@@ -36,7 +36,7 @@ def grouped_gemm(
         ValueError: The offsets do not rise from 0 to at most N.
     """
     if isinstance(weight, QuantizedWeight):
-        if weight.scheme == "int8_w8a8":  # no integer or scale is rounded, only the result is
+        if weight.scheme in INTEGERS:  # no integer or scale is rounded, only the result is
             wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
             plain = dequantize(weight, wide.dtype)
             return grouped_gemm(fake_quantize_rows(wide), plain, offsets).to(rows.dtype)

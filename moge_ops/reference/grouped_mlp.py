@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from moge_ops._quantized import QuantizedWeight, dequantize
+from moge_ops._quantized import INTEGERS, QuantizedWeight, dequantize
 from moge_ops.reference.grouped_gemm import grouped_gemm
 from moge_ops.reference.permute import permute
 from moge_ops.reference.swiglu import swiglu
@@ -25,12 +25,12 @@ def grouped_mlp(
     """``[T, H] -> [T, H]``.
 
     ``dtype`` is that of x for a kernel whose oracle computes here in float64: what the kernel
-    decodes quantised weights to, and what the activation is rounded to before int8_w8a8 makes
-    integers of it.
+    decodes quantised weights to, and what the activation is rounded to before a scheme of
+    integers makes them of it.
     """
     rows = permute(x, row_to_slot, slot_to_row)  # [N, H]
     act = swiglu(grouped_gemm(rows, w_gate_up, offsets, dtype=dtype))  # [N, F]
-    if isinstance(w_down, QuantizedWeight) and w_down.scheme == "int8_w8a8":
+    if isinstance(w_down, QuantizedWeight) and w_down.scheme in INTEGERS:
         # a weight is a factor of the scale of its quantised row: the integers are those without it
         if dtype is not None:
             act = act + (act.to(dtype).to(act.dtype) - act).detach()

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from moge_ops._quantized import decode, int8_product, quantize_rows
+from moge_ops._quantized import INTEGERS, decode, int8_product, quantize_rows, row_integers
 
 
 def spans(offsets: Tensor, N: int) -> list[tuple[int, int, int]]:
@@ -106,11 +106,13 @@ def quantized_product(
     if not data.numel():
         return out.zero_()
     out[found[-1][2] if found else 0 :].zero_()
-    if scheme == "int8_w8a8":
+    if scheme in INTEGERS:
         q, row_scale = quantize_rows(rows)
         for e, a, b in found:
             of_rows = scale[e].float().repeat_interleave(O // scale.shape[1], dim=0)  # [O, 1]
-            out[a:b] = int8_product(q[a:b], data[e]) * (row_scale[a:b] * of_rows.T)
+            out[a:b] = int8_product(q[a:b], row_integers(data[e], scheme)) * (
+                row_scale[a:b] * of_rows.T
+            )
         return out
     for e, a, b in found:
         weight = expert_decoded(e, data, scale, zero, scheme, group_size, rows.dtype)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moge_ops._quantized import INTEGERS
+
 from .grouped_gemm import (
     grouped_gemm_quantized_dx,
     grouped_gemm_quantized_fwd,
@@ -250,7 +252,7 @@ def grouped_mlp_quantized_fwd(
     wide = quantized_product(rows, *up, acc)  # [used, 2F]
     gate, rest = wide.chunk(2, dim=-1)
     act = (F.silu(gate) * rest).to(x.dtype)
-    late = weight_on == "output" or scheme == "int8_w8a8"
+    late = weight_on == "output" or scheme in INTEGERS
     if not late:
         act = (act * weights.flatten()[slots].unsqueeze(-1)).to(x.dtype)
     out = grouped_gemm_quantized_fwd(act, down, down_scale, down_zero, offsets, scheme, down_group)
