@@ -6,18 +6,14 @@ that it can express, then asked for each operator and for the layer, and drawn a
 
 import argparse
 import functools
-import importlib.util
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
-import pybind11
 import torch
 from ascend_counters import RESULTS, E, F, G, H, write
 from matplotlib.figure import Figure
+from published import Launch, Row, build, check_row, emulate, published
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -33,239 +29,10 @@ from moge_ops.ascend import (
     unpermute,
 )
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 NOTE = "modelled, not measured; on no NPU"
 TOKENS = (1, 16, 128, 456, 2048, 8192)
 DEVICES = ("910B1", "910B4")
 BF16 = torch.bfloat16
-
-Row = dict[str, Any]
-Launch = dict[str, Any]
-
-
-# --- against published times ----------------------------------------------------------------------
-
-
-class Published(NamedTuple):
-    """A published figure, what models it, and why the two differ where they do."""
-
-    case: str
-    value: float
-    kind: str  # calibrates <parameter> | predicted | another kernel
-    model: Callable[[ModuleType], float]
-    cause: str = ""
-    unit: str = "us"
-
-
-def micros(launch: Launch) -> float:
-    return launch["times"]["seconds"] * 1e6
-
-
-def busy(launch: Launch, pipe: str) -> float:
-    """Microseconds of a pipe, on average over the cores."""
-    times = launch["times"]
-    cycles = [core["busy"].get(pipe, 0.0) for core in times["cores"]]
-    return sum(cycles) / len(cycles) / times["clock"] * 1e6
-
-
-def emulate(
-    call: Callable[[], Any], device: str = "910B1", cores: Sequence[int] = ()
-) -> list[Launch]:
-    """Launches of the call, with their times; nothing is computed."""
-    cube, _, _, _ = _C.devices()[device]
-    _C.set_emulation(cores=2 * cube, checks=False, counting=True)
-    _C.start_recording(device, list(cores))
-    try:
-        call()
-    finally:
-        launches = _C.stop_recording()
-        _C.set_emulation()
-    return launches
-
-
-def even_gemm(N: int, experts: int, out: int, inner: int) -> float:
-    """Our grouped product of float16, rows dealt out evenly; the second launch of two."""
-    rows = torch.empty(N, inner, dtype=torch.float16)
-    weight = torch.empty(experts, out, inner, dtype=torch.float16)
-    offsets = (torch.arange(experts + 1) * N // experts).int()
-
-    def twice() -> None:
-        for _ in range(2):
-            grouped_gemm.grouped_gemm_fwd(rows, weight, offsets)
-
-    return micros(emulate(twice)[-1])
-
-
-def our_swiglu(N: int, columns: int) -> float:
-    gate_up = torch.empty(N, columns, dtype=torch.float16)
-    return micros(emulate(lambda: [swiglu.swiglu_fwd(gate_up) for _ in range(2)])[-1])
-
-
-def published() -> Iterator[Published]:
-    """Ascend C best practices: data_copy, add and matmul on 910B1; FlagGems; tilelang-ascend."""
-    yield from published_copies()
-    yield from published_adds()
-    yield from published_matmuls()
-    yield from published_libraries()
-
-
-def published_copies() -> Iterator[Published]:
-    def copy(case: str, value: float, kind: str, cause: str = "", **shape: Any) -> Published:
-        return Published(case, value, kind, lambda p: micros(p.copy(**shape)), cause)
-
-    big = {"M": 12288, "N": 12288}
-    predicted = "predicted"
-    strided = "rows of a stride reach 1.37 to 1.49 TB/s; the model's memory gives all rows 1.6"
-    conflict = "cores that read the same addresses at once wait for each other; not modelled"
-    to_ub = (
-        (1, 64, 564.84, "calibrates CopyHead, Launch"),
-        (64, 64, 233.54, predicted),
-        (64, 1024, 215.82, predicted),
-    )
-    to_l1 = ((64, 64, 300.7, "calibrates NdToNzHead"), (64, 256, 230.24, predicted))
-    for path, l1, tiles, n, values, port, tile_m in (
-        (
-            "GM to UB",
-            False,
-            to_ub,
-            1024,
-            (275.3, 828.06, 365.74, 539.42, 328.88),
-            "VectorPort",
-            128,
-        ),
-        ("GM to L1", True, to_l1, 256, (438.76, 899.34, 414.96, 278.56, 221.34), "Piece", 256),
-    ):
-        uneven, four, slices, same, apart = values
-        for m, c, value, kind in tiles:
-            shape = {"to_l1": l1, "tile_m": m, "tile_n": c, **big}
-            yield copy(f"{path}, tiles of {m} x {c}", value, kind, **shape)
-        shape = {"to_l1": l1, "tile_m": 64, "tile_n": n, "M": 12288, "N": 12287}
-        kind = "calibrates the rule of cut lines"
-        yield copy(f"{path}, unaligned rows", uneven, kind, **shape)
-        shape = {"to_l1": l1, "tile_m": 64, "tile_n": 1024, "repeats": 4, **big}
-        yield copy(f"{path}, four times", four, predicted, strided, **shape)
-        case = f"{path}, four times, a slice at a time"
-        yield copy(case, slices, f"calibrates {port}", slices=4, **shape)
-        shape = {"to_l1": l1, "M": 6144, "N": 512, "tile_m": tile_m, "tile_n": 64, "all": True}
-        case = f"{path}, all cores the same"
-        yield copy(case, same, predicted, conflict, **shape)
-        yield copy(f"{case}, staggered", apart, predicted, conflict, rotated=True, **shape)
-
-
-def published_adds() -> Iterator[Published]:
-    def element(p: ModuleType) -> float:
-        return p.add_scalars(4096)["times"]["cycles"] / 4096
-
-    value = 1233742.494e-6 / 8192**2 * 1.85e9
-    yield Published(
-        "Add, scalars, an element", value, "calibrates ScalarUb", element, unit="cycles"
-    )
-    for name, value, kind, shape in (
-        ("1: one core", 6909.6, "calibrates Latency", (1, 4096, 1, False)),
-        ("2: 48 cores, 8 KB", 306.58, "predicted", (48, 4096, 1, False)),
-        ("3: 32 KB", 268.5, "predicted", (48, 16384, 1, False)),
-        ("4: double buffer", 264.02, "predicted", (48, 16256, 2, False)),
-        ("5: past L2", 187.68, "predicted", (48, 16256, 2, True)),
-    ):
-        model = lambda p, shape=shape: micros(p.add(*shape))  # noqa: E731
-        yield Published(f"Add, case {name}", value, kind, model)
-    issued = 8192**2 / 48 / 16256  # instructions of a core
-    yield Published(
-        "Add, case 6: vec time, an instruction",
-        6.954e-6 * 1.85e9 / issued,
-        "calibrates VectorHead",
-        lambda p: busy(p.add(48, 16256, 2, True), "V") * 1850 / issued,
-        unit="cycles",
-    )
-
-
-def published_matmuls() -> Iterator[Published]:
-    def alone(p: ModuleType) -> float:
-        return p.mmad()["times"]["cores"][0]["busy"]["M"]
-
-    yield Published("Mmad 128 x 256 x 512 in eight", 4209, "predicted", alone, unit="cycles")
-    runs: dict[tuple[int, ...], Launch] = {}
-
-    def matmul(p: ModuleType, *shape: int) -> Launch:
-        if shape not in runs:
-            runs[shape] = p.matmul(*shape)
-        return runs[shape]
-
-    def whole(*shape: int) -> Callable[[ModuleType], float]:
-        return lambda p: micros(matmul(p, *shape))
-
-    yield Published("matmul 8192, one round", 4121.16, "predicted", whole(1, 8, 4))
-    for pipe, name, value, kind in (
-        ("M", "mac", 3081.664, "calibrates MmadHead"),
-        ("MTE1", "mte1", 2538.348, "calibrates LoadHead"),
-        ("MTE2", "mte2", 3552.248, "predicted"),
-        ("FIX", "fixpipe, of case 7", 45.76, "calibrates FixpipePort"),
-        ("S", "scalar", 337.343, "calibrates Issue"),
-    ):
-        model = lambda p, pipe=pipe: busy(matmul(p, 1, 8, 4), pipe)  # noqa: E731
-        yield Published(f"matmul 8192, {name} time", value, kind, model)
-    yield Published("matmul 8192, two rounds", 4081.64, "predicted", whole(2, 8, 4))
-    cause = "rows of 256 bytes are dearer here than there; how many of B come at a time is not said"
-    case = "matmul 8192, high-level case 4"
-    yield Published(case, 5039.86, "predicted", whole(1, 2, 2), cause)
-
-
-def published_libraries() -> Iterator[Published]:
-    other = "another kernel"
-
-    def gemm(*shape: int) -> Callable[[ModuleType], float]:
-        return lambda _: even_gemm(*shape)
-
-    cause = "ours waits for rows of 512 bytes; theirs is a library's, 83 % of the peak"
-    yield Published("torch.matmul 8192", 3630, other, gemm(8192, 1, 8192, 8192), cause)
-    for N, out, inner, value in (
-        (1024, 2048, 4096, 359.7),
-        (2560, 2048, 4096, 367),
-        (1024, 4096, 1024, 184),
-    ):
-        case = f"torch_npu grouped product [{N}, {inner}] x [32, {inner}, {out}]"
-        yield Published(case, value, other, gemm(N, 32, out, inner))
-    moved = "theirs moves 1.22 TB/s there; ours is modelled at memory's rate"
-    for N, columns, value, cause in ((15000, 2048, 48.5, ""), (10000, 65536, 1610, moved)):
-        model = lambda _, shape=(N, columns): our_swiglu(*shape)  # noqa: E731
-        yield Published(f"npu_swiglu [{N}, {columns}]", value, other, model, cause)
-
-
-def build() -> ModuleType:
-    """The kernels of published.cpp as a module."""
-    folder = ROOT / "build" / f"published-{sys.version_info.major}{sys.version_info.minor}"
-    options = [
-        f"-DPython_EXECUTABLE={sys.executable}",
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-    ]
-    for command in (
-        ["-S", str(HERE), "-B", str(folder), *options],
-        ["--build", str(folder), "-j2"],
-    ):
-        subprocess.run(["cmake", *command], check=True, stdout=subprocess.DEVNULL)
-    (library,) = folder.glob("moge_published*.so")
-    spec = importlib.util.spec_from_file_location("moge_published", library)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def check_row(case: Published, module: ModuleType) -> Row:
-    modelled = case.model(module)
-    error = 100 * (modelled / case.value - 1)
-    return {
-        "source": "modelled",
-        "case": case.case,
-        "unit": case.unit,
-        "published": f"{case.value:.2f}",
-        "modelled": f"{modelled:.2f}",
-        "error_percent": f"{error:.1f}",
-        "kind": case.kind,
-        "cause": case.cause if abs(error) > 10 else "",
-    }
 
 
 # --- operators and layer --------------------------------------------------------------------------
@@ -279,6 +46,7 @@ class Step(NamedTuple):
     bytes: float  # to and from memory
     flops: float = 0
     weights: float = 0  # bytes of the experts that have rows, which are read
+    int8: bool = False  # products of bytes, at twice the rate
 
 
 Part = tuple[str, list[Step], list[Launch]]
@@ -286,6 +54,14 @@ Part = tuple[str, list[Step], list[Launch]]
 
 def rows(*shape: int) -> Tensor:
     return torch.empty(*shape, dtype=BF16)  # nobody touches it, so it takes no memory
+
+
+def bytes_(*shape: int) -> Tensor:
+    return torch.empty(*shape, dtype=torch.int8)
+
+
+def floats(*shape: int) -> Tensor:
+    return torch.empty(*shape)
 
 
 class Layer:
@@ -329,6 +105,7 @@ class Layer:
         loss, f = load_balance_loss.load_balance_loss_fwd(logits, experts, "softmax")
         load_balance_loss.load_balance_loss_bwd(loss, logits, f, "softmax")
         self.indices = route.route_fwd(experts, E, G)
+        grouped_gate.grouped_gate_and_route_fwd(logits, G, 1, "softmax", None, *gate, None)
         launches: list[Launch] = _C.stop_recording()
         return launches
 
@@ -345,6 +122,30 @@ class Layer:
         yield self.up._replace(name="gate/up, packed", launch=launch), packed(H, 2 * F)
         yield self.last._replace(name="down, packed", launch=launch), packed(F, H)
         yield self.up, lambda: grouped_gemm.grouped_gemm_fwd(rows(N, H), self.w_gate_up, offsets)
+        yield self.last, lambda: grouped_gemm.grouped_gemm_fwd(rows(N, F), self.w_down, offsets)
+        for step, inner, out in ((self.up, H, 2 * F), (self.last, F, H)):
+            # four bits in two passes take the cube's time of one of bytes
+            for bits, planes, product in (
+                (8, (), grouped_gemm.int8_product),
+                (4, (2,), grouped_gemm.int4_product),
+            ):
+                weights, packed_inner = step.weights * bits / 16, inner * bits // 8
+                of_bytes = step._replace(
+                    name=f"{step.name}, int{bits}",
+                    launch=f"grouped_gemm_int{bits}",
+                    bytes=(N * inner + N * out * 2) + weights,
+                    weights=weights,
+                    int8=True,
+                )
+                args = (
+                    bytes_(N, *planes, packed_inner),
+                    floats(N),
+                    bytes_(E, out, packed_inner),
+                    floats(E, out),
+                    offsets,
+                    BF16,
+                )
+                yield of_bytes, functools.partial(product, *args)
         step = Step("swiglu", "swiglu_fwd", self.wide + self.narrow)
         yield step, lambda: swiglu.swiglu_fwd(rows(N, 2 * F))
         step = Step("swiglu, backward", "swiglu_bwd", 2 * self.wide + self.narrow)
@@ -360,19 +161,32 @@ class Layer:
         outof = Step("unpermute", "unpermute_fwd", self.tokens + hidden)
         layer = (self.x, self.w_gate_up, self.w_down, self.weights, *self.indices)
         for part, save in (("layer", False), ("layer, training", True)):
-            moved = hidden + self.up.weights + narrow + save * wide
-            fused = self.up._replace(
-                name="gate/up and swiglu", launch="grouped_mlp_up", bytes=moved
-            )
+            weights = self.up.weights + self.last.weights
+            moved = 2 * self.tokens + weights + save * wide
+            flops = self.up.flops + self.last.flops
+            fused = Step("experts", "grouped_mlp_fwd", moved, flops, weights)
             forward = functools.partial(grouped_mlp.grouped_mlp_fwd, *layer, "output", save)
-            yield part, [into, fused, self.last, outof], forward
+            yield part, [fused], forward
+        weights = (self.up.weights + self.last.weights) / 2
+        flops = self.up.flops + self.last.flops
+        of_bytes = Step(
+            "experts", "grouped_mlp_int8_fwd", 2 * self.tokens + weights, flops, weights, int8=True
+        )
+        parts = (
+            *(bytes_(E, 2 * F, H), floats(E, 2 * F, 1), None),
+            *(bytes_(E, H, F), floats(E, H, 1), None),
+        )
+        options = ("int8_w8a8", None, None, "output", False)
+        quantized = (self.x, *parts, self.weights, *self.indices, *options)
+        forward = functools.partial(grouped_mlp.grouped_mlp_quantized_fwd, *quantized)
+        yield "layer, int8", [of_bytes], forward
         d_up, d_down = E * self.gate_up, E * self.down
         steps = [
-            Step("weights of rows", "permute_fwd", 2 * self.ids),
+            Step("weights of rows", "take_scalars", 2 * self.ids),
             into._replace(name="permute d_y"),
             self.last._replace(name="down, dX", launch="grouped_gemm_dx"),
             Step("swiglu, backward, d_weights", "grouped_mlp_act_bwd", 2 * wide + 2 * narrow),
-            Step("d_weights of slots", "unpermute_fwd", 2 * self.ids),
+            Step("d_weights of slots", "take_scalars", 2 * self.ids),
             self.up._replace(name="gate/up, dX", launch="grouped_gemm_dx"),
             outof._replace(name="unpermute d_x"),
             into,
@@ -396,6 +210,7 @@ def parts(T: int, device: str) -> Iterator[Part]:
         Step("balance loss", "load_balance_loss_fwd", scores + ids),
         Step("balance loss, backward", "load_balance_loss_bwd", 2 * scores),
         Step("route", "route_fwd", 3 * ids),
+        Step("gate and route", "grouped_gate_and_route_fwd", scores + 4 * ids),
     ]
     yield "operator", small, layer.small
     for step, call in layer.operators():
@@ -416,7 +231,7 @@ def describe(T: int, device: str, part: str, step: Step, launch: Launch) -> Row:
             key = (core["kind"], pipe)
             shares[key] = shares.get(key, 0.0) + cycles / of
     kind, pipe = max(shares, key=lambda key: shares[key])
-    peak = cube * clock * 2 * 16**3
+    peak = cube * clock * 2 * 16**3 * (2 if step.int8 else 1)
     floor = max(step.bytes / rate, step.flops / peak)
     return {
         "source": "modelled",
@@ -483,7 +298,7 @@ def traced_up(offsets: Tensor, fused: bool) -> Launch:
     layer = (rows(N, H), weight, rows(E, H, F), torch.ones(N, 1), slots, slots.view(N, 1), offsets)
     call = functools.partial(grouped_mlp.grouped_mlp_fwd, *layer, "output", False)
     launches = emulate(call, cores=(0, 1, 2))
-    return next(launch for launch in launches if launch["name"] == "grouped_mlp_up")
+    return next(launch for launch in launches if launch["name"] == "grouped_mlp_fwd")
 
 
 def lanes(launch: Launch) -> list[tuple[int, str, str, str]]:

@@ -100,9 +100,9 @@ def _load(columns: int) -> float:
 
 
 def _piece(columns: int) -> float:
-    """MTE1 loads a piece of both factors: eight instructions for the left, one for the right."""
+    """MTE1 loads a piece of both factors, each by one instruction."""
     head, left, right = _cycles("LoadHead"), ROWS * PIECE * 2 / 256, columns * PIECE * 2 / 128
-    return 9 * head + left + right
+    return 2 * head + left + right
 
 
 def _product(columns: int) -> float:

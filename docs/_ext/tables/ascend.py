@@ -9,7 +9,12 @@ MODEL, CHECK, COUNTERS = "ascend_model.csv", "ascend_model_check.csv", "ascend_c
 EMULATOR = ROOT / "csrc" / "emulator"
 # as seen from bench/results, where tables look for their source
 RULES, FIGURES = (f"../../csrc/emulator/{name}.h" for name in ("rules", "figures"))
-PARTS = {"forward": "layer", "training": "layer, training", "backward": "layer, backward"}
+PARTS = {
+    "forward": "layer",
+    "training": "layer, training",
+    "backward": "layer, backward",
+    "operator": "operator",
+}
 PANGU = "Pangu Pro MoE's layer (H 5120, F 1344, E 64, G 8), bfloat16."
 FEW = 456  # up to this many tokens memory bounds the products
 
@@ -89,34 +94,47 @@ def operators() -> Table:
     return Table("modelled", MODEL, f"{PANGU} 910B1.", head, lines)
 
 
-def _packed(product: str, T: object) -> tuple[Row, Row]:
-    (packed,) = modelled(T=T, part="operator", step=f"{product}, packed")
-    part = {"gate/up": "operator", "down": "layer"}[product]
-    (plain,) = modelled(T=T, part=part, step=product)
-    return packed, plain
+def _products(product: str, kind: str, T: object) -> tuple[Row, Row]:
+    """A product of another kind, packed or int8, and the plain one."""
+    steps = (f"{product}, {kind}", product)
+    other, plain = (modelled(T=T, part="operator", step=step) for step in steps)
+    return other[0], plain[0]
 
 
 def _ratio(rows: tuple[Row, Row]) -> str:
-    packed, plain = (float(row["time_us"]) for row in rows)
-    return f"{packed / plain:.2f}"
+    other, plain = (float(row["time_us"]) for row in rows)
+    return f"{other / plain:.2f}"
 
 
-def packed() -> Table:
-    """Packed weights beside plain ones."""
-    head = ["T", "gate/up, µs", "packed", "ratio", "down, µs", "packed", "ratio"]
+def _beside_plain(kind: str, cube: bool) -> Table:
+    head = ["T"]
+    for product in ("gate/up", "down"):
+        head += [f"{product}, µs", kind, *(["cube"] if cube else []), "ratio"]
     lines = []
     for T in _tokens(modelled()):
         line = [str(T)]
         for product in ("gate/up", "down"):
-            rows = _packed(product, T)
-            line += [f"{float(row['time_us']):,.1f}" for row in reversed(rows)] + [_ratio(rows)]
+            rows = _products(product, kind, T)
+            line += [f"{float(row['time_us']):,.1f}" for row in reversed(rows)]
+            line += [f"{float(rows[0]['cube_percent']):.0f} %"] if cube else []
+            line.append(_ratio(rows))
         lines.append(line)
     return Table("modelled", MODEL, f"{PANGU} 910B1.", head, lines)
 
 
-def ratio(product: str, T: str) -> str:
-    """Time with packed weights, in times of plain ones."""
-    return _ratio(_packed(product, T))
+def packed() -> Table:
+    """Packed weights beside plain ones."""
+    return _beside_plain("packed", cube=False)
+
+
+def int8() -> Table:
+    """Products of bytes beside those of bfloat16."""
+    return _beside_plain("int8", cube=True)
+
+
+def ratio(product: str, T: str, kind: str = "packed") -> str:
+    """Time of a product with packed weights, or of bytes, in times of the plain one."""
+    return _ratio(_products(product, kind, T))
 
 
 def time(part: str, T: str) -> str:
@@ -124,15 +142,24 @@ def time(part: str, T: str) -> str:
     return _ms(_total(T, part))
 
 
-def weight_rates() -> str:
+def weight_rates(part: str) -> str:
     """The least and most TB/s at which products read weights where memory bounds them."""
-    rows = [row for row in modelled() if row["part"].startswith("layer") and int(row["T"]) <= FEW]
+    rows = [row for row in modelled(part=PARTS[part]) if int(row["T"]) <= FEW]
     return span((float(row["weight_tb_s"]) for row in rows if row["weight_tb_s"]), 2)
 
 
-def cube_shares(T: str) -> str:
-    """The least and most percent of a product's time for which the cube is busy."""
-    rows = [row for row in modelled(T=T) if row["part"].startswith("layer") and row["cube_percent"]]
+def cube_shares(T: str, kind: str = "layer") -> str:
+    """The least and most percent of a launch's time for which the cube is busy.
+
+    Of the layer's launches with products, or of the single ones: plain, packed or int8.
+    """
+    rows = [row for row in modelled(T=T) if row["cube_percent"]]
+    if kind == "layer":
+        rows = [row for row in rows if row["part"].startswith("layer")]
+    else:
+        kinds = dict.fromkeys(("gate/up", "down"), "plain")
+        kinds |= {f"{step}, {of}": of for step in tuple(kinds) for of in ("packed", "int8")}
+        rows = [row for row in rows if kinds.get(row["step"]) == kind]
     return span((float(row["cube_percent"]) for row in rows), 0)
 
 

@@ -14,8 +14,8 @@ STEPS = {
     "load_balance_loss_fwd": ("operator", "balance loss"),
     "load_balance_loss_bwd": ("operator", "balance loss, backward"),
     "route_fwd": ("operator", "route"),
-    "permute_fwd": ("layer", "permute"),
-    "unpermute_fwd": ("layer", "unpermute"),
+    "permute_fwd": ("layer, backward", "permute"),
+    "unpermute_fwd": ("layer, backward", "unpermute d_x"),
     "unpermute_bwd": ("operator", "unpermute, backward"),
 }
 

@@ -17,7 +17,8 @@ def _layers() -> dict[tuple[str, int], list[Point]]:
         if (point.direction, point.caches) == (FORWARD, "hot"):
             found.setdefault((point.dtype, point.H), []).append(point)
     sizes = sorted({H for _, H in found})
-    return {(scheme, H): found[scheme, H] for scheme in SCHEMES for H in sizes}
+    measured = [scheme for scheme in SCHEMES if any((scheme, H) in found for H in sizes)]
+    return {(scheme, H): found[scheme, H] for scheme in measured for H in sizes}
 
 
 def _at_each(numbers: Sequence[float | None]) -> str:
