@@ -37,6 +37,12 @@ void CheckSize(const char* op, const char* name, int64_t value, int64_t most) {
   }
 }
 
+void CheckEven(const char* op, const char* name, int64_t value) {
+  if (value % 2 == 0) return;
+  throw std::invalid_argument(std::string(op) + ": " + name + " must be even, got " +
+                              std::to_string(value));
+}
+
 void CheckRows(const char* op, int64_t T, int64_t H, int64_t K, int64_t most_slots) {
   CheckSize(op, "H", H, INT32_MAX);
   CheckSize(op, "K", K, most_slots);

@@ -48,6 +48,7 @@ struct Launch {
 void CheckBuffers(const Launch& launch);
 // Raises ValueError where `value` is outside [0, most].
 void CheckSize(const char* op, const char* name, int64_t value, int64_t most);
+void CheckEven(const char* op, const char* name, int64_t value);
 
 // Raises ValueError where T * K rows of H elements cannot be numbered, or K is above `most_slots`.
 void CheckRows(const char* op, int64_t T, int64_t H, int64_t K, int64_t most_slots);

@@ -28,8 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": {"_quantized"},
     "torch_kernels": {"_quantized"},
     "triton_kernels": set(),
-    "cpu_kernels": {"_cpu"},
-    "ascend": {"_C", "_checks"},
+    "cpu_kernels": {"_cpu", "_quantized"},
+    "ascend": {"_C", "_checks", "_quantized"},
     "_C": set(),
     "_cpu": set(),
     "_backend": {"_checks", "_extensions", "_flops"},  # loads kernels by name, when first used

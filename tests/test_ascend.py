@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,26 +50,6 @@ def check_route(experts: Tensor, E: int, num_groups: int | None) -> None:
         strict=True,
     ):
         assert torch.equal(got, expected), name
-
-
-@pytest.mark.parametrize("T", [1, 127, 128, 129, 300, 1281, 2560])
-@pytest.mark.parametrize("dropped", [False, True])
-def test_route_by_streams(T: int, dropped: bool) -> None:
-    experts = group_ids(T, 64, 8, 1)
-    if dropped:
-        experts[torch.rand(T, 8) < 0.3] = torch.randint(-(2**31), 2**31 - 1, (1,)).int()
-        experts[torch.rand(T, 8) < 0.1] += 1  # some into the next group
-    check_route(experts, 64, 8)
-
-
-@pytest.mark.parametrize("T", [2561, 31000])
-def test_route_of_more_tokens_than_streams_hold(T: int) -> None:
-    check_route(group_ids(T, 64, 8, 1), 64, 8)
-
-
-@pytest.mark.parametrize("id_", [0, 63, 64, -1])
-def test_route_of_all_slots_to_one_expert(id_: int) -> None:
-    check_route(torch.full((700, 8), id_), 64, 8)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -235,15 +216,16 @@ def test_products_of_several_tiles(counts: list[int], I: int, O: int, dtype: tor
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("counts", "I", "O", "dtype"),
+    ("launch", "counts", "I", "O", "dtype"),
     [
-        pytest.param([130] * 8, 1100, 600, torch.bfloat16, id="forward"),
-        pytest.param([130] * 8, 520, 1400, torch.bfloat16, id="dX"),
-        pytest.param([800], 1030, 1100, torch.float32, id="dW"),
+        pytest.param("fwd", [130] * 8, 1100, 600, torch.bfloat16, id="forward"),
+        # in 16 bits, vector cores pack the weight of dX, and its strips are shorter
+        pytest.param("dx", [130] * 8, 520, 1400, torch.float32, id="dX"),
+        pytest.param("dw", [800], 1030, 1100, torch.float32, id="dW"),
     ],
 )
 def test_tiles_of_a_strip_find_the_last_ones_chunks_in_l1(
-    counts: list[int], I: int, O: int, dtype: torch.dtype
+    launch: str, counts: list[int], I: int, O: int, dtype: torch.dtype
 ) -> None:
     """One core has strips of several tiles, deeper than L1: each reads less of the left factor."""
     rows, weight = randn(sum(counts), I, dtype=dtype), randn(len(counts), O, I, dtype=dtype)
@@ -257,11 +239,11 @@ def test_tiles_of_a_strip_find_the_last_ones_chunks_in_l1(
             out = grouped_gemm(rows, weight, offsets)
             results.append((out, *torch.autograd.grad(out.sum(), (rows, weight))))
 
-        launches = launches_of(products).values()
-        moved = [launch["total"]["paths"]["gm->l1"]["bytes"] for launch in launches]
-        read.append(moved)
+        total = launches_of(products)[f"grouped_gemm_{launch}"]["total"]
+        read.append(total["paths"]["gm->l1"]["bytes"])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    assert all(few < many for few, many in zip(*read, strict=True))
+    few, many = read
+    assert few < many
 
 
 def test_an_expert_with_very_many_rows() -> None:
@@ -542,17 +524,17 @@ def test_the_fused_projection_keeps_its_product_out_of_memory() -> None:
     routing = moge_ops.route(torch.randint(0, E, (T, 2)).int(), E)
     args = (randn(T, H), randn(E, 2 * F, H), randn(E, H, F), torch.rand(T, 2))
     with torch.no_grad():
-        up = launches_of(lambda: moge_ops.grouped_mlp(*args, routing))["grouped_mlp_up"]
-    moved = up["total"]["global"]
+        layer = launches_of(lambda: moge_ops.grouped_mlp(*args, routing))["grouped_mlp_fwd"]
+    moved = layer["total"]["global"]
     pre = 2 * T * 2 * F * 4
     assert "pre" not in moved
-    assert moved["act"] == {"read": 0, "written": pre // 2}
+    assert moved["act"]["written"] == pre // 2
     # what passes through the ring is larger than the ring: it is written over and over
-    ring = _C.grouped_mlp_ring(shape=_C.GemmShape(N=2 * T, E=E, O=2 * F, I=H)) * 4
+    ring = _C.grouped_mlp_ring(shape=_C.MlpShape(T=T, K=2, E=E, H=H, F=F)) * 4
     assert moved["ring"]["written"] == moved["ring"]["read"] >= pre > ring
 
     args[0].requires_grad_()
-    saved = launches_of(lambda: moge_ops.grouped_mlp(*args, routing))["grouped_mlp_up"]
+    saved = launches_of(lambda: moge_ops.grouped_mlp(*args, routing))["grouped_mlp_fwd"]
     assert saved["total"]["global"]["pre"] == {"read": 0, "written": pre}
 
 
@@ -562,12 +544,17 @@ H, E, G, F = 5120, 64, 8, 1344  # Pangu Pro MoE
 def pangu_products(T: int) -> tuple[Tensor, dict[str, tuple[int, list[dict[str, Any]]]]]:
     """Rows of each expert; multiply-adds and cube cores' counters of the layer's products."""
     torch.use_deterministic_algorithms(False)  # or empty tensors of gigabytes would be filled
-    offsets = route_oracle(group_ids(T, E, G, 1), E)[2]
+    routing = route_oracle(group_ids(T, E, G, 1), E)
+    offsets = routing[2]
     gemm, mlp = (_backend.load("ascend", f"grouped_{name}") for name in ("gemm", "mlp"))
     x, act, pre = (torch.empty(T * G, n, dtype=torch.bfloat16) for n in (H, F, 2 * F))
     up, down = (torch.empty(E, *n, dtype=torch.bfloat16) for n in ((2 * F, H), (H, F)))
+    weights = torch.empty(T, G)
     calls = {
-        "up": (2, lambda: mlp.grouped_mlp_up(x, up, offsets, None, False)),
+        "up and down": (
+            3,
+            lambda: mlp.grouped_mlp_fwd(x[:T], up, down, weights, *routing, "output", False),
+        ),
         "down": (1, lambda: gemm.grouped_gemm_fwd(act, down, offsets)),
         "dX of up": (2, lambda: gemm.grouped_gemm_dx(pre, up, offsets)),
         "dX of down": (1, lambda: gemm.grouped_gemm_dx(x, down, offsets)),
@@ -602,9 +589,10 @@ def test_full_size_weights_are_streamed_once_and_evenly(T: int, share: float) ->
     for name, (_, cores) in counted.items():
         if "dW" in name:
             continue
-        used = [core["global"]["weight"]["read"] for core in cores]
-        each = (2 if "up" in name else 1) * F * H * 2
-        assert sum(used) == int((rows > 0).sum()) * each, name
+        weights = {"up and down": ("gate_up", "down")}.get(name, ("weight",))
+        used = [sum(core["global"][weight]["read"] for weight in weights) for core in cores]
+        parts = {"up and down": 3, "dX of up": 2}.get(name, 1)
+        assert sum(used) == int((rows > 0).sum()) * parts * F * H * 2, name
         assert max(used) <= 1.005 * sum(used) / 24, name
         moved = sum(core["paths"]["gm->l1"]["bytes"] for core in cores)
         assert sum(used) >= share * moved, name
@@ -650,11 +638,18 @@ SOUND: dict[str, dict[str, Any]] = {
     "permute_fwd": {"x": 64, "row_to_slot": 64, "slot_to_row": 64, "rows": 64, "T": 1, "H": 8},
     "unpermute_fwd": {"rows": 64, "slot_to_row": 64, "weights": 0, "y": 64, "T": 1, "K": 8},
     "grouped_gemm_fwd": {"rows": 64, "weight": 64, "offsets": 64, "out": 64, "shape": PRODUCT},
-    "grouped_gemm_dx": {"d_out": 64, "weight": 64, "offsets": 64, "d_rows": 64, "shape": PRODUCT},
-    "grouped_gemm_dw": {"d_out": 64, "rows": 64, "offsets": 64, "d_weight": 64, "shape": PRODUCT},
-    "grouped_mlp_up": {
-        **{"rows": 64, "weight": 64, "offsets": 64, "row_weights": 64, "ring": 64, "pre": 64},
-        **{"act": 64, "shape": PRODUCT},
+    "grouped_gemm_dx": {
+        **{"d_out": 64, "weight": 64, "offsets": 64, "packed": 0, "d_rows": 64},
+        "shape": PRODUCT,
+    },
+    "grouped_gemm_dw": {
+        **{"d_out": 64, "rows": 64, "offsets": 64, "packed": 0, "d_weight": 64},
+        "shape": PRODUCT,
+    },
+    "grouped_mlp_fwd": {
+        **{"x": 64, "gate_up": 64, "down": 64, "weights": 64, "slot_to_row": 64, "offsets": 64},
+        **{"rows": 64, "row_weights": 64, "ring": 64, "pre": 64, "act": 64, "y": 64},
+        "shape": _C.MlpShape(T=2, K=1, E=2, H=8, F=8),
     },
     "grouped_mlp_act_bwd": {
         **{"g": 64, "pre": 64, "row_weights": 64, "d_pre": 64, "act": 64, "d_row_weights": 64},
@@ -716,12 +711,12 @@ def route(E: int) -> None:
             r"N must be in \[0, 2147483647\], got 2147483648",
         ),
         (
-            lambda: _C.grouped_mlp_ring(shape=_C.GemmShape(N=8, E=2**30, O=65534, I=65535)),
+            lambda: _C.grouped_mlp_ring(shape=_C.MlpShape(T=8, K=1, E=2**30, H=65535, F=32767)),
             r"grouped_mlp_ring: E \* O must be in \[0, 4397040108491\], got",
         ),
         (
-            lambda: launch("grouped_mlp_up", row_weights=66),
-            "grouped_mlp_up: row_weights must be aligned to 4 bytes, got address 66",
+            lambda: launch("grouped_mlp_fwd", row_weights=66),
+            "grouped_mlp_fwd: row_weights must be aligned to 4 bytes, got address 66",
         ),
         (
             lambda: launch("grouped_mlp_act_bwd", F=65536),
@@ -805,17 +800,21 @@ def test_the_counters_meet_their_targets() -> None:
 def test_launchers_read_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """On tensors without values: to read one raises."""
     launched = set[str]()
-    kernels = {name for name in dir(_C) if name.endswith(("_fwd", "_bwd", "_dx", "_dw", "_up"))}
+    # packed weights are for the device that the extension was built for
+    kernels = {name for name in dir(_C) if "stream:" in (getattr(_C, name).__doc__ or "")}
+    kernels.remove("grouped_gemm_packed")
 
     class Silent:
         def __getattr__(self, name: str) -> Any:
             return (lambda **_: launched.add(name)) if name in kernels else getattr(_C, name)
 
     modules = []
-    for path in sorted(Path(ascend.__file__).parent.glob("[!_]*.py")):
+    for path in sorted(Path(ascend.__file__).parent.glob("*.py")):
+        if path.stem in ("__init__", "_common"):
+            continue
         modules.append(importlib.import_module(f"moge_ops.ascend.{path.stem}"))
         monkeypatch.setattr(modules[-1], "_C", Silent())
-        monkeypatch.setattr(modules[-1], "stream", lambda x: 0)
+        monkeypatch.setattr(modules[-1], "stream", lambda x: 0, raising=False)
 
     def new(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(sizes, dtype=dtype, device="meta")
@@ -835,10 +834,21 @@ def test_launchers_read_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
         **routing,
         "offsets": ids(E + 1),
     }
+    down: Any = {"data": new(E, H, F // 2, dtype=torch.int8), "scale": new(E, H, 1), "zero": None}
+    down |= {"scheme": "int4_w4a8", "group_size": None}
+    parts = {"gate_up": (2 * F, H), "down": (H, F)}
+    quantized: Any = {key: value for key, value in layer.items() if not key.startswith("w_")}
+    quantized |= {"scheme": "int4_w4a8", "gate_up_group": None, "down_group": None}
+    for part, (O, I) in parts.items():
+        quantized[part] = new(E, O, I // 2, dtype=torch.int8)
+        quantized |= {f"{part}_scale": new(E, O, 1), f"{part}_zero": None}
     calls: dict[str, dict[str, Any]] = {
         "grouped_gate_fwd": {
             "logits": new(T, E), "k": 1, "bias": new(E), "router_scale": new(E),
             "given": new(T, K, dtype=torch.int64), **gate
+        },
+        "grouped_gate_and_route_fwd": {
+            "logits": new(T, E), "k": 1, "bias": None, "router_scale": new(E), "given": None, **gate
         },
         "grouped_gate_bwd": {
             "d_weights": new(T, K), "logits": new(T, E), "experts": ids(T, K),
@@ -851,6 +861,14 @@ def test_launchers_read_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
         "grouped_gemm_fwd": {"rows": new(N, H), "weight": new(E, F, H), "offsets": ids(E + 1)},
         "grouped_gemm_dx": {"d_out": new(N, F), "weight": new(E, F, H), "offsets": ids(E + 1)},
         "grouped_gemm_dw": {"d_out": new(N, F), "rows": new(N, H), "offsets": ids(E + 1)},
+        "grouped_gemm_quantized_fwd": {"rows": new(N, F), **down, "offsets": ids(E + 1)},
+        "grouped_gemm_quantized_dx": {
+            "d_out": new(N, H), **down, "offsets": ids(E + 1), "columns": F
+        },
+        "grouped_mlp_quantized_fwd": {**quantized, "weight_on": "output", "save": True},
+        "grouped_mlp_quantized_bwd": {
+            **quantized, "d_y": new(T, H), "pre": new(N, 2 * F), "need_d_x": True
+        },
         "swiglu_fwd": {"gate_up": new(N, 2 * F)},
         "swiglu_bwd": {"d_act": new(N, F), "gate_up": new(N, 2 * F)},
         "grouped_mlp_fwd": {**layer, "weight_on": "activation", "save": True},
@@ -864,7 +882,15 @@ def test_launchers_read_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
             "d_loss": new(), "logits": new(T, E), "f": new(E), "score": "softmax"
         },
     }  # fmt: skip
-    for name, arguments in calls.items():
+    of_bytes: Any = {"scheme": "int8_w8a8", "data": new(E, H, F, dtype=torch.int8)}
+    of_bytes |= {part: new(E, *sizes, dtype=torch.int8) for part, sizes in parts.items()}
+    integers = [
+        (name, calls[name] | {key: of_bytes[key] for key in calls[name].keys() & of_bytes.keys()})
+        for name in ("grouped_gemm_quantized_fwd", "grouped_mlp_quantized_fwd")
+    ]
+    for name, arguments in [*calls.items(), *integers]:
         module = next(module for module in modules if hasattr(module, name))
-        getattr(module, name)(**arguments)
+        launcher = getattr(module, name)
+        names = inspect.signature(launcher).parameters
+        launcher(**{key: value for key, value in arguments.items() if key in names})
     assert launched == kernels

@@ -80,7 +80,8 @@ def test_vector_instructions_take_their_documented_cycles(
         ("Add", near(repeats)),
         ("Exp", near(2048 / 32)),
         ("Exp", near(2048 / 32)),
-        ("Cast", near(2048 / 64)),
+        # every fourth repeat writes to a bank that it reads
+        ("Cast", near(2048 / 64 * 5 / 4)),
         ("Adds", near(repeats)),
     ]
     # the compiler lets a scalar access wait for the vectors, and what follows waits for its value
@@ -129,7 +130,7 @@ def test_a_result_is_handed_from_a_cube_core_to_its_vector_cores(
         assert slices[core, "MTE2"][0][1] == pytest.approx(seen, abs=10 * figures["Issue"])
 
 
-@pytest.mark.parametrize("name", ["all read", "meeting", "handed"])
+@pytest.mark.parametrize("name", ["all read", "same rows", "meeting", "handed"])
 def test_times_do_not_depend_on_the_order_that_the_cores_ran_in(
     emulator: ModuleType, name: str
 ) -> None:
@@ -151,7 +152,7 @@ def test_without_a_device_there_are_no_times(emulator: ModuleType) -> None:
 
 @pytest.fixture(scope="module")
 def model() -> ModuleType:
-    """bench/ascend/ascend_model.py"""
+    """bench/ascend/ascend_model.py, with the published points of published.py beside it"""
     with mock.patch.object(sys, "path", [str(BENCH / "ascend"), *sys.path]):
         return importlib.import_module("ascend_model")
 
@@ -180,7 +181,10 @@ def test_the_committed_check_is_that_of_the_model(model: ModuleType) -> None:
     for name in (
         "GM to UB, tiles of 64 x 1024",
         "GM to L1, tiles of 64 x 64",
+        "GM to L1, all cores the same",
         "Add, case 5: past L2",
+        "banks 5: the same, a block on",
+        "int8 grouped product, four slots",
         "Mmad 128 x 256 x 512 in eight",
     ):
         assert model.check_row(cases[name], module) == committed[name]
@@ -193,4 +197,7 @@ def test_an_error_above_15_percent_has_its_cause() -> None:
         error = 100 * (float(row["modelled"]) / float(row["published"]) - 1)
         assert float(row["error_percent"]) == pytest.approx(error, abs=0.2)
         assert abs(error) <= 15 or row["cause"], row["case"]
-    assert sum(row["kind"] == "predicted" for row in rows) > 10
+    errors = [abs(float(row["error_percent"])) for row in rows]
+    assert sum(error <= 15 for error in errors) >= 0.95 * len(rows)
+    assert sum(error <= 10 for error in errors) >= 0.75 * len(rows)
+    assert sum(row["kind"] == "predicted" for row in rows) > len(rows) / 2

@@ -77,7 +77,7 @@ def place(row: dict[str, str]) -> tuple[str, ...]:
 
 def takers(scheme: str) -> set[tuple[str, str]]:
     """Rows of the engines that take weights of a scheme."""
-    found = {"sglang"} if scheme != "int8_w8a16" else set()
+    found = {"sglang"} if scheme not in ("int8_w8a16", "int4_w4a8") else set()
     return {("moe", name) for name in found | ({"zentorch"} if scheme == "int8_w8a8" else set())}
 
 
@@ -111,7 +111,7 @@ def test_quantised_experts_count_the_bytes_that_they_store(smoke: Path) -> None:
     assert not rest
     scales = {"int8_w8a8": 4 * 128, "fp8_w8a16": 4 * 2, "int4_w4a16": 4 * expert // 32}
     for scheme, of_expert in scales.items():
-        bits = 4 if scheme == "int4_w4a16" else 8
+        bits = 4 if scheme.startswith("int4") else 8
         assert stored[scheme, "moge_ops"] == experts * (expert * bits // 8 + of_expert)
 
 

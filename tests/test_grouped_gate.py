@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moge_ops import testing
-from moge_ops.ops.grouped_gate import SCORES, Gating, grouped_gate
+from moge_ops.ops.grouped_gate import SCORES, Gating, gate_and_route, grouped_gate
 from moge_ops.reference.grouped_gate import grouped_gate as oracle
 from moge_ops.testing import assert_matches, spaced_logits
 
@@ -603,6 +604,7 @@ def test_reference_backend_gives_the_oracle() -> None:
     assert gating.weights.equal(oracle(logits, 3, renormalize=True)[0])
 
 
+@pytest.mark.parametrize("choose", [grouped_gate, gate_and_route])
 @pytest.mark.parametrize(
     ("args", "options", "error", "message"),
     [
@@ -649,8 +651,12 @@ def test_reference_backend_gives_the_oracle() -> None:
     ],
 )
 def test_rejects(
-    args: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
+    choose: Callable[..., Any],
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
     arguments = {"logits": torch.zeros(2, 8), **options}
     with pytest.raises(error, match=message):
-        grouped_gate(arguments.pop("logits"), *args, **arguments)
+        choose(arguments.pop("logits"), *args, **arguments)

@@ -208,6 +208,7 @@ def calls(package: Any, ids: Tensor) -> dict[str, Callable[[dict[str, Tensor]], 
     counts = torch.bincount(ids.flatten(), minlength=E)
     return {
         "grouped_gate": lambda x: package.grouped_gate(x["logits"], G).weights,
+        "gate_and_route": lambda x: package.gate_and_route(x["logits"], G)[0].weights,
         "route": lambda x: package.route(ids, E).row_to_slot.to(x["x"].dtype),
         "permute": lambda x: package.permute(x["x"], routing),
         "grouped_gemm": lambda x: package.grouped_gemm(

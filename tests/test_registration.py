@@ -203,6 +203,10 @@ def public_calls(device: str) -> dict[str, tuple[Callable[..., Any], tuple[Tenso
             lambda a, s: moge_ops.grouped_gate(a, G, k, router_scale=s, experts=chosen).weights,
             (leaf(T, E, device=device), leaf(E, device=device)),
         ),
+        "gate_and_route": (
+            lambda a, s: moge_ops.gate_and_route(a, G, router_scale=s, scaling=2.0)[0].weights,
+            (leaf(T, E, device=device), leaf(E, device=device)),
+        ),
         "route and permute": (
             lambda a: moge_ops.permute(a, moge_ops.route(chosen, E, num_groups=G)),
             (x,),

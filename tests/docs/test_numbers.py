@@ -54,6 +54,7 @@ COMPLETE: list[tuple[str, str, Mapping[str, str], Sequence[str]]] = [
     ("ascend.operators", "ascend_model.csv", {"part": "operator"}, ("step",)),
     ("ascend.check", "ascend_model_check.csv", {}, ("case", "unit")),
     ("ascend.counters", "ascend_counters.csv", {"T": "8192"}, ("launch", "dtype", "blocks")),
+    ("decode.plans", "ascend_decode.csv", {"step": "total"}, ("plan", "chip")),
     ("balance.scores", "balance.csv", {"study": "router"}, ("tokens",)),
     ("gates.counted", "gates.csv", {"kind": "counted"}, ("E", "T")),
     ("gates.measured", "gates.csv", {"kind": "measured"}, ("T",)),

@@ -171,6 +171,8 @@ def layer(package: Any, logits: Tensor, x: Tensor, w_up: Tensor, w_down: Tensor)
     E = logits.shape[1]
     gating = package.grouped_gate(logits, 8, renormalize=True)
     routing = package.route(gating.experts, E, num_groups=8)
+    both = package.gate_and_route(logits, 8, renormalize=True)
+    assert all(map(torch.equal, (*both[0], *both[1]), (*gating, *routing)))
     y = package.grouped_mlp(x, w_up, w_down, gating.weights, routing)
     act = package.swiglu(package.grouped_gemm(package.permute(x, routing), w_up, routing.offsets))
     rows = package.grouped_gemm(act, w_down, routing.offsets)

@@ -60,9 +60,11 @@ class Op(NamedTuple):
 
 
 ON = torch.ones(4, dtype=torch.bool)
-OPS = {
-    "grouped_gate": Op(
-        moge_ops.grouped_gate,
+
+
+def gate(call: Callable[..., Any]) -> Op:
+    return Op(
+        call,
         lambda: {
             "logits": torch.randn(3, 4),
             "num_groups": 2,
@@ -78,7 +80,12 @@ OPS = {
             "experts": torch.zeros(3, 2, dtype=torch.int32),
         },
         ("bias", "router_scale", "expert_mask", "row_mask", "num_voted", "experts"),
-    ),
+    )
+
+
+OPS = {
+    "grouped_gate": gate(moge_ops.grouped_gate),
+    "gate_and_route": gate(moge_ops.gate_and_route),
     "route": Op(
         moge_ops.route,
         lambda: {"experts": torch.tensor([[0, 2], [1, 3]]), "num_experts": 4, "num_groups": 2},

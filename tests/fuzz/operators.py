@@ -136,11 +136,19 @@ def gate_values(c: Case, draw: Draw) -> Tensors:
     return t
 
 
-def gate_call(c: Case, t: Tensors) -> Tensors:
+def choose(call: Callable[..., Any], c: Case, t: Tensors) -> Any:
     options = {name: c[name] for name in ("score", "renormalize", "scaling", "num_voted")}
-    return moge_ops.grouped_gate(
-        t["logits"], c["G"], c["k"], **options, **rest(t, "logits")
-    )._asdict()
+    return call(t["logits"], c["G"], c["k"], **options, **rest(t, "logits"))
+
+
+def both_call(c: Case, t: Tensors) -> Tensors:
+    gating, routing = choose(moge_ops.gate_and_route, c, t)
+    return gating._asdict() | routing._asdict()
+
+
+def both_formula(c: Case, t: Tensors) -> Tensors:
+    gating, G = gate_formula(c, t), None if "experts" in t else c["G"]
+    return gating | sort_slots(gating["experts"], c["G"] * c["P"], G)
 
 
 def gate_units(c: Case, t: Tensors, want: Tensors, d: Tensor) -> dict[str, float]:
@@ -360,8 +368,17 @@ OPS = {
     "grouped_gate": Op(
         gate_fields,
         gate_values,
-        gate_call,
+        lambda c, t: choose(moge_ops.grouped_gate, c, t)._asdict(),
         gate_formula,
+        ("logits", "router_scale"),
+        gate_units,
+        wide=True,
+    ),
+    "gate_and_route": Op(
+        gate_fields,
+        gate_values,
+        both_call,
+        both_formula,
         ("logits", "router_scale"),
         gate_units,
         wide=True,

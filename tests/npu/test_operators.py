@@ -229,8 +229,9 @@ def test_what_a_forward_pass_keeps() -> None:
     pre, out = 4 * T * K * 2 * F, 4 * T * H
     assert pre + out <= kept <= pre + out + 4096
     peak = torch.npu.max_memory_allocated() - before
-    # beside them rows [N, H], act [N, F], their product [N, H], and what the cube cores hand over
-    ring = 4 * _C.grouped_mlp_ring(shape=_C.GemmShape(N=T * K, E=E, O=2 * F, I=H))
-    assert peak <= kept + 4 * T * K * (2 * H + F) + ring + 4096
+    # beside them rows [N, H], which become the product's, act [N, F], and what the cube cores hand
+    # over
+    ring = 4 * _C.grouped_mlp_ring(shape=_C.MlpShape(T=T, K=K, E=E, H=H, F=F))
+    assert peak <= kept + 4 * T * K * (H + F) + ring + 4096
     del y
     assert torch.npu.memory_allocated() == before
