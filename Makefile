@@ -6,7 +6,7 @@ SHELL := bash
 .PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem test-engines test-npu \
 	test-npu-oldest test-vllm hub check typecheck-ascend demo train-demo quantize-demo balance bench gates \
 	fuzz gpu docs docs-serve docs-look \
-	gpu-static gpu-wheels triton-ascend ascend-counters ascend-model mutants clean
+	gpu-static gpu-wheels triton-ascend ascend-counters ascend-model ascend-decode mutants clean
 
 PYTHON ?= python3
 ARGS ?=
@@ -135,6 +135,9 @@ ascend-counters: .venv/made ## what the Ascend C kernels do, emulated, into benc
 
 ascend-model: .venv/made ## modelled times of the Ascend C kernels beside published ones, into bench/results
 	@.venv/bin/python bench/ascend/ascend_model.py $(ARGS)
+
+ascend-decode: .venv/made ## the paper's decode step, modelled, into bench/results
+	@.venv/bin/python bench/ascend/decode_step.py $(ARGS)
 
 gpu-static: .venv/made ## what our GPU kernels and the peers' compile to, into bench/results; no GPU needed
 	@TRITON_INTERPRET=0 .venv/bin/python bench/static/gpu_static.py $(ARGS)

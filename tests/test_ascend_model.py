@@ -173,6 +173,20 @@ def test_the_committed_times_are_those_of_the_model(model: ModuleType, device: s
 
 
 @pytest.mark.slow
+def test_the_committed_decode_step_is_that_of_the_model() -> None:
+    with mock.patch.object(sys, "path", [str(BENCH / "ascend"), *sys.path]):
+        decode = importlib.import_module("decode_step")
+    plan = next(plan for plan in decode.plans() if plan.expert_ranks == 4)
+    committed = [
+        row
+        for row in read("ascend_decode.csv")
+        if (row["plan"], row["chip"]) == (plan.name, plan.chip.name)
+    ]
+    found = [{key: str(value) for key, value in row.items()} for row in decode.table(plan)]
+    assert found == committed
+
+
+@pytest.mark.slow
 def test_the_committed_check_is_that_of_the_model(model: ModuleType) -> None:
     committed = {row["case"]: row for row in read("ascend_model_check.csv")}
     cases = {case.case: case for case in model.published()}
