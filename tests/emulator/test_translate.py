@@ -22,6 +22,7 @@ def test_a_launch_becomes_a_call(source: str, kernel: str, arguments: str) -> No
     translated = translate.translate(source, KINDS)
     assert "::emulator::host::On(::emulator::KernelType::kVector, " in translated
     assert "<<<" not in translated
+    assert "\\n," not in translated  # between the arguments' names, by which a report calls them
     assert kernel in translated
     assert arguments in translated
 
