@@ -222,8 +222,9 @@ def calls(package: Any, ids: Tensor) -> dict[str, Callable[[dict[str, Tensor]], 
             x["x"], x["w_gate_up"], x["w_down"], x["weights"], routing
         ),
         "load_balance_loss": lambda x: package.load_balance_loss(x["logits"], ids),
+        # not in 16 bits: the loss does not say how far they are rounded
         "load_balance_loss_from_probs": lambda x: package.load_balance_loss_from_probs(
-            x["logits"].softmax(-1), counts
+            x["logits"].softmax(-1, torch.promote_types(x["logits"].dtype, torch.float32)), counts
         ),
         "router_z_loss": lambda x: package.router_z_loss(x["logits"]),
     }
