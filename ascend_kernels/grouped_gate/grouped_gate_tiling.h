@@ -18,7 +18,7 @@ struct GroupedGateTiling {
   uint32_t has_router_scale;
   uint32_t given;        // the experts, which then may be any ids
   uint32_t has_counts;   // else the rest of the launch finds them
-  uint32_t tile_tokens;  // forward: the cores share tiles of so many tokens
+  uint32_t tile_tokens;  // forward: a core gets whole tiles of this many tokens
 };
 
 #endif  // MOGE_ASCEND_GROUPED_GATE_TILING_H_

@@ -19,8 +19,8 @@ constexpr uint32_t kBlock = kPerBlock<float>;
 // Tokens of a tile, a power of two. With 48 cores, a core has 171 of 8192: larger tiles are not
 // full, and instructions are long enough as they are.
 constexpr uint32_t kLeastTile = 16, kMostTile = 64;
-// A group of so many experts is chosen from by blocks: with fewer, less cycles do not outweigh more
-// instructions.
+// The choice goes by blocks in groups of at least this many experts. In smaller ones that saves
+// cycles too, but the time for more instructions is longer than what it saves.
 constexpr uint32_t kFromBlocks = 128;
 constexpr uint32_t kSide = 16;  // a transposition turns 16 x 8 elements
 

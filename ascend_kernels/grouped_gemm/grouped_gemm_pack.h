@@ -32,8 +32,8 @@ namespace packing {
 constexpr uint16_t kSlotFilled = 0, kSlotFree = 1, kAllThere = 2;  // flags between the cores
 }
 
-// How many experts' weights dX has room for: the one that cube cores read, the next, which slower
-// cores have not reached, and one that is packed. With more of them L2 does not hold the slots.
+// Experts whose weights dX has room for: fast cube cores read one, slow ones still read the one
+// before it, and the vector cores pack a third. Four would not stay in L2.
 constexpr uint32_t kPackSlots = 3;
 
 // Whether the right factor is packed: one of few rows is read too seldom to be worth it.

@@ -84,8 +84,8 @@ __aicore__ inline Span CutEvenly(uint32_t total, uint32_t pieces, uint32_t i) {
 
 // kRaggedDepth: the experts' rows are the depth (dW); else they are the rows of the result.
 // kMaxC: the most columns that a tile may have.
-// kPlanes: the left factor has so many rows for each that the offsets count. With more than one, a
-// fractal of the tile stays free.
+// kPlanes: how many rows the left factor has for each row that the offsets count. If that is more
+// than one, the last fractal of a tile stays free.
 template <bool kRaggedDepth, uint32_t kMaxC, uint32_t kPlanes = 1>
 class TileScheduler {
  public:

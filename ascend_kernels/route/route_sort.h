@@ -6,7 +6,7 @@
 
 namespace moge {
 
-constexpr uint32_t kSortRun = 32;   // Sort32 sorts so many at once
+constexpr uint32_t kSortRun = 32;   // what Sort32 sorts at once
 constexpr uint32_t kPairWords = 2;  // a sorted list has pairs: the key, and a word that goes along
 
 // Merges each four lists of `length` pairs; the last list may be shorter.

@@ -116,7 +116,7 @@ class CoreSchedule {
       end = std::max(end, server.free);
     };
     serve(shared_.l2, traffic.l2);
-    // Requests that wait for each other at a line hold up those behind them.
+    // Cores that ask for the same line are answered one by one, and later requests wait.
     const size_t cores = core_.IsCube() ? shared_.cubes : shared_.vectors;
     serve(shared_.memory, static_cast<double>(traffic.memory), MemoryShare(transfer, cores),
           traffic.same * kSameLine);

@@ -79,9 +79,9 @@ double PortRate(pipe_t pipe, bool cube) {
   return pipe == PIPE_FIX ? kFixpipePort : cube ? kCubePort : kVectorPort;
 }
 
-// Of `channels` servers, to which `lines` requests go at random, so many are busy: what a closed
-// network of queues gives. Where rows touch or lie near each other, lines take the channels in
-// turn.
+// The share of memory's channels that is busy while requests go to them at random, by the formula
+// of a closed network of queues. Rows that touch or lie near each other take the channels in turn,
+// and keep all of them busy.
 double MemoryShare(const Transfer& transfer, size_t cores) {
   if (transfer.rows == 1 || transfer.writes) return 1;
   const bool parts = transfer.bypass && transfer.row_bytes < kLineBytes;
