@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moge_ops import _checks
 
-__all__ = ["Sampler", "left_padded"]
+__all__ = ["Sampler", "draw", "left_padded"]
 
 
 def left_padded(
@@ -95,23 +95,64 @@ class Sampler:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """``[B, V] -> [B]`` int64.
+        """``[..., V] -> [...]`` int64.
 
         Raises:
             ValueError: The largest logit of a row is NaN or infinite; others may be -inf.
         """
-        V = logits.shape[-1]
-        best = logits.amax(-1, keepdim=True).float()  # NaN counts as the largest
-        if not best.isfinite().all():
-            raise ValueError(f"the logits are not finite, the largest is {best.max().item()}")
         if self.temperature == 0.0:
-            return logits.argmax(-1)
+            return self._likeliest(logits).squeeze(-1)
+        probs, ids = self._filtered(logits)
+        return ids.gather(-1, draw(probs, self.generator).unsqueeze(-1)).squeeze(-1)
+
+    def distribution(self, logits: Tensor) -> Tensor:
+        """The probabilities that a call draws from, ``[..., V] -> [..., V]`` float32.
+
+        Raises:
+            ValueError: As in a call.
+        """
+        dense = torch.zeros(logits.shape, dtype=torch.float32, device=logits.device)
+        if self.temperature == 0.0:
+            return dense.scatter_(-1, self._likeliest(logits), 1.0)
+        probs, ids = self._filtered(logits)
+        return dense.scatter_(-1, ids, probs / probs.sum(-1, keepdim=True))
+
+    def _likeliest(self, logits: Tensor) -> Tensor:
+        """``[..., V] -> [..., 1]``; raises unless the largest logit is finite."""
+        ids = logits.argmax(-1, keepdim=True)
+        _finite(logits.gather(-1, ids))
+        return ids
+
+    def _filtered(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The candidates' weights, largest first and 0 where ``top_p`` leaves one out; their ids.
+
+        Both are ``[..., top_k]``; the weights do not add up to 1.
+        """
+        V = logits.shape[-1]
         # only the candidates are sorted: by default 50 of 153376 ids
         values, ids = logits.float().topk(min(self.top_k or V, V))
+        best = values[..., :1]
+        _finite(best)
         # differences, because logits / temperature may be too large; these become -inf at most
         limits = torch.finfo(torch.float32)
         scaled = (values - best) / min(max(self.temperature, limits.tiny), limits.max)
-        probs = scaled.softmax(-1)  # [B, top_k], largest first
+        probs = scaled.softmax(-1)  # [..., top_k], largest first
         # a token stays if those before it do not reach top_p, so the first one always stays
         probs = probs.masked_fill(probs.cumsum(-1) - probs >= self.top_p, 0.0)
-        return ids.gather(-1, torch.multinomial(probs, 1, generator=self.generator)).squeeze(-1)
+        return probs, ids
+
+
+def draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """An id with a chance in proportion to its weight, ``[..., V] -> [...]`` int64.
+
+    Of clocks that ring at these rates, the first one is each with that chance. It is what
+    ``torch.multinomial`` does for one draw, whose checks would take longer than the draw.
+    """
+    clocks = torch.empty_like(weights).exponential_(generator=generator)
+    return (weights / clocks).argmax(-1)
+
+
+def _finite(best: Tensor) -> None:
+    """Raises ValueError unless the largest logits are finite; NaN counts as the largest."""
+    if (best - best).any():  # 0, or NaN
+        raise ValueError(f"the logits are not finite, the largest is {best.float().max().item()}")

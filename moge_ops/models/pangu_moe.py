@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from moge_ops import _checks
+from moge_ops.models._steps import Hook, Step, Steps
+from moge_ops.models.cache import Cache, KVCache, rotation
 from moge_ops.models.generation import Sampler, left_padded
-from moge_ops.nn import FrozenWeight, MoGE
+from moge_ops.models.speculation import Draft, make_draft
+from moge_ops.nn import FrozenWeight, MoGE, PooledWeight
 from moge_ops.ops.grouped_gate import Gating
 from moge_ops.ops.load_balance_loss import load_balance_loss
 
 IGNORED = -100  # label of a token that the loss leaves out
-OPTIONAL = ("num_groups", "max_position_embeddings")  # sizes that a config.json may lack
+# sizes that a config.json may lack, and those that may be 0
+OPTIONAL = ("num_groups", "max_position_embeddings", "num_nextn_predict_layers")
+MAY_BE_ZERO = ("shared_expert_intermediate_size", "num_nextn_predict_layers")
 ROUTER_DTYPES = ("float64", "float32", "bfloat16", "float16")
 MULTIPLES = {  # a size -> the size that it must be a multiple of
     "hidden_size": "num_attention_heads",
@@ -62,7 +67,8 @@ class PanguMoEConfig:
 
     The released files do not give the number of groups: it is 8, unless ``num_groups`` or
     ``router_n_groups`` says otherwise. ``router_dtype`` is the dtype of the routers' parameters in
-    a new model, as in :class:`moge_ops.nn.MoGE`; files keep the dtypes that they have. ``extra``
+    a new model, as in :class:`moge_ops.nn.MoGE`; files keep the dtypes that they have.
+    ``num_nextn_predict_layers`` is the number of :class:`moge_ops.models.mtp.MTPHead`. ``extra``
     holds the file as it was read, so that keys that are unknown here are written back.
 
     Raises:
@@ -91,11 +97,12 @@ class PanguMoEConfig:
     router_dtype: str | None = None
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 45892
+    num_nextn_predict_layers: int = 0
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for name in self._sizes():
-            least, value = int(name != "shared_expert_intermediate_size"), getattr(self, name)
+            least, value = int(name not in MAY_BE_ZERO), getattr(self, name)
             if not _is_int(value) or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}, got {value!r:.200}")
             if value > _checks.MOST_SIZE:
@@ -168,55 +175,6 @@ class PanguMoEConfig:
         }
 
 
-class Cache(Protocol):
-    """Keys and values of earlier tokens: :class:`KVCache`, or one of transformers' classes."""
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
-        """Adds ``[B, C, L, D]`` to a layer's tokens; returns all of them, ``[B, C, S, D]``."""
-
-
-class KVCache:
-    """Keys and values of all layers, allocated once, in the model's dtype.
-
-    Args:
-        config: The model's configuration.
-        batch: B, rows of the batch.
-        max_length: Most tokens of a row, padding included.
-        kv_heads: C on this device, if the heads are split over devices; by default the config's.
-        device, dtype: Those of the model.
-
-    Attributes:
-        kv: ``[layers, 2, B, C, max_length, D]``.
-        length: Tokens of a row that are in the cache, padding included; a forward advances it.
-    """
-
-    def __init__(
-        self,
-        config: PanguMoEConfig,
-        batch: int,
-        max_length: int,
-        *,
-        kv_heads: int | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        C = config.num_key_value_heads if kv_heads is None else kv_heads
-        heads = (C, max_length, config.head_dim)
-        shape = (config.num_hidden_layers, 2, batch, *heads)
-        self.kv = torch.empty(shape, device=device, dtype=dtype)
-        self.length = 0
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
-        """Adds ``[B, C, L, D]`` to a layer's tokens; returns all of them, ``[B, C, S, D]``.
-
-        A forward of the model advances ``length`` after all layers.
-        """
-        k, v = self.kv[layer, :, :, :, : self.length + keys.shape[2]]
-        k[:, :, self.length :] = keys
-        v[:, :, self.length :] = values
-        return k, v
-
-
 class Context(NamedTuple):
     """What all layers of one forward share."""
 
@@ -229,19 +187,21 @@ class Context(NamedTuple):
     attend: Callable[["Attention", Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
-def rotation(positions: Tensor, config: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``cos`` and ``sin`` of a :class:`Context` for positions ``[B or 1, L]``."""
-    D = config.head_dim
-    powers = torch.arange(0, D, 2, device=positions.device, dtype=torch.float32) / D
-    angles = positions[..., None, None, None] * float(config.rope_theta) ** -powers
-    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
-    return cos, torch.cat([-sin, sin], -2)
-
-
 def rotate(x: Tensor, context: Context) -> Tensor:
     """Rotates the pairs ``(x[i], x[i + D/2])`` of ``[B, L, heads, D]`` by the position's angles."""
     halves = x.view(*x.shape[:-1], 2, -1)  # [B, L, heads, 2, D/2]
     return torch.addcmul(halves * context.cos, halves.flip(-2), context.sin).flatten(-2)
+
+
+def seen_by(own: Tensor, real: Tensor, rows: Tensor) -> Tensor:
+    """The mask ``[B, 1, L, S]`` of new tokens in the columns ``own``, ``[L]`` or ``[B, L]``.
+
+    ``real`` ``[B, S]`` and ``rows`` ``[B, L]`` are false at padding.
+    """
+    columns = torch.arange(real.shape[1], device=real.device)
+    # a query that sees nothing becomes NaN, so padding sees the tokens before it
+    seen = real[:, None, :] | ~rows[:, :, None]  # [B, L, S]
+    return (seen & (columns <= own[..., None])).unsqueeze(1)
 
 
 def attend(attention: "Attention", q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -297,7 +257,9 @@ class Norm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., H] -> [..., H]``, in the dtype of ``x``."""
-        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+        weight = self.weight
+        y = F.rms_norm(x.to(weight.dtype), self.normalized_shape, weight, self.eps)
+        return y.to(x.dtype)
 
 
 class Layer(nn.Module):
@@ -426,11 +388,16 @@ class PanguMoEForCausalLM(nn.Module):
     :func:`moge_ops.models.checkpoint.from_pretrained` starts from one.
 
     Attributes:
+        mtp: The :class:`moge_ops.models.mtp.MTPHead` modules, ``num_nextn_predict_layers`` of them.
+            A forward and the loss leave them out; :func:`moge_ops.models.mtp.losses` trains them,
+            and ``generate(draft="mtp")`` drafts with them.
         gradient_checkpointing: Whether the backward pass recomputes the layers' activations
             instead of keeping them. Off at first.
     """
 
     def __init__(self, config: PanguMoEConfig) -> None:
+        from moge_ops.models.mtp import MTPHead  # its layer is this file's
+
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
@@ -439,6 +406,8 @@ class PanguMoEForCausalLM(nn.Module):
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
         self.norm = Norm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        heads = range(config.num_nextn_predict_layers)
+        self.mtp = nn.ModuleList(MTPHead(config) for _ in heads)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -452,14 +421,20 @@ class PanguMoEForCausalLM(nn.Module):
     def parameter_counts(self) -> tuple[int, int]:
         """All parameters, and the active ones: those without the experts that a token skips.
 
-        A quantised weight counts as the numbers that it stands for.
+        A quantised weight counts as the numbers that it stands for, and so does an offloaded one.
+        Heads that predict further tokens are none of the active ones, as the next token does not
+        need them.
         """
-        total = sum(p.numel() for p in self.parameters())
-        total += sum(math.prod(w.shape) for w in self.modules() if isinstance(w, FrozenWeight))
-        c = self.config
+        elsewhere = (FrozenWeight, PooledWeight)
+
+        def count(part: nn.Module) -> int:
+            theirs = (math.prod(w.shape) for w in part.modules() if isinstance(w, elsewhere))
+            return sum(p.numel() for p in part.parameters()) + sum(theirs)
+
+        total, c = count(self), self.config
         skipped = c.num_experts - c.num_experts_per_tok
         expert = 3 * c.moe_intermediate_size * c.hidden_size
-        return total, total - c.num_hidden_layers * skipped * expert
+        return total, total - count(self.mtp) - c.num_hidden_layers * skipped * expert
 
     def new_cache(self, batch: int, max_length: int) -> KVCache:
         """A cache for ``batch`` rows of at most ``max_length`` tokens."""
@@ -469,22 +444,50 @@ class PanguMoEForCausalLM(nn.Module):
         )
 
     def _context(
-        self, x: Tensor, shape: tuple[int, int], attention_mask: Tensor | None, start: int
+        self,
+        x: Tensor,
+        shape: tuple[int, int],
+        attention_mask: Tensor | None,
+        cache: KVCache | None,
     ) -> Context:
-        L = shape[1]
-        columns = torch.arange(start + L, device=x.device)  # [S]
-        positions = columns[start:].unsqueeze(0)  # [1, L]
-        mask = rows = None
+        """What the layers share; a cache with rows of several lengths also learns its places."""
+        if cache is not None and cache.lengths is not None:
+            return self._uneven_context(x, shape, attention_mask, cache)
+        start, L = 0 if cache is None else cache.length, shape[1]
+        mask = rows = positions = None
         if attention_mask is not None:
             real = attention_mask.bool()  # [B, S]
             rows = real[:, start:]
             positions = (real.cumsum(-1) - 1).clamp_min(0)[:, start:]  # [B, L]
-            # a query that sees nothing becomes NaN, so padding sees the tokens before it
-            seen = real[:, None, :] | ~rows[:, :, None]  # [B, L, S]
-            mask = (seen & (columns <= columns[start:, None])).unsqueeze(1)
+            mask = seen_by(torch.arange(start, start + L, device=x.device), real, rows)
         elif start and L > 1:
+            columns = torch.arange(start + L, device=x.device)  # [S]
             mask = (columns <= columns[start:, None])[None, None]
-        return Context(*rotation(positions, self.config, x.dtype), mask, rows, shape, attend)
+        if cache is not None:
+            turns = cache.rotation(positions, L)
+        else:
+            if positions is None:
+                positions = torch.arange(L, device=x.device).unsqueeze(0)
+            turns = rotation(positions, self.config, x.dtype)
+        return Context(*turns, mask, rows, shape, attend)
+
+    def _uneven_context(
+        self, x: Tensor, shape: tuple[int, int], attention_mask: Tensor | None, cache: KVCache
+    ) -> Context:
+        """The same where each row's tokens go to a column of their own."""
+        assert cache.lengths is not None
+        B, L = shape
+        S = cache.length + L if attention_mask is None else attention_mask.shape[1]
+        own = cache.lengths[:, None] + torch.arange(L, device=x.device)  # [B, L]
+        real = own.new_ones((B, S), dtype=torch.bool)
+        if attention_mask is not None:
+            real = attention_mask.bool()
+        beyond = F.pad(real, (0, L))  # padding may stick out of the S columns
+        rows = beyond.gather(1, own)  # [B, L]
+        positions = (beyond.cumsum(-1) - 1).clamp_min(0).gather(1, own)
+        cache.place(rows, S)
+        mask = seen_by(own, real, rows)
+        return Context(*cache.rotation(positions, L), mask, rows, shape, attend)
 
     def forward(
         self,
@@ -501,7 +504,9 @@ class PanguMoEForCausalLM(nn.Module):
         Args:
             input_ids: ``[B, L]``, integers in [0, V).
             attention_mask: ``[B, S]``, cached tokens included: 0 at padding, which no other token
-                sees and which positions do not count.
+                sees and which positions do not count. Its columns are the cache's: where rows
+                differ in length, S is the longest length + L, or less if the cache is full, and
+                the new tokens of row b begin in column ``lengths[b]``, padding last.
             cache: Keys and values of the tokens before these; a forward adds its own.
             logits_to_keep: Number of last tokens whose logits are returned; 0 for all.
             return_details: Also return the hidden states and what the routers did.
@@ -516,10 +521,36 @@ class PanguMoEForCausalLM(nn.Module):
             ValueError: A shape does not fit, the cache is too small, or an id is out of range
                 (checked on the CPU; other devices assert it in their kernels).
         """
+        x, hidden_states, router_logits, gating = self._layers(
+            input_ids, attention_mask, cache, routing, details=return_details
+        )
+        x = self.norm(x[:, -logits_to_keep:])
+        logits: Tensor = self.lm_head(x)
+        if not return_details:
+            return logits
+        return PanguMoEOutput(logits, [*hidden_states[:-1], x], router_logits, gating)
+
+    def _layers(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        cache: KVCache | None,
+        routing: Tensor | Sequence[Tensor] | None = None,
+        *,
+        details: bool = False,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Gating]]:
+        """What a forward does before the last norm; the arguments are those of :meth:`forward`.
+
+        Returns:
+            ``[B, L, H]`` after the last layer, and with ``details`` those before every layer, after
+            the last one too, and what the routers did.
+        """
         _checks.tensors(("input_ids", input_ids, "[B, L]", _checks.IDS))
         B, L = input_ids.shape
         start = 0 if cache is None else cache.length
         S = start + L
+        if cache is not None and cache.lengths is not None and attention_mask is not None:
+            S = min(S, cache.kv.shape[4])  # only padding may stick out
         if attention_mask is not None:
             _checks.shape("attention_mask", attention_mask, "[B, S]", (B, S))
         if cache is not None:
@@ -533,7 +564,7 @@ class PanguMoEForCausalLM(nn.Module):
             V, got = self.config.vocab_size, f"{int(input_ids.min())} to {int(input_ids.max())}"
             raise ValueError(f"input_ids must be in [0, {V}), got {got}") from error
 
-        context = self._context(x, (B, L), attention_mask, start)
+        context = self._context(x, (B, L), attention_mask, cache)
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         hidden_states, router_logits, gating = [x], [], []
         for layer, ids in zip(self.layers, of_layers(routing, self.config, (B, L)), strict=True):
@@ -541,17 +572,13 @@ class PanguMoEForCausalLM(nn.Module):
                 x, scores, gates = checkpoint(layer, x, context, cache, ids, use_reentrant=False)
             else:
                 x, scores, gates = layer(x, context, cache, ids)
-            if return_details:
+            if details:
                 hidden_states.append(x)
                 router_logits.append(scores)
                 gating.append(gates)
         if cache is not None:
-            cache.length = S
-        x = self.norm(x[:, -logits_to_keep:])
-        logits: Tensor = self.lm_head(x)
-        if not return_details:
-            return logits
-        return PanguMoEOutput(logits, [*hidden_states[:-1], x], router_logits, gating)
+            cache.advance(context.rows, S)
+        return x, hidden_states, router_logits, gating
 
     def loss(
         self,
@@ -593,6 +620,9 @@ class PanguMoEForCausalLM(nn.Module):
         generator: torch.Generator | None = None,
         streamer: Callable[[Tensor], object] | None = None,
         cache: KVCache | None = None,
+        draft: str | nn.Module | Draft | None = None,
+        draft_tokens: int = 3,
+        hook: Hook | None = None,
     ) -> Tensor:
         """Continues every prompt. The defaults are the published sampling settings.
 
@@ -604,18 +634,29 @@ class PanguMoEForCausalLM(nn.Module):
                 :class:`moge_ops.models.generation.Sampler`; temperature 0 is greedy.
             eos_token_id: One or more ids that end a row; by default the config's, ``()`` for none.
             pad_token_id: Fills shorter prompts on the left and ended rows on the right.
-            streamer: Called in every step with the chosen ids ``[B]``.
+            streamer: Called in every step with the chosen ids ``[B]``. With ``draft`` or ``hook``
+                a step may have several calls, and an id is -1 where a row has none.
             cache: Used from its start, in place of a new one.
+            draft: Guesses the next tokens, which the model then verifies in one forward: "lookup"
+                (:class:`moge_ops.models.speculation.PromptLookup`), "mtp" (the model's own heads),
+                a smaller model of the same vocabulary, or another
+                :class:`moge_ops.models.speculation.Draft`. Greedy tokens are the same as without,
+                up to rounding; sampled ones have the same distribution.
+            draft_tokens: Most guesses of a step.
+            hook: Called after every step with each row's new ids, none for a row that has ended.
+                The ids that it returns for a row come next there, as if the model had chosen them.
 
         Returns:
             ``[B, L + n]`` int64, prompts and continuations; n is ``max_new_tokens``, or less if all
             rows have ended before. The host waits for the device in every step.
 
         Raises:
-            TypeError: ``input_ids`` are not integers, or ``top_k`` is not an int.
+            TypeError: ``input_ids`` are not integers, ``top_k`` or ``draft_tokens`` is not an int,
+                or ``draft`` is no draft.
             ValueError: A prompt is empty, an id or a setting is out of range, padding is not on the
-                left, there are more tokens than the cache or the model's positions hold, or the
-                logits are not finite, because weights or settings are damaged or too large.
+                left, there are more tokens than the cache or the model's positions hold, the
+                logits are not finite, because weights or settings are damaged or too large, the
+                draft has another vocabulary, or the hook names a row or an id that does not exist.
         """
         if max_new_tokens < 0:
             raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
@@ -623,6 +664,8 @@ class PanguMoEForCausalLM(nn.Module):
         if not 0 <= pad_token_id < V:
             raise ValueError(f"pad_token_id must be in [0, {V}), got {pad_token_id}")
         sampler = Sampler(temperature, top_k, top_p, generator)
+        guesser = None if draft is None else make_draft(draft)
+        _checks.integer("draft_tokens", draft_tokens, least=1)
         ids, mask = left_padded(
             input_ids, attention_mask, pad=pad_token_id, vocab_size=V, device=embed.device
         )
@@ -634,25 +677,43 @@ class PanguMoEForCausalLM(nn.Module):
                 f"prompt and new tokens must fit into {room}, got {L} + {max_new_tokens}"
             )
         cache = self.new_cache(B, L + max_new_tokens) if cache is None else cache
-        cache.length = 0
+        cache.keep([0] * B)
         eos = self.config.eos_token_id if eos_token_id is None else eos_token_id
-        ends = ids.new_tensor([eos] if isinstance(eos, int) else list(eos or ()))
-
-        out, step = [ids], ids
+        ends = [eos] if isinstance(eos, int) else list(eos or ())
+        steps = Steps(ids, mask, max_new_tokens, ends, pad_token_id)
         with torch.inference_mode():
-            done = torch.zeros(B, dtype=torch.bool, device=ids.device)
-            for n in range(max_new_tokens):
-                seen = None if mask is None else F.pad(mask, (0, n), value=1)  # [B, L + n]
-                logits = self(step, seen, cache, logits_to_keep=1)[:, -1]  # [B, V]
+            if guesser is not None:
+                guesser.passes = guesser.proposed = guesser.accepted = 0
+                guesser.start(self, ids, mask, L + max_new_tokens + draft_tokens, sampler)
+            step = steps.first()
+            while steps.alive:
+                logits, hidden = self._step(step, cache, hidden=guesser is not None)
                 try:
-                    chosen = sampler(logits).masked_fill(done, pad_token_id)  # [B]
+                    new = steps.choose(step, logits, sampler)  # of every row
                 except ValueError as error:
-                    raise ValueError(f"new token {n}: {error}") from None
-                step = chosen.unsqueeze(1)
-                out.append(step)
+                    raise ValueError(f"new token {steps.longest}: {error}") from None
+                cache.keep(steps.lengths)
                 if streamer is not None:
-                    streamer(chosen)
-                done |= torch.isin(chosen, ends)
-                if done.all():
-                    break
-        return torch.cat(out, 1)  # outside inference mode, so that autograd takes the tensor
+                    steps.stream(new, streamer, whole=guesser is None and hook is None)
+                if hook is not None:
+                    steps.force(hook([list(row) for row in new]), V)
+                proposal = None
+                if guesser is not None and hidden is not None:
+                    steps.count(step, guesser)
+                    most = min(draft_tokens, steps.left - 1)
+                    if most > 0:
+                        proposal = guesser.propose(steps.accepted(step, new, hidden), most)
+                step = steps.next(cache, proposal)
+        # outside inference mode, so that autograd takes the tensor
+        return torch.cat([ids, steps.result()], 1)
+
+    def _step(self, step: Step, cache: KVCache, *, hidden: bool) -> tuple[Tensor, Tensor | None]:
+        """Logits ``[B, m + 1, V]`` of a step, the last ones alone where nothing is to be verified.
+
+        With ``hidden``, also the states ``[B, L, H]`` after the last norm.
+        """
+        last = int(not any(step.rows))
+        if not hidden:
+            return self(step.ids, step.mask, cache, logits_to_keep=last), None
+        states = self.norm(self._layers(step.ids, step.mask, cache)[0])
+        return self.lm_head(states[:, -last:]), states
