@@ -4,7 +4,8 @@ The twin is the same model with one group, so a token takes the best K of all ex
 from the same weights and see the same batches. Recorded are the losses, and how many expert
 evaluations fall to each of eight devices that hold neighbouring experts. What the CSV holds is what
 the picture shows. The experts that held-out tokens chose at the end go into an .npz, which
-`balance.py` reads.
+`balance.py` reads. With `--mtp` both models also learn to predict further tokens, with which
+`moge-ops generate --draft mtp` drafts.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from torch import Tensor
 
-from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
+from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, mtp
 from moge_ops.models.checkpoint import save_pretrained
 from moge_ops.models.pangu_moe import losses
 from moge_ops.models.tokenizer import BOS, CLOSE, Tokenizer, write_byte_tokenizer
@@ -37,6 +38,7 @@ TEXT = Path(__file__).resolve().parent / "data" / "pentateuch.txt"
 HELD_OUT = 0.1  # share of the text, at its end
 LOOKS = {MOGE: ("#D55E00", "-"), TOP_K: ("#0072B2", "--")}  # Okabe and Ito's
 PROMPT = "In the beginning God"
+MTP_FACTOR = 0.3  # of the loss of further tokens: arXiv:2412.19437, section 4.2
 
 # the released model's proportions, at a fortieth of its width
 MODEL = PanguMoEConfig(
@@ -99,6 +101,12 @@ def held_out_loss(model: PanguMoEForCausalLM, text: Text) -> float:
     return float(torch.stack(found).mean())
 
 
+def held_out_loss_of_heads(model: PanguMoEForCausalLM, text: Text) -> float:
+    with torch.inference_mode():
+        found = [mtp.losses(model, model(x, return_details=True), x)[0] for x in text.held_out]
+    return float(torch.stack(found).mean())
+
+
 def chosen_experts(model: PanguMoEForCausalLM, text: Text) -> Tensor:
     """``[layers, T, K]``: the experts of every second batch of held-out text."""
     with torch.inference_mode():
@@ -141,7 +149,11 @@ def train(
         if step == args.steps:
             break
         optimizer.zero_grad()
-        (cross_entropy + config.router_aux_loss_coef * balance).backward()
+        loss = cross_entropy + config.router_aux_loss_coef * balance
+        if len(model.mtp):
+            further, balance = mtp.losses(model, out, x)
+            loss = loss + MTP_FACTOR * further + config.router_aux_loss_coef * balance
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, args.steps, args.learning_rate)
@@ -214,6 +226,7 @@ OPTIONS = {
     "length": (256, 2, "bytes of a piece"),  # a byte to predict, and one before it
     "every": (10, 1, "steps from one record to the next"),
     "seed": (0, -sys.maxsize, "seed of the weights and the batches"),
+    "mtp": (0, 0, "heads that predict further tokens, in both models"),
 }
 
 
@@ -230,6 +243,8 @@ def parse() -> argparse.Namespace:
     most = min(int(TEXT.stat().st_size * HELD_OUT), MODEL.max_position_embeddings)
     if args.length > most:
         parser.error(f"--length must be at most {most}, got {args.length}")
+    if args.mtp > args.length - 2:
+        parser.error(f"--mtp must be at most --length - 2 = {args.length - 2}, got {args.mtp}")
     return args
 
 
@@ -244,6 +259,7 @@ def main() -> int:
         vocab_size=tokenizer.size,
         bos_token_id=tokenizer.id_of(BOS),
         eos_token_id=tokenizer.id_of(CLOSE),
+        num_nextn_predict_layers=args.mtp,
     )
     total, active = PanguMoEForCausalLM(config).parameter_counts()
     here = harness.environment()
@@ -279,6 +295,9 @@ def main() -> int:
             if name == MOGE:
                 moge = model
     console.print(table)
+    if args.mtp:
+        further = held_out_loss_of_heads(moge, text)
+        console.print(f"Heads of MoGE: held-out loss {further:.4f}, mean over {args.mtp}")
 
     path = args.out / "train.csv"
     harness.write(path, rows)

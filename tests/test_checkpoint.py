@@ -278,7 +278,7 @@ from moge_ops.statistics import RouterStatistics
 
 model = from_pretrained(sys.argv[1])
 statistics = RouterStatistics()
-statistics.sums = {"task": {"layer": torch.ones(2, 4, 16, dtype=torch.float64)}}
+statistics.sums = {"task": {"layer": torch.ones(3, 4, 16, dtype=torch.float64)}}
 statistics.save(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 for write in (

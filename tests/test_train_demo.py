@@ -99,6 +99,19 @@ def test_the_model_can_be_generated_with(smoke: Path, capsys: pytest.CaptureFixt
     assert "prefill     7 tokens" in capsys.readouterr().err
 
 
+def test_heads_of_further_tokens_are_trained_and_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from moge_ops.models.checkpoint import from_pretrained
+
+    options = "--smoke --steps 3 --every 3 --batch 2 --length 32 --mtp 1"
+    assert run(*options.split(), "--out", tmp_path, "--save", tmp_path / "model") == 0
+    assert "Heads of MoGE: held-out loss" in capsys.readouterr().out
+    model = from_pretrained(tmp_path / "model")
+    assert len(model.mtp) == 1
+    assert not (model.mtp[0].get_parameter("enorm.weight") == 1.0).all()
+
+
 def test_the_committed_run_is_whole() -> None:
     rows = read(RESULTS / "train.csv")
     check_counts(rows)
@@ -119,6 +132,8 @@ def test_the_text_is_plain_and_small() -> None:
     [
         ("--steps 0", "--steps must be at least 1, got 0"),
         ("--length 1", "--length must be at least 2, got 1"),
+        ("--length 8 --mtp 7", "--mtp must be at most --length - 2 = 6, got 7"),
+        ("--mtp -1", "--mtp must be at least 0, got -1"),
         ("--length 5000", "--length must be at most 1024, got 5000"),
     ],
 )

@@ -357,6 +357,20 @@ def test_experts_of_other_devices_may_be_left_out(
         made.load_weights(left)
 
 
+def test_heads_of_further_tokens_are_left_out(theirs: ModuleType) -> None:
+    model, plain = reference(num_nextn_predict_layers=2), reference()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    ids, found = torch.randint(0, 50, (11,)), []
+    for each in (model, plain):
+        made = build(theirs, each)
+        made.load_weights(checkpoint.released(each))
+        found.append(made(ids, torch.arange(11)))
+    assert torch.equal(*found)
+    for name in ("model.layers.4.mlp.gate.weight", "model.layers.9.input_layernorm.weight"):
+        with pytest.raises(ValueError, match=f"unexpected: {name}$"):  # of no head
+            build(theirs, plain).load_weights(weights(plain, **{name: torch.zeros(32)}))
+
+
 def test_later_weights_come_one_by_one(theirs: ModuleType) -> None:
     """As a trainer sends them to the engine of its rollouts."""
     first, then = reference(), reference()

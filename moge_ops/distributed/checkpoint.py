@@ -36,7 +36,7 @@ def from_pretrained(
     """Loads a released folder into a parallel model.
 
     Every rank allocates its own parts only, and reads only these from the files: of a tensor that
-    is split, its slice.
+    is split, its slice. Heads that predict further tokens are not read.
 
     Args:
         folder, dtype: As in :func:`moge_ops.models.checkpoint.from_pretrained`; the device is the
@@ -57,7 +57,8 @@ def from_pretrained(
     for path in shards:
         with checkpoint.opened(path) as shard:
             for name in shard.keys():  # noqa: SIM118 - an opened file is no mapping
-                _read(shard.get_slice(name), *parts[name])
+                if name in parts:  # checked above; the model has no heads of further tokens
+                    _read(shard.get_slice(name), *parts[name])
     return model.eval()
 
 

@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from moge_ops.distributed._collectives import filled, gather, reduce_scatter
 from moge_ops.distributed._mesh import Plan, flat_group, own_part, size, split
-from moge_ops.nn import FrozenWeight, MoGE, MoGEOutput
+from moge_ops.nn import MoGE, MoGEOutput
 from moge_ops.ops.grouped_gate import Gating
 from moge_ops.ops.grouped_mlp import grouped_mlp
 from moge_ops.ops.route import route
@@ -93,8 +93,10 @@ class ExpertParallel(MoGE):
         plan = Plan() if plan is None else plan
         plan.check(mesh)
         w_gate_up, w_down = moge.w_gate_up, moge.w_down
-        if isinstance(w_gate_up, FrozenWeight) or isinstance(w_down, FrozenWeight):
-            raise ValueError("moge must have plain expert weights: quantised ones are not split")
+        if not isinstance(w_gate_up, Tensor) or not isinstance(w_down, Tensor):
+            raise ValueError(
+                "moge must have plain expert weights in memory: quantised ones are not split"
+            )
         shared = 0 if moge.shared_down is None else moge.shared_down.shape[1]
         plan.check_sizes(mesh, moge.num_groups, moge.w_down.shape[2], shared)
         # a module keeps its state in __dict__, so this copies options, buffers and hooks

@@ -1,5 +1,6 @@
 """The reference model over a mesh, with its collectives where H2P has them."""
 
+from dataclasses import replace
 from typing import TypeVar, cast
 
 import torch
@@ -11,7 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from moge_ops.distributed._collectives import filled, gather, reduce_scatter
 from moge_ops.distributed._mesh import Plan, check_divides, own_part, size, split
 from moge_ops.distributed.expert_parallel import ExpertParallel, gating_of
-from moge_ops.models.pangu_moe import Attention, Cache, Context, Layer, PanguMoEForCausalLM
+from moge_ops.models.cache import Cache
+from moge_ops.models.pangu_moe import Attention, Context, Layer, PanguMoEForCausalLM
 from moge_ops.nn import MoGE, MoGEOutput
 from moge_ops.ops.grouped_gate import Gating
 
@@ -217,7 +219,8 @@ def parallelize(
             layers, ``ceil(B·L / ranks along plan.heads)``.
 
     Returns:
-        The parallel module. All its parameters are DTensors on ``mesh``.
+        The parallel module. All its parameters are DTensors on ``mesh``. Heads that predict further
+        tokens are left out: ``num_nextn_predict_layers`` of its config is 0.
 
     Raises:
         TypeError: ``module`` is neither of the two.
@@ -238,6 +241,7 @@ def parallelize(
         check_divides(repr(plan.heads), size(mesh, plan.heads), name, getattr(c, name))
 
     shards = Shards(mesh, plan.heads)
+    module.mtp, module.config = nn.ModuleList(), replace(c, num_nextn_predict_layers=0)
     module.kv_heads //= shards.ranks
     model = cast(nn.Module, module)
     model.embed = _Embedding(module.embed, mesh, shards)

@@ -28,7 +28,7 @@ from moge_ops import _files
 from moge_ops.models import checkpoint, layout
 from moge_ops.models.pangu_moe import FIXED, PanguMoEConfig
 
-__all__ = ["checked", "load_released", "mixed", "stored", "written"]
+__all__ = ["checked", "load_released", "mixed", "names_of_heads", "stored", "written"]
 
 
 class _Join(Concatenate):
@@ -160,6 +160,11 @@ def load_released(
             found.add(parameter)
     for parameter in found - absent:
         state_dict[prefix + parameter] = module.get_parameter(parameter).detach()
+
+
+def names_of_heads(layers: int) -> str:
+    """A pattern of the tensors of heads that predict further tokens, numbered after the layers."""
+    return rf"\blayers\.(?!(?:{'|'.join(map(str, range(layers)))})\.)\d+\."
 
 
 def written(folder: Path) -> dict[Path, tuple[int, int]]:

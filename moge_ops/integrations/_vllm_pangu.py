@@ -3,11 +3,12 @@
 Attention, projections, norms, embeddings and experts are vLLM's, which split them over devices. The
 routing is :func:`moge_ops.grouped_gate`. Names and shapes of the tensors are checked against the
 released layout, because vLLM's loaders accept a tensor that is too large, of which they read a
-part, and a layer with some experts missing.
+part, and a layer with some experts missing. Heads that predict further tokens are left out.
 
 Source: Tang et al. 2025, "Pangu Pro MoE" (arXiv:2505.21411), as :mod:`moge_ops.models` has it.
 """
 
+import dataclasses
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -62,6 +63,7 @@ logger = logging.getLogger("vllm.moge_ops")
 
 ROUTER = re.compile(r"model\.layers\.(\d+)\.mlp\.(gate\.weight|router_scale)")
 EXPERT = re.compile(r"model\.layers\.(\d+)\.mlp\.experts\.(\d+)\.")
+LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)")
 
 
 class SharedExpert(nn.Module):
@@ -292,7 +294,8 @@ class PanguProMoEForCausalLM(nn.Module, SupportsPP):  # type: ignore[misc]
         self.quant_config = vllm_config.quant_config
         self.is_loaded = False
         self.folder = Path(vllm_config.model_config.model)
-        sizes = self.sizes = PanguMoEConfig.from_dict(self.config.to_dict())
+        sizes = PanguMoEConfig.from_dict(self.config.to_dict())
+        sizes = self.sizes = dataclasses.replace(sizes, num_nextn_predict_layers=0)
         self.model = PanguModel(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
         self.lm_head = ParallelLMHead(
             sizes.vocab_size, sizes.hidden_size, prefix=maybe_prefix(prefix, "lm_head")
@@ -330,6 +333,7 @@ class PanguProMoEForCausalLM(nn.Module, SupportsPP):  # type: ignore[misc]
             ValueError: Tensors are missing, unexpected or misshapen; the message names them.
         """
         shapes, problems = dict(released_shapes(self.sizes)), list[str]()
+        weights = self._without_heads(weights, problems)
         if self.quant_config is None:
             weights = self._checked(weights, shapes, problems)
         else:  # other names and shapes, which vLLM's format knows
@@ -342,6 +346,22 @@ class PanguProMoEForCausalLM(nn.Module, SupportsPP):  # type: ignore[misc]
         complain(self.folder, problems)
         self.is_loaded = True
         return loaded
+
+    def _without_heads(
+        self, weights: Iterable[tuple[str, Tensor]], problems: list[str]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The tensors of the layers; a layer after the last one must be a head, and is skipped."""
+        after: dict[str, str] = {}  # layer -> one of its names, until it is known for a head
+        heads = set[str]()
+        for name, tensor in weights:
+            found = LAYER.match(name)
+            if found is None or int(found[1]) < self.sizes.num_hidden_layers:
+                yield name, tensor
+            else:
+                after.setdefault(found[1], name)
+                if found[2] == "eh_proj.weight":
+                    heads.add(found[1])
+        problems += [f"unexpected: {n:.200}" for i, n in after.items() if i not in heads]
 
     def _checked(
         self,

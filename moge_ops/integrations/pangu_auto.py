@@ -32,6 +32,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from moge_ops import _checks
 from moge_ops.integrations import _pangu_files
 from moge_ops.models import checkpoint
+from moge_ops.models.cache import rotation
 from moge_ops.models.pangu_moe import (
     IGNORED,
     Attention,
@@ -42,7 +43,6 @@ from moge_ops.models.pangu_moe import (
     balance,
     of_layers,
     predicted,
-    rotation,
 )
 from moge_ops.nn import MoGE
 
@@ -90,6 +90,9 @@ def _refuse(arguments: Mapping[str, Any]) -> None:
 class PanguProMoEConfig(PreTrainedConfig):
     """A released ``config.json`` for transformers; keys that are unknown here are kept.
 
+    The classes here have no heads that predict further tokens, so that the number of these,
+    ``num_nextn_predict_layers``, is dropped.
+
     Raises:
         TypeError, ValueError: As :class:`moge_ops.models.PanguMoEConfig`.
     """
@@ -113,6 +116,7 @@ class PanguProMoEConfig(PreTrainedConfig):
         }
         values = {**defaults, **of_transformers, **kwargs}
         values["num_groups"] = PanguMoEConfig.from_dict(values).num_groups
+        del values["num_nextn_predict_layers"]
         if values.get("rope_scaling") is None:  # the base class warns of its name
             values.pop("rope_scaling", None)
         # what the base class would take for an option of generation
@@ -259,10 +263,11 @@ class PanguProMoEPreTrainedModel(PreTrainedModel):
 class PanguProMoEModel(PanguProMoEPreTrainedModel):
     """The layers without a head: ``[B, L] -> last_hidden_state [B, L, H]``."""
 
-    _keys_to_ignore_on_load_unexpected = ["lm_head.weight"]
-
     def __init__(self, config: PanguProMoEConfig) -> None:
         super().__init__(config)
+        # transformers makes it a set of the instance, into which the classes above take it
+        heads = _pangu_files.names_of_heads(config.num_hidden_layers)
+        self._keys_to_ignore_on_load_unexpected = ["lm_head.weight", heads]
         sizes = PanguMoEConfig.from_dict(config.to_dict())
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(sizes, i) for i in range(config.num_hidden_layers))

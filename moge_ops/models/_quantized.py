@@ -1,19 +1,20 @@
 """Quantised checkpoint folders of the reference model: only its experts stay quantised.
 
 The linear layers of attention and of the shared experts are small; where a folder has them
-quantised too, they are dequantised as they are read.
+quantised too, they are dequantised as they are read. The experts of heads that predict further
+tokens are quantised like all others.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from moge_ops.models.layout import released_names, released_shapes, state_dict
+from moge_ops.models.layout import original, released_names, released_shapes, state_dict
 from moge_ops.models.pangu_moe import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.nn import FrozenWeight
 from moge_ops.quant import dequantize
@@ -22,7 +23,7 @@ from moge_ops.quant._plan import Plan, Weight, check_matrix, complain, plan
 from moge_ops.quant._shards import Header
 from moge_ops.quant.formats import Filling, read
 
-__all__ = ["OF_CACHE", "Folder", "fill", "linear_layers", "look"]
+__all__ = ["OF_CACHE", "Folder", "fill", "fill_rest", "linear_layers", "look"]
 
 EXPERTS = "model.layers.{}.mlp.experts"
 # scales of a quantised cache: keys and values are kept in the model's dtype here
@@ -51,16 +52,20 @@ def linear_layers(config: PanguMoEConfig) -> list[str]:
 def look(folder: Path, config: PanguMoEConfig, allowed: Callable[[str], Collection[str]]) -> Folder:
     """Compares all headers with the config; raises ValueError.
 
+    What a head repeats of the model is left out here: its values have to be compared.
+
     Args:
         folder: The folder.
         config: Its config.
         allowed: The dtypes, in safetensors' code, of a tensor that is not quantised.
     """
     E, F, H = config.num_experts, config.moe_intermediate_size, config.hidden_size
-    layers = range(config.num_hidden_layers)
+    layers = range(config.num_hidden_layers + config.num_nextn_predict_layers)
     found = plan(folder, {EXPERTS.format(i): (E, F, H) for i in layers})
     parts = defaultdict[str, dict[str, tuple[str, Header]]](dict)
     for name, header in found.headers.items():
+        if original(name, config) in found.headers:
+            continue  # of a head: a copy, which the caller compares
         if name not in found.places and not OF_CACHE.fullmatch(name):
             module, _, part = name.rpartition(".")
             parts[module][part] = name, header
@@ -107,7 +112,7 @@ def fill(
     model: PanguMoEForCausalLM, folder: Folder, device: torch.device | str
 ) -> PanguMoEForCausalLM:
     """Gives a model on the meta device the weights of a folder."""
-    layers: list[Any] = list(model.layers)
+    layers: list[Any] = [*model.layers, *(head.layer for head in model.mtp)]
     for layer in layers:
         del layer.moge.w_gate_up, layer.moge.w_down
     model.to_empty(device=device)
@@ -121,11 +126,29 @@ def fill(
         if whole in state
     }
     rest = {name for name in folder.plan.headers if name in parts or name in folder.places}
+    fill_rest(parts, folder, folder.plan.tensors(lambda name: name in rest), device)
+    return model
+
+
+def fill_rest(
+    parts: dict[str, Tensor],
+    folder: Folder,
+    tensors: Iterable[tuple[str, Tensor, str]],
+    device: torch.device | str,
+) -> None:
+    """Fills all but the experts.
+
+    Args:
+        parts: What is to be filled, by released names.
+        folder: Whose.
+        tensors: Name, content, and name with its file.
+        device: Of ``parts``.
+    """
     waiting = dict[str, Filling]()
     left = defaultdict[str, int](int)
     for module, _ in folder.places.values():
         left[module] += 1
-    for name, tensor, where in folder.plan.tensors(lambda name: name in rest):
+    for name, tensor, where in tensors:
         if name not in folder.places:
             parts[name].copy_(tensor)
             continue
@@ -138,4 +161,3 @@ def fill(
             waiting[module].finish(0, 0)
             place: Tensor = parts[f"{module}.weight"]
             place.copy_(dequantize(waiting.pop(module).weight, place.dtype)[0])
-    return model

@@ -14,6 +14,7 @@ from moge_ops import _files
 from moge_ops.models import _quantized
 from moge_ops.models.layout import (
     Index,
+    original,
     parameter_counts,
     parameter_name,
     released_count,
@@ -118,7 +119,8 @@ def _check_count(folder: Path, shards: dict[Path, set[str] | None], config: Pang
         with opened(path) as shard:
             held += len(shard.keys())
     if asked > max(MOST_NAMED, 2 * held):
-        sizes = f"num_hidden_layers={config.num_hidden_layers}, num_experts={config.num_experts}"
+        names = ("num_hidden_layers", "num_experts", "num_nextn_predict_layers")
+        sizes = ", ".join(f"{n}={getattr(config, n)}" for n in names if getattr(config, n))
         raise ValueError(
             f"{folder} does not fit its config.json: {sizes} are {asked:,} tensors, "
             f"the files hold {held:,}"
@@ -139,8 +141,8 @@ def _check(
         with opened(path) as shard:
             names = set(shard.keys())
             for name in sorted(names if listed is None else names | listed):
-                where = f"{name:.200} in {path.name}"
-                if name not in shapes:
+                where, own = f"{name:.200} in {path.name}", original(name, config) or name
+                if own not in shapes:
                     problems.append(f"unexpected: {where}")
                     continue
                 found.add(name)
@@ -150,15 +152,34 @@ def _check(
                 if listed is not None and name not in listed:
                     problems.append(f"unexpected: {where}, where the index does not have it")
                 header = shard.get_slice(name)
-                if header.get_shape() != shapes[name]:
+                if header.get_shape() != shapes[own]:
                     problems.append(
-                        f"misshapen: {where} must be {shapes[name]}, got {header.get_shape()}"
+                        f"misshapen: {where} must be {shapes[own]}, got {header.get_shape()}"
                     )
                 allowed = DTYPES if name.endswith(MIXED) else (stored,)
                 if header.get_dtype() not in allowed:
                     kinds, got = " | ".join(allowed), header.get_dtype()
                     problems.append(f"wrong dtype: {where} must be {kinds}, got {got}")
     complain(folder, [f"missing: {name}" for name in shapes if name not in found] + problems)
+
+
+def _check_copies(folder: Path, files: dict[Path, set[str] | None], config: PanguMoEConfig) -> None:
+    """Raises ValueError if a head's own embedding or output head is another than the model's.
+
+    The model has both once, so that a copy may be left out only if it is equal, bit for bit.
+    """
+    told, problems = dict(headers(files)), list[str]()
+    for name, header in told.items():
+        own = original(name, config)
+        if own is None:
+            continue
+        with opened(header.file) as shard, opened(told[own].file) as other:
+            # mapped, so that memory is not allocated for either
+            pair = [f.get_tensor(n).flatten() for f, n in ((shard, name), (other, own))]
+            if header[1:] != told[own][1:] or not torch.equal(*(x.view(torch.uint8) for x in pair)):
+                where = f"{name:.200} in {header.file.name}"
+                problems.append(f"unexpected: {where} must repeat {own}, got other values")
+    complain(folder, problems)
 
 
 def _stored(folder: Path, config: PanguMoEConfig, shards: dict[Path, set[str] | None]) -> str:
@@ -191,7 +212,9 @@ def _quantized_folder(folder: Path, config: PanguMoEConfig) -> tuple[_quantized.
         given = "none" if embed is None else embed.code
     stored = _code(folder, given)
     allowed = lambda name: DTYPES if name.endswith(MIXED) else (stored,)  # noqa: E731
-    return _quantized.look(folder, config, allowed), stored
+    found = _quantized.look(folder, config, allowed)
+    _check_copies(folder, all_files(folder), config)
+    return found, stored
 
 
 def stored_dtype(folder: str | Path) -> torch.dtype:
@@ -236,6 +259,7 @@ def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
         )
     shards = _shards(folder)
     _check(folder, shards, config, _stored(folder, config, shards))
+    _check_copies(folder, shards, config)
     codes = {name: code for name, code, _ in stored_tensors(folder)}
     return {parameter_name(whole): DTYPES[codes[name]] for name, whole, _ in released_names(config)}
 
@@ -282,6 +306,9 @@ def from_pretrained(
     of the experts stay as they are, in a :class:`moge_ops.nn.FrozenWeight` each; attention and
     shared experts, which are small, are dequantised if the folder has them quantised.
 
+    Heads that predict further tokens may repeat the model's embedding and output head, as those of
+    DeepSeek-V3 do. The copies must be equal to the model's own, and are left out.
+
     Args:
         folder: Holds ``config.json``, and either ``model.safetensors`` or the files that
             ``model.safetensors.index.json`` names.
@@ -315,6 +342,8 @@ def from_pretrained(
     for path in shards:
         with opened(path) as shard:
             for name in shard.keys():  # noqa: SIM118 - an opened file is no mapping
+                if original(name, model.config) is not None:  # equal, as was checked
+                    continue
                 tensor, part = shard.get_tensor(name), parts.pop(name, None)
                 if part is None or part.shape != tensor.shape:
                     raise ValueError(f"{path} was changed while it was read: {name:.200}")
@@ -366,15 +395,17 @@ def save_pretrained(
     most, folder = shard_size(max_shard_size), Path(folder)
     refuse_weights(folder)
     frozen = _frozen(model)
+    places = [f"layers.{i}.moge" for i in range(model.config.num_hidden_layers)]
+    places += [f"mtp.{j}.layer.moge" for j in range(model.config.num_nextn_predict_layers)]
     layers = [
-        (frozen[f"layers.{i}.moge.w_gate_up"], frozen[f"layers.{i}.moge.w_down"])
-        for i in range(model.config.num_hidden_layers)
-        if f"layers.{i}.moge.w_gate_up" in frozen and f"layers.{i}.moge.w_down" in frozen
+        (frozen[f"{at}.w_gate_up"], frozen[f"{at}.w_down"])
+        for at in places
+        if f"{at}.w_gate_up" in frozen and f"{at}.w_down" in frozen
     ]
-    if len(frozen) not in (0, 2 * model.config.num_hidden_layers):
+    if len(frozen) not in (0, 2 * len(places)):
         raise ValueError(
             "either all weights of experts must be quantised or none, to be written, got "
-            f"{len(frozen)} of {2 * model.config.num_hidden_layers}"
+            f"{len(frozen)} of {2 * len(places)}"
         )
     told = _compressed.config(layers, _quantized.linear_layers(model.config)) if layers else None
     with _files.staged(folder, last="config.json") as stage:

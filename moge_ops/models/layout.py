@@ -12,6 +12,7 @@ from moge_ops.nn import MoGE
 
 __all__ = [
     "Index",
+    "original",
     "parameter_counts",
     "parameter_name",
     "released_count",
@@ -21,6 +22,9 @@ __all__ = [
 ]
 
 Index = tuple[int | None, ...]
+# what released files repeat within a head that predicts further tokens -> whose it is
+REPEATED = {"embed_tokens": "model.embed_tokens", "shared_head.head": "lm_head"}
+COPY = re.compile(r"model\.layers\.(\d{1,9})\.(embed_tokens|shared_head\.head)\.(.+)")
 
 
 def state_dict(module: nn.Module) -> dict[str, Tensor]:
@@ -61,13 +65,23 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
 def released_names(config: PanguMoEConfig) -> Iterator[tuple[str, str, Index]]:
     """Every tensor of the released layout, which has one for each matrix of each expert.
 
+    Heads that predict further tokens are numbered after the layers, and named as in the released
+    files of DeepSeek-V3; the embedding and the output head, which they share, are not repeated:
+    see :func:`original`.
+
     Yields:
         The released name, the name in :func:`state_dict`, and the index of the part of that tensor;
         None adds a dimension of size one.
     """
     yield "model.embed_tokens.weight", "embed.weight", ()
-    for i in range(config.num_hidden_layers):
-        there, here = f"model.layers.{i}", f"layers.{i}"
+    heads = config.num_nextn_predict_layers
+    for i in range(config.num_hidden_layers + heads):
+        there, here, j = f"model.layers.{i}", f"layers.{i}", i - config.num_hidden_layers
+        if j >= 0:
+            for name in ("enorm", "hnorm", "eh_proj"):
+                yield f"{there}.{name}.weight", f"mtp.{j}.{name}.weight", ()
+            yield f"{there}.shared_head.norm.weight", f"mtp.{j}.norm.weight", ()
+            here = f"mtp.{j}.layer"
         yield f"{there}.input_layernorm.weight", f"{here}.attention_norm.weight", ()
         for kind in ("weight", "bias"):
             for name in "qkv":
@@ -88,6 +102,18 @@ def released_names(config: PanguMoEConfig) -> Iterator[tuple[str, str, Index]]:
     yield "lm_head.weight", "lm_head.weight", ()
 
 
+def original(name: str, config: PanguMoEConfig) -> str | None:
+    """The name of the model's own tensor that a head's repeats; None if ``name`` is no copy.
+
+    The released files of DeepSeek-V3 have the embedding and the output head once more within each
+    head that predicts further tokens.
+    """
+    found, layers = COPY.fullmatch(name), config.num_hidden_layers
+    if found is None or not 0 <= int(found[1]) - layers < config.num_nextn_predict_layers:
+        return None
+    return f"{REPEATED[found[2]]}.{found[3]}"
+
+
 def parameter_name(name: str) -> str:
     """The module's own name for the parameter that a tensor of :func:`state_dict` is a part of."""
     return re.sub(r"\bqkv\.[qkv]_", "qkv.", name)
@@ -96,7 +122,8 @@ def parameter_name(name: str) -> str:
 def released_count(config: PanguMoEConfig) -> int:
     """How many tensors :func:`released_names` yields."""
     experts = config.num_experts + bool(config.shared_expert_intermediate_size)
-    return 3 + config.num_hidden_layers * (12 + 3 * experts)
+    heads = config.num_nextn_predict_layers
+    return 3 + (config.num_hidden_layers + heads) * (12 + 3 * experts) + heads * 4
 
 
 def _shapes(config: PanguMoEConfig) -> dict[str, list[int]]:
@@ -112,6 +139,9 @@ def _shapes(config: PanguMoEConfig) -> dict[str, list[int]]:
         "embed.weight": [V, H],
         "lm_head.weight": [V, H],
         "norm.weight": [H],
+        "enorm.weight": [H],
+        "hnorm.weight": [H],
+        "eh_proj.weight": [H, 2 * H],
         "attention_norm.weight": [H],
         "moge_norm.weight": [H],
         "qkv.q_weight": [q, H],
@@ -139,10 +169,17 @@ def released_shapes(config: PanguMoEConfig) -> Iterator[tuple[str, list[int]]]:
 
 
 def parameter_counts(config: PanguMoEConfig) -> tuple[int, int]:
-    """All parameters, and those of one token, by arithmetic: a config may ask for any sizes."""
+    """All parameters, and those of one token, by arithmetic: a config may ask for any sizes.
+
+    The first count has the heads that predict further tokens, the second does not.
+    """
     sizes = {name: math.prod(shape) for name, shape in _shapes(config).items()}
-    outer = sum(sizes.pop(name) for name in ("embed.weight", "lm_head.weight", "norm.weight"))
+    norm, vocabulary = sizes.pop("norm.weight"), sizes.pop("embed.weight")
+    outer = norm + vocabulary + sizes.pop("lm_head.weight")
+    head = norm + sum(sizes.pop(f"{name}.weight") for name in ("enorm", "hnorm", "eh_proj"))
     expert = 2 * sizes.pop("moge.w_gate_up") + sizes.pop("moge.w_down")
     layer = sum(sizes.values()) + sizes["moge.shared_gate_up"]  # gate and up have one shape
     L, E, K = config.num_hidden_layers, config.num_experts, config.num_experts_per_tok
-    return outer + L * (layer + E * expert), outer + L * (layer + K * expert)
+    D = config.num_nextn_predict_layers
+    total = outer + (L + D) * (layer + E * expert) + D * head
+    return total, outer + L * (layer + K * expert)
