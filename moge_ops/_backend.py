@@ -231,13 +231,17 @@ def _launch_context(device: str, x: torch.Tensor) -> AbstractContextManager[Any]
     return BACKENDS[_choice.backend].on_cpu()
 
 
+def chosen(device: str, dtype: torch.dtype) -> str:
+    """The backend that serves such tensors in this thread."""
+    if device != "cpu":
+        return serving(device)
+    no_native = _choice.backend == "cpu" and dtype is torch.float64
+    return "torch" if no_native else _choice.backend
+
+
 def _load_for(device: str, op: str, x: torch.Tensor) -> ModuleType:
     """The module of ``op`` that serves ``x``, on one type of device, in this thread."""
-    if device != "cpu":
-        return load(serving(device), op)
-    # the native kernels have no float64
-    native = _choice.backend == "cpu" and x.dtype is torch.float64
-    return load("torch" if native else _choice.backend, op)
+    return load(chosen(device, x.dtype), op)
 
 
 @functools.cache  # not import_module on every call: it costs as much as a small kernel

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moge_ops import _checks
+from moge_ops._pooled import PooledWeight
 from moge_ops._quantized import QuantizedWeight, check, check_values
 from moge_ops.ops.grouped_gate import SCORES, Gating, gate_and_route, grouped_gate
 from moge_ops.ops.grouped_mlp import WEIGHT_ON, grouped_mlp
+from moge_ops.ops.route import route
 from moge_ops.ops.swiglu import swiglu
 
-__all__ = ["FrozenWeight", "MoGE", "MoGEOutput"]
+__all__ = ["FrozenWeight", "MoGE", "MoGEOutput", "PooledWeight"]
 
 
 class MoGEOutput(NamedTuple):
@@ -98,8 +100,9 @@ class MoGE(nn.Module):
         gate: ``[E, H]``, the router.
         router_scale: ``[E]``, ones at first; None if ``router_scale=False``.
         w_gate_up: ``[E, 2F, H]``, gate half first, or a :class:`FrozenWeight`, which
-            :func:`moge_ops.quant.quantize_experts` puts there.
-        w_down: ``[E, H, F]``, or a :class:`FrozenWeight`.
+            :func:`moge_ops.quant.quantize_experts` puts there, or a :class:`PooledWeight`, which
+            :func:`moge_ops.offload.load` does.
+        w_down: ``[E, H, F]``, or as ``w_gate_up``.
         shared_gate_up: ``[2S, H]``; None if ``shared_size`` is 0.
         shared_down: ``[H, S]``; None if ``shared_size`` is 0.
         bias: Buffer ``[E]``, zeros at first, added to the scores for selection only; None unless
@@ -176,8 +179,8 @@ class MoGE(nn.Module):
         H, E, F_ = hidden_size, num_experts, expert_size
         self.gate = parameter(E, H, dtype=of_router)
         self.router_scale = parameter(E, dtype=of_router) if router_scale else None
-        self.w_gate_up: nn.Parameter | FrozenWeight = parameter(E, 2 * F_, H)
-        self.w_down: nn.Parameter | FrozenWeight = parameter(E, H, F_)
+        self.w_gate_up: nn.Parameter | FrozenWeight | PooledWeight = parameter(E, 2 * F_, H)
+        self.w_down: nn.Parameter | FrozenWeight | PooledWeight = parameter(E, H, F_)
         self.shared_gate_up = parameter(2 * shared_size, H) if shared_size else None
         self.shared_down = parameter(H, shared_size) if shared_size else None
         bias = torch.empty(E, device=device, dtype=of_router) if selection_bias else None
@@ -286,7 +289,8 @@ class MoGE(nn.Module):
             TypeError: ``x``, ``row_mask`` or ``routing`` is not a dense tensor, or of another
                 dtype.
             ValueError: The last dimension of ``x`` is not H, or ``row_mask`` or ``routing`` does
-                not fit.
+                not fit; or a gradient is needed where the experts are in a pool.
+            OSError: An expert cannot be read.
         """
         H = self.gate.shape[1]
         _checks.tensor("x", x, "[..., H]")
@@ -297,25 +301,44 @@ class MoGE(nn.Module):
             if row_mask.dtype != torch.bool:
                 raise TypeError(f"row_mask must be bool, got {row_mask.dtype}")
         w_gate_up, w_down = (
-            w.weight if isinstance(w, FrozenWeight) else w for w in (self.w_gate_up, self.w_down)
+            w if isinstance(w, Tensor) else w.weight for w in (self.w_gate_up, self.w_down)
         )
         # quantised weights take any float; what else has a dtype is the shared expert's, or nothing
-        like = next((w for w in (self.w_down, self.shared_down) if isinstance(w, Tensor)), None)
+        like = next((w for w in (w_down, self.shared_down) if isinstance(w, Tensor)), None)
         if like is not None:
             _checks.parameters_take("x", x, like)
         tokens = x.reshape(-1, H)  # [T, H]
         voters = None if row_mask is None else row_mask.flatten()
         given = self.given(routing, x.shape[:-1])
-        logits, (gating, rows) = self._router(gate_and_route, tokens, voters, given)
-        y = grouped_mlp(
-            tokens,
-            w_gate_up,
-            w_down,
-            gating.weights,
-            rows,
-            weight_on=self.weight_on,
-        )
-        if self.shared_gate_up is not None and self.shared_down is not None:
-            y = y + F.linear(swiglu(F.linear(tokens, self.shared_gate_up)), self.shared_down)
+        if isinstance(self.w_down, PooledWeight):
+            logits, gating = self._router(grouped_gate, tokens, voters, given)
+            y = self._pooled(self.w_down, tokens, gating)
+        else:
+            logits, (gating, rows) = self._router(gate_and_route, tokens, voters, given)
+            y = grouped_mlp(
+                tokens, w_gate_up, w_down, gating.weights, rows, weight_on=self.weight_on
+            )
+            shared = self._shared(tokens)
+            y = y if shared is None else y + shared
         y = y.reshape(x.shape)
         return MoGEOutput(y, logits, gating) if return_routing else y
+
+    def _pooled(self, place: PooledWeight, x: Tensor, gating: Gating) -> Tensor:
+        """``[T, H] -> [T, H]``, by experts that come into slots of a pool."""
+        if torch.is_grad_enabled() and (x.requires_grad or gating.weights.requires_grad):
+            raise ValueError(
+                "a layer whose experts are in a pool must need no gradient, as others take their "
+                "slots before a backward pass: call it under torch.no_grad()"
+            )
+        with place.pool.taken(place.layer, x, gating) as experts:
+            shared = self._shared(x)  # while they come
+            w_gate_up, w_down, ids = experts()
+            rows = route(ids, w_down.shape[0])
+            y = grouped_mlp(x, w_gate_up, w_down, gating.weights, rows, weight_on=self.weight_on)
+        return y if shared is None else y + shared
+
+    def _shared(self, x: Tensor) -> Tensor | None:
+        """``[T, H] -> [T, H]``, by the shared expert; None if there is none."""
+        if self.shared_gate_up is None or self.shared_down is None:
+            return None
+        return F.linear(swiglu(F.linear(x, self.shared_gate_up)), self.shared_down)

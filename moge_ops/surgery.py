@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from moge_ops.nn import FrozenWeight, MoGE
+from moge_ops.nn import FrozenWeight, MoGE, PooledWeight
 
 __all__ = ["permute_experts"]
 
@@ -50,6 +50,8 @@ def permute_experts(layer: MoGE, perm: Sequence[int] | Tensor) -> None:
     router = layer.gate, layer.router_scale, layer.bias, layer.expert_mask
     experts: list[Tensor] = []
     for w in (layer.w_gate_up, layer.w_down):
+        if isinstance(w, PooledWeight):
+            raise ValueError("layer must own its experts, got one whose experts are offloaded")
         experts += w.buffers() if isinstance(w, FrozenWeight) else [w]
     for x in (*router, *experts):
         if isinstance(x, Tensor):

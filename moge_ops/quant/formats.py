@@ -63,6 +63,10 @@ class Filling:
         if zero is not None and self.weight.zero is not None:
             self._rows(self.weight.zero, expert, half).copy_(self._order(zero))
 
+    def forget(self, expert: int, half: int) -> None:
+        """Drops what has come of a matrix that will not be finished."""
+        self._waiting.pop((expert, half), None)
+
     def _rows(self, x: Tensor, expert: int, half: int) -> Tensor:
         """The part of one matrix."""
         rows = x.shape[1] // self.plan.halves
