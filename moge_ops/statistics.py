@@ -1,6 +1,7 @@
-"""What the routers of a model give each expert."""
+"""What the routers of a model give each expert, by task, and which task a query is like."""
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,39 +9,98 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moge_ops import _checks, _files
+from moge_ops._first_router import check_sizes, first_router, moge_layers
 from moge_ops.nn import MoGE, MoGEOutput
 from moge_ops.ops.grouped_gate import Gating
 
 __all__ = ["RouterStatistics"]
 
+SCORES = ("weights", "selection")
+ROWS = {"weights": 0, "selection": 2}  # of the sums
+VERSION = 2  # of a file; the first version had tasks alone, without selection scores
+
+
+def selection_scores(
+    logits: Tensor, experts: Tensor, threshold: float | None = None
+) -> Tensor:  # [T, K]
+    r"""How sure a router is of each expert that a token takes.
+
+    .. math:: s_c = p_c\,[p_c \ge r], \qquad p = \mathrm{softmax}_{c \in 1..K}(z_{e_c})
+
+    Args:
+        logits: :math:`z`, ``[T, E]``.
+        experts: :math:`e`, ``[T, K]``, ids; one outside [0, E) is no expert and has no part.
+        threshold: :math:`r`; None for 1/K, an even share.
+
+    Returns:
+        ``[T, K]``, zero where p < r. Float32, as weights are: sums of many in float64 are exact
+        then, but for the smallest, and do not depend on the batches.
+    """
+    E, K = logits.shape[1], experts.shape[1]
+    ids = experts.long()
+    none = (ids < 0) | (ids >= E)
+    chosen = logits.double().gather(1, ids.masked_fill(none, 0)).masked_fill(none, -math.inf)
+    p = chosen.softmax(1)
+    r = 1.0 / K if threshold is None else threshold
+    return p.masked_fill(none | (p < r), 0.0).float()  # a NaN stays
+
 
 class RouterStatistics:
-    """Sums of what the routers of a model give each expert, kept apart by task.
+    r"""Sums of what the routers of a model give each expert, kept apart by task.
 
-    They tell which experts matter least for a task, so that these can be switched off::
+    They tell which experts matter least for a task, so that these can be switched off, or are never
+    loaded; and the sums of the first layer tell which task a query is like::
 
         statistics = RouterStatistics()
         with statistics.collect(model, "law"):
             model(input_ids)
         statistics.save("law.pt")
 
-        for layer, mask in RouterStatistics.load("law.pt").masks("law", keep=4).items():
+        profiles = RouterStatistics.load("law.pt")
+        task = profiles.nearest(model, query)
+        for layer, mask in profiles.masks(task, keep=4, score="selection").items():
             model.get_submodule(layer).expert_mask = mask.to(device)
 
+    Two scores are collected in the same pass:
+
+    - ``"weights"``: the sum of the weights from the gate, over all tokens.
+    - ``"selection"``: the sum of the probabilities that a softmax over the logits of a token's K
+      chosen experts gives them, without those below a threshold r. Its mean over a task's tokens is
+      PreMoe's task-conditioned expected selection score. The sums are not divided by the number of
+      tokens, which changes neither the order of experts nor a profile of unit length.
+
+    The softmax is over all K choices of a token, those of all groups. A task keeps the same number
+    of experts in every group, so that devices with one group each stay equally loaded. A group
+    whose logits are small may have no score at all with a high threshold; its experts are then
+    ordered by their weights.
+
     Attributes:
-        sums: Task -> layer -> ``[2, G, E/G]`` float64: for each expert the sum of the weights with
-            which it was chosen, and the number of times that it was chosen.
+        sums: Task -> layer -> ``[3, G, E/G]`` float64: for each expert the sum of the weights with
+            which it was chosen, the number of times that it was chosen, and the sum of its
+            selection scores. Sums of several batches add up.
+        threshold: r; None for 1/K, with which each token counts for one expert at least.
+
+    Args:
+        threshold: r, from 0, which leaves nothing out, to 1.
+
+    Raises:
+        ValueError: ``threshold`` is out of range.
 
     Source:
-        Pei et al. 2025, "PreMoe" (arXiv:2505.17639), keeps the experts with the highest expected
-        score on a task. Its score is a softmax over the chosen logits and leaves out the least
-        confident tokens; the score here is the weight from the gate, over all tokens.
+        Pei et al. 2025, "PreMoe" (arXiv:2505.17639). The probabilities are summed here. The code
+        that its authors released sums the logits of the experts above the threshold instead, so
+        that an expert with a negative logit counts less for being chosen, and its demonstration
+        takes each token's best expert alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threshold: float | None = None) -> None:
+        if not _is_threshold(threshold):
+            raise ValueError(f"threshold must be a number from 0 to 1, or None, got {threshold!r}")
+        self.threshold = threshold
         self.sums: dict[str, dict[str, Tensor]] = {}
 
     @torch.no_grad()
@@ -51,6 +111,8 @@ class RouterStatistics:
         gating: Gating,
         num_groups: int,
         row_mask: Tensor | None = None,
+        *,
+        logits: Tensor,
     ) -> None:
         """Adds one batch. The sums are deterministic, and the host does not wait for the device.
 
@@ -60,22 +122,34 @@ class RouterStatistics:
             gating: From :func:`moge_ops.grouped_gate`.
             num_groups: G, of the layer.
             row_mask: ``[T]`` bool, false for a row that is left out, as padding is.
+            logits: ``[T, E]``, those of the router that chose.
+
+        Raises:
+            TypeError: ``row_mask`` is not bool.
+            ValueError: Shapes do not fit, or the layer had other sizes before.
         """
         weights, counts = gating.weights.double(), gating.counts.double()
-        E = len(counts)
-        scores = weights.new_zeros(len(weights), E + 1)  # the last column: slots of no expert
+        T, E = len(weights), len(counts)
+        _checks.shape("logits", logits, "[T, E]", (T, E))
+        selection = selection_scores(logits, gating.experts, self.threshold)
+        scores = weights.new_zeros(2, T, E + 1)  # the last column: slots of no expert
         ids = gating.experts.long()
         ids = torch.where(ids < 0, E, ids)
-        scores.scatter_add_(1, ids, weights)  # a token's experts are all different, if not given
+        # a token's experts are all different, if not given
+        scores.scatter_add_(2, ids.expand(2, -1, -1), torch.stack([weights, selection.double()]))
         if row_mask is not None:
-            _checks.shape("row_mask", row_mask, "[T]", (len(weights),))
+            _checks.shape("row_mask", row_mask, "[T]", (T,))
             if row_mask.dtype != torch.bool:
                 raise TypeError(f"row_mask must be bool, got {row_mask.dtype}")
             scores.masked_fill_(~row_mask.unsqueeze(1), 0.0)  # not a product: a weight may be NaN
             ones = row_mask.unsqueeze(1).expand_as(ids).flatten().double()
             counts = counts.new_zeros(E + 1).scatter_add_(0, ids.flatten(), ones)[:E]
-        new = torch.stack([scores.sum(0)[:E], counts]).view(2, num_groups, -1)
+        of_weights, of_selection = scores.sum(1)[:, :E]
+        new = torch.stack([of_weights, counts, of_selection]).view(3, num_groups, -1)
         layers = self.sums.setdefault(task, {})
+        if layer in layers and layers[layer].shape != new.shape:
+            was, now = (list(x.shape[1:]) for x in (layers[layer], new))
+            raise ValueError(f"{layer} must have [G, E/G] = {was} as before, got {now}")
         layers[layer] = layers[layer] + new if layer in layers else new
 
     @contextmanager
@@ -96,71 +170,192 @@ class RouterStatistics:
                 if not isinstance(out, MoGEOutput):
                     out = module.forward(*args, **{**kwargs, "return_routing": True})
                 rows = module.counted(kwargs.get("row_mask"))
-                self.update(task, name, out.gating, module.num_groups, rows)
+                G = module.num_groups
+                self.update(task, name, out.gating, G, rows, logits=out.logits)
 
             return module.register_forward_hook(hook, with_kwargs=True)
 
         with ExitStack() as hooks:
-            for name, module in model.named_modules():
-                if isinstance(module, MoGE):
-                    hooks.callback(watch(name, module).remove)
+            for name, module in moge_layers(model).items():
+                hooks.callback(watch(name, module).remove)
             yield
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a file with 16 bytes for each expert of each layer and task.
+        """Writes a file with 24 bytes for each expert of each layer and task.
 
         A file that was there is replaced when the new one is whole, and stays if writing fails.
         """
         tasks, data = self.sums.items(), io.BytesIO()
-        torch.save({task: {k: v.cpu() for k, v in layers.items()} for task, layers in tasks}, data)
+        sums = {task: {k: v.cpu() for k, v in layers.items()} for task, layers in tasks}
+        torch.save({"version": VERSION, "threshold": self.threshold, "sums": sums}, data)
         _files.write(path, data.getvalue())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "RouterStatistics":
         """Reads a file that :meth:`save` wrote; nothing in the file is executed.
 
+        A file of the first version has no selection scores. Its weights and counts are read, and
+        :meth:`profile` refuses the other score.
+
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no regular file, or :meth:`save` did not write it.
+            ValueError: It is no regular file, :meth:`save` did not write it, or a later version of
+                it did.
         """
-        statistics, wrong = cls(), f"{path} must be a file that RouterStatistics.save wrote"
+        wrong = f"{path} must be a file that RouterStatistics.save wrote"
         _files.regular(Path(path))
         try:
-            sums = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
         except MemoryError:
             raise
         except Exception as error:  # a damaged pickle raises whatever its reader meets
-            raise ValueError(f"{wrong}: {error}") from None
+            # torch's own text is a page, and advises to execute what is in the file
+            raise ValueError(f"{wrong}, got one that is damaged or of another kind") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{wrong}, got {type(found).__name__}")
+        version = found.get("version")
+        if isinstance(version, dict) or version is None:  # of the first version, which had none
+            found = {"sums": found}
+        elif version != VERSION:
+            raise ValueError(f"{wrong}, of version 1 or {VERSION}, got version {version!r:.200}")
+        threshold: Any = found.get("threshold")
+        sums: Any = found.get("sums")
         layers = [*sums.values()] if isinstance(sums, dict) else [sums]
         if not all(isinstance(each, dict) for each in layers):
-            raise ValueError(f"{wrong}, got {type(sums).__name__}")
+            raise ValueError(f"{wrong}, got tasks without layers")
+        if not _is_threshold(threshold):
+            raise ValueError(f"{wrong}, got threshold {threshold!r:.200}")
         for layer, x in (item for each in layers for item in each.items()):
-            if not isinstance(x, Tensor) or x.ndim != 3 or len(x) != 2 or x.dtype != torch.float64:
-                raise ValueError(f"{wrong}, got {layer} without [2, G, E/G] float64")
-        statistics.sums = sums
+            right = isinstance(x, Tensor) and x.ndim == 3 and x.dtype == torch.float64
+            if not right or len(x) not in (2, 3) or not x.numel():
+                raise ValueError(f"{wrong}, got {layer} without [3, G, E/G] float64")
+        statistics = cls(threshold)
+        statistics.sums = {
+            task: {
+                layer: x if len(x) == 3 else torch.cat([x, torch.full_like(x[:1], math.nan)])
+                for layer, x in each.items()
+            }
+            for task, each in sums.items()
+        }
         return statistics
 
-    def masks(self, task: str, keep: int) -> dict[str, Tensor]:
-        """Masks that keep the ``keep`` experts of each group with the largest sums of weights.
+    def profile(self, task: str, score: str = "selection") -> dict[str, Tensor]:
+        """The sums of one score: layer -> ``[G, E/G]`` float64.
+
+        Args:
+            task: A task that was collected.
+            score: ``"selection"`` or ``"weights"``.
+
+        Raises:
+            ValueError: The task or the score is unknown, or the sums are not finite: a file of the
+                first version has no selection scores, and a damaged model gives NaN.
+        """
+        _checks.choice("score", score, SCORES)
+        if task not in self.sums:
+            known = ", ".join(self.sums) or "those collected, of which there are none"
+            raise ValueError(f"task must be one of {known}, got {task!r}")
+        found = {layer: x[ROWS[score]] for layer, x in self.sums[task].items()}
+        for layer, x in found.items():
+            if not x.isfinite().all():
+                raise ValueError(
+                    f"{task!r} must have finite {score} scores: collect it again, because {layer} "
+                    "has none or some that are NaN, as files of the first version do"
+                )
+        return found
+
+    def masks(self, task: str, keep: int, score: str = "weights") -> dict[str, Tensor]:
+        """Masks that keep the ``keep`` experts of each group with the largest sums of a score.
 
         Args:
             task: A task that was collected.
             keep: Experts that stay on in each group, at least the layer's k.
+            score: ``"weights"`` or ``"selection"``.
 
         Returns:
-            Layer -> ``[E]`` bool, true where an expert stays on. Ties go to the lowest id.
+            Layer -> ``[E]`` bool, true where an expert stays on. Of equal selection scores the
+            larger weight stays, and then the lowest id.
 
         Raises:
-            ValueError: The task is unknown, or ``keep`` is outside [1, E/G].
+            ValueError: The task or the score is unknown, ``keep`` is outside [1, E/G], or the sums
+                are not finite.
         """
-        if task not in self.sums:
-            raise ValueError(f"task must be one of {', '.join(self.sums)}, got {task!r}")
         masks = {}
-        for layer, (weights, _) in self.sums[task].items():
-            P = weights.shape[1]
+        for layer, scores in self.profile(task, score).items():
+            P = scores.shape[1]
             if not 1 <= keep <= P:
                 raise ValueError(f"keep must be from 1 to the experts per group, {P}, got {keep}")
-            best = weights.argsort(dim=1, descending=True, stable=True)[:, :keep]
-            mask = torch.zeros_like(weights, dtype=torch.bool).scatter_(1, best, True)
+            weights = self.sums[task][layer][ROWS["weights"]]
+            order = weights.argsort(dim=1, descending=True, stable=True)
+            again = scores.gather(1, order).argsort(dim=1, descending=True, stable=True)
+            best = order.gather(1, again)[:, :keep]
+            mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, best, True)
             masks[layer] = mask.flatten()
         return masks
+
+    def distances(
+        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> dict[str, float]:
+        r"""How far each task is from a query, the nearest first; of equal ones the first collected.
+
+        .. math:: d = \lVert q/|q| - s/|s| \rVert_2
+
+        with the selection scores q of the query's tokens and s of the task, both of the model's
+        first MoGE layer. The model runs up to that layer's router and no further, so that no expert
+        is read: the experts of an offloaded model need not be loaded. The layer chooses among all
+        its experts, whatever its ``expert_mask``, as it did when tasks were collected.
+
+        Args:
+            model: The model that the tasks were collected from. It is called with ``input_ids``
+                and, if there is one, ``attention_mask=``.
+            input_ids: ``[B, L]``; rows are tokens of one query.
+            attention_mask: ``[B, L]``, 0 at padding.
+
+        Returns:
+            Task -> distance, from 0 to :math:`\sqrt 2`. The host waits for the device.
+
+        Raises:
+            ValueError: No task was collected, they are of another model, or no token of the query
+                counts.
+        """
+        if not self.sums:
+            raise ValueError("no task was collected")
+        self.check(model)
+        seen = first_router(model, input_ids, attention_mask)
+        query = RouterStatistics(self.threshold)
+        if seen is not None:
+            name, module, logits, gating, rows = seen
+            query.update("query", name, gating, module.num_groups, rows, logits=logits)
+        if seen is None or not (q := query.profile("query")[name]).any():
+            raise ValueError("input_ids must have a token that counts, and reach a MoGE layer")
+        q = F.normalize(q.cpu().flatten(), dim=0)
+        found = {}
+        for task in self.sums:
+            profile = self.profile(task)
+            if name not in profile:
+                raise ValueError(f"{task!r} must have {name}, the model's first layer with experts")
+            s = F.normalize(profile[name].cpu().flatten(), dim=0)
+            found[task] = float((q - s).norm())
+        return dict(sorted(found.items(), key=lambda item: item[1]))
+
+    def nearest(
+        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> str:
+        """The task that a query is most like: the first of :meth:`distances`, which says more."""
+        return next(iter(self.distances(model, input_ids, attention_mask)))
+
+    def check(self, model: nn.Module) -> None:
+        """Checks that the tasks were collected from such a model.
+
+        Layers that no task has are allowed where their kind has another name, as heads that predict
+        further tokens have.
+
+        Raises:
+            ValueError: The model has other layers with experts, or another G or E.
+        """
+        for task, layers in self.sums.items():
+            check_sizes(task, {name: list(x.shape[1:]) for name, x in layers.items()}, model)
+
+
+def _is_threshold(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and 0.0 <= value <= 1.0)

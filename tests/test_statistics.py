@@ -2,8 +2,10 @@
 
 import functools
 import io
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 import moge_ops
 from moge_ops.models import PanguMoEForCausalLM
 from moge_ops.nn import MoGE
+from moge_ops.ops.grouped_gate import Gating
 from moge_ops.statistics import RouterStatistics
 from moge_ops.testing import assert_matches
 
@@ -37,28 +40,101 @@ def tiny() -> PanguMoEForCausalLM:
     return model
 
 
+def by_hand(logits: Tensor, gating: Gating, threshold: float | None) -> Tensor:
+    """``[3, E]``: the sums of one batch, in loops."""
+    sums = [[0.0] * logits.shape[1] for _ in range(3)]
+    least = 1.0 / gating.experts.shape[1] if threshold is None else threshold
+    rows = zip(logits.tolist(), gating.weights.tolist(), gating.experts.tolist(), strict=True)
+    for z, weights, experts in rows:
+        exponentials = [math.exp(z[e]) if 0 <= e < len(z) else 0.0 for e in experts]
+        for weight, expert, part in zip(weights, experts, exponentials, strict=True):
+            if 0 <= expert < len(z):
+                p = part / sum(exponentials)
+                sums[0][expert] += weight
+                sums[1][expert] += 1.0
+                sums[2][expert] += torch.tensor(p).item() if p >= least else 0.0  # in float32
+    return torch.tensor(sums, dtype=torch.float64)
+
+
 def test_statistics_are_sums_over_the_chosen(device: str) -> None:
-    statistics = RouterStatistics()
-    want = torch.zeros(2, E, dtype=torch.float64)
-    for T in (5, 0, 9):
-        gating = moge_ops.grouped_gate(torch.randn(T, E, device=device), G, 2)
-        statistics.update("task", "layer", gating, G)
-        for weight, expert in zip(gating.weights.flatten(), gating.experts.flatten(), strict=True):
-            want[:, expert] += torch.tensor([weight.item(), 1.0])
-    assert_matches(statistics.sums["task"]["layer"].view(2, E), want, "sums")
+    for threshold in (None, 0.0, 0.15, 0.3, 1.0):
+        statistics = RouterStatistics(threshold)
+        want = torch.zeros(3, E, dtype=torch.float64)
+        for T in (5, 0, 9, 1):
+            logits = torch.randn(T, E, device=device)
+            gating = moge_ops.grouped_gate(logits, G, 2)
+            statistics.update("task", "layer", gating, G, logits=logits)
+            want += by_hand(logits, gating, threshold)
+        sums = statistics.sums["task"]["layer"]
+        assert sums.shape == (3, G, E // G)
+        assert sums.dtype == torch.float64
+        assert_matches(sums.view(3, E), want, f"sums with r={threshold}")
+
+
+def test_a_threshold_leaves_out_the_less_likely() -> None:
+    logits = torch.tensor([[3.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).log_softmax(1)
+    gating = moge_ops.grouped_gate(logits, 2)
+    larger = 1 / (1 + math.exp(-2))
+    for threshold, want in (
+        (0.0, [larger + 0.5, 0.0, 1 - larger + 0.5, 0.0]),
+        (None, [larger + 0.5, 0.0, 0.5, 0.0]),  # equal shares count
+        (0.6, [larger, 0.0, 0.0, 0.0]),
+        (1.0, [0.0] * 4),
+    ):
+        statistics = RouterStatistics(threshold)
+        statistics.update("task", "layer", gating, 2, logits=logits)
+        got = statistics.sums["task"]["layer"][2].flatten().tolist()
+        assert got == pytest.approx(want, abs=1e-6), threshold
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, math.nan, True, "0.2"])
+def test_a_threshold_is_a_probability(threshold: Any) -> None:
+    with pytest.raises(ValueError, match="threshold must be a number from 0 to 1, or None, got"):
+        RouterStatistics(threshold)
+
+
+@pytest.mark.parametrize("K", [1, 3, 6, 7, 8, 49])
+def test_every_token_counts_for_one_expert_without_a_threshold(K: int) -> None:
+    for scale in (0.0, 1e-17, 1e-16, 1e-3, 1e30):
+        logits = scale * torch.randn(50, 2 * K, dtype=torch.float64)
+        statistics, gating = RouterStatistics(), moge_ops.grouped_gate(logits, K)
+        for t in range(50):
+            one = moge_ops.grouped_gate(logits[t : t + 1], K)
+            statistics.update(str(t), "layer", one, K, logits=logits[t : t + 1])
+            assert statistics.sums[str(t)]["layer"][2].sum() > 0.99 / K, (scale, t)
+        statistics.update("all", "layer", gating, K, logits=logits)
+        assert statistics.sums["all"]["layer"][2].sum() <= 50 * (1 + 1e-6)
+
+
+def test_sums_do_not_depend_on_the_batches(device: str) -> None:
+    logits, once, often = torch.randn(300, E, device=device), RouterStatistics(), RouterStatistics()
+    for statistics, sizes in ((once, [300]), (often, [1, 0, 99, 7, 193])):
+        for part in logits.split(sizes):
+            gating = moge_ops.grouped_gate(part, G, 2)
+            statistics.update("task", "layer", gating, G, logits=part)
+    assert once.sums["task"]["layer"].equal(often.sums["task"]["layer"])
+
+
+def test_a_layer_keeps_its_sizes_and_logits_fit() -> None:
+    statistics, logits = RouterStatistics(), torch.randn(4, E)
+    gating = moge_ops.grouped_gate(logits, G)
+    statistics.update("task", "layer", gating, G, logits=logits)
+    with pytest.raises(ValueError, match=r"layer must have \[G, E/G\] = \[3, 4\] as before"):
+        statistics.update("task", "layer", moge_ops.grouped_gate(logits, 2), 2, logits=logits)
+    with pytest.raises(ValueError, match=r"logits must be \[T, E\] = \[4, 12\], got \[3, 12\]"):
+        statistics.update("task", "layer", gating, G, logits=logits[1:])
 
 
 def test_slots_of_no_expert_and_repeated_ones(device: str) -> None:
-    ids = torch.tensor([[0, 0, 4], [-1, 5, 9]], device=device)
-    gating = moge_ops.grouped_gate(torch.randn(2, 6, device=device), 3, experts=ids)
-    want = torch.zeros(2, 6, dtype=torch.float64)
-    for weight, expert in zip(gating.weights.flatten(), ids.flatten(), strict=True):
-        if 0 <= expert < 6:
-            want[:, expert] += torch.tensor([weight.item(), 1.0])
-    for mask in (None, torch.ones(2, dtype=torch.bool, device=device)):
-        statistics = RouterStatistics()
-        statistics.update("task", "layer", gating, 3, mask)
-        assert_matches(statistics.sums["task"]["layer"].view(2, 6), want, "sums")
+    ids = torch.tensor([[0, 0, 4], [-1, 5, 9], [-1, 6, 7], [3, 3, 3]], device=device)
+    logits = torch.randn(4, 6, device=device)
+    gating = moge_ops.grouped_gate(logits, 3, experts=ids)
+    for threshold in (None, 0.0, 0.4):
+        want = by_hand(logits, gating, threshold)
+        for mask in (None, torch.ones(4, dtype=torch.bool, device=device)):
+            statistics = RouterStatistics(threshold)
+            statistics.update("task", "layer", gating, 3, mask, logits=logits)
+            assert_matches(statistics.sums["task"]["layer"].view(3, 6), want, "sums")
 
 
 @pytest.mark.parametrize("return_routing", [False, True])
@@ -72,8 +148,9 @@ def test_collects_from_a_layer(return_routing: bool) -> None:
             layer(x, return_routing=return_routing, row_mask=mask if layer.num_voted else None)
     for name, layer in model.items():  # these calls are no longer collected
         rows = mask if layer.num_voted else None
-        gating = layer(x, return_routing=True, row_mask=rows).gating
-        want.update("a", name, gating, G, None if rows is None else rows.flatten())
+        _, logits, gating = layer(x, return_routing=True, row_mask=rows)
+        voters = None if rows is None else rows.flatten()
+        want.update("a", name, gating, G, voters, logits=logits)
     assert {task: set(layers) for task, layers in statistics.sums.items()} == {
         "a": {"first", "last"}
     }
@@ -86,8 +163,9 @@ def test_rows_that_are_masked_do_not_count(device: str) -> None:
     logits, kept = torch.randn(12, E, device=device), torch.arange(12, device=device) % 3 > 0
     logits[0] = torch.nan  # of a row that is left out
     some, few = RouterStatistics(), RouterStatistics()
-    some.update("task", "layer", moge_ops.grouped_gate(logits, G, 2), G, kept)
-    few.update("task", "layer", moge_ops.grouped_gate(logits[kept], G, 2), G)
+    some.update("task", "layer", moge_ops.grouped_gate(logits, G, 2), G, kept, logits=logits)
+    logits = logits[kept]
+    few.update("task", "layer", moge_ops.grouped_gate(logits, G, 2), G, logits=logits)
     assert torch.equal(some.sums["task"]["layer"], few.sums["task"]["layer"])
 
 
@@ -147,10 +225,8 @@ def test_selective_checkpointing_counts_once() -> None:
 def test_masks_keep_the_best_of_each_group() -> None:
     statistics = RouterStatistics()
     weights = torch.tensor([[0.1, 0.4, 0.1, 0.4], [0.0, 0.0, 0.3, 0.0]], dtype=torch.float64)
-    # the counts have another order
-    statistics.sums = {
-        "a": {"layer": torch.stack([weights, torch.tensor([4.0, 3, 2, 1]) + 0 * weights])}
-    }
+    counts = torch.tensor([4.0, 3, 2, 1]) + 0 * weights  # in another order
+    statistics.sums = {"a": {"layer": torch.stack([weights, counts, counts / 2])}}
     for keep, want in (
         (1, [0, 1, 0, 0, 0, 0, 1, 0]),
         (3, [1, 1, 0, 1, 1, 1, 1, 0]),
@@ -161,6 +237,26 @@ def test_masks_keep_the_best_of_each_group() -> None:
         statistics.masks("a", 5)
     with pytest.raises(ValueError, match="task must be one of a, got 'b'"):
         statistics.masks("b", 1)
+    with pytest.raises(ValueError, match="score must be one of weights, selection, got 'count'"):
+        statistics.masks("a", 1, score="count")
+    with pytest.raises(ValueError, match="task must be one of those collected, of which there are"):
+        RouterStatistics().masks("a", 1)
+
+
+def test_masks_of_the_other_score() -> None:
+    statistics = RouterStatistics()
+    weights = torch.tensor([[0.1, 0.4, 0.1, 0.4], [0.0, 0.2, 0.3, 0.2]], dtype=torch.float64)
+    # of equal scores, as zero is where no token was sure, the larger weight stays
+    selection = torch.tensor([[0.5, 0.1, 0.5, 0.6], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    statistics.sums = {"a": {"layer": torch.stack([weights, 0 * weights, selection])}}
+    for keep, want in (
+        (1, [0, 0, 0, 1, 0, 0, 1, 0]),
+        (2, [1, 0, 0, 1, 0, 1, 1, 0]),
+        (3, [1, 0, 1, 1, 0, 1, 1, 1]),
+    ):
+        assert statistics.masks("a", keep, score="selection")["layer"].int().tolist() == want, keep
+    assert statistics.profile("a")["layer"].equal(selection)
+    assert statistics.profile("a", "weights")["layer"].equal(weights)
 
 
 def test_half_of_the_experts_of_a_model_are_never_chosen(tmp_path: Path) -> None:
@@ -183,7 +279,7 @@ def test_half_of_the_experts_of_a_model_are_never_chosen(tmp_path: Path) -> None
         assert list(loaded.sums[task]) == layers
         for layer, gates in zip(layers, gating, strict=True):
             sums = loaded.sums[task][layer]
-            assert sums.shape == (2, c.num_groups, c.num_experts // c.num_groups)
+            assert sums.shape == (3, c.num_groups, c.num_experts // c.num_groups)
             assert sums[1].flatten().equal(2.0 * gates.counts.double())
             assert sums[0].sum().item() == pytest.approx(2.0 * gates.weights.sum().item())
     assert not loaded.sums["law"][layers[0]].equal(loaded.sums["prose"][layers[0]])
@@ -208,7 +304,7 @@ def test_a_file_is_replaced_when_the_new_one_is_whole(
 ) -> None:
     path, target = tmp_path / "law.pt", tmp_path / "target.pt"
     old, new = RouterStatistics(), RouterStatistics()
-    old.sums = {"task": {"layer": torch.ones(2, G, E // G, dtype=torch.float64)}}
+    old.sums = {"task": {"layer": torch.ones(3, G, E // G, dtype=torch.float64)}}
     old.save(target)
     path.symlink_to(target)
     path.chmod(0o600)
