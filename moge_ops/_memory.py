@@ -1,10 +1,12 @@
-"""How much memory is left."""
+"""How much memory is left, and how much this process has."""
 
+import os
+import resource
 from pathlib import Path
 
 import torch
 
-__all__ = ["available"]
+__all__ = ["available", "held"]
 
 
 def available(device: str) -> int | None:
@@ -26,3 +28,15 @@ def available(device: str) -> int | None:
         return min(left, limit - int((group / "memory.current").read_text()))
     except (OSError, ValueError):  # no such file, or "max"
         return left
+
+
+def held() -> int:
+    """Bytes of this process that are in memory, or the most that were, if the system says no more.
+
+    Pages of files that are mapped count: those of libraries, above all.
+    """
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if os.uname().sysname == "Darwin" else most * 1024

@@ -179,3 +179,19 @@ def emulator() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `moge-ops make-tiny`; not to be changed."""
+    from moge_ops.cli import main
+
+    folder = tmp_path_factory.mktemp("cli") / "tiny"
+    main(["make-tiny", str(folder)])
+    return folder
+
+
+@pytest.fixture
+def tiny(made: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, for this test alone."""
+    return Path(shutil.copytree(made, tmp_path / "tiny"))
