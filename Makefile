@@ -4,7 +4,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem test-engines test-npu \
-	test-npu-oldest test-vllm hub check typecheck-ascend demo train-demo quantize-demo balance bench gates \
+	test-npu-oldest test-vllm hub check typecheck-ascend demo train-demo quantize-demo balance bench gates inference \
 	fuzz gpu docs docs-serve docs-look \
 	gpu-static gpu-wheels triton-ascend ascend-counters ascend-model ascend-decode mutants clean
 
@@ -161,6 +161,12 @@ balance: .venv/made ## loads of the devices, MoGE and plain top-k, counted and m
 bench: .venv/made .peers/made ## a layer on the CPU beside its peers, into bench/results; options: ARGS='--filter "T=16$$"'
 	@.venv/bin/python bench/ops/run.py $(ARGS)
 	@.venv/bin/python bench/ops/plots.py
+
+inference: .venv/made ## speculation and offloaded experts, timed, into bench/results; writes 16 GB into out; options: ARGS='--smoke'
+	$(say) 'speculation'
+	@.venv/bin/python bench/inference/speculation.py $(ARGS)
+	$(say) 'experts that stay in the folder'
+	@.venv/bin/python bench/inference/offload.py $(ARGS)
 
 gates: .venv/made .peers/made .engines/made ## gates of serving engines beside ours, counted and timed, into bench/results; XTUNER=folder adds XTuner's
 	@.venv/bin/python bench/ops/gates.py $(ARGS)
