@@ -15,12 +15,16 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"_interrupt", "nn", "ops", "quant", "statistics", "surgery", "testing"},
     "__main__": {"cli"},
-    "cli": {"models", "ops", "quant", "_backend", "_extensions", "_files", "_interrupt", "_memory"},
+    "cli": {
+        *("models", "offload", "ops", "quant", "statistics"),
+        *("_backend", "_extensions", "_files", "_interrupt", "_memory"),
+    },
     "distributed": {"models", "nn", "ops", "_checks"},  # and no room may import it
     "integrations": {"models", "nn", "ops", "quant", "_checks", "_files"},
     "models": {"nn", "ops", "quant", "_checks", "_files"},
-    "nn": {"ops", "_checks", "_quantized"},
-    "statistics": {"nn", "ops", "_checks", "_files"},
+    "nn": {"ops", "_checks", "_pooled", "_quantized"},
+    "offload": {"models", "nn", "ops", "quant", "_backend", "_checks", "_quantized"},
+    "statistics": {"nn", "ops", "_checks", "_files", "_first_router"},
     "surgery": {"nn"},
     "testing": {"_backend", "_memory"},
     "ops": {"reference", "_backend", "_checks", "_quantized"},
@@ -34,9 +38,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_cpu": set(),
     "_backend": {"_checks", "_extensions", "_flops"},  # loads kernels by name, when first used
     "_checks": set(),
+    "_pooled": {"ops", "_quantized"},
     "_quantized": {"_checks"},
     "_extensions": {"_cpu"},
     "_files": set(),
+    "_first_router": {"nn", "ops"},
     "_flops": set(),
     "_interrupt": set(),
     "_memory": set(),

@@ -56,6 +56,30 @@ COMPLETE: list[tuple[str, str, Mapping[str, str], Sequence[str]]] = [
     ("ascend.counters", "ascend_counters.csv", {"T": "8192"}, ("launch", "dtype", "blocks")),
     ("decode.plans", "ascend_decode.csv", {"step": "total"}, ("plan", "chip")),
     ("balance.scores", "balance.csv", {"study": "router"}, ("tokens",)),
+    *(
+        (f"offload.hits {n}", "offload.csv", {"study": "hits", "batch": n}, ("router", "order"))
+        for n in ("1", "8")
+    ),
+    *(
+        (f"offload.models {phase}", "offload.csv", {"phase": phase}, ("weights", "medium", "batch"))
+        for phase in ("prefill", "decode")
+    ),
+    (
+        "offload.media",
+        "offload.csv",
+        {"study": "ceiling", "medium": "page cache|disk"},
+        ("weights", "medium"),
+    ),
+    *(
+        (
+            f"speculation.{table} {n}",
+            "speculation.csv",
+            {"batch": n, "sampling": samplings},
+            ("sampling", "draft", "guesses"),
+        )
+        for n in ("1", "8")
+        for table, samplings in (("speeds", "greedy|sampled"), ("reads", "greedy"))
+    ),
     ("gates.counted", "gates.csv", {"kind": "counted"}, ("E", "T")),
     ("gates.measured", "gates.csv", {"kind": "measured"}, ("T",)),
     ("model.speed", "model.csv", {}, ("op", "direction")),

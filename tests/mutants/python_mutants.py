@@ -7,6 +7,7 @@ REJECTS = "tests/test_grouped_mlp.py tests/test_grouped_gemm.py tests/test_swigl
 GATE_REJECTS = "tests/test_grouped_gate.py tests/test_route.py tests/test_nn.py -k rejects"
 PASSED = "tests/test_registration.py -k what_has_passed"
 STATISTICS = "tests/test_statistics.py -k 'not triton and not ascend'"
+PREMOE = "tests/test_premoe.py -k '{}'"
 SURGERY = "tests/test_surgery.py"
 MODEL = "tests/test_pangu_moe.py -k 'formulas and not numpy'"
 GENERATE = "tests/test_pangu_moe.py -k 'prompts or eos or cache'"
@@ -14,6 +15,8 @@ LOSSES = "tests/test_pangu_moe.py -k 'loss or labels or neither_term'"
 AUTO = "tests/test_pangu_auto.py"
 CHECKPOINT = "tests/test_checkpoint.py"
 CLI = "tests/test_cli.py"
+CLI_OPTIONS = "tests/test_cli_options.py"
+CLI_GENERATE = "tests/test_cli_generate.py"
 FILES = "tests/test_checkpoint.py"
 TOKENIZER = "tests/test_tokenizer.py"
 TRANSFORMS = "tests/test_transforms.py -m 'not slow'"
@@ -350,11 +353,88 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/statistics.py",
-        "best = weights.argsort(dim=1, descending=True, stable=True)[:, :keep]",
-        "best = weights.flip(1).argsort(dim=1, descending=True, stable=True)[:, :keep]\n"
-        "            best = P - 1 - best",
+        "order = weights.argsort(dim=1, descending=True, stable=True)\n",
+        "order = P - 1 - weights.flip(1).argsort(dim=1, descending=True, stable=True)\n",
         "Of equal experts the highest ids stay.",
         STATISTICS,
+    ),
+    Mutant(
+        "moge_ops/statistics.py",
+        "none | (p < r)",
+        "none | (p <= r)",
+        "A token with equal probabilities counts for no expert.",
+        "tests/test_statistics.py -k less_likely",
+    ),
+    Mutant(
+        "moge_ops/statistics.py",
+        "p = chosen.softmax(1)",
+        "p = logits.double().softmax(1).gather(1, ids.masked_fill(none, 0))",
+        "Experts that were not chosen have a share of the selection score.",
+        STATISTICS,
+    ),
+    Mutant(
+        "moge_ops/statistics.py",
+        ".masked_fill(none, -math.inf)",
+        ".masked_fill(none, 0.0)",
+        "A slot of no expert takes a share of the selection score.",
+        "tests/test_statistics.py -k 'slots and not triton and not ascend'",
+    ),
+    Mutant(
+        "moge_ops/statistics.py",
+        "again = scores.gather(1, order)",
+        "order = torch.arange(P, device=order.device).expand_as(order)\n"
+        "            again = scores.gather(1, order)",
+        "Of experts without a selection score the lowest ids stay, whatever their weights.",
+        "tests/test_statistics.py -k other_score",
+    ),
+    Mutant(
+        "moge_ops/statistics.py",
+        "query = RouterStatistics(self.threshold)",
+        "query = RouterStatistics()",
+        "A query is measured by another threshold than the tasks.",
+        PREMOE.format("threshold"),
+    ),
+    Mutant(
+        "moge_ops/statistics.py",
+        "q = F.normalize(q.cpu().flatten(), dim=0)",
+        "q = q.cpu().flatten()",
+        "Long queries are far from every task.",
+        PREMOE.format("formula"),
+    ),
+    Mutant(
+        "moge_ops/statistics.py",
+        "if isinstance(version, dict) or version is None:",
+        "if version is None:",
+        "A task of an old file that is called 'version' makes the file unreadable.",
+        PREMOE.format("first_version"),
+    ),
+    Mutant(
+        "moge_ops/_first_router.py",
+        "module.expert_mask = nothing",
+        "pass",
+        "Experts that are off hide what a query is like.",
+        PREMOE.format("switched_off"),
+    ),
+    Mutant(
+        "moge_ops/_first_router.py",
+        "rows = None if rows is None else rows.flatten()",
+        "rows = None",
+        "Padding is a part of the query.",
+        PREMOE.format("padding"),
+    ),
+    Mutant(
+        "moge_ops/_first_router.py",
+        "            raise _Seen\n",
+        "",
+        "A query runs the whole model, and reads its experts.",
+        PREMOE.format("first_router or reads_no_expert"),
+    ),
+    Mutant(
+        "moge_ops/_first_router.py",
+        "if _kind(name) in kinds} ^ set(sizes)",
+        "if name in sizes} ^ set(sizes)",
+        "Tasks of a model with fewer layers pass for this one's.",
+        PREMOE.format("another_model"),
     ),
     Mutant(
         "moge_ops/statistics.py",
@@ -388,7 +468,7 @@ MUTANTS = [
     Mutant(
         "moge_ops/models/pangu_moe.py",
         "seen = real[:, None, :] | ~rows[:, :, None]",
-        "seen = real[:, None, :].expand(-1, real.shape[1] - start, -1)",
+        "seen = real[:, None, :].expand(-1, rows.shape[1], -1)",
         "Padding sees nothing and becomes NaN.",
         "tests/test_pangu_moe.py -k 'sees_nothing or padded'",
     ),
@@ -400,7 +480,7 @@ MUTANTS = [
         "tests/test_pangu_moe.py -k any_parts",
     ),
     Mutant(
-        "moge_ops/models/pangu_moe.py",
+        "moge_ops/models/cache.py",
         "torch.cat([-sin, sin], -2)",
         "torch.cat([sin, -sin], -2)",
         "Positions are rotated the other way round.",
@@ -421,9 +501,9 @@ MUTANTS = [
         LOSSES,
     ),
     Mutant(
-        "moge_ops/models/pangu_moe.py",
-        "done |= torch.isin(chosen, ends)",
-        "done = torch.isin(chosen, ends)",
+        "moge_ops/models/_steps.py",
+        "return 0 if self.done[b] else self.most - len(self.texts[b])",
+        "return self.most - len(self.texts[b])",
         "A row that has ended goes on.",
         GENERATE,
     ),
@@ -620,22 +700,22 @@ MUTANTS = [
         CLI + " -k is_the_programs",
     ),
     Mutant(
-        "moge_ops/cli.py",
+        "moge_ops/cli/_main.py",
         "    except KeyboardInterrupt:\n        sys.exit(_interrupt.INTERRUPTED)\n",
         "",
         "Ctrl-C ends in a traceback.",
         CLI + " -k during_generate",
     ),
     Mutant(
-        "moge_ops/cli.py",
+        "moge_ops/cli/_main.py",
         "        _drop_output()\n        sys.exit(PIPE_CLOSED)",
         "        sys.exit(PIPE_CLOSED)",
         "A closed pipe ends in a traceback of the last flush.",
         CLI + " -k a_closed_pipe",
     ),
     Mutant(
-        "moge_ops/cli.py",
-        "print(_shown(traceback.format_exc())",
+        "moge_ops/cli/_main.py",
+        "print(shown(traceback.format_exc())",
         "print(traceback.format_exc()",
         "With --debug a name in a file steers the terminal.",
         CLI + " -k with_debug",
@@ -650,31 +730,108 @@ MUTANTS = [
     ),
     # --- command line ---
     Mutant(
-        "moge_ops/cli.py",
+        "moge_ops/cli/_text.py",
         r"[\x00-\x08\x0b-\x1f\x7f-\x9f]",
         r"[\x00-\x08\x0b-\x1a\x7f-\x9f]",
         "An escape sequence of the model steers the terminal.",
-        CLI + " -k steer",
+        CLI_GENERATE + " -k steer",
     ),
     Mutant(
-        "moge_ops/cli.py",
-        "need = checkpoint.bytes_needed(folder, config, dtype) + cache",
-        "need = checkpoint.bytes_needed(folder, config, dtype)",
+        "moge_ops/cli/_loading.py",
+        "need = models.checkpoint.bytes_needed(folder, config, dtype) + cache",
+        "need = models.checkpoint.bytes_needed(folder, config, dtype)",
         "The cache is not counted when the model is loaded.",
         CLI + " -k cache_counts",
     ),
     Mutant(
-        "moge_ops/cli.py",
+        "moge_ops/cli/_loading.py",
         "if max(ids) >= config.vocab_size:",
         "if max(ids) > config.vocab_size:",
         "An id just past the vocabulary reaches the model.",
         CLI + " -k lacks_one_id",
     ),
     Mutant(
-        "moge_ops/cli.py",
+        "moge_ops/cli/_generate.py",
         "        if token not in ends:\n            print",
         "        if True:\n            print",
         "The end token is shown.",
-        CLI + " -k end_token",
+        CLI_GENERATE + " -k end_token",
+    ),
+    Mutant(
+        "moge_ops/cli/_generate.py",
+        "        if token < 0:  # a step of this row that brings none\n            return\n",
+        "",
+        "A step that brings no token shows one.",
+        CLI_OPTIONS + " -k every_token",
+    ),
+    Mutant(
+        "moge_ops/cli/_generate.py",
+        "    closing.enter_context(models.offload.of(model))\n    return model",
+        "    return model",
+        "Threads that read experts outlive an answer.",
+        CLI_OPTIONS + " -k an_error_ends",
+    ),
+    Mutant(
+        "moge_ops/cli/_loading.py",
+        '        taken += held() if args.device == "cpu" else 0\n',
+        "",
+        "What the process holds is not taken off its budget.",
+        CLI_OPTIONS + " -k taken_off",
+    ),
+    Mutant(
+        "moge_ops/cli/_loading.py",
+        "taken = (prompt + new) * cached(config)",
+        "taken = prompt * cached(config)",
+        "The cache of new tokens is not taken off the budget.",
+        CLI_OPTIONS + " -k taken_off",
+    ),
+    Mutant(
+        "moge_ops/cli/_profile.py",
+        "        statistics.check(model)\n",
+        "",
+        "The profiles of two models get into one file.",
+        CLI_OPTIONS + " -k changes_nothing",
+    ),
+    Mutant(
+        "moge_ops/cli/_folders.py",
+        "            if need > free:\n",
+        "            if False:\n",
+        "A disk is filled before it is told to be too small.",
+        "tests/test_cli_folders.py -k told_before",
+    ),
+    Mutant(
+        "moge_ops/models/synthetic.py",
+        "F = unit * max(1, 1 + round((parameters - none) / (one - none)))",
+        "F = unit * max(1, round((parameters - none) / (one - none)))",
+        "A model has another size than the one asked for.",
+        "tests/test_cli_folders.py -k test_sizes",
+    ),
+    Mutant(
+        "moge_ops/models/checkpoint.py",
+        "    _check_copies(folder, shards, config)\n",
+        "",
+        "A head's own output head is left out whatever its values.",
+        "tests/test_repeated_tensors.py -k another_value",
+    ),
+    Mutant(
+        "moge_ops/models/checkpoint.py",
+        "    _check_copies(folder, all_files(folder), config)\n",
+        "",
+        "The same beside quantised experts.",
+        "tests/test_repeated_tensors.py -k beside_quantised",
+    ),
+    Mutant(
+        "moge_ops/models/layout.py",
+        "0 <= int(found[1]) - layers < config.num_nextn_predict_layers",
+        "int(found[1]) - layers < config.num_nextn_predict_layers",
+        "An ordinary layer may repeat the embedding too.",
+        "tests/test_repeated_tensors.py -k 'only_heads or no_head'",
+    ),
+    Mutant(
+        "moge_ops/_first_router.py",
+        "x.reshape(-1, x.shape[-1])",
+        "x.flatten(0, -2)",
+        "A query that is a single token without a batch fails.",
+        "tests/test_premoe.py -k one_token",
     ),
 ]

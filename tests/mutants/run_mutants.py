@@ -28,9 +28,14 @@ from typing import NamedTuple
 
 import ascend_mutants
 import cpu_mutants
+import demand_mutants
 import emulator_mutants
+import mtp_mutants
+import offload_mutants
 import python_mutants
+import speculation_mutants
 import torch_mutants
+import trimr_mutants
 import triton_mutants
 from mutant import Mutant
 
@@ -38,7 +43,14 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS: dict[str, Sequence[Mutant]] = {
     "triton": triton_mutants.MUTANTS,
     "torch": torch_mutants.MUTANTS,
-    "python": python_mutants.MUTANTS,
+    "python": [
+        *python_mutants.MUTANTS,
+        *trimr_mutants.MUTANTS,
+        *speculation_mutants.MUTANTS,
+        *mtp_mutants.MUTANTS,
+        *offload_mutants.MUTANTS,
+        *demand_mutants.MUTANTS,
+    ],
     "ascend": ascend_mutants.MUTANTS,
     "emulator": emulator_mutants.MUTANTS,
     "cpu": cpu_mutants.MUTANTS,

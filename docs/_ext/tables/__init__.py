@@ -67,7 +67,8 @@ def span(numbers: Iterable[float], digits: int = 1) -> str:
 def machine(row: Row, *more: str) -> str:
     """Where and when a row was measured; ``more`` is what else a reader wants to know of it."""
     threads = row.get("threads") or row["cores"]
-    parts = (row["machine"], f"{threads} threads", f"torch {row['torch']}", *more, row["date"][:10])
+    threads += f" thread{'s' * (threads != '1')}"
+    parts = (row["machine"], threads, f"torch {row['torch']}", *more, row["date"][:10])
     return f"{', '.join(parts)}."
 
 
