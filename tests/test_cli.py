@@ -137,7 +137,7 @@ class TestErrors:
         monkeypatch.setattr(_loading, "available", lambda device: 2 * total + 100_000)
         run("generate", tiny, PSALM, "--max-new-tokens", 8, capsys=capsys)
         line = refusal("generate", tiny, PSALM, "--max-new-tokens", 2000, capsys=capsys)
-        assert "GB are available on" in line
+        assert "MB are available on" in line
 
     @pytest.mark.parametrize(
         ("content", "said"), [(None, "No such file"), (b"\xff\xfe", "is not UTF-8")]
