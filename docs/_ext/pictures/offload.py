@@ -6,7 +6,7 @@ import moge_ops
 from pictures import Svg
 
 LAYERS, E, G = 4, 8, 4
-CELL, HIGH = 34, 26
+CELL, HIGH = 32, 26
 NOW = 1  # the layer that runs
 
 
@@ -30,8 +30,8 @@ def ring() -> Svg:
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(1)).tolist()
     slots = [others[i] for i in order]
     slots.insert(3, reading)
-    left, pool, takes, top = 70, 440, 610, 40
-    svg = Svg(760, top + 6 * (HIGH + 4) + 44)
+    left, pool, takes, top = 64, 412, 580, 40
+    svg = Svg(724, top + 6 * (HIGH + 4) + 44)
     svg.text(left, 12, "experts in the folder", "strong")
     svg.text(pool, 12, "pool of 12 slots", "strong")
     svg.text(takes, 12, f"layer {NOW} runs", "strong")

@@ -109,27 +109,22 @@ def models(phase: str) -> Table:
     found = rows("model", phase=phase)
     lines = []
     for row in found:
-        budget = f"{int(row['budget']) / 1e9:.2f}" if row["budget"] else NO_VALUE
         read_ = f"{int(row['bytes_step']) / 1e6:,.0f}" if row["bytes_step"] else NO_VALUE
         medium = row["medium"].replace(" ", "\u00a0")
         lines.append(
             [
-                *(
-                    row["weights"],
-                    medium,
-                    row["batch"],
-                    budget,
-                    f"{int(row['rss_peak']) / 1e9:.2f}",
-                ),
+                *(row["weights"], medium, row["batch"], f"{int(row['rss_peak']) / 1e9:.2f}"),
                 *(f"{float(row['tokens_s']):,.2f}", _percent(row["hit_rate"]), read_),
                 *(_percent(row["of_medium"]), _percent(row["of_medium_and_resident"])),
             ]
         )
-    head = ["weights", "experts from", "batch", "budget, GB", "memory, GB", "tokens/s", "hits"]
-    head += ["MB a step", "of the medium", "of medium and computing"]
-    row = found[0]
+    head = ["weights", "experts from", "batch", "memory, GB", "tokens/s", "hits", "MB a step"]
+    head += ["of the medium", "and computing"]
+    row, budget = found[0], next(int(row["budget"]) for row in found if row["budget"])
     about = machine(
-        row, f"{int(row['parameters']):,} parameters, {int(row['weight_bytes']) / 1e9:.1f} GB"
+        row,
+        f"{int(row['parameters']):,} parameters, {int(row['weight_bytes']) / 1e9:.1f} GB, "
+        f"budget {budget / 1e9:.2f} GB",
     )
     return Table("measured", SOURCE, about, head, lines)
 
