@@ -74,7 +74,7 @@ COMPLETE: list[tuple[str, str, Mapping[str, str], Sequence[str]]] = [
         (
             f"speculation.{table} {n}",
             "speculation.csv",
-            {"batch": n, "sampling": samplings},
+            {"layers": "4", "batch": n, "sampling": samplings},
             ("sampling", "draft", "guesses"),
         )
         for n in ("1", "8")

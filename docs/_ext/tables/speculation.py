@@ -13,6 +13,7 @@ NAMES = {
 
 
 def _rows(batch: str, **where: str) -> list[Row]:
+    where = {"layers": layers(), **where}
     found = [
         row
         for row in read(SOURCE)
@@ -81,9 +82,14 @@ def layers() -> str:
     return read(SOURCE)[0]["layers"]
 
 
-def times(draft: str, guesses: str, batch: str, sampling: str) -> str:
-    """Times the tokens of plain decoding in a second; a draft's name has ``_`` for spaces."""
+def times(draft: str, guesses: str, batch: str, sampling: str, depth: str = "") -> str:
+    """Times the tokens of plain decoding in a second; a draft's name has ``_`` for spaces.
+
+    ``depth`` is another number of layers than that of the tables.
+    """
     where = {"draft": draft.replace("_", " "), "guesses": guesses, "sampling": sampling}
+    if depth:
+        where["layers"] = depth
     (row,) = _rows(batch, **where)
     return f"{float(row['times_plain']):.2f}"
 
