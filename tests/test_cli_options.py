@@ -22,6 +22,8 @@ from moge_ops.models.checkpoint import from_pretrained, read_config, save_pretra
 from moge_ops.models.tokenizer import load_tokenizer
 from moge_ops.statistics import RouterStatistics
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("tokenizers", reason="needs the extra 'models'")
 
 TEXTS = {

@@ -469,6 +469,7 @@ class TestTransformers:
             torch.testing.assert_close(model(ids).logits, expected)
 
 
+@pytest.mark.slow
 def test_the_example_and_the_measurement_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

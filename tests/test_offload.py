@@ -409,6 +409,8 @@ class TestBudget:
 PEAK = """
 import sys, torch
 from moge_ops import offload
+
+pytestmark = pytest.mark.slow
 def peak():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))

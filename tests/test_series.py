@@ -29,6 +29,8 @@ from moge_ops.offload import _loading
 from moge_ops.quant import SCHEMES, quantize_experts
 from moge_ops.statistics import RouterStatistics
 
+pytestmark = pytest.mark.slow
+
 V, LAYERS, E, K, NEW = 40, 3, 8, 4, 24
 SIZES: dict[str, Any] = {
     "vocab_size": V,

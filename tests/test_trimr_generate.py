@@ -18,6 +18,8 @@ from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.models.tokenizer import Tokenizer, write_byte_tokenizer
 from moge_ops.models.trimr import QUESTIONS, LogitVerifier, Reason, TrimR, Words
 
+pytestmark = pytest.mark.slow
+
 for package in ("rich", "tokenizers"):
     pytest.importorskip(package, reason="needs the extras 'bench' and 'models'")
 
