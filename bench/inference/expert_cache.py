@@ -125,7 +125,7 @@ def play(
         worth.visit(i, visit, coming)
         excess = int(resident.sum()) + missing - slots
         if excess > 0:
-            resident[visit] = False  # in use now, whatever they are worth
+            resident[visit] = False  # in use now, so they stay
             spare = resident.nonzero()[0]
             resident[spare[np.argsort(worth.of(spare, i), kind="stable")[:excess]]] = False
         resident[visit] = True

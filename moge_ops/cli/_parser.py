@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
         "--parameters",
         type=number,
         metavar="N",
-        help="about so many, like 6e9, in the proportions of Pangu Pro MoE (default: a small one)",
+        help="size of the model, like 6e9; its shape is Pangu Pro MoE's (default: a tiny one)",
     )
 
     text = "writes a model in another dtype, in files of another size, or with quantised experts"

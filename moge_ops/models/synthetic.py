@@ -32,8 +32,7 @@ def config_of_size(parameters: float, **settings: Any) -> PanguMoEConfig:
         settings: Other fields of the configuration, such as ``vocab_size``, which counts.
 
     Raises:
-        ValueError: ``parameters`` is out of range, or so many are in the vocabulary that nothing
-            of the right size is left.
+        ValueError: ``parameters`` is out of range, or too small for the vocabulary.
     """
     if not LEAST <= parameters <= MOST:
         raise ValueError(f"parameters must be from {LEAST:.0e} to {MOST:.0e}, got {parameters:g}")

@@ -112,7 +112,7 @@ class _Row:
         self.call: Call | None = None  # what is asked, and which of the three questions it is
         self.question, self.overdue = "", False
         self.reason: Reason | None = None  # why words are to be inserted, once they can be
-        self.inserted = 0  # tokens of the words that have not come back as new ids
+        self.inserted = 0  # tokens of inserted words that ``generate`` has not reported yet
         self.asked: tuple[int, int] | None = None  # tokens and thoughts at the mild words
 
     @property

@@ -174,7 +174,7 @@ class ExpertStore:
     def _off(self, of: Layer, needed: list[int], gating: Gating) -> dict[int, int]:
         """Experts that are switched off and were chosen all the same -> another, that is on.
 
-        A row of NaN chooses experts that are off; its result is NaN, whatever they are.
+        A row of NaN may choose experts that are off. Its result is NaN with any experts.
         """
         if len(of.usable) == of.num_experts:
             return {}
