@@ -81,6 +81,8 @@ def takers(scheme: str) -> set[tuple[str, str]]:
     return {("moe", name) for name in found | ({"zentorch"} if scheme == "int8_w8a8" else set())}
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("the matrix")  # one run of it for all of them
 def test_the_matrix_has_all_variants_at_every_point(smoke: Path) -> None:
     points: dict[tuple[str, ...], set[tuple[str, str]]] = {}
     for row in read(smoke):
@@ -99,6 +101,8 @@ def test_the_matrix_has_all_variants_at_every_point(smoke: Path) -> None:
             assert found == both | (engines if forward else set())
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("the matrix")  # one run of it for all of them
 def test_quantised_experts_count_the_bytes_that_they_store(smoke: Path) -> None:
     stored = {}
     for row in read(smoke):
@@ -216,6 +220,8 @@ def test_the_level_is_the_best_one_of_the_flags(
     assert engines.level() == level
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("the matrix")  # one run of it for all of them
 def test_rates_follow_from_times_and_counts(smoke: Path) -> None:
     rows = [row for row in read(smoke) if row["median_ms"]]
     ceilings = {(place(r), r["variant"]): r for r in rows if r["op"] == "ceiling"}
@@ -236,6 +242,8 @@ def test_rates_follow_from_times_and_counts(smoke: Path) -> None:
         assert 0 < float(row["rms_error"]) < 0.06
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("the matrix")  # one run of it for all of them
 def test_a_second_run_appends_and_the_plot_is_drawn(smoke: Path, tmp_path: Path) -> None:
     path = tmp_path / "twice.csv"
     path.write_bytes(smoke.read_bytes())

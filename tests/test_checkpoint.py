@@ -293,6 +293,7 @@ for write in (
 """
 
 
+@pytest.mark.slow
 def test_no_space_leaves_nothing_and_destroys_nothing(single: Path, tmp_path: Path) -> None:
     out, statistics = tmp_path / "out", tmp_path / "law.pt"
     done = subprocess.run(

@@ -109,6 +109,7 @@ class TestGenerate:
     def test_text_cannot_steer_a_terminal(self) -> None:
         assert shown("a\x1b[2J\x07\x9bb\r\n\té\u200d") == "a\ufffd[2J\ufffd\ufffdb\ufffd\n\té\u200d"
 
+    @pytest.mark.slow
     def test_as_a_process_in_a_pipe(self, tiny: Path, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "moge_ops", "generate", tiny, PSALM, *GREEDY]
         command += ["--max-new-tokens", "4"]

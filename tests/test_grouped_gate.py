@@ -507,6 +507,7 @@ def test_given_experts_by_hand(device: str) -> None:
         assert gating.counts.tolist() == counts
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("gate", GATES)
 def test_its_own_choice_given_back_changes_nothing(gate: dict[str, Any], device: str) -> None:
     logits = torch.randn(70, 24, device=device, requires_grad=True)
@@ -560,6 +561,7 @@ def check_dropped(logits: Tensor, ids: Tensor, renormalize: bool, scale: Tensor)
 
 
 @pytest.mark.float64
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("gate", GATES)
 def test_gradcheck(gate: dict[str, Any], device: str) -> None:
     # far enough apart that a finite difference does not change the choice

@@ -205,6 +205,7 @@ def test_only_the_documented_tensors_are_saved(device: str) -> None:
     assert sizes == expected
 
 
+@pytest.mark.slow
 @pytest.mark.slow_on("triton")
 def test_calls_keep_nothing(device: str) -> None:
     inputs, call = layer(device)

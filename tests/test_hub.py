@@ -263,6 +263,7 @@ def test_its_functions_compute_what_the_package_does(variant: Path, dtype: torch
     check(load_variant(variant), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton was loaded for the GPU")
 def test_its_triton_kernels_run_interpreted(build: Path) -> None:
     package = load_variant(build / "torch-cuda")
@@ -290,6 +291,7 @@ def test_the_cpu_variant_has_no_row_for_what_it_does_not_carry(build: Path) -> N
         assert backend.serving("cuda") == ("triton" if "triton" in rows else "torch")
 
 
+@pytest.mark.slow
 def test_it_runs_where_the_package_is_not(variant: Path, tmp_path: Path) -> None:
     metadata = json.loads((variant / "metadata.json").read_text())
     code = f"""
@@ -308,6 +310,7 @@ print(gating.experts.shape[1], "triton" in sys.modules)
     assert done.stdout.split() == ["8", "False"]
 
 
+@pytest.mark.slow
 def test_the_flop_counter_counts_both_beside_each_other(build: Path, tmp_path: Path) -> None:
     folder = build / "torch-cpu"
     ident = json.loads((folder / "metadata.json").read_text())["id"]

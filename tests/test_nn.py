@@ -280,6 +280,7 @@ def test_row_masks_that_do_not_fit(device: str) -> None:
     assert torch.equal(layer(x, row_mask=mask), layer(x))
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("how", ["argument", "cast", "autocast"])
 def test_a_router_in_float32(how: str, device: str) -> None:
     dtypes = {"dtype": torch.bfloat16, "router_dtype": torch.float32} if how == "argument" else {}

@@ -32,6 +32,8 @@ from moge_ops.quant import SCHEMES, quantize_experts
 from moge_ops.statistics import RouterStatistics
 from moge_ops.testing import backend
 
+pytestmark = pytest.mark.slow
+
 LAYERS, E, K = 4, 8, 4
 SIZES = {
     "vocab_size": 40, "hidden_size": 64, "num_hidden_layers": LAYERS, "num_attention_heads": 2,
@@ -69,7 +71,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _no_thread_stays() -> Iterator[None]:
     yield
-    gc.collect()
+    if threads():
+        gc.collect()  # slow beside the other tests' objects, and rarely needed
     assert not threads()
 
 
@@ -410,7 +413,6 @@ PEAK = """
 import sys, torch
 from moge_ops import offload
 
-pytestmark = pytest.mark.slow
 def peak():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))

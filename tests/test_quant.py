@@ -334,6 +334,7 @@ def test_no_expert_and_no_row() -> None:
             assert dequantize(q).shape == shape
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("scheme", quant.SCHEMES)
 @pytest.mark.parametrize("empty", ["I", "O", "F", "H", "E", "T"])
 def test_sizes_of_zero(empty: str, scheme: str, device: str) -> None:
@@ -444,6 +445,7 @@ def test_integer_products_are_exact(device: str) -> None:
     assert torch.equal(got, want.float())
 
 
+@pytest.mark.slow
 def test_a_quotient_is_rounded_once_before_a_tie(device: str) -> None:
     most = torch.rand(20_000) + 1.0
     factor = (127.0 / most.double()).float()

@@ -354,6 +354,7 @@ def chi_squared(counts: Tensor, want: Tensor) -> float:
 class TestSampling:
     N = 100_000
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["certain", "sampled", "equal", "disjoint"])
     def test_verify_leaves_the_distribution(self, kind: str) -> None:
         """The joint distribution of two tokens, of which both, one or none were guessed."""
@@ -405,6 +406,7 @@ class TestSampling:
         assert 800 < sum(n) < 970
         assert set(token) == {1, 2}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["lookup", "another"])
     def test_generate_leaves_the_distribution(self, name: str) -> None:
         """Three tokens of a tiny vocabulary, of which the last two are speculated."""

@@ -30,9 +30,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture(autouse=True)
 def no_thread_left() -> Iterator[None]:
     yield
-    gc.collect()
     until = time.monotonic() + 5
     while verifiers() and time.monotonic() < until:
+        gc.collect()  # slow beside the other tests' objects, and rarely needed
         time.sleep(0.01)
     assert not verifiers()
 
@@ -416,6 +416,7 @@ class Timed:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_slow_verifier_stalls_no_step(tokenizer: Tokenizer, workers: int) -> None:
     pause = 0.4
@@ -437,6 +438,7 @@ def test_a_slow_verifier_stalls_no_step(tokenizer: Tokenizer, workers: int) -> N
         assert script.startswith(text.partition(WORDS.mild)[0])
 
 
+@pytest.mark.slow
 def test_closing_no_longer_waits_for_a_call_that_is_overdue(tokenizer: Tokenizer) -> None:
     gate = threading.Event()
     hook = made(tokenizer, lambda *_: gate.wait(60), timeout=3.0)

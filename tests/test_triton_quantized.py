@@ -305,6 +305,7 @@ def layer(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "weight_on"),
     [(torch.float32, "activation"), (torch.bfloat16, "output"), (torch.float16, "activation")],
