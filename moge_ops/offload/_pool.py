@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 from moge_ops.offload._demand import Demand
 from moge_ops.offload._sources import Key, Source
@@ -39,7 +40,10 @@ class Pool:
         self.hits = self.misses = self.bytes_read = 0
         self._lock = threading.Lock()
         self._work_came = threading.Condition(self._lock)  # threads wait for it
-        self._experts_came = threading.Condition(self._lock)  # the layer does
+        # The layer does, without the lock: an interrupt while a condition takes its lock again
+        # would give back a lock that another thread holds.
+        self._experts_came: SimpleQueue[None] = SimpleQueue()
+        self._waiting = False
         self._turn = threading.RLock()  # one layer at a time: two could wait for each other's slots
         self._slot_of: dict[Key, int] = {}  # of the whole ones and of those being filled
         self._whole: set[Key] = set()
@@ -88,7 +92,7 @@ class Pool:
                         self._failed[key] = error
                 # a layer is woken once, when it can go on
                 if error is not None or self._short or not self._lacking:
-                    self._experts_came.notify()
+                    self._wake()
         with self._lock:
             self._at_work -= 1
             last = not self._at_work
@@ -210,18 +214,23 @@ class Pool:
                 self._work_came.notify_all()
 
     def _wait(self, keys: Sequence[Key]) -> list[int]:
-        with self._lock:
-            while True:
+        while True:
+            with self._lock:
                 for key in keys:
                     error = self._failed.pop(key, None)
                     if error is not None:
                         raise error
                 self._lacking = {key for key in keys if key not in self._whole}
                 if not self._lacking:
-                    break
+                    return [self._slot_of[key] for key in keys]
                 self._assign(keys)
-                self._experts_came.wait()
-            return [self._slot_of[key] for key in keys]
+                self._waiting = True
+            self._experts_came.get()
+
+    def _wake(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self._experts_came.put(None)
 
     def _release(self) -> None:
         with self._lock:
@@ -249,7 +258,7 @@ class Pool:
         with self._lock:
             self._ended = True
             self._work_came.notify_all()
-            self._experts_came.notify_all()
+            self._wake()
         if threading.current_thread() in self._threads:  # collected as garbage there
             return
         for thread in self._threads:
