@@ -563,6 +563,9 @@ class TestEnd:
             model(ids)
             time.sleep(5)  # where the model was faster than the signal
 
+        # a shell's background job, as tests may be, ignores the signal
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
         gc.disable()  # in a callback of the collector, as Hypothesis has one, an interrupt is lost
         request.addfinalizer(gc.enable)
         with store:
