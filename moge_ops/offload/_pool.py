@@ -40,8 +40,8 @@ class Pool:
         self.hits = self.misses = self.bytes_read = 0
         self._lock = threading.Lock()
         self._work_came = threading.Condition(self._lock)  # threads wait for it
-        # The layer does, without the lock: an interrupt while a condition takes its lock again
-        # would give back a lock that another thread holds.
+        # The layer waits for this, and without the lock: a condition takes its lock again, and
+        # after an interrupt just then the layer would give back a lock that a thread holds.
         self._experts_came: SimpleQueue[None] = SimpleQueue()
         self._waiting = False
         self._turn = threading.RLock()  # one layer at a time: two could wait for each other's slots
