@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "ops.h"
 #ifndef MOGE_ASCEND_CANN
 #include "emulation.h"
@@ -34,6 +36,11 @@ GroupedGateTiling GateTiling(uint64_t T, uint32_t E, uint32_t G, uint32_t k, Gat
   return tiling;
 }
 
+ActivationTiling OfActivation(Phi phi, bool gated, bool interleaved, uint32_t terms, float alpha,
+                              std::optional<float> limit, float shift) {
+  return {phi, gated, interleaved, terms, limit.has_value(), alpha, limit.value_or(0.0f), shift};
+}
+
 void BindOperators(py::module_& m) {
   py::enum_<DType>(m, "DType")
       .value("float16", DType::kFloat16)
@@ -48,6 +55,16 @@ void BindOperators(py::module_& m) {
       .def(py::init(&GateTiling), py::kw_only(), py::arg("T"), py::arg("E"), py::arg("G"),
            py::arg("k"), py::arg("score"), py::arg("renormalize"), py::arg("scaling"),
            py::arg("given"));
+  py::enum_<Phi>(m, "Phi")
+      .value("silu", Phi::kSilu)
+      .value("gelu", Phi::kGelu)
+      .value("gelu_tanh", Phi::kGeluTanh)
+      .value("relu", Phi::kRelu)
+      .value("relu2", Phi::kRelu2);
+  py::class_<ActivationTiling>(m, "ActivationTiling")
+      .def(py::init(&OfActivation), py::kw_only(), py::arg_v("phi", Phi::kSilu, "..."),
+           py::arg("gated") = true, py::arg("interleaved") = false, py::arg("terms") = 0,
+           py::arg("alpha") = 1.0f, py::arg("limit") = py::none(), py::arg("shift") = 0.0f);
   Def(m, "token_cores", &TokenCores, "T");
   Def(m, "grouped_gate_fwd", &LaunchGroupedGateFwd, "logits", "bias", "router_scale", "given",
       "weights", "experts", "counts", "workspace", "tiling", "dtype", "stream");
@@ -84,9 +101,12 @@ void BindOperators(py::module_& m) {
            py::arg("K"), py::arg("E"), py::arg("H"), py::arg("F"));
   Def(m, "grouped_mlp_ring", &GroupedMlpRing, "shape");
   Def(m, "grouped_mlp_fwd", &LaunchGroupedMlpFwd, "x", "gate_up", "down", "weights", "slot_to_row",
-      "offsets", "rows", "row_weights", "ring", "pre", "act", "y", "shape", "dtype", "stream");
-  Def(m, "grouped_mlp_act_bwd", &LaunchGroupedMlpActBwd, "g", "pre", "row_weights", "d_pre", "act",
-      "d_row_weights", "N", "F", "dtype", "stream");
+      "offsets", "b_gate_up", "b_down", "series", "rows", "row_weights", "ring", "pre", "act", "y",
+      "shape", "activation", "dtype", "stream");
+  Def(m, "grouped_mlp_act_bwd_cores", &GroupedMlpActBwdCores, "N");
+  Def(m, "grouped_mlp_act_bwd", &LaunchGroupedMlpActBwd, "g", "pre", "row_weights", "more",
+      "series", "d_pre", "act", "d_row_weights", "d_series", "N", "F", "activation", "dtype",
+      "stream");
 
   Def(m, "grouped_gemm_int8_ring", &GroupedGemmInt8Ring, "shape");
   Def(m, "grouped_gemm_int8", &LaunchGroupedGemmInt8, "rows", "row_scale", "weight", "scale",
@@ -124,6 +144,8 @@ void BindOperators(py::module_& m) {
       "stream");
 
   Def(m, "swiglu_fwd", &LaunchSwigluFwd, "gate_up", "act", "N", "F", "dtype", "stream");
+  Def(m, "activation_fwd", &LaunchActivationFwd, "pre", "bias", "series", "act", "N", "F",
+      "activation", "dtype", "stream");
   Def(m, "swiglu_bwd", &LaunchSwigluBwd, "d_act", "gate_up", "d_gate_up", "N", "F", "dtype",
       "stream");
 }

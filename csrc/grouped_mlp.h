@@ -14,6 +14,9 @@ int64_t MlpBlocks(const MlpShape& shape);
 // Sizes of a layer of at least one row, all but its options.
 GroupedMlpTiling MlpTiling(const MlpShape& shape);
 
+// What stands between the products, for MlpTiling's sizes.
+void Choose(GroupedMlpTiling& tiling, const ActivationTiling& activation, bool biased);
+
 }  // namespace moge
 
 #endif  // MOGE_CSRC_GROUPED_MLP_H_

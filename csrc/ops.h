@@ -9,6 +9,7 @@
 
 #include "../ascend_kernels/grouped_gate/grouped_gate_tiling.h"
 #include "../ascend_kernels/route/route_tiling.h"
+#include "../ascend_kernels/swiglu/activation_tiling.h"
 #include "launch.h"
 
 namespace moge {
@@ -76,17 +77,23 @@ struct MlpShape {
 int64_t GroupedMlpRing(const MlpShape& shape);
 // x [T, H], gate_up [E, 2F, H], down [E, H, F], weights [T, K] float, [T, K], [E + 1]; workspaces:
 // rows [N, pitch of H], row_weights [N] float, if the activation is to be weighted and not the
-// output, the ring, act [N, F] -> pre [N, 2F] or none, y [T, H]
+// output, the ring, act [N, F] -> pre [N, 2F] or none, y [T, H]. Biases [E, 2F] and [E, H] and the
+// series [2, terms] float may be none. Without a gate, 2F is F.
 void LaunchGroupedMlpFwd(Pointer x, Pointer gate_up, Pointer down, Pointer weights,
-                         Pointer slot_to_row, Pointer offsets, Pointer rows, Pointer row_weights,
-                         Pointer ring, Pointer pre, Pointer act, Pointer y, const MlpShape& shape,
-                         DType dtype, Pointer stream);
+                         Pointer slot_to_row, Pointer offsets, Pointer b_gate_up, Pointer b_down,
+                         Pointer series, Pointer rows, Pointer row_weights, Pointer ring,
+                         Pointer pre, Pointer act, Pointer y, const MlpShape& shape,
+                         const ActivationTiling& activation, DType dtype, Pointer stream);
 // The backward pass of the weighted activation, between the two products:
 // g [N, F] = d_y D with D = w_down, pre [N, 2F], row_weights [N] float -> d_pre [N, 2F], act [N, F]
-// times the row's weight, d_row_weights [N] float
-void LaunchGroupedMlpActBwd(Pointer g, Pointer pre, Pointer row_weights, Pointer d_pre, Pointer act,
-                            Pointer d_row_weights, int64_t N, int64_t F, DType dtype,
-                            Pointer stream);
+// times the row's weight, d_row_weights [N] float, to which more [N] float is added, if there is
+// any. With d_series [cores, 16] float, each core's sums for the factors and for the offsets of up
+// to 8 terms.
+int64_t GroupedMlpActBwdCores(int64_t N);
+void LaunchGroupedMlpActBwd(Pointer g, Pointer pre, Pointer row_weights, Pointer more,
+                            Pointer series, Pointer d_pre, Pointer act, Pointer d_row_weights,
+                            Pointer d_series, int64_t N, int64_t F,
+                            const ActivationTiling& activation, DType dtype, Pointer stream);
 
 // Products of bytes, whose sums are exact: float(sum) * (row_scale * scale).
 // elements of the int32 ring that LaunchGroupedGemmInt8 needs
@@ -168,6 +175,13 @@ void LaunchTakeScalars(Pointer scalars, Pointer index, Pointer results, int64_t 
 // [N, 2F] -> [N, F]
 void LaunchSwigluFwd(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dtype,
                      Pointer stream);
+// Raises ValueError for a series that the kernels have no room for.
+void CheckActivation(const char* op, const ActivationTiling& activation);
+// pre [N, O], what is added to it or none, series [2, terms] float or none -> [N, F], where O is 2F
+// with a gate, else F
+void LaunchActivationFwd(Pointer pre, Pointer bias, Pointer series, Pointer act, int64_t N,
+                         int64_t F, const ActivationTiling& activation, DType dtype,
+                         Pointer stream);
 // [N, F], [N, 2F] -> [N, 2F]
 void LaunchSwigluBwd(Pointer d_act, Pointer gate_up, Pointer d_gate_up, int64_t N, int64_t F,
                      DType dtype, Pointer stream);

@@ -31,6 +31,10 @@ int64_t Tiles(const SwigluTiling& tiling) {
 
 }  // namespace
 
+void CheckActivation(const char* op, const ActivationTiling& activation) {
+  CheckSize(op, "terms", activation.terms, kMostTerms);
+}
+
 void LaunchSwigluFwd(Pointer gate_up, Pointer act, int64_t N, int64_t F, DType dtype,
                      Pointer stream) {
   if (N == 0 || F == 0) return;
@@ -56,6 +60,25 @@ void LaunchSwigluBwd(Pointer d_act, Pointer gate_up, Pointer d_gate_up, int64_t 
                        {"gate_up", gate_up, 2 * N * F, size, Access::kIn},
                        {"d_gate_up", d_gate_up, 2 * N * F, size, Access::kOut}}};
   MOGE_LAUNCH_DTYPE(launch, dtype, swiglu_bwd, Gm(d_act), Gm(gate_up), Gm(d_gate_up), tiling);
+}
+
+void LaunchActivationFwd(Pointer pre, Pointer bias, Pointer series, Pointer act, int64_t N,
+                         int64_t F, const ActivationTiling& activation, DType dtype,
+                         Pointer stream) {
+  const char* op = "activation_fwd";
+  CheckActivation(op, activation);
+  if (N == 0 || F == 0) return;
+  const SwigluTiling tiling = Tiling(op, N, F, dtype, kActivationTile);
+  const int64_t size = SizeOf(dtype), O = (activation.gated != 0 ? 2 : 1) * F;
+  const Launch launch{op,
+                      Blocks(Tiles(tiling)),
+                      stream,
+                      {{"pre", pre, N * O, size, bias != 0 ? Access::kInOut : Access::kIn},
+                       {"bias", bias, bias != 0 ? N * O : 0, size, Access::kIn},
+                       {"series", series, 2 * int64_t{activation.terms}, 4, Access::kIn},
+                       {"act", act, N * F, size, Access::kOut}}};
+  MOGE_LAUNCH_DTYPE(launch, dtype, activation_fwd, Gm(pre), Gm(bias), Gm(series), Gm(act), tiling,
+                    activation);
 }
 
 }  // namespace moge

@@ -20,6 +20,26 @@ class GateScore:
     sigmoid: GateScore
     sqrtsoftplus: GateScore
 
+class Phi:
+    silu: Phi
+    gelu: Phi
+    gelu_tanh: Phi
+    relu: Phi
+    relu2: Phi
+
+class ActivationTiling:
+    def __init__(
+        self,
+        *,
+        phi: Phi = ...,
+        gated: bool = True,
+        interleaved: bool = False,
+        terms: int = 0,
+        alpha: float = 1.0,
+        limit: float | None = None,
+        shift: float = 0.0,
+    ) -> None: ...
+
 class GroupedGateTiling:
     def __init__(
         self,
@@ -167,6 +187,9 @@ def grouped_mlp_fwd(
     weights: int,
     slot_to_row: int,
     offsets: int,
+    b_gate_up: int,
+    b_down: int,
+    series: int,
     rows: int,
     row_weights: int,
     ring: int,
@@ -174,6 +197,7 @@ def grouped_mlp_fwd(
     act: int,
     y: int,
     shape: MlpShape,
+    activation: ActivationTiling,
     dtype: DType,
     stream: int,
 ) -> None: ...
@@ -242,16 +266,21 @@ def grouped_mlp_int8_fwd(
     dtype: DType,
     stream: int,
 ) -> None: ...
+def grouped_mlp_act_bwd_cores(*, N: int) -> int: ...
 def grouped_mlp_act_bwd(
     *,
     g: int,
     pre: int,
     row_weights: int,
+    more: int,
+    series: int,
     d_pre: int,
     act: int,
     d_row_weights: int,
+    d_series: int,
     N: int,
     F: int,
+    activation: ActivationTiling,
     dtype: DType,
     stream: int,
 ) -> None: ...
@@ -334,6 +363,18 @@ def take_scalars(
     *, scalars: int, index: int, results: int, size: int, count: int, stream: int
 ) -> None: ...
 def swiglu_fwd(*, gate_up: int, act: int, N: int, F: int, dtype: DType, stream: int) -> None: ...
+def activation_fwd(
+    *,
+    pre: int,
+    bias: int,
+    series: int,
+    act: int,
+    N: int,
+    F: int,
+    activation: ActivationTiling,
+    dtype: DType,
+    stream: int,
+) -> None: ...
 def swiglu_bwd(
     *, d_act: int, gate_up: int, d_gate_up: int, N: int, F: int, dtype: DType, stream: int
 ) -> None: ...

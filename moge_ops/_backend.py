@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -292,7 +292,7 @@ def _untraced(f: Callable[..., Any]) -> Callable[..., Any]:
 def _differentiable(
     name: str,
     operator: Callable[..., Any],
-    names: tuple[str, ...],
+    parameters: Mapping[str, inspect.Parameter],
     save: Callable[[Any, Any, Any], None] | None,
     backward: Callable[..., dict[str, Any]] | None,
 ) -> Callable[..., Any]:
@@ -300,6 +300,8 @@ def _differentiable(
 
     That of ``torch.library.register_autograd`` does the same in twice the time.
     """
+    names = tuple(parameters)
+    defaults = tuple(parameter.default for parameter in parameters.values())
     arguments = namedtuple("arguments", names)  # type: ignore[misc]
     below_autograd = torch._C._AutoDispatchBelowAutograd
 
@@ -325,7 +327,7 @@ def _differentiable(
 
     def call(*args: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return node.apply(*args)
+            return node.apply(*args, *defaults[len(args) :])  # the dispatcher leaves them out
         with below_autograd():
             return operator(*args)
 
@@ -359,7 +361,9 @@ def define(
     def registered(declaration: Declaration) -> Declaration:
         launcher, op = declaration.__name__, declaration.__module__.rpartition(".")[2]
         name = launcher.removesuffix("_fwd")
-        names = tuple(inspect.signature(declaration).parameters)
+        parameters = inspect.signature(declaration).parameters
+        names = tuple(parameters)
+        defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
 
         schema = torch.library.infer_schema(declaration, mutates_args=())
         tags = (torch.Tag.pt2_compliant_tag,)
@@ -382,13 +386,15 @@ def define(
         for device in {"default", "cpu"}.union(b.device for b in BACKENDS.values() if b.device):
             serve(device)
         torch.library.register_fake(f"{NAMESPACE}::{name}", declaration, lib=_library)
-        differentiable = _differentiable(name, operator, names, save, backward)
+        differentiable = _differentiable(name, operator, parameters, save, backward)
         _library.impl(name, differentiable, "Autograd")  # type: ignore[no-untyped-call]
         if flops is not None:
             _flops.register(name, flops)
 
         def call(*args: Any, **named: Any) -> Any:
-            args += tuple(named[name] for name in names[len(args) :])
+            if named:
+                named = defaults | named
+                args += tuple(named[name] for name in names[len(args) :])
             # straight to what the dispatcher would call first, where nobody listens in between
             if _traced() or _transformed() or _overridden(args):
                 return operator(*args)

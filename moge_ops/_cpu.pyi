@@ -21,6 +21,13 @@ class Format:
     fp8: Format
     fp4: Format
 
+class Function:
+    silu: Function
+    gelu: Function
+    gelu_tanh: Function
+    relu: Function
+    relu2: Function
+
 class Score:
     softmax: Score
     sigmoid: Score
@@ -29,6 +36,10 @@ class Score:
 Coding: TypeAlias = tuple[int, int, int, Format, DType, int, int, int, int]
 """Addresses of data, scales and zero points of a quantised weight, the first 0 of none; format,
 dtype of the scales; bytes of a row, rows of a scale, groups of a row, columns of one."""
+
+Activation: TypeAlias = tuple[Function, bool, bool, float, float, float, int, int]
+"""Function, gated, interleaved, alpha, limit, shift; address of the series, 0 of none, and its
+number of terms."""
 
 # of the instruction set, from the lowest, and why each cannot run here: empty where it can
 def levels() -> list[tuple[str, str]]: ...
@@ -144,15 +155,20 @@ def grouped_mlp_bwd(
     w_down: Matrix,
     gate_up: Coding,
     down: Coding,
+    b_down: Matrix,
     weights: int,
     routing: Routing,
     pre: int,
     d_x: int,
     d_w_gate_up: int,
     d_w_down: int,
+    d_b_gate_up: int,
+    d_b_down: int,
     d_weights: int,
+    d_series: int,
     H: int,
     F: int,
+    activation: Activation,
     threads: int,
 ) -> None: ...
 def grouped_mlp_fwd(
@@ -163,12 +179,15 @@ def grouped_mlp_fwd(
     w_down: Matrix,
     gate_up: Coding,
     down: Coding,
+    b_gate_up: Matrix,
+    b_down: Matrix,
     weights: int,
     routing: Routing,
     y: int,
     pre: int,
     H: int,
     F: int,
+    activation: Activation,
     weight_on_activation: bool,
     threads: int,
 ) -> None: ...
@@ -180,12 +199,15 @@ def grouped_mlp_int8_fwd(
     w_down: Matrix,
     gate_up: Coding,
     down: Coding,
+    b_gate_up: Matrix,
+    b_down: Matrix,
     weights: int,
     routing: Routing,
     y: int,
     pre: int,
     H: int,
     F: int,
+    activation: Activation,
     weight_on_activation: bool,
     threads: int,
 ) -> None: ...

@@ -649,10 +649,12 @@ SOUND: dict[str, dict[str, Any]] = {
     "grouped_mlp_fwd": {
         **{"x": 64, "gate_up": 64, "down": 64, "weights": 64, "slot_to_row": 64, "offsets": 64},
         **{"rows": 64, "row_weights": 64, "ring": 64, "pre": 64, "act": 64, "y": 64},
+        **{"b_gate_up": 0, "b_down": 0, "series": 0, "activation": _C.ActivationTiling()},
         "shape": _C.MlpShape(T=2, K=1, E=2, H=8, F=8),
     },
     "grouped_mlp_act_bwd": {
         **{"g": 64, "pre": 64, "row_weights": 64, "d_pre": 64, "act": 64, "d_row_weights": 64},
+        **{"more": 0, "series": 0, "d_series": 0, "activation": _C.ActivationTiling()},
         "N": 1,
     },
 }
@@ -890,7 +892,8 @@ def test_launchers_read_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
         (name, calls[name] | {key: of_bytes[key] for key in calls[name].keys() & of_bytes.keys()})
         for name in ("grouped_gemm_quantized_fwd", "grouped_mlp_quantized_fwd")
     ]
-    for name, arguments in [*calls.items(), *integers]:
+    other = calls["grouped_mlp_quantized_fwd"] | {"activation": "gelu"}
+    for name, arguments in [*calls.items(), *integers, ("grouped_mlp_quantized_fwd", other)]:
         module = next(module for module in modules if hasattr(module, name))
         launcher = getattr(module, name)
         names = inspect.signature(launcher).parameters

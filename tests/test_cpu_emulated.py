@@ -23,7 +23,7 @@ if cpu_level().startswith("off"):
 
 ROOT = Path(__file__).resolve().parents[1]
 OPERATORS = ("grouped_gate", "grouped_gemm", "grouped_mlp", "load_balance_loss", "permute")
-OTHERS = ("swiglu", "unpermute", "cpu_kernels", "cpu_quantized")
+OTHERS = ("swiglu", "unpermute", "cpu_activations", "cpu_kernels", "cpu_quantized")
 FILES = [f"tests/test_{name}.py" for name in (*OPERATORS, *OTHERS)]
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("emulated")]  # one build
 

@@ -272,7 +272,7 @@ def test_keeps_no_pre_activation_under_no_grad(monkeypatch: pytest.MonkeyPatch) 
     kept, forward = [], module.grouped_mlp_fwd  # type: ignore[attr-defined]
 
     def recorded(*args: Any) -> Any:
-        kept.append(args[-1])
+        kept.append(args[8])
         return forward(*args)
 
     monkeypatch.setattr(module, "grouped_mlp_fwd", recorded)

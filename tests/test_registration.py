@@ -115,7 +115,7 @@ OPS = sorted(
 )
 
 
-STEMS = [module.name for module in pkgutil.iter_modules(moge_ops.ops.__path__)]
+STEMS = [m.name for m in pkgutil.iter_modules(moge_ops.ops.__path__) if m.name[0] != "_"]
 
 
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])

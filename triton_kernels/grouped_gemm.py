@@ -11,6 +11,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import _specialized
+from ._biases import add_bias
 from ._common import narrow
 from ._configs import find_config
 from ._decode import scaled
@@ -38,6 +39,7 @@ def _grouped_gemm_kernel(
     w,  # [E, C, R], or [E, R, C] if not R_LAST: a pointer or a descriptor; stored, if quantised
     scale_ptr,  # [E, scale_rows, groups] if w is quantised, else None
     zero_ptr,  # None, or in the shape of scale
+    bias_ptr,  # [E, C], or None
     offsets_ptr,  # [E + 1]
     out_ptr,  # [N, C]
     stride_rows_n,
@@ -103,6 +105,8 @@ def _grouped_gemm_kernel(
             offs_n = tl.minimum(tile.first_row + tl.arange(0, BLOCK_M), tile.end_row - 1)
             row_scale = tl.load(row_scale_ptr + offs_n)
             acc = scaled(acc, weight, tile, row_scale, HALF=0, BLOCK_C=BLOCK_C)
+        if bias_ptr is not None:
+            acc = add_bias(acc, bias_ptr, weight, tile, C, HALF=0, BLOCK_C=BLOCK_C)
         first_c = tile.column * BLOCK_C
         ptrs = tile_ptrs(out_ptr, C, tile.first_row, first_c, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
         mask = tile_mask(tile, first_c, C, BLOCK_M=BLOCK_M, COLUMNS=BLOCK_C)
@@ -120,8 +124,12 @@ def _product(
     r_last: bool,
     row_scale: Tensor | None = None,
     dtype: torch.dtype | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """``[N, R] -> [N, C]`` in ``dtype``; int8 rows, which have scales, multiply integers."""
+    """``[N, R] -> [N, C]`` in ``dtype``, plus ``bias [E, C]``.
+
+    int8 rows, which have scales, multiply integers.
+    """
     source = weight.data if isinstance(weight, Stored) else weight
     w = source if r_last else source.mT
     N, E = rows.shape[0], w.shape[0]
@@ -129,7 +137,7 @@ def _product(
     out = torch.empty(N, C, dtype=dtype or rows.dtype, device=rows.device)
     if not out.numel():
         return out
-    if not R or not E:
+    if not E or not (R or bias is not None):
         return out.zero_()
     rows = contiguous_rows(rows)
     config = find_config("gemm", rows.dtype, N, E, C, aligned=aligned(source))
@@ -139,13 +147,14 @@ def _product(
     box_w = [config.block_c, config.block_r] if r_last else [config.block_r, config.block_c]
     w_box = box(weight, [1, *box_w])
     rows_desc = w_box is not None and describable(rows)
-    if config.specialize and rows_desc and source is weight:
+    if config.specialize and rows_desc and source is weight and bias is None:
         _specialized.launch(rows, source, offsets, out, config, r_last=r_last)
         return out
     _grouped_gemm_kernel[grid(config, N, E, C, rows.device)](
         rows=TensorDescriptor.from_tensor(rows, box_rows) if rows_desc else rows,
         row_scale_ptr=row_scale,
         w=source if w_box is None else TensorDescriptor.from_tensor(source, w_box),
+        bias_ptr=None if bias is None else bias.contiguous(),
         offsets_ptr=offsets,
         out_ptr=out,
         stride_rows_n=rows.stride(0),
@@ -164,15 +173,27 @@ def _product(
 
 
 def integer_product(
-    q: Tensor, row_scale: Tensor, weight: Stored, offsets: Tensor, dtype: torch.dtype
+    q: Tensor,
+    row_scale: Tensor,
+    weight: Stored,
+    offsets: Tensor,
+    dtype: torch.dtype,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """``int8 [N, I], [N], [E, O, I], [E + 1] -> [N, O]`` in ``dtype``."""
-    return _product(q, weight, offsets, r_last=True, row_scale=row_scale, dtype=dtype)
+    """``int8 [N, I], [N], [E, O, I], [E + 1] -> [N, O]`` in ``dtype``, plus ``bias [E, O]``."""
+    return _product(q, weight, offsets, r_last=True, row_scale=row_scale, dtype=dtype, bias=bias)
 
 
-def decoded_product(rows: Tensor, weight: Stored, offsets: Tensor, *, r_last: bool) -> Tensor:
+def decoded_product(
+    rows: Tensor, weight: Stored, offsets: Tensor, *, r_last: bool, bias: Tensor | None = None
+) -> Tensor:
     """``[N, I], [E, O, I], [E + 1] -> [N, O]``, or without r_last ``[N, O] -> [N, I]``."""
-    return _product(rows, weight, offsets, r_last=r_last)
+    return _product(rows, weight, offsets, r_last=r_last, bias=bias)
+
+
+def biased_product(rows: Tensor, weight: Tensor, offsets: Tensor, bias: Tensor | None) -> Tensor:
+    """``[N, I], [E, O, I], [E + 1] -> [N, O]``, plus ``bias [E, O]``."""
+    return _product(rows, weight, offsets, r_last=True, bias=bias)
 
 
 def grouped_gemm_fwd(rows: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 #ifndef MOGE_ASCEND_GROUPED_GEMM_PIPELINE_H_
 #define MOGE_ASCEND_GROUPED_GEMM_PIPELINE_H_
 
+#include "grouped_gemm_factors.h"
 #include "grouped_gemm_memory.h"
 #include "grouped_gemm_pack.h"
 
@@ -47,7 +48,7 @@ struct AtOnce {
 // a chunk has all of the tile's columns, and the tile is one part. Then the vector cores may pack
 // the right factor (grouped_gemm_pack.h), and LoadStep takes its chunks from there.
 // With kHalves = 2, the right factor is [E, 2 * C, R], and the parts are the same columns of its
-// two halves.
+// two halves, or columns that follow each other (tiling.beside).
 // kColumns: the most columns of a part.
 // kNibbles: bytes are two integers of four bits each, and r counts bytes. A row is two of the left
 // factor, and a tile has one more, of ones.
@@ -64,6 +65,7 @@ class TileProducts {
   // the most columns of the result that a tile may have
   static constexpr uint32_t kMaxC = kHalves == 1 ? kParts * kPartC : kPartC;
   static constexpr uint32_t kL0Depth = kL0Bytes / 2 / (kTileC / kParts) / sizeof(T);
+  using Factors = ProductFactors<T, kLeft, kRight, kHalves, kPartC>;
   using Scheduler = TileScheduler<kRaggedDepth, kMaxC, kNibbles ? 2 : 1>;
   using Streaming = StreamingLeft<kRightDepthOuter, kPartC>;
   using Resident = ResidentLeft<kRaggedDepth, sizeof(T) == 1>;
@@ -85,12 +87,11 @@ class TileProducts {
   // All but the core's registers: for a second product in the same kernel.
   __aicore__ inline void Prepare(GM_ADDR left, GM_ADDR right, GM_ADDR offsets,
                                  const GroupedGemmTiling& tiling) {
-    left_ = Global<T>(left);
-    right_ = Global<T>(right);
+    factors_.Init(left, right, tiling);
     tiling_ = tiling;
     scheduler_.Init(offsets, tiling, GetBlockIdx());
     // what is read once must not drive the rest out of L2
-    if (scheduler_.Contiguous()) right_.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
+    if (scheduler_.Contiguous()) factors_.ReadRightOnce();
     const uint64_t most = scheduler_.MostRows();
     const uint64_t rows = (kRaggedDepth ? tiling.rows : most) + (kNibbles ? 1 : 0);
     const uint32_t m = RoundUp(Min(kTileM, rows), kFractal);
@@ -110,9 +111,7 @@ class TileProducts {
 
   // Rows of the product.
   static __aicore__ inline uint32_t Rows(const Tile& tile) { return tile.m + (kNibbles ? 1 : 0); }
-  static __aicore__ inline uint32_t Parts(const Tile& tile) {
-    return kHalves == 1 ? CeilDiv(tile.c, kPartC) : kHalves;
-  }
+  static __aicore__ inline uint32_t Parts(const Tile& tile) { return Factors::Parts(tile); }
   // Where vector cores pack the right factor: after Init, before Process.
   __aicore__ inline void TakePacked(GM_ADDR packed) { packed_.Init(packed); }
 
@@ -227,7 +226,7 @@ class TileProducts {
     return Max(1, CeilDiv(tile.r, LeftDepth(tile)));  // a tile without a depth takes one step
   }
   __aicore__ inline uint32_t Columns(const Step& step) const {
-    return kHalves == 1 ? Min(kPartC, step.tile.c - step.part * kPartC) : step.tile.c;
+    return Factors::Columns(step.tile, step.part);
   }
 
   // --- phase 1: to L1 ---
@@ -236,8 +235,8 @@ class TileProducts {
     if (step.tile.r == 0 || !step.loads_left) return;
     const Chunk& left = step.left;
     WaitFlag<HardEvent::MTE1_MTE2>(LeftFlag(left));
-    CopyInFactor<T, kLeft, kNibbles>(left_l1_[left.stage], Left(step.tile, left.r0), LeftPitch(),
-                                     step.tile.m, left.r);
+    CopyInFactor<T, kLeft, kNibbles>(left_l1_[left.stage], factors_.Left(step.tile, left.r0),
+                                     factors_.LeftPitch(), step.tile.m, left.r);
     SetFlag<HardEvent::MTE2_MTE1>(LeftFlag(left));
   }
   __aicore__ inline void LoadRight(const Step& step) {
@@ -249,34 +248,10 @@ class TileProducts {
     if (kRightDepthOuter && packs_) {
       packed_.CopyIn(right_l1_[right.stage], tile.c0, tile.c, right.r0, right.r);
     } else {
-      CopyInFactor<T, kRight>(right_l1_[right.stage], Right(tile, step.part, right.r0),
-                              RightPitch(), Columns(step), right.r);
+      CopyInFactor<T, kRight>(right_l1_[right.stage], factors_.Right(tile, step.part, right.r0),
+                              factors_.RightPitch(), Columns(step), right.r);
     }
     SetFlag<HardEvent::MTE2_MTE1>(right.stage);
-  }
-  __aicore__ inline GlobalTensor<T> Left(const Tile& tile, uint32_t r0) const {
-    if constexpr (kRaggedDepth) return left_[(tile.row + r0) * LeftPitch() + tile.m0];
-    return left_[(tile.row + tile.m0) * LeftPitch() + r0];
-  }
-  __aicore__ inline uint32_t LeftPitch() const { return kRaggedDepth ? tiling_.rows : tiling_.R; }
-  __aicore__ inline GlobalTensor<T> Right(const Tile& tile, uint32_t part, uint32_t r0) const {
-    const uint64_t pitch = RightPitch(), expert = tile.expert;
-    if constexpr (kRaggedDepth) {
-      return right_[(tile.row + r0) * pitch + tile.c0];
-    } else if constexpr (kRightDepthOuter) {
-      return right_[(expert * tiling_.R + r0) * pitch + tile.c0];
-    } else if constexpr (kRight == Layout::kDepthInner) {
-      const uint32_t c0 = tile.c0 + part * (kHalves == 1 ? kPartC : tiling_.C);
-      return right_[(expert * kHalves * tiling_.C + c0) * pitch + r0];
-    } else {
-      const uint64_t blocks = expert * CeilDiv(tiling_.R, kC0<T>) + r0 / kC0<T>;
-      return right_[(blocks * pitch + tile.c0 + part * kPartC) * kC0<T>];
-    }
-  }
-  __aicore__ inline uint32_t RightPitch() const {
-    if constexpr (kRight == Layout::kDepthOuter) return tiling_.C;
-    if constexpr (kRight == Layout::kDepthInner) return tiling_.R;
-    return RoundUp(tiling_.C, kFractal);
   }
 
   // --- phase 2: through L0 into L0C ---
@@ -379,7 +354,7 @@ class TileProducts {
     for (int32_t i = 0; i < 2; ++i) WaitFlag<HardEvent::M_MTE1>(i);
   }
 
-  GlobalTensor<T> left_, right_;
+  Factors factors_;
   GroupedGemmTiling tiling_;
   Scheduler scheduler_;
   PackedRight<T, kRaggedDepth> packed_;

@@ -60,6 +60,7 @@ struct Tile {
   uint64_t row;    // the expert's first row in the ragged matrices
   uint32_t m0, m;  // rows [m0, m0 + m) of the expert's result
   uint32_t c0, c;  // columns [c0, c0 + c)
+  uint32_t both;   // parts that lie side by side: the columns of both, from 2 * c0 on; else 0
   uint32_t r;      // depth; 0: the result is zero
   bool starts_strip, ends_strip;
   bool backward;  // the depth is summed from its end, by every second tile of a strip
@@ -135,6 +136,7 @@ class TileScheduler {
       tile.backward = at_ % 2 != 0;
       at_ += 1;
     }
+    tile.both = tiling_.beside != 0 ? Min(2 * tile.c, tiling_.beside - 2 * tile.c0) : 0;
     tile.ends_strip = at_ == strip_end_;
     return true;
   }

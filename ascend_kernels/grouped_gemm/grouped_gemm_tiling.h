@@ -11,6 +11,9 @@ struct GroupedGemmTiling {
   uint32_t C;      // columns of the result
   uint32_t R;      // depth, which is summed over; 0 in dW, where it is ragged
   uint32_t slots;  // experts whose packed right factor there is room for; 0: none is packed
+  // With two halves of the right factor: 0, or its columns if the two parts of a tile are not the
+  // same columns of both halves, but lie side by side. C is then the number of pairs.
+  uint32_t beside;
   uint32_t pitch;  // elements from row to row of the result: C rounded up to whole fractals
 };
 

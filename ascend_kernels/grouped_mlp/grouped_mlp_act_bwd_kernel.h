@@ -3,7 +3,7 @@
 #ifndef MOGE_ASCEND_GROUPED_MLP_ACT_BWD_KERNEL_H_
 #define MOGE_ASCEND_GROUPED_MLP_ACT_BWD_KERNEL_H_
 
-#include "../swiglu/swiglu_kernel.h"
+#include "grouped_mlp_choice_bwd.h"
 
 namespace moge {
 
@@ -13,67 +13,44 @@ namespace moge {
 // rows, and a block of ones.
 constexpr uint32_t kMlpActBwdTile = 2752;
 static_assert(LieApart(kMlpActBwdTile * 4), "banks");
-constexpr uint32_t kMlpActBwdRows = 64;  // whose sums are stored together
-constexpr uint32_t kMlpActBwdSmall =
-    kMlpActBwdRows * (kPerRepeat<float> + 2) * sizeof(float) + kBlockBytes;
+constexpr uint32_t kMlpActBwdSmall = kMlpActBwdRowsBytes + kBlockBytes;
 static_assert(kMlpActBwdTile <= kMaxRepeats * kPerRepeat<float>, "repeats");
 static_assert(kMlpActBwdTile * (2 * 6 * 2 + 6 * 4) + kMlpActBwdSmall <= kUbBytes, "UB, 2 bytes");
 static_assert(kMlpActBwdTile * (2 * 6 * 4 + 3 * 4) + kMlpActBwdSmall <= kUbBytes, "UB, 4 bytes");
 
 // The layer is y = w (act D'), act = SwiGLU(pre). The product before gave g = d_y D for each row:
 //   d_w = sum(g act),  d_pre = SwiGLU'(pre) (w g),  and w act is what the gradient of D multiplies.
+// SwiGLU has a shorter way than any other activation.
 template <typename T>
-class GroupedMlpActBwd {
+class GroupedMlpSwigluBwd {
  public:
-  __aicore__ inline void Init(GM_ADDR g, GM_ADDR pre, GM_ADDR row_weights, GM_ADDR d_pre,
-                              GM_ADDR act, GM_ADDR d_row_weights, const SwigluTiling& tiling,
-                              TPipe* pipe) {
-    g_ = Global<T>(g);
-    pre_ = Global<T>(pre);
-    row_weights_ = Global<float>(row_weights);
-    d_pre_ = Global<T>(d_pre);
-    act_ = Global<T>(act);
-    d_row_weights_ = Global<float>(d_row_weights);
-    F_ = tiling.F;
+  using Tile = typename GroupedMlpActBwdRows<T>::Tile;
+
+  __aicore__ inline void Init(const GroupedMlpActBwdTensors& gm,
+                              const GroupedMlpActBwdTiling& tiling, TPipe* pipe) {
+    g_ = Global<T>(gm.g);
+    pre_ = Global<T>(gm.pre);
+    d_pre_ = Global<T>(gm.d_pre);
+    act_ = Global<T>(gm.act);
+    F_ = tiling.tiles.F;
     pipe->InitBuffer(in_, 2, 3 * kTile * sizeof(T));
     pipe->InitBuffer(out_, 2, 3 * kTile * sizeof(T));
     pipe->InitBuffer(floats_, (kIsFloat<T> ? 3 : 6) * kTile * sizeof(float));
-    pipe->InitBuffer(lanes_, kMlpActBwdRows * kPerRepeat<float> * sizeof(float));
-    pipe->InitBuffer(sums_, 2, kMlpActBwdRows * sizeof(float));
+    rows_.Init(gm, pipe);
     pipe->InitBuffer(one_, kBlockBytes);
     Duplicate(one_.Get<float>(), 1.0f, kPerBlock<float>);
   }
-  __aicore__ inline void Process(const SwigluTiling& tiling) {
-    const Share share = MyShare(tiling.N);
-    LocalTensor<float> lanes = lanes_.Get<float>();
-    for (uint64_t first = share.begin; first < share.end; first += kMlpActBwdRows) {
-      const uint32_t count = Min(kMlpActBwdRows, share.end - first);
-      Duplicate(lanes, 0.0f, count * kPerRepeat<float>);
-      for (uint32_t row = 0; row < count; row += tiling.rows) {
-        const uint32_t rows = Min(tiling.rows, count - row);
-        for (uint64_t column = 0; column < F_; column += tiling.columns) {
-          const Tile tile{first + row, column, rows,
-                          static_cast<uint32_t>(Min(tiling.columns, F_ - column))};
-          CopyIn(tile);
-          Compute(tile, lanes[row * kPerRepeat<float>]);
-          CopyOut(tile);
-        }
-      }
-      LocalTensor<float> sums = sums_.AllocTensor<float>();
-      ReduceRepeat<ReduceType::SUM>(sums, lanes, kPerRepeat<float>, count, 1, 1, 8);
-      sums_.EnQue(sums);
-      sums = sums_.DeQue<float>();
-      Store(d_row_weights_[first], sums, count);
-      sums_.FreeTensor(sums);
-    }
+  __aicore__ inline void Process(const GroupedMlpActBwdTiling& tiling) {
+    rows_.Process(tiling.tiles, *this);
+  }
+  __aicore__ inline void operator()(const Tile& tile, const LocalTensor<float>& lanes) {
+    CopyIn(tile);
+    Compute(tile, lanes);
+    CopyOut(tile);
   }
 
  private:
   static constexpr uint32_t kTile = kMlpActBwdTile;
-  struct Tile {
-    uint64_t row, column;
-    uint32_t rows, columns;
-  };
 
   __aicore__ inline void CopyIn(const Tile& tile) {
     LocalTensor<T> in = in_.template AllocTensor<T>();
@@ -93,8 +70,8 @@ class GroupedMlpActBwd {
       const LocalTensor<float> up = in[kTile], g = in[2 * kTile], act = out[2 * kTile];
       Activate(silu, slope, in, tmp, count);
       Mul(act, silu, up, count);
-      AddUp(tile, lanes, g, act, tmp);
-      Weigh(tile, act, g);
+      rows_.AddUp(tile, lanes, g, act, tmp);
+      rows_.Weigh(tile, act, g);
       Derive(out, out[kTile], up, g, silu, slope, count);
     } else {
       LocalTensor<float> gate = silu[3 * kTile], g = silu[4 * kTile], up = silu[5 * kTile];
@@ -104,8 +81,8 @@ class GroupedMlpActBwd {
       Activate(silu, slope, gate, tmp, count);
       const LocalTensor<float>& act = gate;  // which is not read any more
       Mul(act, silu, up, count);
-      AddUp(tile, lanes, g, act, tmp);
-      Weigh(tile, act, g);
+      rows_.AddUp(tile, lanes, g, act, tmp);
+      rows_.Weigh(tile, act, g);
       Narrow(out[2 * kTile], act, count);
       Derive(tmp, silu, up, g, silu, slope, count);
       Narrow(out, tmp, count);
@@ -143,32 +120,6 @@ class GroupedMlpActBwd {
     if (whole != 0) Div(x, one, x, kPerRepeat<float>, whole, params);
     if (rest != 0) Div(last, one, last, rest, 1, params);
   }
-  // Adds g act to 64 sums of each row, one repeat after the other; they are added up at the end.
-  __aicore__ inline void AddUp(const Tile& tile, const LocalTensor<float>& lanes,
-                               const LocalTensor<float>& g, const LocalTensor<float>& act,
-                               const LocalTensor<float>& products) {
-    const uint32_t pitch = RoundUp(tile.columns, kPerBlock<T>);
-    Mul(products, g, act, tile.rows * pitch);
-    const uint32_t whole = tile.columns / kPerRepeat<float>,
-                   rest = tile.columns % kPerRepeat<float>;
-    const BinaryRepeatParams running(1, 1, 1, 0, 8, 0);
-    for (uint32_t i = 0; i < tile.rows; ++i) {
-      const LocalTensor<float> sums = lanes[i * kPerRepeat<float>], row = products[i * pitch];
-      if (whole != 0) Add(sums, row, sums, kPerRepeat<float>, whole, running);
-      if (rest != 0) Add(sums, sums, row[whole * kPerRepeat<float>], rest);
-    }
-  }
-  // Both factors times the row's weight, which the scalar unit reads from global memory: to read UB
-  // it would have to wait until the vector unit is idle.
-  __aicore__ inline void Weigh(const Tile& tile, const LocalTensor<float>& act,
-                               const LocalTensor<float>& g) {
-    const uint32_t pitch = RoundUp(tile.columns, kPerBlock<T>);
-    for (uint32_t i = 0; i < tile.rows; ++i) {
-      const float weight = row_weights_.GetValue(tile.row + i);
-      Muls(act[i * pitch], act[i * pitch], weight, pitch);
-      Muls(g[i * pitch], g[i * pitch], weight, pitch);
-    }
-  }
   // d_gate = g up slope, d_up = g silu, with the weighted g. Of up, g and silu any two are factors,
   // so two of them lie in the same groups of banks: g and silu.
   __aicore__ inline void Derive(const LocalTensor<float>& d_gate, const LocalTensor<float>& d_up,
@@ -180,13 +131,27 @@ class GroupedMlpActBwd {
     Mul(d_up, g, silu, count);
   }
 
+  GroupedMlpActBwdRows<T> rows_;
   GlobalTensor<T> g_, pre_, d_pre_, act_;
-  GlobalTensor<float> row_weights_, d_row_weights_;
   uint64_t F_ = 0;
   TQue<TPosition::VECIN, 1> in_;
-  TQue<TPosition::VECOUT, 1> out_, sums_;
-  TBuf<TPosition::VECCALC> floats_, lanes_, one_;
+  TQue<TPosition::VECOUT, 1> out_;
+  TBuf<TPosition::VECCALC> floats_, one_;
 };
+
+template <typename T>
+__aicore__ inline void GroupedMlpActBwd(const GroupedMlpActBwdTensors& gm,
+                                        const GroupedMlpActBwdTiling& tiling, TPipe* pipe) {
+  if (IsSwiglu(tiling.activation)) {
+    GroupedMlpSwigluBwd<T> kernel;
+    kernel.Init(gm, tiling, pipe);
+    kernel.Process(tiling);
+  } else {
+    GroupedMlpChoiceBwd<T> kernel;
+    kernel.Init(gm, tiling, pipe);
+    kernel.Process(tiling);
+  }
+}
 
 }  // namespace moge
 

@@ -6,12 +6,12 @@
       GM_ADDR x, GM_ADDR gate_up, GM_ADDR gate_up_scale, GM_ADDR down, GM_ADDR down_scale,         \
       GM_ADDR weights, GM_ADDR slot_to_row, GM_ADDR offsets, GM_ADDR rows, GM_ADDR row_scale,      \
       GM_ADDR ring, GM_ADDR pre, GM_ADDR act, GM_ADDR q, GM_ADDR y, GroupedMlpInt8Tiling tiling) { \
-    const moge::ByteMlpTensors gm{                                                                 \
-        {x, gate_up, down, weights, slot_to_row, offsets, rows, nullptr, ring, pre, act, y},       \
-        gate_up_scale,                                                                             \
-        down_scale,                                                                                \
-        q,                                                                                         \
-        row_scale};                                                                                \
+    const moge::ByteMlpTensors gm{{x, gate_up, down, weights, slot_to_row, offsets, rows, nullptr, \
+                                   ring, pre, act, y, nullptr, nullptr, nullptr},                  \
+                                  gate_up_scale,                                                   \
+                                  down_scale,                                                      \
+                                  q,                                                               \
+                                  row_scale};                                                      \
     moge::GroupedMlpInt8Fwd<T>(gm, tiling);                                                        \
   }
 

@@ -3,15 +3,9 @@
 #define MOGE_ASCEND_GROUPED_MLP_KERNEL_H_
 
 #include "../swiglu/swiglu_kernel.h"
-#include "grouped_mlp_phases.h"
+#include "grouped_mlp_choice.h"
 
 namespace moge {
-
-// The ring has the gate columns of a tile's rows, then the same columns of up, rounded to the
-// result's type, as the backward pass will read them.
-constexpr uint32_t kHalfC = kMixPartC;
-template <typename T>
-using UpRing = Ring<T, kHalfC>;
 
 // A consumer, on a vector core: it takes half of each tile's rows.
 template <typename T>
@@ -126,10 +120,11 @@ class RingActivation {
 };
 
 // kColumns: the most columns of a part of the second product.
-template <typename T, uint32_t kColumns>
+// kChosen: the activation is not SwiGLU, or the first product has a bias.
+template <typename T, uint32_t kColumns, bool kChosen>
 struct PlainLayer {
   using Up = TileProducts<T, Layout::kDepthInner, Layout::kDepthInner, kHalves>;
-  using UpToRing = StoreToRing<T, kHalfC, Up>;
+  using UpToRing = StoreToRing<std::conditional_t<kChosen, float, T>, kHalfC, Up>;
   using Down = TileProducts<T, Layout::kDepthInner, Layout::kDepthInner, 1, kColumns>;
   struct ReturnRows : StoreToMemory<T, Down> {
     __aicore__ inline explicit ReturnRows(const PlainLayer& layer)
@@ -149,19 +144,33 @@ struct PlainLayer {
     spread.Process();
   }
   __aicore__ inline void Activate() const {
-    RingActivation<T> activation;
-    activation.Init(gm.offsets, gm.row_weights, gm.ring, gm.pre, gm.act, tiling);
-    activation.Process();
+    if constexpr (kChosen) {
+      RingChoice<T> activation;
+      activation.Init(gm, tiling);
+      activation.Process();
+    } else {
+      RingActivation<T> activation;
+      activation.Init(gm.offsets, gm.row_weights, gm.ring, gm.pre, gm.act, tiling);
+      activation.Process();
+    }
   }
   __aicore__ inline void Return() const {}
 };
 
+template <typename T, bool kChosen>
+__aicore__ inline void PlainMlpFwd(const GroupedMlpTensors& gm, const GroupedMlpTiling& tiling) {
+  if (StaysInL1<T>(tiling.down.R)) {
+    GroupedMlp<T>(PlainLayer<T, kTileC / 2, kChosen>{gm, tiling});
+  } else {
+    GroupedMlp<T>(PlainLayer<T, kMixPartC, kChosen>{gm, tiling});
+  }
+}
 template <typename T>
 __aicore__ inline void GroupedMlpFwd(const GroupedMlpTensors& gm, const GroupedMlpTiling& tiling) {
-  if (StaysInL1<T>(tiling.down.R)) {
-    GroupedMlp<T>(PlainLayer<T, kTileC / 2>{gm, tiling});
+  if (tiling.chosen != 0) {
+    PlainMlpFwd<T, true>(gm, tiling);
   } else {
-    GroupedMlp<T>(PlainLayer<T, kMixPartC>{gm, tiling});
+    PlainMlpFwd<T, false>(gm, tiling);
   }
 }
 

@@ -65,6 +65,9 @@ struct GroupedMlpTensors {
   GM_ADDR pre;
   GM_ADDR act;
   GM_ADDR y;
+  GM_ADDR b_gate_up;  // or none, as the next two
+  GM_ADDR b_down;
+  GM_ADDR series;
 };
 
 template <typename Layer>
@@ -123,6 +126,7 @@ __aicore__ inline void GroupedMlpVector(const Layer& layer) {
   SumRows<T> sum;
   sum.Init(layer.gm.rows, layer.gm.slot_to_row,
            layer.tiling.early != 0 ? nullptr : layer.gm.weights, layer.gm.y, layer.tiling.rows);
+  sum.TakeBias(layer.gm.b_down, layer.gm.offsets, layer.tiling.down.E);
   typename Layer::Returned returned;
   sum.Process(returned);
 }

@@ -144,7 +144,8 @@ class SpreadRows {
   int32_t next_ = 0;  // the buffer that is filled next
 };
 
-// rows [N, H] -> y [T, H]: in float32 and in the order of the token's slots.
+// rows [N, H] -> y [T, H]: in float32 and in the order of the token's slots. A bias is a row more
+// for each slot, with the same weight: it is read from L2, and nothing is written for it.
 template <typename T>
 class SumRows {
  public:
@@ -163,6 +164,14 @@ class SumRows {
     if constexpr (!kIsFloat<T>) {
       floats_ = ub.Alloc<TPosition::VECCALC, float>(2 * kMlpColumns);
     }
+  }
+  // Each row has its expert's bias [E, H] added, if there is one: after Init.
+  __aicore__ inline void TakeBias(GM_ADDR bias, GM_ADDR offsets, uint32_t E) {
+    biased_ = bias != nullptr;
+    if (!biased_) return;
+    bias_ = Global<T>(bias);
+    offsets_ = Global<int32_t>(offsets);
+    E_ = E;
   }
   // ready() waits for the rows; the first slots are read before.
   template <typename Ready>
@@ -200,6 +209,8 @@ class SumRows {
         Accumulate(sum, rows_[static_cast<uint64_t>(row) * pitch_ + column], parts_.Weight(i),
                    columns, !any);
         any = true;
+        if (!biased_) continue;
+        Accumulate(sum, bias_[ExpertOf(row) * H_ + column], parts_.Weight(i), columns, false);
       }
     } while (parts_.NextSlots());
     if (!any) Duplicate(sum, 0.0f, columns);
@@ -209,6 +220,19 @@ class SumRows {
     Store(y_[parts_.Token() * H_ + column], out, columns);
     SetFlag<HardEvent::MTE3_V>(next_out_);
     next_out_ ^= 1;
+  }
+  // The expert whose rows [offsets[e], offsets[e + 1]) have this one.
+  __aicore__ inline uint64_t ExpertOf(int32_t row) const {
+    uint32_t low = 0, high = E_ - 1;
+    while (low < high) {
+      const uint32_t middle = (low + high) / 2;
+      if (offsets_.GetValue(middle + 1) > row) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    return low;
   }
   __aicore__ inline void Accumulate(const LocalTensor<float>& sum, const GlobalTensor<T>& row,
                                     float weight, uint32_t columns, bool first) {
@@ -234,7 +258,10 @@ class SumRows {
   }
 
   TokenParts parts_;
-  GlobalTensor<T> rows_, y_;
+  GlobalTensor<T> rows_, y_, bias_;
+  GlobalTensor<int32_t> offsets_;
+  bool biased_ = false;
+  uint32_t E_ = 0;
   uint64_t H_ = 0, pitch_ = 0;
   LocalTensor<T> in_[kMlpRows], out_[2];
   LocalTensor<float> floats_;

@@ -1,4 +1,5 @@
-// Entries of the SwiGLU kernels, one for each dtype.
+// Entries of the kernels of activations alone, one for each dtype.
+#include "activation_kernel.h"
 #include "swiglu_kernel.h"
 
 #define MOGE_SWIGLU_ENTRIES(dtype, T)                                                    \
@@ -14,6 +15,14 @@
     AscendC::TPipe pipe;                                                                 \
     moge::SwigluBwd<T> kernel;                                                           \
     kernel.Init(d_act, gate_up, d_gate_up, tiling, &pipe);                               \
+    kernel.Process(tiling);                                                              \
+  }                                                                                      \
+  extern "C" __global__ __vector__ void activation_fwd_##dtype(                          \
+      GM_ADDR pre, GM_ADDR bias, GM_ADDR series, GM_ADDR act, SwigluTiling tiling,       \
+      ActivationTiling activation) {                                                     \
+    AscendC::TPipe pipe;                                                                 \
+    moge::ActivationFwd<T> kernel;                                                       \
+    kernel.Init(pre, bias, series, act, tiling, activation, &pipe);                      \
     kernel.Process(tiling);                                                              \
   }
 

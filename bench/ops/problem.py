@@ -24,7 +24,7 @@ from moge_ops.testing import Sizes, router_logits, spaced_logits
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "forward+backward"
 OURS, OURS_BFLOAT16 = "moge_ops", "moge_ops bfloat16"  # among the variants
-OPERATORS = [module.name for module in pkgutil.iter_modules(moge_ops.ops.__path__)]
+OPERATORS = [m.name for m in pkgutil.iter_modules(moge_ops.ops.__path__) if m.name[0] != "_"]
 
 
 class Work(NamedTuple):

@@ -246,6 +246,55 @@ def launch_quantized(case: Quantized) -> None:
         )
 
 
+class Variant(NamedTuple):
+    """What stands between the products of a layer, where that is not SwiGLU."""
+
+    name: str
+    act: tuple[Any, ...]  # the fields of moge_ops.Activation
+    terms: int = 0  # of a series
+    biases: bool = False
+
+
+VARIANTS = (
+    Variant("gpt-oss", ("silu", True, True, 1.702, 7.0, 1.0), biases=True),
+    Variant("geglu", ("gelu", True, False, 1.0, None, 0.0)),
+    Variant("relu2", ("relu2", False, False, 1.0, None, 0.0)),
+    Variant("series", ("silu", True, False, 1.0, None, 0.0), terms=3),
+)
+# of each layer: the most rows per expert have the largest tiles, and the fewest registers to spare
+VARIANT_TOKENS = {"pangu": 4096, "odd": 999}
+# the rest of the layer is as with SwiGLU
+OF_VARIANTS = {
+    "_grouped_mlp_up_kernel",
+    "_grouped_mlp_down_bwd_kernel",
+    "_bias_gradient_kernel",
+    "_bias_dot_kernel",
+    "_d_series_kernel",
+}
+
+
+def launch_variant(variant: Variant, layer: Layer, T: int) -> None:
+    """The layer forward, saving what is needed, and backward, in bfloat16."""
+    H, F, E, G, k, *_ = layer
+    K = G * k
+    N, O = T * K, 2 * F if variant.act[1] else F
+
+    def new(*sizes: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.empty(sizes, dtype=dtype, device="meta")
+
+    ids = [new(*sizes, dtype=torch.int32) for sizes in ((N,), (T, K), (E + 1,))]
+    x, weights = new(T, H), new(T, K, dtype=torch.float32)
+    tensors = (x, new(E, O, H), new(E, H, F), weights, *ids)
+    b_gate_up, b_down = (new(E, O), new(E, H)) if variant.biases else (None, None)
+    series = new(2, variant.terms, dtype=torch.float32) if variant.terms else None
+    extras = (b_gate_up, b_down, series)
+    grouped_mlp.grouped_mlp_fwd(*tensors, "output", True, *variant.act, *extras)
+    needs = (variant.biases, variant.terms > 0)
+    grouped_mlp.grouped_mlp_bwd(
+        x, *tensors, new(N, O), True, True, *variant.act, b_down, series, *needs
+    )
+
+
 SHAPE_OPS = {
     "tt.splat",
     "tt.broadcast",
@@ -405,6 +454,13 @@ def main(target: str, out: str) -> None:
     for case in (*QUANTIZED["all"], *QUANTIZED.get(target, ())):
         collector.use = ("bf16", case.name, case.T)
         launch_quantized(case)
+    JITFunction.run = lambda fn, *args, **kwargs: (
+        collector.launch(fn, *args, **kwargs) if fn.__name__ in OF_VARIANTS else None
+    )
+    for name, T in VARIANT_TOKENS.items():
+        for variant in VARIANTS:
+            collector.use = ("bf16", f"{name}-{variant.name}", T)
+            launch_variant(variant, LAYERS[name], T)
     rows = [
         row | figures(binary) | {"narrow": narrow_products(binary.asm["ttir"])}
         for binary, row in collector.binaries.values()

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 
 #include "choice.h"
@@ -39,6 +40,22 @@ Coding ToCoding(const Coded& c) {
   return {At<void>(std::get<0>(c)), At<void>(std::get<1>(c)), At<int8_t>(std::get<2>(c)),
           std::get<3>(c),           std::get<4>(c),           std::get<5>(c),
           std::get<6>(c),           std::get<7>(c),           std::get<8>(c)};
+}
+
+// function; gated, interleaved; alpha, limit, shift; address of [2, terms] or 0, terms
+using Activated = std::tuple<Function, bool, bool, float, float, float, Address, int64_t>;
+
+Activation ToActivation(const Activated& a) {
+  static const float kOne[] = {1.0f, 0.0f};
+  const auto& [function, gated, interleaved, alpha, limit, shift, series, terms] = a;
+  const bool none = !series, plain = function == Function::kSilu && gated && !interleaved &&
+                                     alpha == 1.0f && std::isinf(limit) && shift == 0.0f && none;
+  if (!none && (terms < 1 || terms > kMostTerms))
+    throw std::invalid_argument("series must have 1 to " + std::to_string(kMostTerms) +
+                                " terms, got " + std::to_string(terms));
+  return {
+      function,         gated, interleaved, alpha, limit, shift, none ? kOne : At<float>(series),
+      none ? 1 : terms, plain};
 }
 
 Routing ToRouting(const Routed& r, bool padding = false) {
@@ -78,49 +95,64 @@ void SetLevel(const std::string& name) {
 int64_t Size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
 void MlpForwardCall(const Kernel<MlpForward>& kernel, DType dtype, Strided x, Strided w_gate_up,
-                    Strided w_down, Coded gate_up, Coded down, Address weights, Routed routing,
-                    Address y, Address pre, int64_t H, int64_t F, bool weight_on_activation,
-                    int threads) {
+                    Strided w_down, Coded gate_up, Coded down, Strided b_gate_up, Strided b_down,
+                    Address weights, Routed routing, Address y, Address pre, int64_t H, int64_t F,
+                    Activated activation, bool weight_on_activation, int threads) {
+  const Activation act = ToActivation(activation);
+  const int64_t O = act.gated ? 2 * F : F;
   MlpForward s{ToMatrix(x),
                ToMatrix(w_gate_up),
                ToMatrix(w_down),
                ToCoding(gate_up),
                ToCoding(down),
+               ToMatrix(b_gate_up),
+               ToMatrix(b_down),
                At<float>(weights),
                At<void>(y),
                At<void>(pre),
                H,
                F,
+               O,
+               act,
                weight_on_activation,
                ToRouting(routing),
                {},
                {}};
   LargePages(s.y, s.routing.T * H * Size(dtype));
-  LargePages(s.pre, s.routing.N * 2 * F * Size(dtype));
+  LargePages(s.pre, s.routing.N * O * Size(dtype));
   const auto blocks = Blocks(s.routing.offsets, s.routing.E, kernel.block_rows);
-  const int worth = Threads(threads, 6.0 * s.routing.N * H * F);
+  const int worth = Threads(threads, 2.0 * s.routing.N * H * (O + F));
   s.plan = {blocks.data(), int64_t(blocks.size()), Parts(blocks.size(), worth, F), 0};
   Run(kernel, dtype, s, threads, worth);
 }
 
 void MlpBackwardCall(DType dtype, Strided d_y, Strided x, Strided w_gate_up, Strided w_down,
-                     Coded gate_up, Coded down, Address weights, Routed routing, Address pre,
-                     Address d_x, Address d_w_gate_up, Address d_w_down, Address d_weights,
-                     int64_t H, int64_t F, int threads) {
+                     Coded gate_up, Coded down, Strided b_down, Address weights, Routed routing,
+                     Address pre, Address d_x, Address d_w_gate_up, Address d_w_down,
+                     Address d_b_gate_up, Address d_b_down, Address d_weights, Address d_series,
+                     int64_t H, int64_t F, Activated activation, int threads) {
+  const Activation act = ToActivation(activation);
+  const int64_t O = act.gated ? 2 * F : F;
   MlpBackward s{ToMatrix(d_y),
                 ToMatrix(x),
                 ToMatrix(w_gate_up),
                 ToMatrix(w_down),
                 ToCoding(gate_up),
                 ToCoding(down),
+                ToMatrix(b_down),
                 At<float>(weights),
                 At<void>(pre),
                 At<void>(d_x),
                 At<void>(d_w_gate_up),
                 At<void>(d_w_down),
+                At<void>(d_b_gate_up),
+                At<void>(d_b_down),
                 At<float>(d_weights),
+                At<float>(d_series),
                 H,
                 F,
+                O,
+                act,
                 ToRouting(routing),
                 {},
                 {}};
@@ -128,12 +160,12 @@ void MlpBackwardCall(DType dtype, Strided d_y, Strided x, Strided w_gate_up, Str
   std::memset(s.d_weights, 0, r.T * r.K * sizeof(float));
   const int64_t size = Size(dtype);
   LargePages(s.d_x, r.T * H * size);
-  LargePages(s.d_w_gate_up, r.E * 2 * F * H * size);
+  LargePages(s.d_w_gate_up, r.E * O * H * size);
   LargePages(s.d_w_down, r.E * H * F * size);
   const Kernel<MlpBackward>& kernel = Chosen().mlp_backward;
   const auto blocks = Blocks(r.offsets, r.E, kernel.block_rows);
   s.plan = {blocks.data(), int64_t(blocks.size()), 1, Longest(r.offsets, r.E)};
-  Run(kernel, dtype, s, threads, Threads(threads, 12.0 * r.N * H * F));
+  Run(kernel, dtype, s, threads, Threads(threads, 4.0 * r.N * H * (O + F)));
 }
 
 // Result is the operand that the kernel writes.
@@ -283,7 +315,8 @@ void DefKernel(py::module_& m, const char* name, void (*call)(const Kernel<Args>
 
 void DefMlpForward(py::module_& m, const char* name, Kernel<MlpForward> Kernels::* kernel) {
   DefKernel(m, name, MlpForwardCall, kernel, "dtype", "x", "w_gate_up", "w_down", "gate_up", "down",
-            "weights", "routing", "y", "pre", "H", "F", "weight_on_activation", "threads");
+            "b_gate_up", "b_down", "weights", "routing", "y", "pre", "H", "F", "activation",
+            "weight_on_activation", "threads");
 }
 
 template <Matrix Gemm::* Result>
@@ -313,6 +346,12 @@ PYBIND11_MODULE(_cpu, m) {
       .value("int4", Format::kInt4)
       .value("fp8", Format::kFp8)
       .value("fp4", Format::kFp4);
+  py::enum_<Function>(m, "Function", py::module_local())
+      .value("silu", Function::kSilu)
+      .value("gelu", Function::kGelu)
+      .value("gelu_tanh", Function::kGeluTanh)
+      .value("relu", Function::kRelu)
+      .value("relu2", Function::kRelu2);
   py::enum_<Score>(m, "Score", py::module_local())
       .value("softmax", Score::kSoftmax)
       .value("sigmoid", Score::kSigmoid)
@@ -331,8 +370,8 @@ PYBIND11_MODULE(_cpu, m) {
   DefMlpForward(m, "grouped_mlp_fwd", &Kernels::mlp_forward);
   DefMlpForward(m, "grouped_mlp_int8_fwd", &Kernels::mlp_forward_int8);
   Def(m, "grouped_mlp_bwd", MlpBackwardCall, "dtype", "d_y", "x", "w_gate_up", "w_down", "gate_up",
-      "down", "weights", "routing", "pre", "d_x", "d_w_gate_up", "d_w_down", "d_weights", "H", "F",
-      "threads");
+      "down", "b_down", "weights", "routing", "pre", "d_x", "d_w_gate_up", "d_w_down",
+      "d_b_gate_up", "d_b_down", "d_weights", "d_series", "H", "F", "activation", "threads");
   DefGemm<&Gemm::out>(m, "grouped_gemm_fwd", &Kernels::gemm);
   DefGemm<&Gemm::out>(m, "grouped_gemm_int8_fwd", &Kernels::gemm_int8);
   DefGemm<&Gemm::rows>(m, "grouped_gemm_dx", &Kernels::gemm_dx);

@@ -10,6 +10,8 @@ namespace moge_cpu {
 enum class DType { kFloat32, kBfloat16, kFloat16 };
 constexpr int kDTypes = 3;
 enum class Score { kSoftmax, kSigmoid, kSqrtSoftplus };
+enum class Function { kSilu, kGelu, kGeluTanh, kRelu, kRelu2 };
+constexpr int kMostTerms = 8;  // of a series
 
 // Rows [first, first + count) of the expert-sorted order, all of one expert.
 struct Block {
@@ -34,6 +36,16 @@ struct Coding {
   DType scale_dtype;
   int64_t row_bytes;
   int64_t scale_rows, groups, group_size;  // rows and columns that share a scale
+};
+
+// What stands between the two products of an expert: see moge_ops.Activation.
+struct Activation {
+  Function function;
+  bool gated, interleaved;
+  float alpha, limit, shift;  // limit: infinite where there is none
+  const float* series;        // [2, terms], scales and shifts; one term of 1 and 0 where none
+  int64_t terms;
+  bool plain;  // SwiGLU without any of these
 };
 
 // Which row belongs to which slot = token * K + column, as moge_ops.route gives it.
@@ -61,11 +73,13 @@ struct Scratch {
 };
 
 struct MlpForward {
-  Matrix x, w_gate_up, w_down;  // [T, H], [E, 2F, H], [E, H, F]
+  Matrix x, w_gate_up, w_down;  // [T, H], [E, O, H], [E, H, F]
   Coding gate_up, down;         // instead of the two, where they are quantised
+  Matrix b_gate_up, b_down;     // [E, O], [E, H], or null
   const float* weights;         // [T, K]
-  void *y, *pre;                // [T, H], [N, 2F] or null
-  int64_t H, F;
+  void *y, *pre;                // [T, H], [N, O] or null
+  int64_t H, F, O;              // O: 2F, or F without a gate
+  Activation activation;
   bool weight_on_activation;
   Routing routing;
   Plan plan;
@@ -75,11 +89,14 @@ struct MlpForward {
 struct MlpBackward {
   Matrix d_y, x, w_gate_up, w_down;
   Coding gate_up, down;
+  Matrix b_down;
   const float* weights;
   const void* pre;
   void *d_x, *d_w_gate_up, *d_w_down;  // null where not needed
-  float* d_weights;                    // [T, K]
-  int64_t H, F;
+  void *d_b_gate_up, *d_b_down;        // both null where not needed
+  float *d_weights, *d_series;         // [T, K]; [2, terms] or null
+  int64_t H, F, O;
+  Activation activation;
   Routing routing;
   Plan plan;
   Scratch scratch;

@@ -1,7 +1,7 @@
 // One level's kernels, as a table: what each level's own file ends in.
 #pragma once
 #include "gate.h"
-#include "grouped_mlp.h"
+#include "grouped_mlp_backward.h"
 #include "rowwise.h"
 
 namespace moge_cpu {

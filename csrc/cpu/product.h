@@ -155,18 +155,40 @@ struct Places {
       : count(count), step(RoundUp((span.last - span.first + count - 1) / count, kGroup)) {}
 };
 
-// Rows `span` of a weight times b: result(j)[r] is c[r][j].
-template <typename T, typename Result>
+// c plus the numbers `bias` of its rows.
+template <typename T, typename Bias>
+inline void AddBias(float* c, const PackedB<T>& b, const Bias* bias, int count) {
+  if (b.lines) {
+    for (int r = 0; r < count; r += kLanes) {
+      const V more = Load(bias + r, count - r);
+      for (int64_t j = 0; j < b.columns; j++) {
+        float* to = c + j * kGroup + r;
+        Store(to, Load(to) + more);
+      }
+    }
+    return;
+  }
+  for (int r = 0; r < count; r++, c += b.Width()) {
+    const V more = Splat(Load(bias + r, 1)[0]);
+    for (int64_t j = 0; j < b.Width(); j += kLanes) Store(c + j, Load(c + j) + more);
+  }
+}
+
+// Rows `span` of a weight times b: result(j)[r] is c[r][j], plus bias[r] if there is one.
+template <typename T, typename Result, typename Bias = float>
 inline void MultiplyWeight(const Weight<T>& weight, Span span, const PackedB<T>& b, float* c,
-                           Result result) {
+                           Result result, const Bias* bias = nullptr) {
   const Places places(span, b.lines ? kStreams : 2);
   for (int64_t r = span.first; r < span.first + places.step; r += kGroup) {
     Groups<T> groups;
     for (int i = 0; i < places.count; i++) groups.Add(weight, r + i * places.step, span.last);
     Product(groups.rows, groups.count, b, c);
-    for (int i = 0; i < groups.count; i++)
-      Unpack(c + i * b.GroupSize(), b, groups.rows[i].count,
-             [&](int64_t j) { return result(j) + r + i * places.step; });
+    for (int i = 0; i < groups.count; i++) {
+      const int64_t row = r + i * places.step;
+      float* part = c + i * b.GroupSize();
+      if (bias) AddBias(part, b, bias + row, groups.rows[i].count);
+      Unpack(part, b, groups.rows[i].count, [&](int64_t j) { return result(j) + row; });
+    }
   }
 }
 

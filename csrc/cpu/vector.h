@@ -154,6 +154,23 @@ inline void Transpose(V (&m)[kLanes]) {
   if constexpr (S > 1) Transpose<S / 2>(m);
 }
 
+// From numbers that take turns, a's first, those in even places and those in odd ones; and back.
+template <size_t... J>
+inline void Unzip(V& a, V& b, std::index_sequence<J...>) {
+  const V even = __builtin_shufflevector(a, b, int(2 * J)...);
+  b = __builtin_shufflevector(a, b, int(2 * J + 1)...);
+  a = even;
+}
+template <size_t... J>
+inline void Zip(V& a, V& b, std::index_sequence<J...>) {
+  constexpr int L = kLanes;
+  const V first = __builtin_shufflevector(a, b, int(J / 2 + J % 2 * L)...);
+  b = __builtin_shufflevector(a, b, int(L / 2 + J / 2 + J % 2 * L)...);
+  a = first;
+}
+inline void Unzip(V& a, V& b) { Unzip(a, b, std::make_index_sequence<kLanes>()); }
+inline void Zip(V& a, V& b) { Zip(a, b, std::make_index_sequence<kLanes>()); }
+
 // Lane i of the result is the sum of the lanes of m[i], which is used up.
 template <int S = kLanes / 2, typename X>
 inline X AddLanes(X (&m)[kLanes]) {
@@ -207,6 +224,41 @@ inline V Exp(V x) {
 }
 
 inline V Sigmoid(V x) { return 1.0f / (1.0f + Exp(-x)); }
+
+// The normal distribution: its density, and the share P below x.
+//
+// Away from 0 the share beyond |x| is e^(-x^2 / 2) t R(t) with t = 1 / (1 + 0.35 |x|), the form of
+// Hastings' approximations of erfc. R is of degree 8 and fitted for this file: relative to the
+// share its error is below 3.3e-8 up to |x| = 14, where the exponential is near its end. Near 0 P
+// is its Taylor series, which rounds less. In float32 P has an error below 1.3e-7, 4e-7 of itself
+// down to x = -3, and from there on x^2 / 2 more of the rounding unit.
+struct Normal {
+  V density, below;
+  explicit Normal(V x) {
+    const V size = Bits(Bits(x) & 0x7fffffff), square = x * x, bell = Exp(square * -0.5f);
+    const V t = 1.0f / (1.0f + 0.35f * size);
+    V r = Splat(-0.0291578740f);
+    r = r * t + 0.144030862f;
+    r = r * t - 0.255838884f;
+    r = r * t + 0.159319558f;
+    r = r * t - 0.0232122596f;
+    r = r * t + 0.105552463f;
+    r = r * t + 0.119821297f;
+    r = r * t + 0.139863514f;
+    r = r * t + 0.139621307f;
+    const V beyond = bell * (r * t), far = x < 0.0f ? beyond : 1.0f - beyond;
+    V c = Splat(1.0f / 599040);  // of x^(2k + 1): (-1/2)^k / (k! (2k + 1))
+    c = c * square - 1.0f / 42240;
+    c = c * square + 1.0f / 3456;
+    c = c * square - 1.0f / 336;
+    c = c * square + 1.0f / 40;
+    c = c * square - 1.0f / 6;
+    c = c * square + 1.0f;
+    constexpr float kHeight = 0.398942280f;  // 1 / sqrt(2 pi)
+    density = bell * kHeight;
+    below = size < 0.8f ? 0.5f + x * kHeight * c : far;
+  }
+};
 
 // act = silu(gate) up with silu(x) = x sigmoid(x), and its derivatives, where d is that of act:
 // silu' = s + silu (1 - s).

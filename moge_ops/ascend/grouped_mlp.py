@@ -6,6 +6,8 @@ from torch import Tensor
 from moge_ops import _C
 from moge_ops._quantized import INTEGERS
 
+from ._activation import Choice, activation_fwd, choice
+from ._biases import bias_part, bias_sums, biases_of_rows, only_biases, unpermute_biased
 from ._common import dtype_of, pointer, stream
 from ._quantize import check_scheme, integers, permute_planes, row_scales
 from .grouped_gemm import (
@@ -20,10 +22,16 @@ from .permute import permute_fwd
 from .swiglu import swiglu_fwd
 from .unpermute import take_scalars, unpermute_fwd
 
+MOST_TERMS = 8  # of a series, for which the kernels have room
+
 
 def _row_weights(weights: Tensor, row_to_slot: Tensor) -> Tensor:
     """``[T, K], [N] -> [N]`` float32, in the order of the rows."""
     return take_scalars(weights, row_to_slot)
+
+
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
 
 
 def grouped_mlp_fwd(
@@ -36,20 +44,36 @@ def grouped_mlp_fwd(
     offsets: Tensor,
     weight_on: str,
     save: bool,
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_gate_up: Tensor | None = None,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``."""
+    of = choice(activation, gated, interleaved, alpha, limit, shift, series)
     dtype = dtype_of("x", x)
     x, w_gate_up, w_down = x.contiguous(), w_gate_up.contiguous(), w_down.contiguous()
     weights, slot_to_row = weights.float().contiguous(), slot_to_row.contiguous()
     (T, H), K, (E, _, F) = x.shape, slot_to_row.shape[1], w_down.shape
-    N = T * K
-    y, pre = torch.empty_like(x), x.new_empty(N if save else 0, 2 * F)
+    N, O = T * K, w_gate_up.shape[1]
+    if not F and N and H and b_down is not None:  # no product has a depth: biases are all there is
+        y = only_biases(weights, row_to_slot, slot_to_row, offsets, b_down)
+        return y, x.new_empty(N if save else 0, O)
+    y, pre = torch.empty_like(x), x.new_empty(N if save else 0, O)
     if not (N and H and F):  # nothing is launched
         return y.zero_(), pre.zero_()
+    b_gate_up, b_down = _contiguous(b_gate_up), _contiguous(b_down)
     shape = _C.MlpShape(T=T, K=K, E=E, H=H, F=F)
     # what one phase of the kernel leaves to the next
     rows, act = x.new_empty(N, _C.grouped_gemm_pitch(columns=H)), x.new_empty(N, F)
-    ring = x.new_empty(_C.grouped_mlp_ring(shape=shape))
+    plain = of.swiglu() and b_gate_up is None
+    staged = x.dtype if plain else torch.float32  # a bias is added before anything is rounded
+    ring = x.new_empty(_C.grouped_mlp_ring(shape=shape), dtype=staged)
     early = weight_on == "activation"
     row_weights = weights.new_empty(N) if early else None
     _C.grouped_mlp_fwd(
@@ -59,6 +83,9 @@ def grouped_mlp_fwd(
         weights=pointer(weights),
         slot_to_row=pointer(slot_to_row),
         offsets=pointer(offsets),
+        b_gate_up=pointer(b_gate_up),
+        b_down=pointer(b_down),
+        series=pointer(of.series),
         rows=pointer(rows),
         row_weights=pointer(row_weights),
         ring=pointer(ring),
@@ -66,6 +93,7 @@ def grouped_mlp_fwd(
         act=pointer(act),
         y=pointer(y),
         shape=shape,
+        activation=of.tiling(),
         dtype=dtype,
         stream=stream(x),
     )
@@ -73,27 +101,51 @@ def grouped_mlp_fwd(
 
 
 def grouped_mlp_act_bwd(
-    g: Tensor, pre: Tensor, row_weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``[N, F], [N, 2F], [N] -> d_pre [N, 2F], weighted act [N, F], d_row_weights [N]``."""
+    g: Tensor,
+    pre: Tensor,
+    row_weights: Tensor,
+    of: Choice = Choice(),  # noqa: B008 - a tuple
+    more: Tensor | None = None,
+    need_d_series: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``[N, F], [N, 2F], [N] -> d_pre [N, 2F], weighted act [N, F], d_row_weights [N], d_series``.
+
+    ``more [N]`` float32 is added to ``d_row_weights``; the last, ``[2, n]``, may be empty.
+    """
     N, F = g.shape
     pre = pre.contiguous()
     d_pre, act, d_row_weights = (torch.empty_like(x) for x in (pre, g, row_weights))
     if not F:  # nothing is launched
-        return d_pre, act, d_row_weights.zero_()
+        sums = g.new_empty(0) if of.series is None else torch.zeros_like(of.series)
+        return d_pre, act, d_row_weights.zero_() if more is None else more, sums
+    parts = None
+    if need_d_series and of.series is not None:
+        parts = row_weights.new_empty(_C.grouped_mlp_act_bwd_cores(N=N), 2 * MOST_TERMS)
     _C.grouped_mlp_act_bwd(
         g=pointer(g),
         pre=pointer(pre),
         row_weights=pointer(row_weights),
+        more=pointer(more),
+        series=pointer(of.series),
         d_pre=pointer(d_pre),
         act=pointer(act),
         d_row_weights=pointer(d_row_weights),
+        d_series=pointer(parts),
         N=N,
         F=F,
+        activation=of.tiling(),
         dtype=dtype_of("x", g),
         stream=stream(g),
     )
-    return d_pre, act, d_row_weights
+    return d_pre, act, d_row_weights, g.new_empty(0) if parts is None else _add_parts(parts, of)
+
+
+def _add_parts(parts: Tensor, of: Choice) -> Tensor:
+    """``[cores, 16] -> [2, n]``: the cores' sums as the rows of one token, added in their order."""
+    assert of.series is not None
+    cores = torch.arange(parts.shape[0], dtype=torch.int32, device=parts.device)
+    total = unpermute_fwd(parts, cores, cores.unsqueeze(0), None)
+    return total.view(2, MOST_TERMS)[:, : of.series.shape[1]].contiguous()
 
 
 def grouped_mlp_bwd(
@@ -108,12 +160,29 @@ def grouped_mlp_bwd(
     pre: Tensor,
     need_d_x: bool,
     need_d_w: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``d_y [T, H] -> d_x, d_w_gate_up, d_w_down, d_weights``; empty where not needed."""
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
+    need_d_b: bool = False,
+    need_d_series: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``d_y [T, H] -> d_x, d_w_gate_up, d_w_down, d_weights, d_b_gate_up, d_b_down, d_series``.
+
+    Empty where not needed.
+    """
+    of = choice(activation, gated, interleaved, alpha, limit, shift, series)
     row_weights = _row_weights(weights, row_to_slot)
     d_out = permute_fwd(d_y, row_to_slot, slot_to_row)  # [N, H], not yet times the weight
     g = grouped_gemm_dx(d_out, w_down, offsets)  # [N, F]
-    d_pre, act, d_row_weights = grouped_mlp_act_bwd(g, pre, row_weights)
+    more = bias_part(d_y, weights, row_to_slot, slot_to_row, offsets, b_down)
+    d_pre, act, d_row_weights, d_terms = grouped_mlp_act_bwd(
+        g, pre, row_weights, of, more, need_d_series
+    )
     d_weights = take_scalars(d_row_weights, slot_to_row)  # [T, K]
 
     d_x, d_w_gate_up, d_w_down = x.new_empty(0, x.shape[1]), x.new_empty(0), x.new_empty(0)
@@ -124,7 +193,9 @@ def grouped_mlp_bwd(
         rows = permute_fwd(x, row_to_slot, slot_to_row)  # [N, H]
         d_w_gate_up = grouped_gemm_dw(d_pre, rows, offsets)
         d_w_down = grouped_gemm_dw(d_out, act, offsets)
-    return d_x, d_w_gate_up, d_w_down, d_weights.to(weights.dtype)
+    found = d_x, d_w_gate_up, d_w_down, d_weights.to(weights.dtype)
+    sums = bias_sums(d_pre, d_out, row_weights, offsets, need_d_b)
+    return *found, *sums, d_terms if series is None else d_terms.to(series.dtype)
 
 
 def grouped_mlp_int8_fwd(
@@ -222,14 +293,25 @@ def grouped_mlp_quantized_fwd(
     down_group: int | None,
     weight_on: str,
     save: bool,
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_gate_up: Tensor | None = None,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``."""
     check_scheme(scheme)
     dtype_of("x", x)
     N, O, H = row_to_slot.shape[0], gate_up.shape[1], x.shape[1]
-    if not N * gate_up.numel():
+    if not N * H * gate_up.shape[0] or not (O or b_down is not None):
         return x.new_zeros(x.shape), x.new_zeros(N if save else 0, O)
-    if scheme in INTEGERS:  # the output is weighted, whatever weight_on says
+    of = choice(activation, gated, interleaved, alpha, limit, shift, series)
+    plain = of.swiglu() and b_gate_up is None and b_down is None
+    if scheme in INTEGERS and plain:  # the output is weighted, whatever weight_on says
         up_scales = row_scales(gate_up_scale, O)
         if in_two_passes(scheme, N, gate_up):
             planes = permute_planes(x, slot_to_row)
@@ -241,17 +323,24 @@ def grouped_mlp_quantized_fwd(
         up = (integers(gate_up, scheme), up_scales)
         back = (integers(down, scheme), row_scales(down_scale, H))
         return grouped_mlp_int8_fwd(x, *up, *back, weights, slot_to_row, offsets, save)
-    late = weight_on == "output"
+    late = weight_on == "output" or scheme in INTEGERS
     up_parts = (gate_up, gate_up_scale, gate_up_zero, offsets, scheme, gate_up_group)
     rows = permute_fwd(x, row_to_slot, slot_to_row)
     pre = grouped_gemm_quantized_fwd(rows, *up_parts)
-    act = swiglu_fwd(pre)
+    if plain:
+        act = swiglu_fwd(pre)
+    else:
+        bias = None if b_gate_up is None else biases_of_rows(b_gate_up, N, offsets)
+        act = activation_fwd(pre, of, bias)
     if not late:
         of_rows = _row_weights(weights, row_to_slot)
         act = (act * of_rows.unsqueeze(1)).to(x.dtype)
     back_parts = (down, down_scale, down_zero, offsets, scheme, down_group)
     out = grouped_gemm_quantized_fwd(act, *back_parts)
-    y = unpermute_fwd(out, row_to_slot, slot_to_row, weights if late else None)
+    if b_down is not None:
+        y = unpermute_biased(out, row_to_slot, slot_to_row, weights, offsets, b_down)
+    else:
+        y = unpermute_fwd(out, row_to_slot, slot_to_row, weights if late else None)
     return y, pre if save else pre[:0]
 
 
@@ -272,19 +361,38 @@ def grouped_mlp_quantized_bwd(
     gate_up_group: int | None,
     down_group: int | None,
     need_d_x: bool,
-) -> tuple[Tensor, Tensor]:
-    """``d_y [T, H] -> d_x [T, H], d_weights [T, K]``; the former empty where not needed."""
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
+    need_d_b: bool = False,
+    need_d_series: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``d_y [T, H] -> d_x [T, H], d_weights [T, K], d_b_gate_up, d_b_down, d_series``.
+
+    Empty where not needed, but for ``d_weights``.
+    """
     check_scheme(scheme)
-    H, F = d_y.shape[1], gate_up.shape[1] // 2
+    of = choice(activation, gated, interleaved, alpha, limit, shift, series)
+    H, F = d_y.shape[1], gate_up.shape[1] // (2 if gated else 1)
     row_weights = _row_weights(weights, row_to_slot)
     d_out = permute_fwd(d_y, row_to_slot, slot_to_row)  # [N, H], not yet times the weight
     back = (down, down_scale, down_zero, offsets, scheme, down_group)
     g = grouped_gemm_quantized_dx(d_out, *back, F)  # [N, F]
-    d_pre, _, d_row_weights = grouped_mlp_act_bwd(g, pre, row_weights)
+    more = bias_part(d_y, weights, row_to_slot, slot_to_row, offsets, b_down)
+    d_pre, _, d_row_weights, d_terms = grouped_mlp_act_bwd(
+        g, pre, row_weights, of, more, need_d_series
+    )
     d_weights = take_scalars(d_row_weights, slot_to_row)
     d_x = d_y.new_empty(0, H)
     if need_d_x:
         up = (gate_up, gate_up_scale, gate_up_zero, offsets, scheme, gate_up_group)
         d_rows = grouped_gemm_quantized_dx(d_pre, *up, H)  # [N, H]
         d_x = unpermute_fwd(d_rows, row_to_slot, slot_to_row, None)
-    return d_x, d_weights.to(weights.dtype)
+    sums = bias_sums(d_pre, d_out, row_weights, offsets, need_d_b)
+    d_series = d_terms if series is None else d_terms.to(series.dtype)
+    return d_x, d_weights.to(weights.dtype), *sums, d_series

@@ -68,7 +68,7 @@ def info() -> str:
     """Versions, devices, and for each operator and backend whether it is usable, and why not."""
     lines = [f"{name:<9} {text}" for name, text in (*_versions(), *_devices())]
 
-    names = [module.name for module in pkgutil.iter_modules(ops.__path__)]
+    names = [m.name for m in pkgutil.iter_modules(ops.__path__) if m.name[0] != "_"]
     width = max(map(len, names)) + 2
     lines += ["", "operator".ljust(width) + "".join(b.ljust(13) for b in _backend.BACKENDS)]
     reasons: dict[str, list[str]] = {}  # why not -> operators

@@ -32,9 +32,9 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
 )
-from transformers.activations import SiLUActivation
 
 from moge_ops.integrations import _experts_interface, _quantizer
+from moge_ops.integrations._experts_activation import activation_of
 from moge_ops.integrations._quantized_folders import load_quantized
 from moge_ops.integrations._quantizer import ExpertsQuantizationConfig
 from moge_ops.integrations.pangu_auto import (
@@ -49,7 +49,6 @@ from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.ops.grouped_mlp import grouped_mlp
 from moge_ops.ops.permute import permute
 from moge_ops.ops.route import route
-from moge_ops.ops.swiglu import swiglu
 from moge_ops.ops.unpermute import unpermute
 from moge_ops.quant import QuantizedWeight
 
@@ -102,9 +101,6 @@ def register() -> None:
         setattr(sys.modules["transformers"], model.__name__, model)
 
 
-_SILU = (nn.SiLU, SiLUActivation)
-
-
 def _add_bias(rows: Tensor, bias: Tensor, offsets: Tensor) -> Tensor:
     """``rows [N, O]`` plus the ``bias [E, O]`` of each row's expert."""
     # as a product with I = 1: rows need no expert ids, and the gradient of the bias is summed in
@@ -126,11 +122,13 @@ def experts_forward(
 ) -> Tensor:
     """Forward of a transformers experts module, by the flags of ``use_experts_implementation``.
 
-    :func:`moge_ops.grouped_mlp` serves gated SiLU experts with concatenated halves and neither bias
-    nor norm. All others get the same products in steps: ``route``, ``permute``, ``grouped_gemm``,
-    activation, ``grouped_gemm``, ``unpermute``. Between them comes what the module asks for: its
-    own ``_apply_gate``, interleaved halves, any ``act_fn``, no gate, biases, a norm after each
-    expert. Transposed weights are read through their strides in both cases.
+    :func:`moge_ops.grouped_mlp` serves all that a :class:`moge_ops.Activation` can say, with biases
+    or without: SiLU, GELU, ReLU and its square, with a gate or without one, halves one after the
+    other or interleaved, and gates of a module's own if they are a clamped SwiGLU such as that of
+    GPT-OSS. Such a gate is called once and compared, with its derivatives, before it is replaced.
+    What is left, another ``act_fn``, another ``_apply_gate``, a norm after each expert, gets the
+    same products in steps: ``route``, ``permute``, ``grouped_gemm``, activation, ``grouped_gemm``,
+    ``unpermute``. Transposed weights are read through their strides in both cases.
 
     Args:
         experts: The module: ``gate_up_proj`` (``up_proj`` without a gate) and ``down_proj``, each
@@ -160,21 +158,22 @@ def experts_forward(
     x = hidden_states.to(next(w.dtype for w in like if isinstance(w, Tensor)))
     routing = route(top_k_index, w_down.shape[0])
 
-    post_norm = getattr(experts, "has_post_expert_norm", False)
-    own_gate = type(experts)._apply_gate is not _experts_interface._default_apply_gate
-    act_fn = getattr(experts, "act_fn", None)  # may be missing beside a gate of the module's own
-    silu = act_fn is F.silu or isinstance(act_fn, _SILU)
-    plain_swiglu = experts.has_gate and experts.is_concatenated and silu and not own_gate
-    if plain_swiglu and not experts.has_bias and not post_norm:
-        y = grouped_mlp(x, w_up, w_down, top_k_weights, routing)
+    activation = activation_of(experts)
+    if activation is not None:
+        biases = {}
+        if experts.has_bias:
+            biases = {
+                "b_gate_up": getattr(experts, f"{up}_bias"),
+                "b_down": experts.down_proj_bias,
+            }
+        y = grouped_mlp(x, w_up, w_down, top_k_weights, routing, activation=activation, **biases)
         return y.to(hidden_states.dtype)
 
     pre = grouped_gemm(permute(x, routing), w_up, routing.offsets)
     if experts.has_bias:
         pre = _add_bias(pre, getattr(experts, f"{up}_bias"), routing.offsets)
-    if plain_swiglu:
-        act = swiglu(pre)
-    elif experts.has_gate and (own_gate or experts.is_concatenated):
+    own_gate = type(experts)._apply_gate is not _experts_interface._default_apply_gate
+    if experts.has_gate and (own_gate or experts.is_concatenated):
         act = experts._apply_gate(pre)
     elif experts.has_gate:
         act = experts.act_fn(pre[:, ::2]) * pre[:, 1::2]
@@ -183,7 +182,7 @@ def experts_forward(
     out = grouped_gemm(act.to(pre.dtype), w_down, routing.offsets)  # [N, H]
     if experts.has_bias:
         out = _add_bias(out, experts.down_proj_bias, routing.offsets)
-    if post_norm:
+    if getattr(experts, "has_post_expert_norm", False):
         out = experts.post_expert_norm(out)
     return unpermute(out, routing, top_k_weights).to(hidden_states.dtype)
 

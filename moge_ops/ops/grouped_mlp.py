@@ -5,39 +5,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moge_ops import _backend, _checks, _quantized
-from moge_ops._quantized import INTEGERS, QuantizedWeight
-from moge_ops.ops.grouped_gemm import grouped_gemm
-from moge_ops.ops.permute import permute
+from moge_ops import _backend, _checks
+from moge_ops._quantized import QuantizedWeight
+from moge_ops.ops._activation import LAYOUTS, SWIGLU, Activation, Extras, extras_of
+from moge_ops.ops._layer import (
+    QUANTIZED,
+    bias_gradients,
+    check_quantized,
+    count_flops,
+    count_flops_backward,
+    count_quantized_flops,
+    count_quantized_flops_backward,
+    no_padding,
+    part_by_part,
+)
+from moge_ops.ops._layer import (
+    flops as flops,
+)
+from moge_ops.ops._layer import (
+    flops_backward as flops_backward,
+)
 from moge_ops.ops.route import Routing, routing_specs
-from moge_ops.ops.swiglu import swiglu
-from moge_ops.ops.unpermute import unpermute
 from moge_ops.reference.grouped_mlp import grouped_mlp as _reference
 
-WEIGHT_ON = ("output", "activation")
 
-
-def flops(N: int, H: int, F: int) -> int:
-    """Of N rows, dropped ones too, through an expert's three matrices."""
-    return 6 * N * H * F
-
-
-def flops_backward(N: int, H: int, F: int, need_d_x: bool = True, need_d_w: bool = True) -> int:
-    """The gradient of the activation, of gate, up and the input, and of three matrices."""
-    return (2 + 4 * need_d_x + 6 * need_d_w) * N * H * F
-
-
-def _flops(*args: Any) -> int:
-    _, _, (_, H, F), _, _, (T, K), *_ = args
-    return flops(T * K, H, F)
-
-
-def _flops_backward(*args: Any) -> int:
-    _, _, _, (_, H, F), _, _, (T, K), *_, need_d_x, need_d_w = args
-    return flops_backward(T * K, H, F, need_d_x, need_d_w)
-
-
-@_backend.define(flops=_flops_backward)
+@_backend.define(flops=count_flops_backward)
 def grouped_mlp_bwd(
     d_y: Tensor,
     x: Tensor,
@@ -50,13 +42,28 @@ def grouped_mlp_bwd(
     pre: Tensor,
     need_d_x: bool,
     need_d_w: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``d_y [T, H] -> d_x, d_w_gate_up, d_w_down, d_weights``; empty where not needed."""
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
+    need_d_b: bool = False,
+    need_d_series: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``d_y [T, H] -> d_x, d_w_gate_up, d_w_down, d_weights, d_b_gate_up, d_b_down, d_series``.
+
+    Empty where not needed; ``d_b_*`` are of the dtype of x, ``d_series`` is of that of series.
+    """
+    E, O, H = w_gate_up.shape
     return (
         x.new_empty(x.shape if need_d_x else (0, x.shape[1])),
         w_gate_up.new_empty(w_gate_up.shape if need_d_w else 0),
         w_down.new_empty(w_down.shape if need_d_w else 0),
         weights.new_empty(weights.shape),
+        *bias_gradients(x, E, O, H, series, need_d_b, need_d_series),
     )
 
 
@@ -73,32 +80,31 @@ def _save(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
         inputs.slot_to_row,
         inputs.offsets,
         pre,
+        inputs.b_down,
+        inputs.series,
     )
+    ctx.activation = inputs[_ACTIVATION:_BIASES]
+    ctx.plain = ctx.activation == SWIGLU and all(b is None for b in inputs[_BIASES:])
+
+
+GRADIENTS = ("x", "w_gate_up", "w_down", "weights", "b_gate_up", "b_down", "series")
 
 
 def _backward(ctx: Any, d_y: Tensor | None, d_pre: None) -> dict[str, Tensor]:
     if d_y is None:
         return {}
     needs = ctx.needs
-    x, w_gate_up, w_down, weights, row_to_slot, slot_to_row, offsets, pre = ctx.saved_tensors
-    found = grouped_mlp_bwd(
-        d_y,
-        x,
-        w_gate_up,
-        w_down,
-        weights,
-        row_to_slot,
-        slot_to_row,
-        offsets,
-        pre,
-        needs.x,
-        needs.w_gate_up or needs.w_down,
-    )
-    gradients = dict(zip(("x", "w_gate_up", "w_down", "weights"), found, strict=True))
+    *saved, b_down, series = ctx.saved_tensors
+    arguments: list[Any] = [d_y, *saved, needs.x, needs.w_gate_up or needs.w_down]
+    if not ctx.plain:
+        arguments += [*ctx.activation, b_down, series]
+        arguments += [needs.b_gate_up or needs.b_down, needs.series]
+    found = grouped_mlp_bwd(*arguments)
+    gradients = dict(zip(GRADIENTS, found, strict=True))
     return {name: d for name, d in gradients.items() if getattr(needs, name)}
 
 
-@_backend.define(save=_save, backward=_backward, flops=_flops)
+@_backend.define(save=_save, backward=_backward, flops=count_flops)
 def grouped_mlp_fwd(
     x: Tensor,
     w_gate_up: Tensor,
@@ -109,25 +115,30 @@ def grouped_mlp_fwd(
     offsets: Tensor,
     weight_on: str,
     save: bool,
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_gate_up: Tensor | None = None,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``."""
+    """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``.
+
+    The pre-activation has the columns of ``w_gate_up``, in its order, and its bias: ``[N, F]``
+    without a gate.
+    """
     N = row_to_slot.shape[0] if save else 0
     return x.new_empty(x.shape), x.new_empty(N, w_gate_up.shape[1])
 
 
-def _quantized_flops(*args: Any) -> int:
-    (_, H), (_, O, *_), *_ = args
-    T, K = args[7]
-    return flops(T * K, H, O // 2)
+# places of the activation's parts, and of what follows them, among the arguments
+_ACTIVATION, _BIASES = 9, 15
 
 
-def _quantized_flops_backward(*args: Any) -> int:
-    (_, H), (_, O, *_), *_ = args
-    T, K = args[7]
-    return flops_backward(T * K, H, O // 2, args[-1], need_d_w=False)
-
-
-@_backend.define(flops=_quantized_flops_backward)
+@_backend.define(flops=count_quantized_flops_backward)
 def grouped_mlp_quantized_bwd(
     d_y: Tensor,
     gate_up: Tensor,
@@ -145,30 +156,52 @@ def grouped_mlp_quantized_bwd(
     gate_up_group: int | None,
     down_group: int | None,
     need_d_x: bool,
-) -> tuple[Tensor, Tensor]:
-    """``d_y [T, H] -> d_x [T, H], d_weights [T, K]``; the former empty where not needed."""
-    T, H = d_y.shape
-    return d_y.new_empty(T if need_d_x else 0, H), weights.new_empty(weights.shape)
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
+    need_d_b: bool = False,
+    need_d_series: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``d_y [T, H] -> d_x [T, H], d_weights [T, K], d_b_gate_up, d_b_down, d_series``.
+
+    Empty where not needed, but for ``d_weights``.
+    """
+    (T, H), (E, O) = d_y.shape, gate_up.shape[:2]
+    return (
+        d_y.new_empty(T if need_d_x else 0, H),
+        weights.new_empty(weights.shape),
+        *bias_gradients(d_y, E, O, H, series, need_d_b, need_d_series),
+    )
 
 
 def _quantized_save(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
     _, pre = output
     ctx.mark_non_differentiable(pre)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[1:11], pre)
+    ctx.save_for_backward(*inputs[1:11], pre, inputs.b_down, inputs.series)
     ctx.fixed = (inputs.scheme, inputs.gate_up_group, inputs.down_group)
+    ctx.activation = inputs[QUANTIZED : QUANTIZED + 6]
 
 
 def _quantized_backward(ctx: Any, d_y: Tensor | None, d_pre: None) -> dict[str, Tensor]:
     if d_y is None:
         return {}
-    arguments: list[Any] = [d_y, *ctx.saved_tensors, *ctx.fixed, ctx.needs.x]
+    needs = ctx.needs
+    *saved, b_down, series = ctx.saved_tensors
+    arguments: list[Any] = [d_y, *saved, *ctx.fixed, needs.x, *ctx.activation, b_down, series]
+    arguments += [needs.b_gate_up or needs.b_down, needs.series]
     found = grouped_mlp_quantized_bwd(*arguments)
-    gradients = dict(zip(("x", "weights"), found, strict=True))
-    return {name: d for name, d in gradients.items() if getattr(ctx.needs, name)}
+    names = ("x", "weights", "b_gate_up", "b_down", "series")
+    gradients = dict(zip(names, found, strict=True))
+    return {name: d for name, d in gradients.items() if getattr(needs, name)}
 
 
-@_backend.define(save=_quantized_save, backward=_quantized_backward, flops=_quantized_flops)
+@_backend.define(save=_quantized_save, backward=_quantized_backward, flops=count_quantized_flops)
 def grouped_mlp_quantized_fwd(
     x: Tensor,
     gate_up: Tensor,
@@ -186,6 +219,15 @@ def grouped_mlp_quantized_fwd(
     down_group: int | None,
     weight_on: str,
     save: bool,
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_gate_up: Tensor | None = None,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``.
 
@@ -202,57 +244,23 @@ def _quantized_mlp(
     weights: Tensor,
     routing: Routing,
     weight_on: str,
+    extras: Extras,
 ) -> Tensor:
-    (x,) = _checks.autocast(x)
-    plain = []
-    for name, w in (("w_down", w_down), ("w_gate_up", w_gate_up)):
-        if isinstance(w, QuantizedWeight):
-            _quantized.check(name, w)
-        else:
-            plain.append((name, *_checks.autocast(w), _LAYOUTS[name], _checks.SAME))
-    sizes = _checks.tensors(
-        ("x", x, "[T, H]", _checks.FLOATS),
-        *plain,
-        *routing_specs(routing),
-        ("weights", weights, "[T, K]", _checks.FLOATS),
-    )
-    up, down = (
-        _quantized.sizes(w) if isinstance(w, QuantizedWeight) else tuple(w.shape)
-        for w in (w_gate_up, w_down)
-    )
-    H, E, F = sizes["H"], sizes["E"], down[2]
-    for name, w, got, shape in (
-        ("w_down", w_down, down, (E, H, F)),
-        ("w_gate_up", w_gate_up, up, (E, 2 * F, H)),
-    ):
-        device = w.data.device if isinstance(w, QuantizedWeight) else w.device
-        if got != shape or device != x.device:
-            raise ValueError(
-                f"{name} must be {_LAYOUTS[name]} = {list(shape)} on {x.device}, "
-                f"got {list(got)} on {device}"
-            )
-    _no_padding(sizes)
+    check_quantized(x, w_gate_up, w_down, weights, routing, extras)
     if _backend.use_reference(x):
+        options = extras._asdict()
         return _reference(
-            x, w_gate_up, w_down, weights, *routing, weight_on=weight_on, dtype=x.dtype
+            x, w_gate_up, w_down, weights, *routing, weight_on=weight_on, dtype=x.dtype, **options
         )
     if (
         not isinstance(w_down, QuantizedWeight)
         or not isinstance(w_gate_up, QuantizedWeight)
         or w_down.scheme != w_gate_up.scheme
-    ):  # part by part
-        act = swiglu(grouped_gemm(permute(x, routing), w_gate_up, routing.offsets))
-        integers = isinstance(w_down, QuantizedWeight) and w_down.scheme in INTEGERS
-        late = weight_on == "output" or integers
-        if not late:
-            of_rows = permute(
-                weights.reshape(-1, 1),
-                routing._replace(slot_to_row=routing.slot_to_row.view(-1, 1)),
-            )
-            act = act * of_rows.to(act.dtype)
-        out = grouped_gemm(act, w_down, routing.offsets)
-        return unpermute(out, routing, weights if late else None)
-    save = torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad)
+    ):
+        return part_by_part(x, w_gate_up, w_down, weights, routing, weight_on, extras)
+    save = torch.is_grad_enabled() and (
+        x.requires_grad or weights.requires_grad or extras.need_gradient()
+    )
     y, _ = grouped_mlp_quantized_fwd(
         x,
         *w_gate_up[:3],
@@ -264,19 +272,9 @@ def _quantized_mlp(
         w_down.group_size,
         weight_on,
         save,
+        *extras.parts(),
     )
     return y
-
-
-_LAYOUTS = {"w_gate_up": "[E, 2F, H]", "w_down": "[E, H, F]"}
-
-
-def _no_padding(sizes: dict[str, int]) -> None:
-    if sizes["N"] != sizes["T"] * sizes["K"]:
-        raise ValueError(
-            "routing must have no padded rows, which this operator does not need: N = T * K = "
-            f"{sizes['T'] * sizes['K']}, got {sizes['N']}"
-        )
 
 
 def grouped_mlp(
@@ -287,6 +285,10 @@ def grouped_mlp(
     routing: Routing,
     *,
     weight_on: str = "output",
+    activation: str | Activation = "silu",
+    b_gate_up: Tensor | None = None,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
 ) -> Tensor:
     r"""Applies each token's experts, SwiGLU MLPs, and sums their weighted outputs.
 
@@ -294,7 +296,8 @@ def grouped_mlp(
         \qquad e = \mathrm{experts}_{tc}
 
     with :math:`A_e, B_e` the gate and up halves of ``w_gate_up[e]`` and :math:`D_e` =
-    ``w_down[e]``. On a GPU: rows are gathered while the first product loads them, SwiGLU is its
+    ``w_down[e]``. Other activations, and biases of both products, are choices of the same kernels.
+    On a GPU: rows are gathered while the first product loads them, SwiGLU is its
     epilogue, and a gather-sum ends the second product. For the backward pass the arguments and the
     pre-activation ``[N, 2F]`` are kept, and nothing else (none of it where no gradient is needed).
 
@@ -314,6 +317,14 @@ def grouped_mlp(
         weight_on: ``"output"`` multiplies by the weight after the down projection (the released
             Pangu Pro MoE code), ``"activation"`` before it (vLLM-Ascend): equal in exact
             arithmetic, not in rounding.
+        activation: What stands between the products: an :class:`moge_ops.Activation`, or the name
+            of its function, with a gate.
+        b_gate_up: ``[E, 2F]``, or ``[E, F]`` without a gate, dtype of ``x``, in the order of the
+            rows of ``w_gate_up``. Added to the first product.
+        b_down: ``[E, H]``, dtype of ``x``, added to the second product, before the weight; only
+            with ``weight_on="output"``.
+        series: ``[2, n]``, any float dtype, n from 1 to 8: scales and shifts of the n terms of a
+            series of SiLU. One series for all experts and columns; it has a gradient.
 
     Returns:
         ``[T, H]``, dtype of ``x``; products and the sum over experts accumulate in float32
@@ -324,31 +335,40 @@ def grouped_mlp(
     Raises:
         TypeError: A dtype is not one of the above, those of ``x`` and the expert weights differ,
             or ``routing`` is not a :class:`moge_ops.Routing`.
-        ValueError: Shapes or devices do not fit, or ``weight_on`` is unknown.
+        ValueError: Shapes or devices do not fit, ``weight_on`` or ``activation`` is unknown, or
+            options do not go together.
 
     Source:
         Tang et al. 2025, "Pangu Pro MoE", section 2.1 (arXiv:2505.21411); what is saved follows
-        Guo et al. 2025, "SonicMoE" (arXiv:2512.14080).
+        Guo et al. 2025, "SonicMoE" (arXiv:2512.14080). The series: Wang et al. 2023, "PanGu-pi",
+        eq. 7 (arXiv:2312.17276). The clamped gate: the released code of GPT-OSS.
     """
+    (x,) = _checks.autocast(x)
+    extras = extras_of(activation, b_gate_up, b_down, series, weight_on, x)
     if isinstance(w_gate_up, QuantizedWeight) or isinstance(w_down, QuantizedWeight):
-        _checks.choice("weight_on", weight_on, WEIGHT_ON)
-        return _quantized_mlp(x, w_gate_up, w_down, weights, routing, weight_on)
+        return _quantized_mlp(x, w_gate_up, w_down, weights, routing, weight_on, extras)
     up: Tensor
     down: Tensor
-    x, up, down = _checks.autocast(x, w_gate_up, w_down)
+    up, down = _checks.autocast(w_gate_up, w_down)
+    layouts = LAYOUTS[extras.activation.gated]
     sizes = _checks.tensors(
         ("x", x, "[T, H]", _checks.FLOATS),
-        ("w_down", down, "[E, H, F]", _checks.SAME),
-        ("w_gate_up", up, "[E, 2F, H]", _checks.SAME),
+        ("w_down", down, layouts["w_down"], _checks.SAME),
+        ("w_gate_up", up, layouts["w_gate_up"], _checks.SAME),
+        *extras.specs(_checks.SAME),
         *routing_specs(routing),
         ("weights", weights, "[T, K]", _checks.FLOATS),
     )
-    _no_padding(sizes)
-    _checks.choice("weight_on", weight_on, WEIGHT_ON)
+    no_padding(sizes)
     if _backend.use_reference(x):
-        return _reference(x, up, down, weights, *routing, weight_on=weight_on)
+        options = extras._asdict()
+        return _reference(x, up, down, weights, *routing, weight_on=weight_on, **options)
     save = torch.is_grad_enabled() and (
-        x.requires_grad or up.requires_grad or down.requires_grad or weights.requires_grad
+        x.requires_grad
+        or up.requires_grad
+        or down.requires_grad
+        or weights.requires_grad
+        or extras.need_gradient()
     )
-    y, _ = grouped_mlp_fwd(x, up, down, weights, *routing, weight_on, save)
+    y, _ = grouped_mlp_fwd(x, up, down, weights, *routing, weight_on, save, *extras.parts())
     return y

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from moge_ops._quantized import INTEGERS
 
+from ._activation import Choice, activation_bwd, activation_fwd
+from ._sums import Sums
 from .grouped_gemm import (
     grouped_gemm_quantized_dx,
     grouped_gemm_quantized_fwd,
@@ -47,15 +49,19 @@ class _Batch(NamedTuple):
         copy = (w.mT if lying else w).index_select(0, self.experts)
         return copy.mT if lying else copy
 
-    def product(self, x: Tensor, w: Tensor, out: Tensor) -> None:
-        """``out [n, O] = x [n, I] @ w [E, O, I].T``, each row with its expert's weight."""
+    def product(self, x: Tensor, w: Tensor, out: Tensor, bias: Tensor | None = None) -> None:
+        """``out [n, O] = x [n, I] @ w [E, O, I].T + bias [E, O]``, each row with its expert's."""
         w = self.weights(w)
+        bias = None if bias is None else bias[self.experts].unsqueeze(1)
         if self.rows is None or self.places is None:
             one, other = (torch.unflatten(y, 0, (w.shape[0], -1)) for y in (x, out))
-            torch.bmm(one, w.mT, out=other)
+            if bias is None:
+                torch.bmm(one, w.mT, out=other)
+            else:
+                torch.baddbmm(bias, one, w.mT, out=other)
             return
         padded = x.index_select(0, self.rows).view(w.shape[0], -1, x.shape[1])
-        product = torch.bmm(padded, w.mT)
+        product = torch.bmm(padded, w.mT) if bias is None else torch.baddbmm(bias, padded, w.mT)
         torch.index_select(product.view(-1, w.shape[1]), 0, self.places, out=out)
 
 
@@ -66,13 +72,27 @@ class _Block(NamedTuple):
     spans: list[tuple[int, int, int]]  # expert, first and last row within the block
     batch: _Batch | None
 
-    def product(self, x: Tensor, w: Tensor, out: Tensor) -> None:
-        """``out [n, O] = x [n, I] @ w [E, O, I].T``, each row with its expert's weight."""
+    def product(self, x: Tensor, w: Tensor, out: Tensor, bias: Tensor | None = None) -> None:
+        """``out [n, O] = x [n, I] @ w [E, O, I].T + bias [E, O]``, each row with its expert's."""
         if self.batch is not None:
-            self.batch.product(x, w, out)
+            self.batch.product(x, w, out, bias)
             return
         for e, a, b in self.spans:
-            matmul(x[a:b], w[e], out[a:b])
+            if bias is None:
+                matmul(x[a:b], w[e], out[a:b])
+            else:
+                torch.addmm(bias[e], x[a:b], w[e].T, out=out[a:b])
+
+    def add(self, bias: Tensor | None, out: Tensor) -> None:
+        """Adds to each row of ``out [n, O]`` the ``bias [E, O]`` of its expert."""
+        if bias is not None:
+            for e, a, b in self.spans:
+                out[a:b] += bias[e]
+
+    def dot(self, d_out: Tensor, bias: Tensor, acc: torch.dtype) -> Tensor:
+        """``[n]``: each row of ``d_out [n, H]`` times the ``bias [E, H]`` of its expert."""
+        parts = [d_out[a:b].to(acc) @ bias[e].to(acc) for e, a, b in self.spans]
+        return torch.cat(parts)
 
 
 def _batch(spans: list[tuple[int, int, int]], w: Tensor) -> _Batch | None:
@@ -135,40 +155,35 @@ def grouped_mlp_fwd(
     offsets: Tensor,
     weight_on: str,
     save: bool,
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_gate_up: Tensor | None = None,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``."""
-    N, width = row_to_slot.shape[0], w_down.shape[2]
-    if not N * w_down.numel():
-        return x.new_zeros(x.shape), x.new_zeros(N if save else 0, 2 * width)
-    acc = torch.promote_types(x.dtype, torch.float32)
+    N, columns = row_to_slot.shape[0], w_gate_up.shape[1]
+    if not N * w_down.shape[0] * x.shape[1] or not (w_down.numel() or b_down is not None):
+        return x.new_zeros(x.shape), x.new_zeros(N if save else 0, columns)
+    of = Choice(activation, gated, interleaved, alpha, limit, shift, series)
     row_to_token = row_to_slot // slot_to_row.shape[1]
-    pre = x.new_empty(N if save else 0, 2 * width)
+    pre = x.new_empty(N if save else 0, columns)
     out = x.new_empty(N, x.shape[1])
     for block in _blocks(spans(offsets, N), w_gate_up):
         here = block.rows
         rows = x.index_select(0, row_to_token[here])  # [n, H]
-        gate_up = pre[here] if save else x.new_empty(len(rows), 2 * width)
-        block.product(rows, w_gate_up, gate_up)
-        act = F.silu(gate_up[:, :width].to(acc)).mul_(gate_up[:, width:]).to(x.dtype)  # [n, F]
+        gate_up = pre[here] if save else x.new_empty(len(rows), columns)
+        block.product(rows, w_gate_up, gate_up, b_gate_up)
+        act = activation_fwd(gate_up, of).to(x.dtype)  # [n, F]
         if weight_on == "activation":
             act = (act * weights.flatten()[row_to_slot[here]].unsqueeze(-1)).to(x.dtype)
-        block.product(act, w_down, out[here])
+        block.product(act, w_down, out[here], b_down)
     y = unpermute_fwd(out, row_to_slot, slot_to_row, weights if weight_on == "output" else None)
     return y, pre
-
-
-def _act_bwd(g: Tensor, pre: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``g [n, F], pre [n, 2F], [n, 1] -> d_pre [n, 2F], act [n, F], d_weights [n]``; spoils g."""
-    gate, up = pre.to(g.dtype).chunk(2, dim=-1)
-    sig = gate.sigmoid()
-    silu = gate * sig
-    act = silu * up
-    d_weights = (g * act).sum(-1)
-    g.mul_(row_weights)
-    d_pre = torch.empty_like(pre)
-    d_pre[:, g.shape[1] :] = g * silu
-    d_pre[:, : g.shape[1]] = sig.add_(silu.mul_(1.0 - sig)).mul_(up).mul_(g)
-    return d_pre, act, d_weights
 
 
 def grouped_mlp_bwd(
@@ -183,16 +198,32 @@ def grouped_mlp_bwd(
     pre: Tensor,
     need_d_x: bool,
     need_d_w: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``d_y [T, H] -> d_x, d_w_gate_up, d_w_down, d_weights``; empty where not needed."""
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
+    need_d_b: bool = False,
+    need_d_series: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``d_y [T, H] -> d_x, d_w_gate_up, d_w_down, d_weights, d_b_gate_up, d_b_down, d_series``.
+
+    Empty where not needed.
+    """
     N, width = row_to_slot.shape[0], w_down.shape[2]
+    of = Choice(activation, gated, interleaved, alpha, limit, shift, series)
     acc = torch.promote_types(x.dtype, torch.float32)
     d_w_gate_up = w_gate_up.new_empty(w_gate_up.shape if need_d_w else 0)
     d_w_down = w_down.new_empty(w_down.shape if need_d_w else 0)
     d_weights = weights.new_zeros(weights.numel())
-    if not N * w_down.numel():
+    sums = Sums.of(x, w_gate_up.shape[:2], need_d_b, series, need_d_series)
+    if not N * w_down.shape[0] * x.shape[1] or not (w_down.numel() or b_down is not None):
         d_x = x.new_zeros(x.shape if need_d_x else (0, x.shape[1]))
-        return d_x, d_w_gate_up.zero_(), d_w_down.zero_(), d_weights.view(weights.shape)
+        d_weights = d_weights.view(weights.shape)
+        return d_x, d_w_gate_up.zero_(), d_w_down.zero_(), d_weights, *sums.results(x.dtype)
     row_to_token = row_to_slot // slot_to_row.shape[1]
     d_rows = x.new_empty(N if need_d_x else 0, x.shape[1])
     found = spans(offsets, N)
@@ -210,8 +241,11 @@ def grouped_mlp_bwd(
         # y = w (act W'), so with g = d_y W: d_w = g . act, d_act = w g, and dW = d_y' (w act):
         # the output of the down projection is not needed
         row_weights = weights.flatten()[slots].to(acc).unsqueeze(-1)
-        d_pre, act, d_slots = _act_bwd(d_act.to(acc), pre[here], row_weights)
+        d_pre, act, d_slots, d_terms = activation_bwd(d_act.to(acc), pre[here], row_weights, of)
+        if b_down is not None:
+            d_slots += block.dot(d_out, b_down, acc)
         d_weights[slots] = d_slots.to(weights.dtype)
+        sums.add(block.spans, d_pre, d_out, row_weights, d_terms)
         scaled_act = act.mul_(row_weights).to(x.dtype)
 
         if need_d_w:
@@ -222,7 +256,8 @@ def grouped_mlp_bwd(
         if need_d_x:
             block.product(d_pre, w_gate_up.mT, d_rows[here])
     d_x = unpermute_fwd(d_rows, row_to_slot, slot_to_row, None) if need_d_x else d_rows
-    return d_x, d_w_gate_up, d_w_down, d_weights.view(weights.shape)
+    d_weights = d_weights.view(weights.shape)
+    return d_x, d_w_gate_up, d_w_down, d_weights, *sums.results(x.dtype)
 
 
 def grouped_mlp_quantized_fwd(
@@ -242,6 +277,15 @@ def grouped_mlp_quantized_fwd(
     down_group: int | None,
     weight_on: str,
     save: bool,
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_gate_up: Tensor | None = None,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``x [T, H] -> y [T, H], pre-activation [N, 2F]``, the latter empty unless ``save``."""
     acc = torch.promote_types(x.dtype, torch.float32)
@@ -250,12 +294,15 @@ def grouped_mlp_quantized_fwd(
     rows = x.index_select(0, slots // slot_to_row.shape[1])  # [used, H]
     up = (gate_up, gate_up_scale, gate_up_zero, offsets, scheme, gate_up_group)
     wide = quantized_product(rows, *up, acc)  # [used, 2F]
-    gate, rest = wide.chunk(2, dim=-1)
-    act = (F.silu(gate) * rest).to(x.dtype)
+    found = _Block(slice(0, used), spans(offsets, len(row_to_slot)), None)
+    found.add(b_gate_up, wide)
+    of = Choice(activation, gated, interleaved, alpha, limit, shift, series)
+    act = activation_fwd(wide, of).to(x.dtype)
     late = weight_on == "output" or scheme in INTEGERS
     if not late:
         act = (act * weights.flatten()[slots].unsqueeze(-1)).to(x.dtype)
     out = grouped_gemm_quantized_fwd(act, down, down_scale, down_zero, offsets, scheme, down_group)
+    found.add(b_down, out)
     dropped = len(row_to_slot) - used
     out = F.pad(out, (0, 0, 0, dropped)) if dropped else out
     y = unpermute_fwd(out, row_to_slot, slot_to_row, weights if late else None)
@@ -280,18 +327,37 @@ def grouped_mlp_quantized_bwd(
     gate_up_group: int | None,
     down_group: int | None,
     need_d_x: bool,
-) -> tuple[Tensor, Tensor]:
-    """``d_y [T, H] -> d_x [T, H], d_weights [T, K]``; the former empty where not needed."""
+    activation: str = "silu",
+    gated: bool = True,
+    interleaved: bool = False,
+    alpha: float = 1.0,
+    limit: float | None = None,
+    shift: float = 0.0,
+    b_down: Tensor | None = None,
+    series: Tensor | None = None,
+    need_d_b: bool = False,
+    need_d_series: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``d_y [T, H] -> d_x [T, H], d_weights [T, K], d_b_gate_up, d_b_down, d_series``.
+
+    Empty where not needed, but for ``d_weights``.
+    """
     acc = torch.promote_types(d_y.dtype, torch.float32)
     used = int(offsets[-1])
     slots = row_to_slot[:used]
     d_out = d_y.index_select(0, slots // slot_to_row.shape[1])  # [used, H]
-    width = gate_up.shape[1] // 2
+    width = gate_up.shape[1] // (2 if gated else 1)
     d_act = grouped_gemm_quantized_dx(
         d_out, down, down_scale, down_zero, offsets, scheme, down_group, width
     )
     row_weights = weights.flatten()[slots].to(acc).unsqueeze(-1)
-    d_pre, _, d_slots = _act_bwd(d_act.to(acc), pre[:used], row_weights)
+    of = Choice(activation, gated, interleaved, alpha, limit, shift, series)
+    d_pre, _, d_slots, d_terms = activation_bwd(d_act.to(acc), pre[:used], row_weights, of)
+    block = _Block(slice(0, used), spans(offsets, len(row_to_slot)), None)
+    if b_down is not None:
+        d_slots += block.dot(d_out, b_down, acc)
+    sums = Sums.of(d_y, gate_up.shape[:2], need_d_b, series, need_d_series)
+    sums.add(block.spans, d_pre, d_out, row_weights, d_terms)
     d_weights = weights.new_zeros(weights.numel())
     d_weights[slots] = d_slots.to(weights.dtype)
     d_x = d_y.new_empty(0, d_y.shape[1])
@@ -300,4 +366,4 @@ def grouped_mlp_quantized_bwd(
         d_rows = grouped_gemm_quantized_dx(d_pre, *up, d_y.shape[1])
         d_rows = F.pad(d_rows, (0, 0, 0, len(row_to_slot) - used))
         d_x = unpermute_fwd(d_rows, row_to_slot, slot_to_row, None)
-    return d_x, d_weights.view(weights.shape)
+    return d_x, d_weights.view(weights.shape), *sums.results(d_y.dtype)

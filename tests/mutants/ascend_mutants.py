@@ -16,6 +16,7 @@ PLANES = "tests/test_ascend_int4.py -k 'quantised_rows and float32'"
 PRODUCTS = "tests/test_ascend.py -k 'products_of_several_tiles and float32'"
 MLP = "tests/test_grouped_mlp.py -k 'matches_the_oracle[ascend and (several or odd or one-past)'"
 LAYER = "tests/test_ascend_layer.py -k 'every_phase or any_order'"
+CHOICE = "tests/test_ascend_activations.py -k 'cut and float32'"
 LOSS = "tests/test_load_balance_loss.py -k 'oracle and ascend and float32'"
 ROUTE = "tests/test_route.py -k 'oracle and ascend'"
 STREAMS = "tests/test_ascend_route.py -k 'by_streams'"
@@ -774,8 +775,8 @@ MUTANTS = [
         VECTORS + "weighted_activation",
     ),
     Mutant(
-        "ascend_kernels/grouped_mlp/grouped_mlp_act_bwd_kernel.h",
-        "if (rest != 0) Add(sums, sums, row[whole * kPerRepeat<float>], rest);",
+        "ascend_kernels/grouped_mlp/grouped_mlp_act_bwd_rows.h",
+        "if (rest != 0) Add(lanes, lanes, row[whole * kPerRepeat<float>], rest);",
         "",
         "The last columns of a row have no part in the gradient of its weight.",
         VECTORS + "weighted_activation",
@@ -786,6 +787,41 @@ MUTANTS = [
         "",
         "The last columns of a tile have 1 / sigmoid in place of the sigmoid.",
         VECTORS + "weighted_activation",
+    ),
+    Mutant(
+        "ascend_kernels/swiglu/activation.h",
+        "Adds(mask, x, -of_.limit, count);",
+        "Adds(mask, x, of_.limit, count);",
+        "Numbers within the limit have no derivative.",
+        "tests/test_activations.py -k 'ascend and clamped'",
+    ),
+    Mutant(
+        "ascend_kernels/grouped_mlp/grouped_mlp_choice_bwd.h",
+        "Abs(tmp[2], up, count);",
+        "Muls(tmp[2], up, 1.0f, count);",
+        "Below the lower limit up has a derivative.",
+        "tests/test_activations.py -k 'ascend and clamped'",
+    ),
+    Mutant(
+        "ascend_kernels/grouped_mlp/grouped_mlp_choice_bwd.h",
+        "SumToLanes(sums[(kMostTerms + i) * kPerRepeat<float>], product, count);",
+        "SumToLanes(sums[i * kPerRepeat<float>], product, count);",
+        "The gradient of a scale of the series has that of its offset, too.",
+        "tests/test_activations.py -k 'ascend and oracle and float16'",
+    ),
+    Mutant(
+        "ascend_kernels/grouped_mlp/grouped_mlp_rows.h",
+        "if (offsets_.GetValue(middle + 1) > row) {",
+        "if (offsets_.GetValue(middle + 1) >= row) {",
+        "The first row of an expert has the bias of the one before.",
+        CHOICE,
+    ),
+    Mutant(
+        "ascend_kernels/grouped_gemm/grouped_gemm_factors.h",
+        "return Min(c16, tile.both - part * c16);",
+        "return tile.c;",
+        "Of gate and up that take turns, the columns that fill the last fractal are left out.",
+        CHOICE,
     ),
     # --- host ---
     Mutant(

@@ -17,6 +17,7 @@ GATE = "tests/test_grouped_gate.py -k 'every_kind and cpu'"
 UNPERMUTE = "tests/test_unpermute.py -k 'matches_the_oracle and cpu'"
 SWIGLU = "tests/test_swiglu.py -k 'matches_the_oracle and cpu'"
 QUANTIZED = "tests/test_cpu_quantized.py -k '{}'"
+ACTIVATIONS = "tests/test_cpu_activations.py -k '{} and avx2'"
 DECODED = QUANTIZED.format("have_the_bits_of_dequantize")
 QUANTIZED_ROWS = QUANTIZED.format("rows_are_quantised")
 INT8_LAYER = QUANTIZED.format("layer_matches_the_oracle and int8_w8a8")
@@ -540,7 +541,7 @@ MUTANTS = [
         MLP,
     ),
     Mutant(
-        "csrc/cpu/grouped_mlp.h",
+        "csrc/cpu/grouped_mlp_backward.h",
         "const SwigluGradient d(gate, up, g * weight);",
         "const SwigluGradient d(gate, up, g);",
         "The gradient of an activation lacks its weight.",
@@ -554,11 +555,54 @@ MUTANTS = [
         LAYER_BITS,
     ),
     Mutant(
-        "csrc/cpu/grouped_mlp.h",
+        "csrc/cpu/grouped_mlp_backward.h",
         "T* act_t = memory.act_t + start * s.F + block.first - start;",
         "T* act_t = memory.act_t + start * s.F;",
         "An expert's blocks overwrite one another's activations.",
         OWN.format("rows_of_one_expert"),
+    ),
+    # --- activations, biases and series ---
+    Mutant(
+        "csrc/cpu/vector.h",
+        "r = r * t + 0.159319558f;",
+        "r = r * t + 0.159329558f;",
+        "A coefficient of the error function is off in its fifth digit.",
+        ACTIVATIONS.format("error_function"),
+    ),
+    Mutant(
+        "csrc/cpu/activation.h",
+        "        Unzip(m[2 * v], m[2 * v + 1]);\n",
+        "",
+        "With few tokens gates that take turns with up are not parted from it.",
+        ACTIVATIONS.format("tails"),
+    ),
+    Mutant(
+        "csrc/cpu/activation.h",
+        "d_gate = gate <= a.limit ? d_gate : V{};",
+        "d_gate = gate < a.limit ? d_gate : V{};",
+        "At the limit itself a gate has no derivative.",
+        ACTIVATIONS.format("at_the_limit"),
+    ),
+    Mutant(
+        "csrc/cpu/grouped_mlp_backward.h",
+        "sum ? Load(sum + j, width - j) : V{}, width - j);",
+        "sum ? Load(parts + j, width - j) : V{}, width - j);",
+        "The bias of every expert has the gradient of the largest block.",
+        ACTIVATIONS.format("same_for_any_number and many"),
+    ),
+    Mutant(
+        "csrc/cpu/grouped_mlp_backward.h",
+        "for (int64_t t = 0; t < terms; t++) of_series[t] += Sum(sums[t]);",
+        "for (int64_t t = 0; t < terms; t++) of_series[t] = Sum(sums[t]);",
+        "The series has the gradient of the last columns of each block.",
+        ACTIVATIONS.format("same_for_any_number and many"),
+    ),
+    Mutant(
+        "csrc/cpu/product.h",
+        "if (bias) AddBias(part, b, bias + row, groups.rows[i].count);",
+        "if (bias) AddBias(part, b, bias + r, groups.rows[i].count);",
+        "Where rows are read in several places all have the bias of the first.",
+        ACTIVATIONS.format("same_for_any_number and few"),
     ),
     # --- launchers ---
     Mutant(
@@ -591,8 +635,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/cpu_kernels/grouped_mlp.py",
-        "return d_x, d_w_gate_up, d_w_down, d_weights.to(weights.dtype)",
-        "return d_x, d_w_gate_up, d_w_down, d_weights",
+        "    d_weights = d_weights.to(weights.dtype)\n",
+        "",
         "The gradient of the weights has another dtype than they.",
         OWN.format("weights_of_every_dtype"),
     ),

@@ -23,7 +23,52 @@ ROUTE_PAST = "tests/test_route.py -k 'one_past_the_tile and triton'"
 UNPERMUTE = "tests/test_unpermute.py -k 'oracle and triton and float32'"
 CONFIGS = "tests/test_configs.py"
 
+ACTIVATIONS = "tests/test_activations.py -k 'matches_the_oracle[triton and {}'"
+
 MUTANTS = [
+    # --- other activations than SwiGLU ---
+    Mutant(
+        "triton_kernels/_choice.py",
+        "return 2 if self.act.gated else 1",
+        "return 2",
+        "Experts without a gate have twice the columns.",
+        ACTIVATIONS.format("relu2-plain"),
+    ),
+    Mutant(
+        "triton_kernels/_epilogue.py",
+        "first_f * WIDE\n        ptrs = tile_ptrs(\n            epilogue.pre_ptr",
+        "first_f\n        ptrs = tile_ptrs(\n            epilogue.pre_ptr",
+        "Of interleaved halves the gradient reads the columns of another tile.",
+        ACTIVATIONS.format("gpt-oss-plain"),
+    ),
+    Mutant(
+        "triton_kernels/_activation.py",
+        "slope = sig + ACT.alpha * y * (1.0 - sig)",
+        "slope = sig + y * (1.0 - sig)",
+        "The derivative of SiLU forgets the factor within the sigmoid.",
+        ACTIVATIONS.format("gpt-oss-plain"),
+    ),
+    Mutant(
+        "triton_kernels/_biases.py",
+        "offs_c += (HALF + column // BLOCK_C) * weight.C",
+        "offs_c += HALF * weight.C",
+        "The half of up gets the bias of the gate.",
+        ACTIVATIONS.format("swiglu-biases"),
+    ),
+    Mutant(
+        "triton_kernels/_activation.py",
+        "tl.sum(tl.sum(d_phi * slope * z, 1), 0))",
+        "tl.sum(tl.sum(d_phi * slope, 1), 0))",
+        "The gradient of a scale is that of its shift.",
+        ACTIVATIONS.format("series-plain"),
+    ),
+    Mutant(
+        "triton_kernels/_mlp_kernels.py",
+        "place = (tile.first_row // BLOCK_M + tile.expert)",
+        "place = (tile.first_row // BLOCK_M)",
+        "Tiles of two experts share a place of the series' sums, and one of them is lost.",
+        ACTIVATIONS.format("series-plain"),
+    ),
     # --- the order of tiles ---
     Mutant(
         "triton_kernels/_tiles.py",
@@ -599,15 +644,15 @@ MUTANTS = [
     ),
     Mutant(
         "triton_kernels/grouped_mlp.py",
-        "if w_box is not None and even_halves:",
+        "if w_box is not None and even:",
         "if w_box is not None:",
         "A weight whose experts do not follow each other is read as if they did.",
         "tests/test_grouped_mlp.py -k 'any_strides and triton'",
     ),
     Mutant(
         "triton_kernels/_mlp_kernels.py",
-        "right if i else left, row_weight",
-        "left if i else right, row_weight",
+        "right if i else left,",
+        "left if i else right,",
         "The parts of a tile are stored at each other's columns.",
         MLP,
     ),
@@ -619,9 +664,9 @@ MUTANTS = [
         MLP,
     ),
     Mutant(
-        "triton_kernels/_mlp_kernels.py",
-        "d_gate = d_act * up * (sig + silu * (1.0 - sig))",
-        "d_gate = d_act * up * (sig + silu * sig)",
+        "triton_kernels/_activation.py",
+        "slope = sig + y * (1.0 - sig)\n        else",
+        "slope = sig + y * sig\n        else",
         "The derivative of silu is wrong.",
         MLP,
     ),
