@@ -1,0 +1,225 @@
+"""Token rounding: every expert gets a whole number of tiles of rows."""
+
+import torch
+from torch import Tensor
+
+from moge_ops import _checks
+from moge_ops.ops.grouped_gate import SCORES, Gating, grouped_gate
+
+ROUND_MODES = ("nearest", "down", "up", "expected", "balanced", "apportioned")
+ROUNDS = 4  # of asking; in simulated routers of 64 to 512 experts nothing was left to ask after 4
+NEVER = -1.0  # below every score
+
+
+def _scores(logits: Tensor, score: str) -> Tensor:
+    """``[T, E]`` in float32 or float64, NaN below all numbers."""
+    x = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    if score == "softmax":
+        s = x.softmax(-1)
+    else:
+        s = x.sigmoid() if score == "sigmoid" else torch.nn.functional.softplus(x).sqrt()
+    return torch.where(s.isnan(), NEVER, s)
+
+
+def _first(wanted: Tensor, order: Tensor, most: Tensor | int, dim: int) -> Tensor:
+    """``[T, E]`` bool: the first ``most`` of those that are wanted, in an order along ``dim``."""
+    there = wanted.gather(dim, order)
+    there = there & (there.cumsum(dim, dtype=torch.int32) <= most)
+    return torch.zeros_like(wanted).scatter(dim, order, there)
+
+
+def _expected(scores: Tensor, chosen: Tensor, num_groups: int) -> Tensor:
+    """``[E]``: how many tokens would choose an expert that is drawn by its share of the scores."""
+    T, E = scores.shape
+    s = scores.clamp_min(0.0).view(T, num_groups, E // num_groups)
+    total = s.sum(-1, keepdim=True)
+    share = s / torch.where(total == 0.0, 1.0, total)
+    n = chosen.view(s.shape).sum(-1, keepdim=True)  # choices of a token in a group
+    return (n * share).sum(0).view(E)
+
+
+def _targets(counts: Tensor, tile: int, mode: str, num_groups: int, expected: Tensor) -> Tensor:
+    """``[E]``: the multiple of the tile next below or above each count."""
+    down = counts // tile * tile
+    rest = counts - down
+    if mode == "down":
+        up = torch.zeros_like(rest, dtype=torch.bool)
+    elif mode == "up":
+        up = rest > 0
+    elif mode == "nearest":
+        up = 2 * rest > tile
+    elif mode == "expected":
+        up = (rest > 0) & (2 * (expected - down) > tile)
+    else:
+        # the multiple nearest to n, a half goes down
+        grouped, per_tile = counts.view(num_groups, -1), 2 * tile
+        sums = (2 * grouped.cumsum(-1) + (tile - 1)) // per_tile
+        if mode == "balanced":
+            tiles = sums.diff(dim=-1, prepend=torch.zeros_like(sums[:, :1]))
+            return tiles.reshape(-1) * tile
+        more = sums[:, -1:] - (down // tile).view(num_groups, -1).sum(-1, keepdim=True)
+        order = rest.view(num_groups, -1).sort(dim=-1, descending=True, stable=True).indices
+        place = torch.empty_like(order).scatter(
+            -1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+        )
+        up = (place < more).reshape(-1)
+    return down + tile * up
+
+
+def _columns(taken: Tensor, order: Tensor, columns: int) -> Tensor:
+    """``[T, columns]``: ids of the experts that each row takes, at most so many; then -1."""
+    there = taken.gather(1, order)
+    place = torch.where(there, there.cumsum(1) - 1, columns)  # the last column is thrown away
+    ids = order.new_full((len(taken), columns + 1), -1)
+    return ids.scatter(1, place, order)[:, :columns]
+
+
+def _choice(
+    scores: Tensor,
+    experts: Tensor,
+    tile: int,
+    num_groups: int,
+    mode: str,
+    extra: int,
+    renormalize: bool,
+) -> Tensor:
+    """``[T, K + extra]`` int64: the ids that are taken, -1 elsewhere."""
+    E = scores.shape[1]
+    ids = experts.long()
+    twice = (ids.unsqueeze(2) == ids.unsqueeze(1)).tril(-1).any(-1)  # [T, K]
+    ids = torch.where((ids < 0) | (ids >= E) | twice, E, ids)
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    chosen = torch.nn.functional.pad(chosen, (0, 1)).scatter(1, ids, True)[:, :E]
+    counts = chosen.sum(0)
+
+    expected = _expected(scores, chosen, num_groups) if mode == "expected" else counts
+    if renormalize:
+        total = (scores.clamp_min(0.0) * chosen).sum(1, keepdim=True)
+        scores = torch.where(chosen, scores / torch.where(total == 0.0, 1.0, total), scores)
+    by_token = scores.sort(dim=0, descending=True, stable=True).indices
+    target = _targets(counts, tile, mode, num_groups, expected)
+    down = counts // tile * tile
+    if not extra:
+        keep = _first(chosen, by_token, torch.minimum(target, down), 0)
+        return torch.where(torch.nn.functional.pad(keep, (0, 1)).gather(1, ids), ids, -1)
+
+    by_expert = scores.sort(dim=1, descending=True, stable=True).indices
+    missing = (target - counts).clamp_min(0)
+    free = ~chosen & chosen.any(1, keepdim=True)
+    added = torch.zeros_like(chosen)
+    for _ in range(ROUNDS):
+        asked = _first(free, by_token, missing, 0)
+        added = _first(asked, by_expert, extra, 1)
+        free = free & (added | ~asked)
+    enough = added.sum(0) >= missing
+    keep = _first(chosen, by_token, torch.where(enough, target, down), 0)
+    kept = torch.where(torch.nn.functional.pad(keep, (0, 1)).gather(1, ids), ids, -1)
+    return torch.cat((kept, _columns(added & enough, by_expert, extra)), 1)
+
+
+def round_tokens(
+    logits: Tensor,
+    experts: Tensor,
+    tile: int,
+    *,
+    num_groups: int = 1,
+    mode: str = "nearest",
+    extra: int | None = None,
+    score: str = "softmax",
+    router_scale: Tensor | None = None,
+    renormalize: bool = False,
+    scaling: float = 1.0,
+) -> Gating:
+    r"""Drops and adds some tokens so that the rows of every expert are whole tiles.
+
+    A grouped product computes whole tiles of rows, so that an expert with one row more than a
+    tile computes two. Where :math:`n_e` tokens chose expert e, with M for ``tile``:
+
+    .. math::
+        n_e \to \lfloor n_e \rfloor_M \;\text{ or }\; \lceil n_e \rceil_M
+
+    To go down, the expert drops the tokens that chose it with the lowest scores. To go up, it asks
+    those of the other tokens whose score for it is highest. A token accepts at most ``extra`` such
+    experts, its best by score, and an expert that was refused asks its next tokens, four times in
+    all. Whoever still lacks tokens then goes down instead: the rows of every expert are a multiple
+    of the tile in any case. It is the published rule wherever no token is asked by more than
+    ``extra`` experts. Use it in training only, because a token's experts depend on its batch, and
+    where an expert has at least two tiles of rows on average; with less than one, most is dropped.
+
+    Plain torch, not a kernel of ours, except for the weights, which are those that
+    :func:`moge_ops.grouped_gate` gives to the final choice. Besides the result it takes two
+    sortings and some masks of ``[T, E]``, about 50 bytes for each element.
+
+    Args:
+        logits: ``[T, E]``, float16 | bfloat16 | float32 | float64, with any strides.
+        experts: ``[T, K]``, int32 | int64: what the gate chose. Ids outside [0, E) are dropped
+            slots, and a repeated id counts once. A token without any expert, as padding can be
+            marked, is not asked.
+        tile: M, at least 1. With 1 nothing changes; above T no expert can keep a row.
+        num_groups: G, a divisor of E, for the modes that look at a group as a whole.
+        mode: Which of the two multiples.
+
+            - ``"nearest"``: the nearer one; halfway, the lower.
+            - ``"down"``, ``"up"``: always that one.
+            - ``"expected"``: the one nearer to the number of tokens that would be expected if a
+              token's choices in a group were drawn by their shares of the group's scores.
+            - ``"balanced"``: from one expert of a group to the next, the one that keeps the sum so
+              far nearest to what was chosen so far. The sum of a group is then that of its choices
+              rounded to the tile: under MoGE, the same in every group.
+            - ``"apportioned"``: the same sums of groups by the fewest changes, as the experts with
+              the largest remainders go up.
+        extra: Additional columns, at most E - K: how many experts a token may get more than it
+            chose. None for half of K, rounded up, or what E leaves, and for 0 with ``"down"``. The
+            layer reserves rows for all T·(K + extra) slots, half as many again by default, though
+            it computes only those in use. ``"up"`` needs more than the other modes.
+        score, router_scale, renormalize, scaling: As in :func:`moge_ops.grouped_gate`. With
+            ``renormalize`` the scores of a token's final experts are divided by their sum, and
+            tokens that chose an expert are ranked by their shares of what they chose.
+
+    Returns:
+        A :class:`Gating` of ``weights`` and ``experts`` ``[T, K + extra]`` and ``counts`` ``[E]``,
+        multiples of the tile. A column below K has its chosen expert, or -1 where it was dropped,
+        with the weight 0; the others have added experts, best first, then -1. Give ``experts`` to
+        :func:`moge_ops.route` without ``num_groups``. Equal scores go to the lowest token, and
+        within a token to the lowest expert; a NaN comes last. The weights have gradients to
+        ``logits`` and ``router_scale``; the choice has none. Deterministic; the host does not wait.
+
+    Raises:
+        TypeError: An argument has another type or dtype.
+        ValueError: An argument has another shape, device or value.
+
+    Source:
+        Guo et al. 2025, "SonicMoE: Accelerating MoE with IO and Tile-aware Optimizations", token
+        rounding (arXiv:2512.14080), algorithm 4, with its roundings NR-f, DOWN, UP and Balance-f.
+        Its code rounds a half to the even multiple, and leaves the weights as softmax scores.
+        "expected" is our reading of rounding by scores, "apportioned" and the bound on added
+        experts are ours; the random rounding is left out.
+    """
+    sizes = _checks.tensors(
+        ("logits", logits, "[T, E]", _checks.FLOATS), ("experts", experts, "[T, K]", _checks.IDS)
+    )
+    T, E, K = sizes["T"], sizes["E"], sizes["K"]
+    _checks.integer("tile", tile, least=1, most=_checks.MOST_SIZE)
+    _checks.groups(E, num_groups, name="the columns of logits")
+    _checks.choice("mode", mode, ROUND_MODES)
+    _checks.choice("score", score, SCORES)
+    if not 1 <= K <= E:
+        raise ValueError(f"experts must be [T, K] with K from 1 to E={E}, got {[T, K]}")
+    if extra is None:
+        extra = 0 if mode == "down" else min((K + 1) // 2, E - K)
+    _checks.integer("extra", extra, least=0, most=E - K)
+    if not isinstance(renormalize, bool):
+        raise TypeError(f"renormalize must be a bool, got {type(renormalize).__name__}")
+    with torch.no_grad():
+        scores = _scores(logits, score)
+        ids = _choice(scores, experts, tile, num_groups, mode, extra, renormalize)
+    return grouped_gate(
+        logits,
+        1,
+        K + extra,
+        score=score,
+        router_scale=router_scale,
+        renormalize=renormalize,
+        scaling=scaling,
+        experts=ids.to(torch.int32),
+    )
