@@ -68,7 +68,7 @@ def first_router(
 def check_sizes(task: str, sizes: Mapping[str, list[int]], model: nn.Module) -> None:
     """Checks layer -> ``[G, E/G]`` of a task; see :meth:`RouterStatistics.check`."""
     own = {
-        name: [module.num_groups, module.gate.shape[0] // module.num_groups]
+        name: [module.num_groups, module.w_down.shape[0] // module.num_groups]
         for name, module in moge_layers(model).items()
     }
     kinds = {_kind(name) for name in sizes}

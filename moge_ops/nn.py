@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moge_ops import _checks
+from moge_ops import _checks, _null
+from moge_ops._frozen import FrozenWeight
 from moge_ops._pooled import PooledWeight
-from moge_ops._quantized import QuantizedWeight, check, check_values
+from moge_ops.ops._activation import WEIGHT_ON, Activation, checked
+from moge_ops.ops._layer import applied
+from moge_ops.ops._round_tokens import ROUND_MODES, round_tokens
 from moge_ops.ops.grouped_gate import SCORES, Gating, gate_and_route, grouped_gate
-from moge_ops.ops.grouped_mlp import WEIGHT_ON, grouped_mlp
-from moge_ops.ops.route import route
-from moge_ops.ops.swiglu import swiglu
+from moge_ops.ops.grouped_mlp import grouped_mlp
+from moge_ops.ops.route import Routing, route
 
 __all__ = ["FrozenWeight", "MoGE", "MoGEOutput", "PooledWeight"]
 
@@ -25,66 +27,9 @@ class MoGEOutput(NamedTuple):
     y: Tensor
     """``[..., H]``."""
     logits: Tensor
-    """``[T, E]``."""
+    """``[T, E]``, or ``[T, E + G·n]`` with n null experts in each group."""
     gating: Gating
-    """The weights, the chosen experts and their counts."""
-
-
-class FrozenWeight(nn.Module):
-    """The place of a quantised weight in a module: buffers ``data``, ``scale`` and ``zero``.
-
-    They are in the state dict, and move with the module; ``.to(dtype)``, ``.half()`` and the like
-    leave them as they are.
-
-    Args:
-        weight: Its parts become the buffers; they are not copied.
-
-    Raises:
-        TypeError: A dtype is not that of the scheme.
-        ValueError: Shapes do not fit, or a scale is 0 or not finite; in a state dict too.
-    """
-
-    data: Tensor
-    scale: Tensor
-    zero: Tensor | None
-
-    def __init__(self, weight: QuantizedWeight) -> None:
-        super().__init__()
-        (check if weight.data.is_meta else check_values)("weight", weight)
-        self.scheme, self.group_size = weight.scheme, weight.group_size
-        for name, x in zip(("data", "scale", "zero"), weight[:3], strict=True):
-            self.register_buffer(name, x)
-
-    @property
-    def weight(self) -> QuantizedWeight:
-        """What the operators take."""
-        return QuantizedWeight(self.data, self.scale, self.zero, self.scheme, self.group_size)
-
-    @property
-    def shape(self) -> torch.Size:
-        """``[E, O, I]``."""
-        return self.weight.shape
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FrozenWeight":
-        def moved(x: Tensor) -> Tensor:
-            nothing = fn(x.new_empty(0))  # what it does, without a converted copy
-            return fn(x) if nothing.dtype == x.dtype else x.to(nothing.device)
-
-        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        prefix, errors = args[1], args[6]
-        if not self.data.is_meta and not errors:
-            try:
-                check_values(prefix.removesuffix("."), self.weight)
-            except (TypeError, ValueError) as error:
-                errors.append(str(error))
-
-    def extra_repr(self) -> str:
-        """Shape, scheme and group size, for ``print``."""
-        return f"{list(self.shape)}, scheme={self.scheme!r}, group_size={self.group_size}"
+    """The weights, the chosen experts and their counts; with null experts those of outputs."""
 
 
 class MoGE(nn.Module):
@@ -96,8 +41,15 @@ class MoGE(nn.Module):
     ``x @ gate.T``. Every token takes exactly k experts from each of the G groups; a group is E/G
     neighbouring experts.
 
+    With ``num_null=n`` the router of each group has n more outputs, after those of its experts. A
+    token still chooses k outputs of each group, and a null one, which AdaMoE calls a null expert,
+    is no work and adds nothing: a token takes from 0 to K experts. ``logits`` and ``gating`` then
+    are of the E + G·n outputs, and the weights of null slots are 0;
+    :func:`moge_ops.load_balance_loss_from_probs` keeps the null outputs in use. If all outputs are
+    chosen equally often, a token takes K · E / (E + G·n) experts on average: choose k and n so.
+
     Attributes:
-        gate: ``[E, H]``, the router.
+        gate: ``[E, H]``, the router; ``[E + G·n, H]`` with null experts.
         router_scale: ``[E]``, ones at first; None if ``router_scale=False``.
         w_gate_up: ``[E, 2F, H]``, gate half first, or a :class:`FrozenWeight`, which
             :func:`moge_ops.quant.quantize_experts` puts there, or a :class:`PooledWeight`, which
@@ -105,8 +57,8 @@ class MoGE(nn.Module):
         w_down: ``[E, H, F]``, or as ``w_gate_up``.
         shared_gate_up: ``[2S, H]``; None if ``shared_size`` is 0.
         shared_down: ``[H, S]``; None if ``shared_size`` is 0.
-        bias: Buffer ``[E]``, zeros at first, added to the scores for selection only; None unless
-            ``selection_bias``.
+        bias: Buffer with an entry for each row of ``gate``, zeros at first, added to the scores for
+            selection only; None unless ``selection_bias``.
         expert_mask: Buffer ``[E]`` bool, as in :func:`moge_ops.grouped_gate`; None at first. Assign
             a mask to switch experts off. It is not in the state dict.
 
@@ -122,19 +74,33 @@ class MoGE(nn.Module):
         selection_bias: Whether the layer has ``bias``.
         num_voted: Experts of each group that the votes of the batch leave in use, as in
             :func:`moge_ops.grouped_gate`; None for no vote. The attribute may change at any time.
+        num_null: n, null experts of each group; k may then be up to E/G + n. ``renormalize``
+            divides by the scores of a token's true experts alone, as AdaMoE's released code does;
+            without it the weights are the shares of a softmax over all outputs. Neither votes nor
+            rounding are for such a layer.
         weight_on: As in :func:`moge_ops.grouped_mlp`.
+        activation: As in :func:`moge_ops.grouped_mlp`, of the shared expert too. Without a gate
+            ``w_gate_up`` is ``[E, F, H]``.
+        round_to: The tile of :func:`moge_ops.round_tokens`: in training mode every expert gets a
+            multiple of so many rows, and padding takes no expert. A choice that ``routing`` gives
+            is not rounded, nor one of experts in a pool. What the layer reports is still the
+            router's own choice. None for no rounding. The attribute may change at any time.
+        round_mode: As ``mode`` there.
         device, dtype: Of all parameters and of ``bias``.
         router_dtype: Of ``gate``, ``router_scale`` and ``bias``, if it is another: float32 beside
             bfloat16 experts, because a small error of a logit may choose another expert. The router
             computes in the dtype of ``gate``, under autocast too.
 
     Raises:
-        TypeError, ValueError: A size is not a positive int, or G, k and E do not fit.
+        TypeError, ValueError: A size is not a positive int, G, k and E do not fit, or a layer with
+            null experts has votes.
 
     Source:
         Tang et al. 2025, "Pangu Pro MoE", section 2.1 (arXiv:2505.21411). The router in higher
         precision: Fedus et al. 2021, "Switch Transformers", section 2.4 (arXiv:2101.03961);
         DeepSeek-V3 keeps its gates in their original precision, section 3.3 (arXiv:2412.19437).
+        Null experts: Zeng et al. 2024, "AdaMoE" (arXiv:2406.13233); those of several groups are
+        ours.
     """
 
     def __init__(
@@ -152,7 +118,11 @@ class MoGE(nn.Module):
         router_scale: bool = True,
         selection_bias: bool = False,
         num_voted: int | None = None,
+        num_null: int = 0,
         weight_on: str = "output",
+        activation: str | Activation = "silu",
+        round_to: int | None = None,
+        round_mode: str = "nearest",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         router_dtype: torch.dtype | None = None,
@@ -162,14 +132,24 @@ class MoGE(nn.Module):
         _checks.integer("expert_size", expert_size, least=1, most=_checks.MOST_SIZE)
         _checks.integer("num_experts", num_experts, least=1, most=_checks.MOST_SIZE)
         _checks.integer("shared_size", shared_size, least=0, most=_checks.MOST_SIZE)
-        _checks.groups(num_experts, num_groups, k)
+        _checks.integer("num_null", num_null, least=0, most=_checks.MOST_SIZE)
+        _checks.groups(num_experts, num_groups)
+        outputs = num_experts + num_groups * num_null
+        _checks.groups(outputs, num_groups, k)
         _checks.choice("score", score, SCORES)
         _checks.choice("weight_on", weight_on, WEIGHT_ON)
         self.num_groups, self.k = num_groups, k
         self.score, self.renormalize, self.scaling = score, renormalize, scaling
         if num_voted is not None:
             _checks.voted(num_voted, k, num_experts // num_groups)
-        self.num_voted, self.weight_on = num_voted, weight_on
+        self.num_voted, self.num_null, self.weight_on = num_voted, num_null, weight_on
+        if round_to is not None:
+            _checks.integer("round_to", round_to, least=1, most=_checks.MOST_SIZE)
+        _checks.choice("round_mode", round_mode, ROUND_MODES)
+        self.round_to, self.round_mode = round_to, round_mode
+        self._check_null()
+        self.activation = checked(activation, None)
+        halves = 2 if self.activation.gated else 1
 
         of_router = dtype if router_dtype is None else router_dtype
 
@@ -177,13 +157,13 @@ class MoGE(nn.Module):
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
         H, E, F_ = hidden_size, num_experts, expert_size
-        self.gate = parameter(E, H, dtype=of_router)
+        self.gate = parameter(outputs, H, dtype=of_router)
         self.router_scale = parameter(E, dtype=of_router) if router_scale else None
-        self.w_gate_up: nn.Parameter | FrozenWeight | PooledWeight = parameter(E, 2 * F_, H)
+        self.w_gate_up: nn.Parameter | FrozenWeight | PooledWeight = parameter(E, halves * F_, H)
         self.w_down: nn.Parameter | FrozenWeight | PooledWeight = parameter(E, H, F_)
-        self.shared_gate_up = parameter(2 * shared_size, H) if shared_size else None
+        self.shared_gate_up = parameter(halves * shared_size, H) if shared_size else None
         self.shared_down = parameter(H, shared_size) if shared_size else None
-        bias = torch.empty(E, device=device, dtype=of_router) if selection_bias else None
+        bias = torch.empty(outputs, device=device, dtype=of_router) if selection_bias else None
         self.register_buffer("bias", bias)
         self.register_buffer("expert_mask", None, persistent=False)
         self.reset_parameters()
@@ -204,10 +184,12 @@ class MoGE(nn.Module):
         """Sizes and options, for ``print``."""
         E, H, F_ = self.w_down.shape
         shared = 0 if self.shared_down is None else self.shared_down.shape[1]
+        other = "" if self.activation == Activation() else f", activation={self.activation}"
         return (
             f"hidden_size={H}, expert_size={F_}, num_experts={E}, num_groups={self.num_groups}, "
             f"k={self.k}, shared_size={shared}, score={self.score!r}, "
-            f"renormalize={self.renormalize}, weight_on={self.weight_on!r}"
+            f"renormalize={self.renormalize}, weight_on={self.weight_on!r}{other}"
+            + (f", num_null={self.num_null}" if self.num_null else "")
         )
 
     def router_weights(self) -> tuple[Tensor, Tensor | None]:
@@ -223,12 +205,24 @@ class MoGE(nn.Module):
         """
         return self._router(grouped_gate, x, row_mask, experts)
 
+    def _check_null(self) -> None:
+        """Raises ValueError if something is on that does not know null experts."""
+        for name in ("num_voted", "round_to"):
+            if self.num_null and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} must be None with null experts, which neither a vote nor "
+                    f"rounding knows, got {getattr(self, name)}"
+                )
+
     def _router(
         self, choose: Callable[..., Any], x: Tensor, row_mask: Tensor | None, experts: Tensor | None
     ) -> tuple[Tensor, Any]:
         gate, router_scale = self.router_weights()
         with _checks.no_autocast(x):
             logits = F.linear(x.to(gate.dtype), gate)
+        if self.num_null:
+            gating, rows = self._with_null(logits, router_scale, experts)
+            return logits, gating if choose is grouped_gate else (gating, rows)
         return logits, choose(
             logits,
             self.num_groups,
@@ -243,6 +237,26 @@ class MoGE(nn.Module):
             row_mask=None if self.num_voted is None else row_mask,
             experts=experts,
         )
+
+    def _with_null(
+        self, logits: Tensor, router_scale: Tensor | None, experts: Tensor | None
+    ) -> tuple[Gating, Routing]:
+        """The gating among the E + G·n outputs, and the rows of its true experts."""
+        self._check_null()
+        G, n, mask = self.num_groups, self.num_null, self.expert_mask
+        gating = grouped_gate(
+            logits,
+            G,
+            self.k,
+            score=self.score,
+            bias=self.bias if isinstance(self.bias, Tensor) else None,
+            expert_mask=_null.with_null(mask, G, n) if isinstance(mask, Tensor) else None,
+            experts=experts,
+        )
+        ids, E = _null.true_ids(gating.experts, logits.shape[1], G, n), self.w_down.shape[0]
+        how = (router_scale, self.renormalize, self.scaling)
+        gating = _null.weights_of_true(gating, ids, E, *how)
+        return gating, route(ids, E, num_groups=None if experts is not None else G)
 
     def given(self, routing: Tensor | None, tokens: Sequence[int]) -> Tensor | None:
         """``routing`` ``[*tokens, K]``, or flat already, as ids ``[T, K]``."""
@@ -315,13 +329,33 @@ class MoGE(nn.Module):
             y = self._pooled(self.w_down, tokens, gating)
         else:
             logits, (gating, rows) = self._router(gate_and_route, tokens, voters, given)
-            y = grouped_mlp(
-                tokens, w_gate_up, w_down, gating.weights, rows, weight_on=self.weight_on
-            )
+            weights = gating.weights
+            if self.training and self.round_to is not None and given is None:
+                weights, ids, _ = self._rounded(self.round_to, logits, gating.experts, voters)
+                rows = route(ids, logits.shape[1])
+            y = self._experts(tokens, w_gate_up, w_down, weights, rows)
             shared = self._shared(tokens)
             y = y if shared is None else y + shared
         y = y.reshape(x.shape)
         return MoGEOutput(y, logits, gating) if return_routing else y
+
+    def _rounded(
+        self, tile: int, logits: Tensor, experts: Tensor, row_mask: Tensor | None
+    ) -> Gating:
+        """``[T, E], [T, K]`` -> the gating that gives every expert whole tiles."""
+        if row_mask is not None:
+            experts = experts.masked_fill(~row_mask.unsqueeze(1), -1)
+        return round_tokens(
+            logits,
+            experts,
+            tile,
+            num_groups=self.num_groups,
+            mode=self.round_mode,
+            score=self.score,
+            router_scale=self.router_weights()[1],
+            renormalize=self.renormalize,
+            scaling=self.scaling,
+        )
 
     def _pooled(self, place: PooledWeight, x: Tensor, gating: Gating) -> Tensor:
         """``[T, H] -> [T, H]``, by experts that come into slots of a pool."""
@@ -334,11 +368,16 @@ class MoGE(nn.Module):
             shared = self._shared(x)  # while they come
             w_gate_up, w_down, ids = experts()
             rows = route(ids, w_down.shape[0])
-            y = grouped_mlp(x, w_gate_up, w_down, gating.weights, rows, weight_on=self.weight_on)
+            y = self._experts(x, w_gate_up, w_down, gating.weights, rows)
         return y if shared is None else y + shared
+
+    def _experts(self, x: Tensor, *layer: Any) -> Tensor:
+        """:func:`moge_ops.grouped_mlp` with the layer's options."""
+        return grouped_mlp(x, *layer, weight_on=self.weight_on, activation=self.activation)
 
     def _shared(self, x: Tensor) -> Tensor | None:
         """``[T, H] -> [T, H]``, by the shared expert; None if there is none."""
         if self.shared_gate_up is None or self.shared_down is None:
             return None
-        return F.linear(swiglu(F.linear(x, self.shared_gate_up)), self.shared_down)
+        act = applied(F.linear(x, self.shared_gate_up), self.activation)
+        return F.linear(act, self.shared_down)

@@ -1,6 +1,5 @@
 """What the routers of a model give each expert, by task, and which task a query is like."""
 
-import io
 import math
 import os
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moge_ops import _checks, _files
+from moge_ops import _checks, _null, _statistics_file
 from moge_ops._first_router import check_sizes, first_router, moge_layers
 from moge_ops.nn import MoGE, MoGEOutput
 from moge_ops.ops.grouped_gate import Gating
@@ -21,7 +20,6 @@ __all__ = ["RouterStatistics"]
 
 SCORES = ("weights", "selection")
 ROWS = {"weights": 0, "selection": 2}  # of the sums
-VERSION = 2  # of a file; the first version had tasks alone, without selection scores
 
 
 def selection_scores(
@@ -81,11 +79,17 @@ class RouterStatistics:
     Attributes:
         sums: Task -> layer -> ``[3, G, E/G]`` float64: for each expert the sum of the weights with
             which it was chosen, the number of times that it was chosen, and the sum of its
-            selection scores. Sums of several batches add up.
+            selection scores. Sums of several batches add up. Null experts are not among them.
+        tokens: Task -> layer -> ``[K + 1]`` float64: how many tokens took 0, 1, ... K experts. That
+            is K for all tokens, unless the layer has null experts or tokens dropped slots.
+        pairs: Task -> layer -> ``[E, E]`` float64: how many tokens took expert i and expert j, with
+            the tokens of each expert on the diagonal. Collected if asked for: it grows with the
+            square of E. :func:`moge_ops.placement.group_experts` takes it.
         threshold: r; None for 1/K, with which each token counts for one expert at least.
 
     Args:
         threshold: r, from 0, which leaves nothing out, to 1.
+        co_activation: Whether ``pairs`` are collected.
 
     Raises:
         ValueError: ``threshold`` is out of range.
@@ -97,11 +101,14 @@ class RouterStatistics:
         takes each token's best expert alone.
     """
 
-    def __init__(self, threshold: float | None = None) -> None:
-        if not _is_threshold(threshold):
+    def __init__(self, threshold: float | None = None, *, co_activation: bool = False) -> None:
+        if not _statistics_file.is_threshold(threshold):
             raise ValueError(f"threshold must be a number from 0 to 1, or None, got {threshold!r}")
         self.threshold = threshold
         self.sums: dict[str, dict[str, Tensor]] = {}
+        self.tokens: dict[str, dict[str, Tensor]] = {}
+        self.co_activation = co_activation
+        self.pairs: dict[str, dict[str, Tensor]] = {}
 
     @torch.no_grad()
     def update(
@@ -113,6 +120,7 @@ class RouterStatistics:
         row_mask: Tensor | None = None,
         *,
         logits: Tensor,
+        num_null: int = 0,
     ) -> None:
         """Adds one batch. The sums are deterministic, and the host does not wait for the device.
 
@@ -123,17 +131,22 @@ class RouterStatistics:
             num_groups: G, of the layer.
             row_mask: ``[T]`` bool, false for a row that is left out, as padding is.
             logits: ``[T, E]``, those of the router that chose.
+            num_null: n, null experts of each group; gating and logits are then of E + G·n outputs,
+                as :class:`moge_ops.nn.MoGE` gives them.
 
         Raises:
             TypeError: ``row_mask`` is not bool.
             ValueError: Shapes do not fit, or the layer had other sizes before.
         """
-        weights, counts = gating.weights.double(), gating.counts.double()
-        T, E = len(weights), len(counts)
-        _checks.shape("logits", logits, "[T, E]", (T, E))
-        selection = selection_scores(logits, gating.experts, self.threshold)
+        T, outputs = len(gating.weights), len(gating.counts)
+        _checks.shape("logits", logits, "[T, E]", (T, outputs))
+        ids = _null.true_ids(gating.experts, outputs, num_groups, num_null).long()
+        logits, counts = (
+            _null.true_outputs(x, num_groups, num_null) for x in (logits, gating.counts.double())
+        )
+        weights, E = gating.weights.double(), len(counts)
+        selection = selection_scores(logits, ids, self.threshold)
         scores = weights.new_zeros(2, T, E + 1)  # the last column: slots of no expert
-        ids = gating.experts.long()
         ids = torch.where(ids < 0, E, ids)
         # a token's experts are all different, if not given
         scores.scatter_add_(2, ids.expand(2, -1, -1), torch.stack([weights, selection.double()]))
@@ -150,7 +163,37 @@ class RouterStatistics:
         if layer in layers and layers[layer].shape != new.shape:
             was, now = (list(x.shape[1:]) for x in (layers[layer], new))
             raise ValueError(f"{layer} must have [G, E/G] = {was} as before, got {now}")
+        self._count_tokens(task, layer, ids < E, row_mask)
+        if self.co_activation:
+            self._count_pairs(task, layer, ids, E, row_mask)
         layers[layer] = layers[layer] + new if layer in layers else new
+
+    def _count_pairs(
+        self, task: str, layer: str, ids: Tensor, E: int, row_mask: Tensor | None
+    ) -> None:
+        """``ids`` ``[T, K]``, E for a slot of no expert. Before the sums of the batch are added."""
+        found = self.pairs.setdefault(task, {})
+        if layer in self.sums[task] and layer not in found:
+            return  # earlier batches were collected without: a part would mislead
+        hits = torch.zeros(len(ids), E + 1, dtype=torch.float64, device=ids.device)
+        hits = hits.scatter_(1, ids, 1.0)[:, :E]
+        if row_mask is not None:
+            hits = hits * row_mask.unsqueeze(1)
+        new = hits.T @ hits
+        found[layer] = found[layer] + new if layer in found else new
+
+    def _count_tokens(self, task: str, layer: str, taken: Tensor, row_mask: Tensor | None) -> None:
+        """``taken`` ``[T, K]``: the slots of experts. Before the sums of the batch are added."""
+        found = self.tokens.setdefault(task, {})
+        if layer in self.sums[task] and layer not in found:
+            return  # sums of an old file, whose tokens are not known: a part would mislead
+        K = taken.shape[1]
+        rows = taken.new_ones(len(taken)) if row_mask is None else row_mask
+        new = rows.new_zeros(K + 1, dtype=torch.float64)
+        new.scatter_add_(0, taken.sum(1), rows.double())
+        old = found.get(layer, new.new_zeros(K + 1))
+        most = max(len(old), len(new))  # k may have changed between the batches
+        found[layer] = F.pad(old, (0, most - len(old))) + F.pad(new, (0, most - len(new)))
 
     @contextmanager
     def collect(self, model: nn.Module, task: str) -> Iterator[None]:
@@ -170,8 +213,8 @@ class RouterStatistics:
                 if not isinstance(out, MoGEOutput):
                     out = module.forward(*args, **{**kwargs, "return_routing": True})
                 rows = module.counted(kwargs.get("row_mask"))
-                G = module.num_groups
-                self.update(task, name, out.gating, G, rows, logits=out.logits)
+                G, n = module.num_groups, module.num_null
+                self.update(task, name, out.gating, G, rows, logits=out.logits, num_null=n)
 
             return module.register_forward_hook(hook, with_kwargs=True)
 
@@ -181,62 +224,32 @@ class RouterStatistics:
             yield
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a file with 24 bytes for each expert of each layer and task.
+        """Writes a file with 24 bytes for each expert of each layer and task, and 8 (K + 1) more.
+
+        With ``pairs`` 8·E² bytes for each layer and task come on top.
 
         A file that was there is replaced when the new one is whole, and stays if writing fails.
         """
-        tasks, data = self.sums.items(), io.BytesIO()
-        sums = {task: {k: v.cpu() for k, v in layers.items()} for task, layers in tasks}
-        torch.save({"version": VERSION, "threshold": self.threshold, "sums": sums}, data)
-        _files.write(path, data.getvalue())
+        parts = {"sums": self.sums, "tokens": self.tokens, "pairs": self.pairs}
+        _statistics_file.write(path, self.threshold, parts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "RouterStatistics":
         """Reads a file that :meth:`save` wrote; nothing in the file is executed.
 
         A file of the first version has no selection scores. Its weights and counts are read, and
-        :meth:`profile` refuses the other score.
+        :meth:`profile` refuses the other score. Files of the first two versions have no ``tokens``,
+        and :meth:`mean_experts` refuses their tasks.
 
         Raises:
             FileNotFoundError: There is no such file.
             ValueError: It is no regular file, :meth:`save` did not write it, or a later version of
                 it did.
         """
-        wrong = f"{path} must be a file that RouterStatistics.save wrote"
-        _files.regular(Path(path))
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged pickle raises whatever its reader meets
-            # torch's own text is a page, and advises to execute what is in the file
-            raise ValueError(f"{wrong}, got one that is damaged or of another kind") from error
-        if not isinstance(found, dict):
-            raise ValueError(f"{wrong}, got {type(found).__name__}")
-        version = found.get("version")
-        if isinstance(version, dict) or version is None:  # of the first version, which had none
-            found = {"sums": found}
-        elif version != VERSION:
-            raise ValueError(f"{wrong}, of version 1 or {VERSION}, got version {version!r:.200}")
-        threshold: Any = found.get("threshold")
-        sums: Any = found.get("sums")
-        layers = [*sums.values()] if isinstance(sums, dict) else [sums]
-        if not all(isinstance(each, dict) for each in layers):
-            raise ValueError(f"{wrong}, got tasks without layers")
-        if not _is_threshold(threshold):
-            raise ValueError(f"{wrong}, got threshold {threshold!r:.200}")
-        for layer, x in (item for each in layers for item in each.items()):
-            right = isinstance(x, Tensor) and x.ndim == 3 and x.dtype == torch.float64
-            if not right or len(x) not in (2, 3) or not x.numel():
-                raise ValueError(f"{wrong}, got {layer} without [3, G, E/G] float64")
-        statistics = cls(threshold)
-        statistics.sums = {
-            task: {
-                layer: x if len(x) == 3 else torch.cat([x, torch.full_like(x[:1], math.nan)])
-                for layer, x in each.items()
-            }
-            for task, each in sums.items()
-        }
+        threshold, parts = _statistics_file.read(Path(path))
+        statistics = cls(threshold, co_activation=bool(parts["pairs"]))
+        for name, part in parts.items():
+            setattr(statistics, name, part)
         return statistics
 
     def profile(self, task: str, score: str = "selection") -> dict[str, Tensor]:
@@ -261,6 +274,24 @@ class RouterStatistics:
                     f"{task!r} must have finite {score} scores: collect it again, because {layer} "
                     "has none or some that are NaN, as files of the first version do"
                 )
+        return found
+
+    def mean_experts(self, task: str) -> dict[str, float]:
+        """How many experts a token of a task took on average: layer -> from 0 to K.
+
+        Raises:
+            ValueError: The task is unknown, or was collected by a version that did not count this.
+        """
+        counted = [name for name, x in self.sums.items() if {*x} == {*self.tokens.get(name, ())}]
+        if task not in counted:
+            known = ", ".join(counted) or "none so far"
+            raise ValueError(
+                f"task must be one whose tokens were counted, which are {known}, got {task!r}"
+            )
+        found = {}
+        for layer, x in self.tokens[task].items():
+            total = (x * torch.arange(len(x), dtype=x.dtype, device=x.device)).sum()
+            found[layer] = float(total / x.sum().clamp_min(1.0))
         return found
 
     def masks(self, task: str, keep: int, score: str = "weights") -> dict[str, Tensor]:
@@ -324,7 +355,8 @@ class RouterStatistics:
         query = RouterStatistics(self.threshold)
         if seen is not None:
             name, module, logits, gating, rows = seen
-            query.update("query", name, gating, module.num_groups, rows, logits=logits)
+            G, n = module.num_groups, module.num_null
+            query.update("query", name, gating, G, rows, logits=logits, num_null=n)
         if seen is None or not (q := query.profile("query")[name]).any():
             raise ValueError("input_ids must have a token that counts, and reach a MoGE layer")
         q = F.normalize(q.cpu().flatten(), dim=0)
@@ -354,8 +386,3 @@ class RouterStatistics:
         """
         for task, layers in self.sums.items():
             check_sizes(task, {name: list(x.shape[1:]) for name, x in layers.items()}, model)
-
-
-def _is_threshold(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or (number and 0.0 <= value <= 1.0)

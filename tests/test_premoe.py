@@ -299,7 +299,7 @@ def test_a_file_of_the_first_version_has_weights_alone(tmp_path: Path) -> None:
         {"version": 2, "sums": {"task": {"layer": torch.ones(3, 2, 4)}}},
         {"version": 2, "sums": {"task": {"layer": torch.ones(4, 2, 4).double()}}},
         {"version": 2, "sums": {"task": {"layer": torch.ones(3, 0, 4).double()}}},
-        {"version": 3, "sums": {}},
+        {"version": 4, "sums": {}},
         {"version": "new"},
         {"sums": torch.ones(3)},
     ],

@@ -77,7 +77,9 @@ def load_balance_loss(logits: Tensor, experts: Tensor, *, score: str = "softmax"
     return load_balance_loss_fwd(logits, experts, score)[0]
 
 
-def load_balance_loss_from_probs(probs: Tensor, counts: Tensor) -> Tensor:
+def load_balance_loss_from_probs(
+    probs: Tensor, counts: Tensor, *, num_null: int = 0, num_groups: int = 1
+) -> Tensor:
     r"""The load-balance loss of any router, from its probabilities and its experts' loads.
 
     .. math::
@@ -91,12 +93,27 @@ def load_balance_loss_from_probs(probs: Tensor, counts: Tensor) -> Tensor:
     reduction, which torch.compile fuses. The factor that weighs it against the model's loss is the
     caller's.
 
+    With null experts, outputs of the router that stand for no work, E counts those too, and the
+    null ones of a group share the mean of their loads:
+
+    .. math::
+        f_i = \frac{E}{\sum_j n_j}\,\bar n_i, \qquad
+        \bar n_i = \frac{1}{|N|} \sum_{j \in N} n_j \text{ for } i \in N, \quad
+        \bar n_i = n_i \text{ for a true expert}
+
+    so that the loss asks for a total load of the null experts N, and not for equal loads among
+    them, which do not matter. Each true expert has its own. With all of these equal, L is 1 and a
+    token takes K · (true outputs) / (all outputs) true experts on average.
+
     Args:
         probs: q, ``[T, E]``, float16 | bfloat16 | float32 | float64, with any strides. Its rows
             should add up to 1.
         counts: n, ``[E]``, int32 | int64 or one of these dtypes, without a gradient: rows of each
             expert, as in :class:`Gating`. A constant factor does not matter. Slots of no expert
             are not counted.
+        num_null: Null experts of each group; they are the last outputs of their group.
+        num_groups: G, which divides E into groups of neighbouring outputs; without ``num_null`` it
+            makes no difference.
 
     Returns:
         A float32 scalar (float64 for float64 ``probs``), 0 where T or the sum of the counts is 0,
@@ -104,19 +121,29 @@ def load_balance_loss_from_probs(probs: Tensor, counts: Tensor) -> Tensor:
 
     Raises:
         TypeError: An argument has another type or dtype.
-        ValueError: An argument has another shape or device.
+        ValueError: An argument has another shape or device, G does not divide E, or a group has no
+            true expert.
 
     Source:
         Fedus et al. 2022, "Switch Transformers", eq. 4 to 6 (arXiv:2101.03961), there for one
-        expert a token.
+        expert a token. Null experts: Zeng et al. 2024, "AdaMoE" (arXiv:2406.13233), as in the code
+        that its authors released, there for one group; loads of groups are ours.
     """
     _checks.tensors(
         ("probs", probs, "[T, E]", _checks.FLOATS),
         ("counts", counts, "[E]", (*_checks.IDS, *_checks.FLOATS)),
     )
     T, E = probs.shape
+    if num_null or num_groups != 1:
+        _checks.groups(E, num_groups, name="the columns of probs")
+        _checks.integer("num_null", num_null, least=0, most=E // num_groups - 1)
     acc = torch.promote_types(probs.dtype, torch.float32)
     n = counts.detach().to(acc)  # [E]
+    if num_null:
+        n = n.view(num_groups, -1)
+        null = n[:, -num_null:]
+        shared = null.mean(1, keepdim=True).expand_as(null)
+        n = torch.cat([n[:, :-num_null], shared], 1).flatten()
     total = n.sum()
     f = n * (E / torch.where(total == 0.0, 1.0, total))
     return (f * (probs.sum(0, dtype=acc) / max(T, 1))).sum()

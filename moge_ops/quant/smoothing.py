@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moge_ops import _checks
+from moge_ops import _checks, _null
 from moge_ops.nn import FrozenWeight, MoGE, MoGEOutput
 from moge_ops.quant._observer import Observer
 from moge_ops.quant._readers import Place, Weight, places
@@ -123,7 +123,7 @@ def smooth_experts(
         percentile = settings.percentile if settings.observer == "percentile" else None
         inputs = [Observer(place.name, percentile) for place in found]
         layers = {n: m for n, m in model.named_modules() if type(m) is MoGE and settings.within}
-        inner = {n: [Observer(n) for _ in range(len(m.gate))] for n, m in layers.items()}
+        inner = {n: [Observer(n) for _ in range(m.w_down.shape[0])] for n, m in layers.items()}
         with ExitStack() as hooks:
             for place, observer in zip(found, inputs, strict=True):
                 hooks.callback(place.norm.register_forward_hook(_watch(observer)).remove)
@@ -253,8 +253,10 @@ def _watch_within(observers: Sequence[Observer]) -> Any:
     def hook(layer: MoGE, args: Any, kwargs: Any, out: Any) -> None:
         x = (args[0] if args else kwargs["x"]).flatten(0, -2)  # [T, H]
         gating = out.gating if isinstance(out, MoGEOutput) else layer.router(x)[1]
+        outputs = len(gating.counts)
+        ids = _null.true_ids(gating.experts, outputs, layer.num_groups, layer.num_null)
         for e, observer in enumerate(observers):
-            rows = x[(gating.experts == e).any(1)]
+            rows = x[(ids == e).any(1)]
             gate, up = F.linear(rows, layer.w_gate_up[e]).chunk(2, -1)  # type: ignore[index]
             observer.update(F.silu(gate) * up)
 
