@@ -1,6 +1,7 @@
 """``moge-ops make-tiny`` and ``moge-ops convert``: folders that are written."""
 
 import argparse
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import torch
 from moge_ops import _files
 from moge_ops.cli import _models as models
 from moge_ops.cli._loading import amount, load
+from moge_ops.cli._smaller import asked, check, make_smaller
 from moge_ops.cli._text import dtype_name
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.models.layout import parameter_counts
 from moge_ops.models.synthetic import config_of_size, random_tensors
 from moge_ops.models.tokenizer import BOS, CLOSE, MOST_TOKENIZER, write_byte_tokenizer
+from moge_ops.quant import quantize_experts
 
 SHARD = "1GB"  # most of a model of `--parameters` that is in memory
 # files that `convert` copies: data only, while a folder may also hold Python files
@@ -79,12 +82,12 @@ def _write_tiny(
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Writes a copy of a folder, in another dtype, in files of another size, or quantised."""
+    """Writes a copy of a folder: in another dtype, in files of another size, smaller, quantised."""
     folder, out = Path(args.folder), Path(args.out)
     if args.group_size is not None and args.quantize is None:
         raise ValueError("--group-size needs --quantize")
     models.checkpoint.refuse_weights(out)
-    model = None if args.quantize else load(args)
+    model = _converted(args)
     with _files.staged(out, last="config.json") as stage:
         if model is not None:
             models.checkpoint.save_pretrained(model, stage, max_shard_size=args.max_shard_size)
@@ -104,3 +107,24 @@ def convert(args: argparse.Namespace) -> None:
     files = sorted(path.name for path in out.glob("*.safetensors"))
     kind = f"{dtype_name(models.checkpoint.stored_dtype(out))}{', experts ' * bool(args.quantize)}"
     print(f"{out}: {len(files)} file{'s' * (len(files) > 1)}, {kind}{args.quantize or ''}")
+    if asked(args):
+        config = models.checkpoint.read_config(out)
+        total, active = parameter_counts(config)
+        print(
+            f"{config.num_experts} experts of width {config.moe_intermediate_size}: "
+            f"{total:,} parameters, {active:,} active"
+        )
+
+
+def _converted(args: argparse.Namespace) -> PanguMoEForCausalLM | None:
+    """The model to write; None if a folder is quantised layer by layer, without its model."""
+    if not asked(args):
+        return None if args.quantize else load(args)
+    ids = check(args)
+    plain = copy.copy(args)
+    plain.dtype = None  # experts are chosen, and quantised, as they are in the files
+    model = load(plain)
+    make_smaller(args, model, ids)
+    if args.quantize is not None:
+        quantize_experts(model, args.quantize, group_size=args.group_size)
+    return models.checkpoint.cast(model, getattr(torch, args.dtype)) if args.dtype else model

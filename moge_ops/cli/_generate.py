@@ -15,8 +15,9 @@ from torch import Tensor
 
 from moge_ops.cli import _models as models
 from moge_ops.cli._loading import GB, cached, check_ids, load, load_offloaded
+from moge_ops.cli._profile import profiles_of
 from moge_ops.cli._text import shown, utf8
-from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
+from moge_ops.models import PanguMoEForCausalLM
 from moge_ops.models.speculation import Draft, make_draft
 from moge_ops.models.tokenizer import Stream, Tokenizer, load_tokenizer
 from moge_ops.statistics import RouterStatistics
@@ -192,7 +193,7 @@ def _model(
     masks = None
     if args.profiles is not None:
         config = models.checkpoint.read_config(args.folder)
-        profiles = _profiles(args, config)
+        profiles = profiles_of(args, config)
         keep = args.keep
         if keep is None:  # half of each group
             k = config.num_experts_per_tok // config.num_groups
@@ -205,24 +206,6 @@ def _model(
     model = load_offloaded(args, len(ids), new, beside=beside, experts=masks)
     closing.enter_context(models.offload.of(model))
     return model
-
-
-def _profiles(args: argparse.Namespace, config: PanguMoEConfig) -> RouterStatistics:
-    """The file's profiles, which must be of this model: checked before any weight is read."""
-    if not Path(args.profiles).exists():
-        raise FileNotFoundError(
-            f"--profiles must be a file that moge-ops profile wrote, there is no {args.profiles}"
-        )
-    profiles = RouterStatistics.load(args.profiles)
-    with torch.device("meta"):
-        model = PanguMoEForCausalLM(config)
-    try:
-        profiles.check(model)
-    except ValueError as error:
-        raise ValueError(
-            f"{args.profiles} must hold profiles of the model in {args.folder}: {error}"
-        ) from None
-    return profiles
 
 
 def _nearest(args: argparse.Namespace, profiles: RouterStatistics, ids: Sequence[int]) -> str:

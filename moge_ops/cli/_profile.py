@@ -10,6 +10,7 @@ from moge_ops.cli import _models as models
 from moge_ops.cli._loading import load, load_offloaded
 from moge_ops.cli._text import shown, utf8
 from moge_ops.cli._windows import WINDOW, tokens_of, windows
+from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.statistics import RouterStatistics
 
 
@@ -35,3 +36,21 @@ def profile(args: argparse.Namespace) -> None:
     statistics.save(file)
     tasks = ", ".join(shown(name) for name in statistics.sums)
     print(f"{file}: {len(ids)} tokens for {shown(task)}; it holds {tasks}")
+
+
+def profiles_of(args: argparse.Namespace, config: PanguMoEConfig) -> RouterStatistics:
+    """The file's profiles, which must be of this model: checked before any weight is read."""
+    if not Path(args.profiles).exists():
+        raise FileNotFoundError(
+            f"--profiles must be a file that moge-ops profile wrote, there is no {args.profiles}"
+        )
+    profiles = RouterStatistics.load(args.profiles)
+    with torch.device("meta"):
+        model = PanguMoEForCausalLM(config)
+    try:
+        profiles.check(model)
+    except ValueError as error:
+        raise ValueError(
+            f"{args.profiles} must hold profiles of the model in {args.folder}: {error}"
+        ) from None
+    return profiles

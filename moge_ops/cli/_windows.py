@@ -20,8 +20,8 @@ def tokens_of(args: argparse.Namespace, text: str | None) -> list[int]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: ``--max-tokens`` is below 1, the file is too large or not UTF-8, or the model
-            has a smaller vocabulary than its tokenizer.
+        ValueError: ``--max-tokens`` is below 1, the file is empty, too large or not UTF-8, or the
+            model has a smaller vocabulary than its tokenizer.
     """
     if args.max_tokens < 1:
         raise ValueError(f"--max-tokens must be at least 1, got {args.max_tokens}")
@@ -34,6 +34,8 @@ def tokens_of(args: argparse.Namespace, text: str | None) -> list[int]:
             raise ValueError(f"{args.text} is not UTF-8: {error}") from None
         if len(data) > MOST_TEXT:
             raise ValueError(f"{args.text} must have at most {MOST_TEXT:,} bytes, got more")
+        if not text:
+            raise ValueError(f"{args.text} must have a text, got an empty file")
     tokenizer = load_tokenizer(args.folder)
     ids = tokenizer.raw(text)[: args.max_tokens]
     check_ids(tokenizer, ids, models.checkpoint.read_config(args.folder))

@@ -41,6 +41,7 @@ __all__ = [
     "MOST_SHOWN",
     "SINGLE",
     "bytes_needed",
+    "cast",
     "from_pretrained",
     "is_released",
     "opened",
@@ -59,7 +60,8 @@ DTYPES = {
     "BF16": torch.bfloat16,
 }
 # parameters, by their released names, that many keep in float32 while the rest is in 16 bits
-MIXED = ("mlp.gate.weight", "mlp.router_scale", "norm.weight")
+ROUTERS = ("mlp.gate.weight", "mlp.router_scale")
+MIXED = (*ROUTERS, "norm.weight")
 # keys of a config that say how another's weights are quantised
 OF_QUANTIZED = ("quantization_config", "compression_config")
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -281,10 +283,18 @@ def _on_meta(
     """A model on the meta device, in ``dtype`` or else in what is stored."""
     with torch.device("meta"):
         model = PanguMoEForCausalLM(config)
+    if dtype is not None:
+        return cast(model, dtype)
     for name, parameter in model.named_parameters():
-        if dtype is None:
-            parameter.data = parameter.data.to(stored[name])
-        elif config.router_dtype is None or not name.endswith(("moge.gate", "moge.router_scale")):
+        parameter.data = parameter.data.to(stored[name])
+    return model
+
+
+def cast(model: PanguMoEForCausalLM, dtype: torch.dtype) -> PanguMoEForCausalLM:
+    """Puts a model into another dtype, but for routers if the config has a ``router_dtype``."""
+    routers = () if model.config.router_dtype is None else ("moge.gate", "moge.router_scale")
+    for name, parameter in model.named_parameters():
+        if not name.endswith(routers):
             parameter.data = parameter.data.to(dtype)
     return model
 

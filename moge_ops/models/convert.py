@@ -37,8 +37,8 @@ def convert_quantized(
         folder: As in :func:`moge_ops.models.checkpoint.from_pretrained`; not quantised yet.
         out: As ``folder`` in :func:`moge_ops.models.checkpoint.save_pretrained`.
         scheme, group_size: As in :func:`moge_ops.quant.quantize`.
-        dtype: Of what is not quantised; by default that of the files. Experts are quantised as they
-            are in the files.
+        dtype: Of what is not quantised, but for routers if the config has a ``router_dtype``; by
+            default that of the files. Experts are quantised as they are in the files.
         max_shard_size: As in :func:`moge_ops.models.checkpoint.save_pretrained`.
 
     Raises:
@@ -52,6 +52,8 @@ def convert_quantized(
         raise ValueError(f"{folder} is quantised already; --quantize takes a plain folder")
     checkpoint.stored_dtypes(folder)  # checks all headers
     kept = dtype or checkpoint.stored_dtype(folder)
+    routers = () if config.router_dtype is None else checkpoint.ROUTERS
+    as_they_are = checkpoint.MIXED if dtype is None else routers
     files = {name: header.file for name, header in headers(weight_files(folder))}
     places = [(name, whole, index) for name, whole, index in released_names(config)]
     of_experts = defaultdict[str, list[tuple[str, Index]]](list)
@@ -105,9 +107,7 @@ def convert_quantized(
                 ((_, tensor),) = read([name])
                 yield (
                     name,
-                    tensor
-                    if name.endswith(checkpoint.MIXED) and dtype is None
-                    else tensor.to(kept),
+                    tensor if name.endswith(as_they_are) else tensor.to(kept),
                 )
                 continue
             if whole not in weights:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ __all__ = [
     "released_count",
     "released_names",
     "released_shapes",
+    "split",
     "state_dict",
 ]
 
@@ -43,22 +44,33 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
     Returns:
         Name to tensor, DTensors where the module is parallel. The memory is the module's.
     """
-    state: dict[str, Tensor] = dict(module.state_dict())
+    return split(module, module.state_dict())
+
+
+def split(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with the names and shapes of a module's parameters, as :func:`state_dict` has these.
+
+    Some parameters may be missing. A scalar stands for each of the tensors that its parameter is
+    split into.
+    """
+    state = dict(tensors)
     for at, part in module.named_modules():
         prefix = f"{at}." if at else ""
         if isinstance(part, MoGE) and len(part.w_gate_up.shape) == 3:  # a parallel one has four
-            E, H, _ = part.w_down.shape
-            if isinstance(part.w_gate_up, Tensor):  # a quantised one is not split by a mesh
-                state[f"{prefix}w_gate_up"] = state[f"{prefix}w_gate_up"].view(E, 2, -1, H)
-            if part.shared_gate_up is not None:
-                name = f"{prefix}shared_gate_up"
-                state[name] = state[name].view(2, -1, H)
+            E = part.w_down.shape[0]
+            # a quantised one is not in the state, and not split by a mesh
+            for name, shape in (("w_gate_up", (E, 2, -1)), ("shared_gate_up", (2, -1))):
+                whole = state.get(f"{prefix}{name}")
+                if whole is not None and whole.ndim:
+                    state[f"{prefix}{name}"] = whole.view(*shape, whole.shape[-1])
         elif isinstance(part, Attention) and isinstance(part.qkv, nn.Linear):
             rows = [n * part.head_dim for n in (part.heads, part.kv_heads, part.kv_heads)]
             for kind in ("weight", "bias"):
-                parts = torch.split(state.pop(f"{prefix}qkv.{kind}"), rows)
-                for name, x in zip("qkv", parts, strict=True):
-                    state[f"{prefix}qkv.{name}_{kind}"] = x
+                whole = state.pop(f"{prefix}qkv.{kind}", None)
+                if whole is not None:
+                    parts = torch.split(whole, rows) if whole.ndim else [whole] * 3
+                    for name, x in zip("qkv", parts, strict=True):
+                        state[f"{prefix}qkv.{name}_{kind}"] = x
     return state
 
 

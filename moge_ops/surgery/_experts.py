@@ -1,4 +1,4 @@
-"""Changes to the experts of a trained layer."""
+"""Experts that move to other places."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from moge_ops.nn import FrozenWeight, MoGE, PooledWeight
+from moge_ops.surgery._layers import outputs_of
 
 __all__ = ["permute_experts"]
 
@@ -14,11 +15,11 @@ __all__ = ["permute_experts"]
 def permute_experts(layer: MoGE, perm: Sequence[int] | Tensor) -> None:
     """Moves the experts of a layer to other places, in place, as a load balancer does.
 
-    Router, ``router_scale``, ``bias``, ``expert_mask`` and both expert weights move together, so
-    the layer computes what it did before: equal to rounding, and bit for bit if every group keeps
-    its place. Only between experts of exactly equal score can the choice change, because ties go
-    to the lowest id. Gradients and the state of an optimizer do not move: call this between runs,
-    not between steps.
+    Router, ``router_scale``, ``bias``, ``expert_mask`` and both expert weights move together, and
+    the null outputs of a group with their group, so the layer computes what it did before: equal to
+    rounding, and bit for bit if every group keeps its place. Only between experts of exactly equal
+    score can the choice change, because ties go to the lowest id. Gradients and the state of an
+    optimizer do not move: call this between runs, not between steps.
 
     Args:
         layer: The layer.
@@ -30,7 +31,7 @@ def permute_experts(layer: MoGE, perm: Sequence[int] | Tensor) -> None:
         ValueError: ``perm`` is not a permutation of 0 to E - 1, or takes an expert out of its
             group.
     """
-    E = len(layer.gate)
+    E = layer.w_down.shape[0]
     index = torch.as_tensor(perm, device=layer.gate.device)
     flags = not isinstance(perm, Tensor) and any(isinstance(i, bool) for i in perm)
     dtype = torch.bool if flags else index.dtype
@@ -47,12 +48,14 @@ def permute_experts(layer: MoGE, perm: Sequence[int] | Tensor) -> None:
         if max(members) >= first + P:
             expected = f"the experts of one group, {first} to {first + P - 1}"
             raise ValueError(f"perm must give group {group} {expected}, got {members}")
-    router = layer.gate, layer.router_scale, layer.bias, layer.expert_mask
     experts: list[Tensor] = []
     for w in (layer.w_gate_up, layer.w_down):
         if isinstance(w, PooledWeight):
             raise ValueError("layer must own its experts, got one whose experts are offloaded")
         experts += w.buffers() if isinstance(w, FrozenWeight) else [w]
-    for x in (*router, *experts):
+    outputs = outputs_of(layer, index)
+    moved: list[tuple[object, Tensor]] = [(layer.gate, outputs), (layer.bias, outputs)]
+    moved += [(x, index) for x in (layer.router_scale, layer.expert_mask, *experts)]
+    for x, order in moved:
         if isinstance(x, Tensor):
-            x.copy_(x[index])
+            x.copy_(x[order])

@@ -1,0 +1,108 @@
+"""What surgery needs of a model: its layers with experts, and places for weights of other sizes."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from moge_ops._first_router import moge_layers
+from moge_ops.nn import FrozenWeight, MoGE, PooledWeight
+
+if TYPE_CHECKING:
+    from moge_ops.models.pangu_moe import Layer
+
+OUTPUTS = ("gate", "bias")  # what has an entry for each output of the router
+OF_EXPERTS = ("router_scale", "expert_mask")  # and for each expert
+EXPERTS = ("w_gate_up", "w_down")
+
+
+def owned_layers(model: nn.Module) -> dict[str, MoGE]:
+    """The layers with experts by name, at least one, each with whole weights of its own.
+
+    Raises:
+        ValueError: There is none, or experts are offloaded or split over devices.
+    """
+    layers = moge_layers(model)
+    if not layers:
+        raise ValueError(
+            f"model must have layers of moge_ops.nn.MoGE, got none in {type(model).__name__}"
+        )
+    for name, layer in layers.items():
+        for weight in (layer.w_gate_up, layer.w_down):
+            if isinstance(weight, PooledWeight):
+                raise ValueError(
+                    f"{name} must own its experts, got one whose experts are offloaded"
+                )
+            if len(weight.shape) != 3 or hasattr(weight, "device_mesh"):
+                raise ValueError(
+                    f"{name!r} must have all experts on one device, got weights that are split: "
+                    "save the model, and load it into one process"
+                )
+    return layers
+
+
+def check_pangu(what: str, model: Any) -> None:
+    """Checks that a model is one whose parts surgery knows; raises TypeError."""
+    from moge_ops.models import PanguMoEForCausalLM  # layers can be cut without it
+
+    if not isinstance(model, PanguMoEForCausalLM):
+        raise TypeError(f"{what} must be a PanguMoEForCausalLM, got {type(model).__name__}")
+
+
+def pangu_layers(model: nn.Module) -> "list[Layer]":
+    """The layers of the language model, with their types."""
+    layers: Any = model.layers
+    return list(layers)
+
+
+def outputs_of(layer: MoGE, index: Tensor) -> Tensor:
+    """The router's outputs of the experts ``[E']``, group by group, each with its null ones.
+
+    Equally many experts of each group stand together in ``index``.
+    """
+    G, n = layer.num_groups, layer.num_null
+    P = layer.w_down.shape[0] // G
+    experts = index.view(G, -1)
+    null = torch.arange(P, P + n, device=index.device).expand(G, n)
+    return (experts[:, :1] // P * (P + n) + torch.cat([experts % P, null], 1)).flatten()
+
+
+def check_plain(name: str, layer: MoGE) -> None:
+    """Checks that a layer's experts can be slimmed; raises ValueError."""
+    if isinstance(layer.w_gate_up, FrozenWeight) or isinstance(layer.w_down, FrozenWeight):
+        raise ValueError(
+            f"{name!r} must have plain experts to be slimmed, got quantised ones, whose neurons "
+            "share scales and have no gradient: slim first, then quantise"
+        )
+    if layer.activation.interleaved or not layer.activation.gated:
+        raise ValueError(
+            f"{name!r} must have gate and up in two halves to be slimmed, got {layer.activation}"
+        )
+
+
+def same_names(what: str, given: Iterable[str], layers: Mapping[str, MoGE]) -> None:
+    """Checks that something is of exactly the model's layers; raises ValueError."""
+    given = set(given)
+    odd = sorted(given ^ set(layers))
+    if odd:
+        where = "it has" if odd[0] in given else "the model has"
+        raise ValueError(
+            f"{what} must be of this model's layers with experts, but only {where} {odd[0]!r}"
+        )
+
+
+def put(module: nn.Module, name: str, x: Tensor) -> None:
+    """Puts a tensor of another size in the place of a parameter or of a buffer."""
+    was = getattr(module, name)
+    if isinstance(was, nn.Parameter):
+        x = nn.Parameter(x, requires_grad=was.requires_grad)
+    setattr(module, name, x)
+
+
+def tell(model: nn.Module, **sizes: int) -> None:
+    """Writes new sizes into the model's config, if it has one with such sizes."""
+    config: Any = getattr(model, "config", None)
+    for name, size in sizes.items():
+        if hasattr(config, name):
+            setattr(config, name, size)
