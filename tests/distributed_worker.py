@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -206,15 +207,19 @@ def check_votes(world: World) -> None:
 
 
 def check_top_k(world: World) -> None:
-    """Any choice of experts: skewed, with dropped slots, rank 0 without tokens."""
+    """Any choice of experts: skewed, with dropped slots, rank 0 without tokens; with nodes too."""
+    meshes = [world.mesh(ep=world.size), world.mesh(node=2, device=world.size // 2)]
     counts = [(3 * r) % 8 for r in range(world.size)]
     xs, d_ys = tokens(counts)
     layer = moge()
     K = 3
-    for name, high in (("all experts", E + 2), ("two experts", 2)):  # ids E, E + 1: dropped
-        experts = [torch.randint(0, high, (n, K)) for n in counts]
+    # ids -1, E, E + 1: dropped
+    cases = product(meshes, (("all experts", -1, E + 2), ("two experts", 0, 2)))
+    for mesh, (name, low, high) in cases:
+        name += f" on {mesh.ndim} dimensions"
+        experts = [torch.randint(low, high, (n, K)) for n in counts]
         weights = [torch.rand(n, K) for n in counts]
-        parallel = TopKExpertParallel(layer.w_gate_up, layer.w_down, world.mesh(ep=world.size))
+        parallel = TopKExpertParallel(layer.w_gate_up, layer.w_down, mesh)
         x = xs[world.rank].clone().requires_grad_()
         w = weights[world.rank].clone().requires_grad_()
         y = parallel(x, experts[world.rank], w)
@@ -433,11 +438,26 @@ def check_generation(world: World) -> None:
 
 
 class Wire(TorchDispatchMode):
-    """Bytes that this rank receives, by collective, from the calls that reach the dispatcher."""
+    """Bytes that this rank receives, by collective, from the calls that reach the dispatcher.
 
-    def __init__(self) -> None:
+    Those of an all-to-all are counted by link, where ``node`` consecutive ranks share a node, and
+    for tensors of that many ``columns`` alone.
+    """
+
+    def __init__(self, node: int = 1, columns: int | None = None) -> None:
         super().__init__()
         self.bytes: dict[str, int] = {}
+        self.node, self.columns = node, columns
+
+    def _all_to_all(self, out: Tensor, received: list[int], group: Any) -> None:
+        if out.shape[1:] != (self.columns,):
+            return
+        me, row = dist.get_rank(), out[:1].nbytes if len(out) else 0
+        for rank, rows in zip(dist.get_process_group_ranks(group), received, strict=True):
+            same = rank // self.node == me // self.node
+            kind = "all_to_all_single, " + ("own node" if same else "other nodes")
+            if rank != me and rows:
+                self.bytes[kind] = self.bytes.get(kind, 0) + rows * row
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -446,6 +466,9 @@ class Wire(TorchDispatchMode):
             # a ring sends the other ranks' rows of a gather's result or a reduce-scatter's input;
             # an all-reduce is both
             kind = name.partition("::")[2]
+            if kind == "all_to_all_single":
+                self._all_to_all(out, args[1], _resolve_process_group(args[-1]))
+                return out
             whole = {
                 "all_gather_into_tensor": out.nbytes,
                 "reduce_scatter_tensor": args[0].nbytes,
@@ -480,6 +503,41 @@ def check_bytes(world: World) -> dict[str, Any]:
             "counted per token and rank": sum(forward.bytes.values()) / per_token,
             "formula": 2 * H * dtype.itemsize * (world.size - 1) / world.size,
         }
+    return found
+
+
+def check_bytes_of_top_k(world: World) -> dict[str, dict[str, int]]:
+    """Rows of x that each link carries, flat and by node, against a count by loops."""
+    R, K, T, per = world.size, 5, 7, world.size // 2  # per: ranks of a node
+    torch.manual_seed(4)
+    experts = torch.randint(0, E, (R, T, K))
+    places = (experts // (E // R)).tolist()  # the rank of each slot's expert
+
+    def rows(by_node: bool) -> Iterator[tuple[int, int]]:
+        """Source and target of each row on its way to an expert."""
+        for rank, token in product(range(R), range(T)):
+            for node in {place // per for place in places[rank][token]}:
+                relay = node * per + rank % per
+                if by_node:
+                    yield rank, relay
+                for place in places[rank][token]:
+                    if place // per == node:
+                        yield relay if by_node else rank, place
+
+    layer, found = moge(), {}
+    for name, mesh in (("flat", world.mesh(ep=R)), ("by node", world.mesh(node=2, device=per))):
+        parallel = TopKExpertParallel(layer.w_gate_up, layer.w_down, mesh)
+        with Wire(per, columns=H) as wire, torch.no_grad():
+            parallel(torch.randn(T, H), experts[world.rank], torch.rand(T, K))
+        want = dict.fromkeys(("own node", "other nodes"), 0)
+        for source, target in rows(mesh.ndim == 2):
+            # results take the same way back, so that the source receives as well
+            if source != target and world.rank in (source, target):
+                want["own node" if source // per == target // per else "other nodes"] += 4 * H
+        got = {kind.partition(", ")[2]: n for kind, n in wire.bytes.items()}
+        assert {k: n for k, n in want.items() if n} == got, (name, want, got)
+        found[name] = want
+    assert found["by node"]["other nodes"] < found["flat"]["other nodes"]
     return found
 
 
@@ -586,7 +644,7 @@ def check_compiled(world: World) -> None:
 def check_page(world: World) -> None:
     """The page's lines run on two ranks and give the gradients of one process."""
     text = (Path(__file__).resolve().parents[1] / "docs" / "guides" / "distributed.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (block,) = re.findall(r"```python\n(# layer\.py\n.*?)```", text, re.DOTALL)
     assert len(block.splitlines()) <= 14
     found: dict[str, Any] = {}
     exec(block, found)
@@ -629,7 +687,14 @@ def check_refusals(world: World) -> None:
             f"'ep' must divide the number of experts=9, got {R}",
             lambda: TopKExpertParallel(torch.ones(9, 4, 2), torch.ones(9, 2, 2), one),
         ),
-        ("mesh must have one named dimension", lambda: TopKExpertParallel(H, F, two)),
+        (
+            "mesh must have one or two named dimensions",
+            lambda: TopKExpertParallel(layer.w_gate_up, layer.w_down, world.mesh(a=1, b=1, c=R)),
+        ),
+        (
+            f"'a' and 'b' must divide the number of experts=9, got {R}",
+            lambda: TopKExpertParallel(torch.ones(9, 4, 2), torch.ones(9, 2, 2), two),
+        ),
         (
             "mesh must have its ranks in ascending order",
             lambda: ExpertParallel(layer, DeviceMesh("cpu", ranks, mesh_dim_names=("ep",))),

@@ -48,11 +48,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Results
     return of
 
 
-def launch(size: int, folder: Path) -> Results:
+def launch(size: int, folder: Path, worker: Path = WORKER) -> Results:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["moge_ops.distributed", "pytest"])
     ranks = [
-        context.Process(target=runpy.run_path, args=(str(WORKER), {"WORLD": (r, size, folder)}))
+        context.Process(target=runpy.run_path, args=(str(worker), {"WORLD": (r, size, folder)}))
         for r in range(size)
     ]
     for rank in ranks:
@@ -130,3 +130,6 @@ def test_rejects_inputs(eight_ranks: DeviceMesh) -> None:
         layer(torch.zeros(3, 23))
     with pytest.raises(ValueError, match="at most max_tokens=3, got 4"):
         layer(torch.zeros(4, 24))
+    layer.round_to = 64
+    with pytest.raises(ValueError, match=r"round_to must be None where ranks .* got 64"):
+        layer(torch.zeros(3, 24))

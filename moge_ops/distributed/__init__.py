@@ -9,6 +9,7 @@ needs safetensors.
 from moge_ops.distributed._mesh import Plan
 from moge_ops.distributed.expert_parallel import ExpertParallel
 from moge_ops.distributed.loss import load_balance_loss
+from moge_ops.distributed.optimizer import optimizer_state_dict
 from moge_ops.distributed.pangu import parallelize
 from moge_ops.distributed.top_k import TopKExpertParallel
 from moge_ops.models.layout import state_dict
@@ -18,6 +19,7 @@ __all__ = [
     "Plan",
     "TopKExpertParallel",
     "load_balance_loss",
+    "optimizer_state_dict",
     "parallelize",
     "state_dict",
 ]

@@ -11,10 +11,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from moge_ops.distributed._collectives import filled, gather, reduce_scatter
 from moge_ops.distributed._mesh import Plan, flat_group, own_part, size, split
 from moge_ops.nn import MoGE, MoGEOutput
+from moge_ops.ops._layer import applied
 from moge_ops.ops.grouped_gate import Gating
 from moge_ops.ops.grouped_mlp import grouped_mlp
 from moge_ops.ops.route import route
-from moge_ops.ops.swiglu import swiglu
 
 
 def gating_of(weights: Tensor, experts: Tensor, num_experts: int) -> Gating:
@@ -97,6 +97,16 @@ class ExpertParallel(MoGE):
             raise ValueError(
                 "moge must have plain expert weights in memory: quantised ones are not split"
             )
+        if moge.num_null:
+            raise ValueError(
+                "moge must have no null experts, as ranks exchange equally many rows, got "
+                f"num_null={moge.num_null}"
+            )
+        if moge.activation.interleaved or not moge.activation.gated:
+            raise ValueError(
+                "moge must have gate and up in two halves, whose width is split, got "
+                f"{moge.activation}"
+            )
         shared = 0 if moge.shared_down is None else moge.shared_down.shape[1]
         plan.check_sizes(mesh, moge.num_groups, moge.w_down.shape[2], shared)
         # a module keeps its state in __dict__, so this copies options, buffers and hooks
@@ -170,11 +180,15 @@ class ExpertParallel(MoGE):
 
         Raises:
             ValueError: The last dimension of ``x`` is not H, there are more than ``max_tokens``,
-                or ``row_mask`` or ``routing`` does not fit.
+                ``row_mask`` or ``routing`` does not fit, or ``round_to`` is set in training mode.
         """
         H = self.gate.shape[1]
         if x.ndim < 1 or x.shape[-1] != H:
             raise ValueError(f"x must be [..., H={H}], got {list(x.shape)}")
+        if self.training and self.round_to is not None:
+            raise ValueError(
+                f"round_to must be None where ranks share the experts, got {self.round_to}"
+            )
         own = x.reshape(-1, H)  # [T, H]
         T = own.shape[0]
         if self.max_tokens is not None:
@@ -207,9 +221,11 @@ class ExpertParallel(MoGE):
             gating.weights[:, columns],
             rows,
             weight_on=self.weight_on,
+            activation=self.activation,
         )
         if self.shared_gate_up is not None and self.shared_down is not None:
-            act = swiglu(F.linear(tokens, own_part(self.shared_gate_up).flatten(0, 1)))
+            pre = F.linear(tokens, own_part(self.shared_gate_up).flatten(0, 1))
+            act = applied(pre, self.activation)
             y = y + F.linear(act, own_part(self.shared_down))
         y = reduce_scatter(y, self.group)[:T].reshape(x.shape)
         return MoGEOutput(y, *self._routing(logits, gating, T)) if return_routing else y
