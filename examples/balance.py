@@ -26,6 +26,8 @@ from rich.table import Table
 from torch import Tensor
 
 import moge_ops
+from moge_ops import planner
+from moge_ops.planner import Chip
 from moge_ops.testing import PANGU, Sizes, router_logits
 
 MOGE, TOP_K = "MoGE", "plain top-k"
@@ -43,26 +45,7 @@ RATE = "modelled_tokens_s_card"
 Row = dict[str, Any]
 
 
-class Chip(NamedTuple):
-    """Rates of one device, bytes/s of a link each way, and devices that share the quick one."""
-
-    name: str
-    flops: float
-    bytes: float
-    node_link: float
-    net_link: float
-    node: int = 8
-
-
-CHIPS = (
-    # An 8192³ bfloat16 product and a device copy, timed on one such card elsewhere. NVLink 4: 900
-    # GB/s in both directions together (NVIDIA, H100 datasheet); ConnectX-7: 400 Gb/s a GPU (DGX
-    # H100 user guide)
-    Chip("H100 SXM", 798e12, 3.0e12, 450e9, 50e9),
-    # The specification's, the product derived from cores and clock. HCCS: 7 links of 56 GB/s in
-    # both directions together, and RoCE of 200 Gb/s, as published for the Atlas 800 A2 servers
-    Chip("Ascend 910B2", 354e12, 1.6e12, 196e9, 25e9),
-)
+CHIPS = tuple(planner.CHIPS[name] for name in ("h100", "910b2"))
 
 
 # -- what is counted ------------------------------------------------------------------------------
@@ -103,11 +86,6 @@ def expert_rows(experts: Tensor, E: int) -> Tensor:
     return (experts + first).flatten().bincount(minlength=samples * E).view(samples, E)
 
 
-def device_loads(rows: Tensor, devices: int) -> Tensor:
-    """``[..., E] -> [..., devices]``, each device holding E/devices neighbours."""
-    return rows.unflatten(-1, (devices, -1)).sum(-1)
-
-
 def sampled_rows(tokens: int, exponent: float, samples: int, s: Sizes) -> dict[str, Tensor]:
     """Rows of each expert ``[samples, E]`` of both ways; the seed is the number of tokens."""
     torch.manual_seed(tokens)
@@ -123,20 +101,10 @@ def sampled_rows(tokens: int, exponent: float, samples: int, s: Sizes) -> dict[s
 # -- what is modelled -----------------------------------------------------------------------------
 
 
-def expert_seconds(rows: Tensor, chip: Chip, s: Sizes) -> Tensor:
-    """``[..., E] -> [..., E]``: roofline of each expert's two products.
-
-    An expert with rows takes the longer of reading its weights and of multiplying; one without
-    takes nothing. Activations, launches and tails of tiles are left out.
-    """
-    weights = 3 * s.H * s.F * ITEM / chip.bytes
-    products = rows * (6 * s.H * s.F / chip.flops)
-    return torch.where(rows > 0, products.clamp_min(weights), 0.0)
-
-
 def step_seconds(rows: Tensor, devices: int, chip: Chip, s: Sizes) -> Tensor:
     """``[..., E] -> [...]``: the slowest device, which works on its experts one after another."""
-    return device_loads(expert_seconds(rows, chip, s), devices).amax(-1)
+    seconds = planner.expert_seconds(rows, chip, s.H, s.F, ITEM)
+    return planner.device_loads(seconds, devices).amax(-1)
 
 
 def modelled_us(chip: Chip) -> str:
@@ -157,7 +125,7 @@ def modelled(rows: Tensor, s: Sizes) -> Row:
 
 def point(study: str, router: str, way: str, tokens: int, rows: Tensor, s: Sizes) -> Row:
     """Means over the samples of ``rows [samples, E]``."""
-    loads = device_loads(rows, DEVICES)
+    loads = planner.device_loads(rows, DEVICES)
     return {
         "study": study,
         "router": router,
@@ -182,7 +150,7 @@ def study_routers(scale: float) -> Iterator[Row]:
             for way, rows in sampled_rows(tokens, exponent, samples, PANGU).items():
                 yield point("router", router, way, tokens, rows, PANGU)
                 if router == "uniform" and tokens == 16:
-                    scores = imbalance(device_loads(rows, DEVICES), tokens)
+                    scores = imbalance(planner.device_loads(rows, DEVICES), tokens)
                     for score, n in zip(*scores.unique(return_counts=True), strict=True):
                         row = {"study": "histogram", "router": router, "way": way, "tokens": tokens}
                         share = {"imbalance": f"{float(score):.4f}", "share": f"{n / samples:.5f}"}
@@ -246,41 +214,6 @@ LAYOUTS = [
 ]
 
 
-def gather_seconds(layout: Layout, per_card: int, chip: Chip, s: Sizes) -> float:
-    """All-gather in, reduce-scatter out: H of each token, each way, to every device of the set.
-
-    A token crosses the network once for each other node, whose cards share that traffic.
-    """
-    token = per_card * s.H * ITEM
-    far = max(0, layout.devices - chip.node) / chip.node
-    return 2 * token * max((layout.devices - 1) / chip.node_link, far / chip.net_link)
-
-
-def all_to_all_seconds(experts: Tensor, ranks: int, chip: Chip, s: Sizes) -> float:
-    """Dispatch and combine: H of each token, each way, to the ranks on which its experts are.
-
-    ``experts`` is ``[T, K]``; each rank has T/ranks neighbouring tokens. The slowest card counts,
-    by what it sends or what it receives. A token takes the network once to each other node:
-
-        sender --network--> the card in the same place of that node --link--> ranks with its experts
-        sender -----------------------------link--------------------> ranks on its own node
-    """
-    T, node = len(experts), min(ranks, chip.node)
-    card = torch.arange(T) // (T // ranks)
-    place, home = card % node, card // node
-    meets = torch.zeros(T, ranks).scatter_(1, experts // (s.E // ranks), 1.0).view(T, -1, node)
-    crosses = meets.amax(-1)  # [T, nodes]
-    crosses[torch.arange(T), home] = 0.0
-    meets[torch.arange(T), :, place] = 0.0  # the token is there already
-
-    def by(index: Tensor, x: Tensor, n: int) -> Tensor:
-        return x.new_zeros(n, *x.shape[1:]).index_add_(0, index, x)
-
-    near = max(meets.sum(0).amax(), by(place, meets.sum(-1), node).amax())
-    far = max(by(card, crosses.sum(-1), ranks).amax(), by(place, crosses, node).amax())
-    return 2 * s.H * ITEM * max(float(near) / chip.node_link, float(far) / chip.net_link)
-
-
 def study_scale(scale: float) -> Iterator[Row]:
     """Tokens/s of the expert layers on a card: a model, of routed experts and links alone.
 
@@ -313,9 +246,10 @@ def layout_rows(layout: Layout, per_card: int, router: str, scale: float) -> Ite
     rows = expert_rows(experts, s.E) * more
     for chip in CHIPS:
         if layout.way == MOGE:
-            links = gather_seconds(layout, per_card, chip, s)
+            links = planner.gather_seconds(layout.devices, per_card, s.H * ITEM, chip)
         else:
-            times = [all_to_all_seconds(batch, layout.ranks, chip, s) for batch in experts]
+            ways = (layout.ranks, s.E, s.H * ITEM, chip)
+            times = [planner.all_to_all_seconds(batch, *ways) for batch in experts]
             links = sum(times) / samples * more
         compute = float(step_seconds(rows, layout.ranks, chip, s).mean())
         yield {
@@ -351,7 +285,7 @@ def loads_of_one_batch(s: Sizes, devices: int) -> dict[str, dict[str, Balance]]:
     found = {}
     for name, logits in {"uniform router": noise, "skewed router (Zipf)": noise + skew}.items():
         found[name] = {
-            way: Balance(device_loads(expert_rows(experts, s.E), devices)[0].tolist(), s.T)
+            way: Balance(planner.device_loads(expert_rows(experts, s.E), devices)[0].tolist(), s.T)
             for way, experts in choices(logits, s).items()
         }
     return found

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from balance import DEVICES, MOGE, TOP_K, device_loads, imbalance, peak
+from balance import DEVICES, MOGE, TOP_K, imbalance, peak
 from bench_ops import finish, harness
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -29,6 +29,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from torch import Tensor
 
+from moge_ops import planner
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, mtp
 from moge_ops.models.checkpoint import save_pretrained
 from moge_ops.models.pangu_moe import losses
@@ -116,11 +117,19 @@ def chosen_experts(model: PanguMoEForCausalLM, text: Text) -> Tensor:
 
 
 def train(
-    config: PanguMoEConfig, text: Text, args: argparse.Namespace, advance: Callable[[], None]
+    config: PanguMoEConfig,
+    text: Text,
+    args: argparse.Namespace,
+    advance: Callable[[], None],
+    change: Callable[[PanguMoEForCausalLM], object] = lambda model: None,
 ) -> tuple[PanguMoEForCausalLM, list[Row]]:
-    """The trained model, and one row for each layer at every ``args.every``-th step."""
+    """The trained model, and one row for each layer at every ``args.every``-th step.
+
+    ``change`` gets the new model before the first step.
+    """
     torch.manual_seed(args.seed)
     model = PanguMoEForCausalLM(config)
+    change(model)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
     rows: list[Row] = []
     recent: list[float] = []
@@ -132,7 +141,7 @@ def train(
         if step % args.every == 0 or step == args.steps:
             validation = held_out_loss(model, text)
             for layer, gating in enumerate(out.gating):
-                loads = device_loads(gating.counts, DEVICES)
+                loads = planner.device_loads(gating.counts, DEVICES)
                 rows.append(
                     {
                         "step": step,

@@ -9,7 +9,18 @@ from moge_ops.cli._generate import generate
 from moge_ops.cli._info import info
 from moge_ops.cli._inspect import inspect
 from moge_ops.cli._main import main
+from moge_ops.cli._plan import plan
 from moge_ops.cli._profile import profile
 from moge_ops.cli._tables import table
 
-__all__ = ["convert", "generate", "info", "inspect", "main", "make_tiny", "profile", "table"]
+__all__ = [
+    "convert",
+    "generate",
+    "info",
+    "inspect",
+    "main",
+    "make_tiny",
+    "plan",
+    "profile",
+    "table",
+]

@@ -12,11 +12,14 @@ from moge_ops.cli._folders import convert, make_tiny
 from moge_ops.cli._generate import generate
 from moge_ops.cli._info import accelerators
 from moge_ops.cli._inspect import inspect
+from moge_ops.cli._plan import BUILT_IN, plan
 from moge_ops.cli._profile import profile
 from moge_ops.cli._text import line
+from moge_ops.planner import CHIPS, KINDS
 from moge_ops.quant import SCHEMES
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+PLAN = "finds the quickest ways to spread a model over devices, by a model of time and memory"
 DEBUG = "show where an error was found"
 
 
@@ -46,6 +49,43 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a finite number like 6e9, got {text:.40}")
     return value
+
+
+def _add_plan(to: argparse.ArgumentParser) -> None:
+    names = " or ".join(BUILT_IN)
+    help_ = f"folder with config.json, or {names} (default: the first)"
+    to.add_argument("folder", nargs="?", default=next(iter(BUILT_IN)), help=help_)
+    to.add_argument(
+        "--devices", required=True, metavar="N", help="how many, or a range like 4..512, doubling"
+    )
+    to.add_argument("--kind", choices=KINDS, default="decode", help="default: decode")
+    to.add_argument("--chip", choices=tuple(CHIPS), default="910b2", help="default: 910b2")
+    to.add_argument("--memory", metavar="SIZE", help="of a device, like 64GB (default: the chip's)")
+    to.add_argument(
+        "--link",
+        metavar="A,B,N",
+        help="GB/s each way inside a node and between nodes, and devices of a node, like 196,25,8",
+    )
+    to.add_argument(
+        "--length",
+        type=int64,
+        default=2048,
+        metavar="N",
+        help="tokens of a sequence (default: 2048)",
+    )
+    to.add_argument(
+        "--batch",
+        type=int64,
+        metavar="N",
+        help="sequences of a device (default: 1 to train, else the most that fit)",
+    )
+    to.add_argument("--latency", type=number, metavar="MS", help="most milliseconds of a step")
+    to.add_argument("--w8a8", action="store_true", help="matrices in int8, as the paper serves")
+    to.add_argument(
+        "--show", type=int64, default=5, metavar="N", help="most plans to print (default: 5)"
+    )
+    to.add_argument("--debug", action="store_true", help=DEBUG)
+    to.set_defaults(run=plan)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -157,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
         help="size of the model, like 6e9; its shape is Pangu Pro MoE's (default: a tiny one)",
     )
 
-    text = "writes a model in another dtype, in files of another size, or with quantised experts"
+    text = "writes a model in another dtype or file size, with quantised, fewer or narrower experts"
     to = command("convert", convert, text)
     to.add_argument("out", help="folder to write, in the released layout")
     to.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="like 5GB or 500MiB")
@@ -172,7 +212,28 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="columns that share a scale (default: that of the scheme)",
     )
+    to.add_argument(
+        "--keep-experts",
+        type=int64,
+        metavar="N",
+        help="keep N experts of each group, and no others",
+    )
+    to.add_argument(
+        "--expert-size",
+        type=int64,
+        metavar="F",
+        help="narrow each routed expert to F neurons, a multiple of 16",
+    )
+    to.add_argument(
+        "--profiles", metavar="FILE", help="which experts to keep, as `profile` found them"
+    )
+    to.add_argument("--task", metavar="NAME", help="which task (default: the only one)")
+    to.add_argument(
+        "--text", metavar="FILE", help="text by which neurons, or experts too, are chosen"
+    )
+    add_max_tokens(to, 8192)
     add_dtype(to)
     to.set_defaults(device="cpu")
+    _add_plan(commands.add_parser("plan", help=PLAN, description=f"{PLAN}."))
     commands.metavar = "{" + ",".join(commands.choices) + "}"  # for the error where none is given
     return parser
