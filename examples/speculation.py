@@ -5,6 +5,8 @@ text: plainly, with guesses looked up in the text, with those of a smaller model
 its own head. The table says how many guesses stayed, and how many experts a step touched, as the
 routers chose them. A step that verifies more tokens touches more experts, and these are what a MoE
 model reads: bytes for each new token fall only while enough guesses stay.
+
+Source of the heads: Liu et al. 2024, "DeepSeek-V3", section 2.2 (arXiv:2412.19437).
 """
 
 import argparse

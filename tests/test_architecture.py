@@ -13,22 +13,33 @@ from moge_ops._backend import BACKENDS
 ROOT = Path(__file__).resolve().parents[1]
 # room -> other rooms that it may import: models -> nn -> ops -> {reference, kernels}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": {"_interrupt", "nn", "ops", "quant", "statistics", "surgery", "testing"},
+    "__init__": {
+        "_interrupt",
+        "nn",
+        "ops",
+        "placement",
+        "quant",
+        "statistics",
+        "surgery",
+        "testing",
+    },
     "__main__": {"cli"},
     "cli": {
-        *("models", "offload", "ops", "quant", "statistics"),
+        *("models", "offload", "ops", "planner", "quant", "statistics", "surgery"),
         *("_backend", "_extensions", "_files", "_interrupt", "_memory"),
     },
     "distributed": {"models", "nn", "ops", "_checks"},  # and no room may import it
     "integrations": {"models", "nn", "ops", "quant", "_checks", "_files"},
     "models": {"nn", "ops", "quant", "_checks", "_files"},
-    "nn": {"ops", "_checks", "_pooled", "_quantized"},
+    "nn": {"ops", "_checks", "_frozen", "_null", "_pooled"},
     "offload": {"models", "nn", "ops", "quant", "_backend", "_checks", "_quantized"},
-    "statistics": {"nn", "ops", "_checks", "_files", "_first_router"},
-    "surgery": {"nn"},
+    "placement": {"_checks"},
+    "planner": {"models", "ops", "_checks"},
+    "statistics": {"nn", "ops", "_checks", "_first_router", "_null", "_statistics_file"},
+    "surgery": {"models", "nn", "_checks", "_first_router"},
     "testing": {"_backend", "_memory"},
     "ops": {"reference", "_backend", "_checks", "_quantized"},
-    "quant": {"nn", "_checks", "_files", "_quantized"},
+    "quant": {"nn", "_checks", "_files", "_null", "_quantized"},
     "reference": {"_quantized"},
     "torch_kernels": {"_quantized"},
     "triton_kernels": set(),
@@ -42,10 +53,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_quantized": {"_checks"},
     "_extensions": {"_cpu"},
     "_files": set(),
+    "_frozen": {"_quantized"},
     "_first_router": {"nn", "ops"},
     "_flops": set(),
     "_interrupt": set(),
     "_memory": set(),
+    "_null": {"ops"},
+    "_statistics_file": {"_files"},
 }
 # other projects' packages, besides torch
 MAY_USE = {

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SERVING = _backend.serving("cpu")  # CPU tensors unasked
 OPS = ROOT / "bench" / "ops"
 LAYER = "--tokens 24 --hidden 48 --experts 12 --groups 3 --k 2 --expert-size 20 --shared-size 40"
-OPERATORS = {module.name for module in pkgutil.iter_modules(ops.__path__)}
+OPERATORS = {module.name for module in pkgutil.iter_modules(ops.__path__) if module.name[0] != "_"}
 
 
 def run(script: Path, *args: object) -> int | str | None:

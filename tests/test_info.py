@@ -14,7 +14,7 @@ import torch
 from moge_ops import _backend, _extensions, ops
 from moge_ops.cli import main
 
-OPS = [module.name for module in pkgutil.iter_modules(ops.__path__)]
+OPS = [module.name for module in pkgutil.iter_modules(ops.__path__) if module.name[0] != "_"]
 
 
 def cells(text: str) -> dict[str, list[str]]:

@@ -75,6 +75,7 @@ def pattern(message: Message) -> str:
 
 
 LAYER = moge_ops.nn.MoGE(32, 16, 8, 4)
+SENSITIVITY = moge_ops.surgery.Sensitivity(torch.rand(8, 16), None)
 CALLS: list[Callable[[], object]] = [
     lambda: moge_ops.grouped_gate(torch.randn(4, 60), 8),
     lambda: moge_ops.grouped_gate(torch.randn(4, 64), 8, 9),
@@ -87,6 +88,9 @@ CALLS: list[Callable[[], object]] = [
     lambda: LAYER(torch.randn(3, 32).bfloat16()),
     lambda: LAYER(torch.randn(3, 31)),
     lambda: moge_ops.surgery.permute_experts(LAYER, [0] * 8),
+    lambda: moge_ops.surgery.prune_experts(LAYER, {"": torch.zeros(8, dtype=torch.bool)}),
+    lambda: moge_ops.surgery.prune_experts(LAYER, {}),
+    lambda: moge_ops.surgery.slim_experts(LAYER, 8, {"": SENSITIVITY}),
     lambda: moge_ops.statistics.RouterStatistics().masks("none", 1),
 ]
 

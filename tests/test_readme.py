@@ -29,7 +29,10 @@ def test_example_runs(device: str) -> None:
         assert grad.any(), name
 
 
-@pytest.mark.parametrize("op", [module.name for module in pkgutil.iter_modules(ops.__path__)])
+OPS = [m.name for m in pkgutil.iter_modules(ops.__path__) if not m.name.startswith("_")]
+
+
+@pytest.mark.parametrize("op", OPS)
 def test_table_has_a_row_for_every_operator(op: str) -> None:
     index = (ROOT / "docs" / "operators" / "index.md").read_text()
     assert f"\n| [{op}]({op}.md) |" in index
@@ -58,3 +61,26 @@ def test_the_versions_are_those_that_were_run() -> None:
     assert len(rows) == 14
     for tool, versions in rows:
         assert {*versions.split(", ")} == pinned[tool.lower()], tool
+
+
+def test_the_neighbours_are_where_the_table_says() -> None:
+    """Files are there, headings too, and each example cites the paper of its row."""
+    section = README.partition("## Neighbouring systems")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", section, re.MULTILINE)[1:]
+    assert len(rows) >= 14
+    named = {
+        example for *_, where in rows for example in re.findall(r"`examples/(\w+)\.py`", where)
+    }
+    helpers = {"balance", "bench_ops", "demo", "kinds", "plan", "quantize_demo", "train_demo"}
+    assert named == {path.stem for path in (ROOT / "examples").glob("*.py")} - helpers
+    for system, _, where in rows:
+        papers = re.findall(r"\d{4}\.\d{5}", system)
+        assert papers, system
+        for page, heading in re.findall(r"\]\(([\w/]+\.md)(?:#([\w-]+))?\)", where):
+            text = (ROOT / page).read_text()
+            titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+            assert not heading or heading in slugs, f"{system}: {page}#{heading}"
+        for example in re.findall(r"`(examples/\w+\.py)`", where):
+            text = (ROOT / example).read_text()
+            assert any(paper in text for paper in papers), f"{system}: {example}"

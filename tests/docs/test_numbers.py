@@ -83,6 +83,7 @@ COMPLETE: list[tuple[str, str, Mapping[str, str], Sequence[str]]] = [
     ("gates.counted", "gates.csv", {"kind": "counted"}, ("E", "T")),
     ("gates.measured", "gates.csv", {"kind": "measured"}, ("T",)),
     ("model.speed", "model.csv", {}, ("op", "direction")),
+    ("pangu_pi.losses", "pangu_pi.csv", {}, ("form",)),
     ("static.resources", "resources.csv", {}, ("target", "triton")),
     ("static.tile_order", "tile_order.csv", {}, ("T", "product")),
 ]

@@ -9,6 +9,9 @@ PASSED = "tests/test_registration.py -k what_has_passed"
 STATISTICS = "tests/test_statistics.py -k 'not triton and not ascend'"
 PREMOE = "tests/test_premoe.py -k '{}'"
 SURGERY = "tests/test_surgery.py"
+PRUNE = "tests/test_surgery_prune.py"
+SLIM = "tests/test_surgery_slim.py"
+CLI_SMALLER = "tests/test_cli_smaller.py"
 MODEL = "tests/test_pangu_moe.py -k 'formulas and not numpy'"
 GENERATE = "tests/test_pangu_moe.py -k 'prompts or eos or cache'"
 LOSSES = "tests/test_pangu_moe.py -k 'loss or labels or neither_term'"
@@ -20,9 +23,69 @@ CLI_GENERATE = "tests/test_cli_generate.py"
 FILES = "tests/test_checkpoint.py"
 TOKENIZER = "tests/test_tokenizer.py"
 TRANSFORMS = "tests/test_transforms.py -m 'not slow'"
+ONE_MESH = "tests/test_one_mesh.py -m 'not slow'"
 TWO_RANKS = "tests/test_distributed.py -k 'gloo and 2-'"
 
+ROUNDED = "tests/test_round_tokens.py -k '{}'"
+
 MUTANTS = [
+    # --- token rounding ---
+    Mutant(
+        "moge_ops/ops/_activation.py",
+        '        _checks.tensors(("x", x, "[T, H]", _checks.FLOATS))\n',
+        "",
+        "With a series an x that is no tensor is asked for its device.",
+        "tests/test_activation_options.py -k 'no_tensor and x'",
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "enough = added.sum(0) >= missing",
+        "enough = missing >= 0",
+        "An expert that was refused keeps a part of a tile.",
+        ROUNDED.format("refused or lists"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "free = free & (added | ~asked)",
+        "free = free & ~asked",
+        "An expert forgets the tokens that took it.",
+        ROUNDED.format("refused or lists"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "up = 2 * rest > tile",
+        "up = 2 * rest >= tile",
+        "Halfway, an expert goes up.",
+        ROUNDED.format("by_hand"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "(2 * grouped.cumsum(-1) + (tile - 1)) // per_tile",
+        "(2 * grouped.cumsum(-1) + tile) // per_tile",
+        "Halfway, the sum of a group goes up.",
+        ROUNDED.format("lists or keep_their_sums"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "(ids < 0) | (ids >= E) | twice",
+        "(ids < 0) | (ids >= E)",
+        "A repeated id counts once but keeps two slots.",
+        ROUNDED.format("repeated"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "free = ~chosen & chosen.any(1, keepdim=True)",
+        "free = ~chosen",
+        "Padding is added to experts.",
+        ROUNDED.format("padding"),
+    ),
+    Mutant(
+        "moge_ops/nn.py",
+        "if self.training and self.round_to is not None and given is None:",
+        "if self.round_to is not None and given is None:",
+        "A layer rounds in evaluation too.",
+        ROUNDED.format("training_only and torch"),
+    ),
     # --- checks ---
     Mutant(
         "moge_ops/_checks.py",
@@ -152,9 +215,9 @@ MUTANTS = [
         TRANSFORMS,
     ),
     Mutant(
-        "moge_ops/ops/grouped_mlp.py",
-        "6 * need_d_w",
-        "4 * need_d_w",
+        "moge_ops/ops/_layer.py",
+        "(halves + 1) * need_d_w",
+        "halves * need_d_w",
         "A product of the backward pass is not counted.",
         "tests/test_flops.py -m 'not slow'",
     ),
@@ -246,8 +309,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/nn.py",
-        "            scaling=self.scaling,\n",
-        "",
+        "            scaling=self.scaling,\n            expert_mask",
+        "            expert_mask",
         "The layer ignores its scaling.",
         NN,
     ),
@@ -267,8 +330,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/nn.py",
-        "self.gate = parameter(E, H, dtype=of_router)",
-        "self.gate = parameter(E, H)",
+        "self.gate = parameter(outputs, H, dtype=of_router)",
+        "self.gate = parameter(outputs, H)",
         "The router has the dtype of the experts.",
         NN,
     ),
@@ -402,7 +465,7 @@ MUTANTS = [
         PREMOE.format("formula"),
     ),
     Mutant(
-        "moge_ops/statistics.py",
+        "moge_ops/_statistics_file.py",
         "if isinstance(version, dict) or version is None:",
         "if version is None:",
         "A task of an old file that is called 'version' makes the file unreadable.",
@@ -444,18 +507,74 @@ MUTANTS = [
         STATISTICS,
     ),
     Mutant(
-        "moge_ops/surgery.py",
-        "router = layer.gate, layer.router_scale, layer.bias, layer.expert_mask",
-        "router = layer.gate, layer.router_scale, layer.bias",
+        "moge_ops/surgery/_experts.py",
+        "for x in (layer.router_scale, layer.expert_mask, *experts)]",
+        "for x in (layer.router_scale, *experts)]",
         "The mask stays where other experts are now.",
         SURGERY,
     ),
     Mutant(
-        "moge_ops/surgery.py",
+        "moge_ops/surgery/_experts.py",
         "if max(members) >= first + P:",
         "if max(members) > first + P:",
         "The first expert of the next group may enter.",
         SURGERY,
+    ),
+    Mutant(
+        "moge_ops/surgery/_layers.py",
+        'OF_EXPERTS = ("router_scale", "expert_mask")',
+        'OF_EXPERTS = ("router_scale",)',
+        "The mask of a pruned layer has entries for experts that are gone.",
+        PRUNE,
+    ),
+    Mutant(
+        "moge_ops/surgery/_prune.py",
+        "len(set(counts)) > 1 or counts[0] < max(k, 1)",
+        "len(set(counts)) > 1 or counts[0] < 1",
+        "A group may keep fewer experts than a token takes of it.",
+        PRUNE,
+    ),
+    Mutant(
+        "moge_ops/surgery/_prune.py",
+        "zero = None if was.zero is None else was.zero[index]",
+        "zero = was.zero",
+        "Zero points of removed experts stay.",
+        PRUNE,
+    ),
+    Mutant(
+        "moge_ops/surgery/_sensitivity.py",
+        "return (of_rows[..., :F] + of_rows[..., F:] + of_columns).abs()",
+        "return of_rows[..., :F].abs() + of_rows[..., F:].abs() + of_columns.abs()",
+        "The three vectors of a neuron cannot cancel, so that the score is not of removing it.",
+        SLIM,
+    ),
+    Mutant(
+        "moge_ops/surgery/_sensitivity.py",
+        "experts = scores[name].experts + experts",
+        "experts = scores[name].experts",
+        "Only the first batch counts.",
+        SLIM,
+    ),
+    Mutant(
+        "moge_ops/surgery/_slim.py",
+        "order[..., :width].sort(-1).values",
+        "order[..., :width]",
+        "Neurons lose their order.",
+        SLIM,
+    ),
+    Mutant(
+        "moge_ops/surgery/_slim.py",
+        "width > most or width % MULTIPLE",
+        "width > most",
+        "A width may cut a tile.",
+        SLIM,
+    ),
+    Mutant(
+        "moge_ops/cli/_smaller.py",
+        "    if masks is not None:\n        prune_experts(model, masks)\n",
+        "",
+        "The command chooses experts and removes none.",
+        CLI_SMALLER,
     ),
     # --- the reference model ---
     Mutant(
@@ -598,6 +717,27 @@ MUTANTS = [
         "there = back = (received, sent)",
         "The gradient of an uneven exchange has the sizes of the way there.",
         TWO_RANKS,
+    ),
+    Mutant(
+        "moge_ops/distributed/optimizer.py",
+        "shapes = {name: x.shape for name, x in module.state_dict().items()}",
+        "shapes = {name: x.shape for name, x in module.named_parameters()}",
+        "Optimizer states are named while FSDP2's root is whole, so that none is found.",
+        ONE_MESH,
+    ),
+    Mutant(
+        "moge_ops/distributed/optimizer.py",
+        "if not isinstance(x, Tensor) or (x.ndim and x.shape != shapes[name]):",
+        "if not isinstance(x, Tensor):",
+        "States that no mesh splits as their parameter are saved.",
+        ONE_MESH,
+    ),
+    Mutant(
+        "moge_ops/models/layout.py",
+        "parts = torch.split(whole, rows) if whole.ndim else [whole] * 3",
+        "parts = torch.split(whole, rows) if whole.ndim else [whole.clone()] * 3",
+        "AdamW's number of steps is loaded into a copy.",
+        ONE_MESH,
     ),
     Mutant(
         "moge_ops/distributed/loss.py",

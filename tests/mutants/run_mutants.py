@@ -30,8 +30,12 @@ import ascend_mutants
 import cpu_mutants
 import demand_mutants
 import emulator_mutants
+import inherit_mutants
 import mtp_mutants
+import null_mutants
 import offload_mutants
+import placement_mutants
+import planner_mutants
 import python_mutants
 import speculation_mutants
 import torch_mutants
@@ -45,11 +49,15 @@ ROOMS: dict[str, Sequence[Mutant]] = {
     "torch": torch_mutants.MUTANTS,
     "python": [
         *python_mutants.MUTANTS,
+        *planner_mutants.MUTANTS,
         *trimr_mutants.MUTANTS,
         *speculation_mutants.MUTANTS,
         *mtp_mutants.MUTANTS,
+        *null_mutants.MUTANTS,
+        *placement_mutants.MUTANTS,
         *offload_mutants.MUTANTS,
         *demand_mutants.MUTANTS,
+        *inherit_mutants.MUTANTS,
     ],
     "ascend": ascend_mutants.MUTANTS,
     "emulator": emulator_mutants.MUTANTS,

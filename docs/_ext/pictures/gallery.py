@@ -1,5 +1,7 @@
 """Ideas of others, as this library runs them: every value comes from a call of its functions."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,13 @@ from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.models.pangu_moe import Layer, Norm
 from moge_ops.quant.smoothing import smooth_experts
 from moge_ops.statistics import RouterStatistics
-from moge_ops.surgery import permute_experts
+from moge_ops.surgery import (
+    Sensitivity,
+    distillation_loss,
+    expert_sensitivity,
+    permute_experts,
+    slim_experts,
+)
 from pictures import Svg
 
 
@@ -204,6 +212,44 @@ def surgery() -> Svg:
     after = layer(x, return_routing=True).gating.counts
     for i, (name, counts) in enumerate((("before", before), ("after", after))):
         _loads(svg, i, f"rows of each expert, {name}", counts, G, float(before.max()))
+    return svg
+
+
+def slimming() -> Svg:
+    """Loss of a model's own answers with narrower experts, by sensitivity and at random."""
+    torch.manual_seed(0)
+    model = PanguMoEForCausalLM(
+        PanguMoEConfig(
+            vocab_size=64,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            moe_intermediate_size=64,
+            shared_expert_intermediate_size=16,
+            initializer_range=0.3,
+        )
+    )
+    ids = torch.randint(0, 64, (16, 32))
+    scores = expert_sensitivity(model, ids.unsqueeze(1))
+    random = {name: Sensitivity(torch.rand_like(x.experts), None) for name, x in scores.items()}
+    found: dict[str, list[float]] = {"by sensitivity": [], "at random": []}
+    with torch.no_grad():
+        answers = model(ids)
+        for (_, losses), by in zip(found.items(), (scores, random), strict=True):
+            for width in (48, 32, 16):
+                small = copy.deepcopy(model)
+                slim_experts(small, width, by)
+                losses.append(float(distillation_loss(small(ids), answers)))
+    most = max(map(max, found.values()))
+    svg = Svg(620, 150)
+    for i, (name, losses) in enumerate(found.items()):
+        svg.text(320 * i, 12, f"neurons {name}", "strong")
+        for j, (width, loss) in enumerate(zip((48, 32, 16), losses, strict=True)):
+            x, height = 320 * i + 90 * j, max(1.0, 80 * loss / most)
+            svg.box(x, 120 - height, 60, height, ink=f"g{i}")
+            svg.text(x + 30, 114 - height, f"{loss:.2f}", anchor="middle", size=12)
+            svg.text(x + 30, 138, f"{width} of 64", anchor="middle", size=12)
     return svg
 
 
