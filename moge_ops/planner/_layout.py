@@ -58,12 +58,12 @@ class Layout:
 
     @property
     def attention(self) -> str:
-        """As the paper writes it: ``DP2·TP4``."""
+        """``DP2·TP4``, as the paper writes it."""
         return _parts(DP=self.replicas, TP=self.heads)
 
     @property
     def experts(self) -> str:
-        """As the paper writes it, with the copies: ``TP2·EP4``."""
+        """``TP2·EP4``, as the paper writes it, with the copies in front."""
         return _parts(DP=self.dp, TP=self.tp, EP=self.ep)
 
     def __str__(self) -> str:

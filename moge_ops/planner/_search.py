@@ -105,7 +105,7 @@ def plan(
     Args:
         config: The model; its heads that predict further tokens are left out.
         devices: Number of devices, all of them in use.
-        chip: One of :data:`CHIPS` by name, or another.
+        chip: One of ``moge_ops.planner.CHIPS`` by name, or another.
         kind: ``"train"``; ``"decode"``, a token of every sequence whose context is ``length``; or
             ``"prefill"``, prompts of ``length`` tokens.
         length: Tokens of a sequence.
