@@ -8,7 +8,8 @@ changes, and tensor-parallel attention can leave a token on any device without m
 Counted are the rows that a token sends to other devices, with a device's rows sent once however
 many experts the token has there: for the routers of a small plain top-k model and of its MoGE twin,
 trained here on three kinds of text, and for random routers. Statistics are of training text, counts
-of held-out text. Under MoGE every token visits every group, so that nothing is left to save.
+of held-out text. Under MoGE every token visits every group, so that nothing is left to save between
+devices that hold whole groups; on twice as many devices a group's experts are on two of them.
 
 Source: Li et al. 2025, "Speculative MoE" (arXiv:2503.04398).
 """
@@ -38,7 +39,8 @@ from moge_ops.placement import group_experts, schedule_tokens
 from moge_ops.statistics import RouterStatistics
 from moge_ops.testing import router_logits
 
-E, K, DEVICES = 64, 8, 8
+E, K = 64, 8
+MODELS = (("plain top-k", 1, 8), ("MoGE", 8, 8), ("MoGE", 8, 16))  # groups, devices
 BATCH = 512  # tokens that are spread over the devices together
 TOPICS = 16  # of the random router whose tokens differ
 OPTIONS = {
@@ -61,38 +63,38 @@ def hits(experts: Tensor) -> Tensor:
     return torch.zeros(len(experts), E).scatter_(1, experts.long(), 1.0)
 
 
-def cost(experts: Tensor, device: Tensor, owner: Tensor) -> Tensor:
+def cost(experts: Tensor, device: Tensor, owner: Tensor, devices: int) -> Tensor:
     """Mean number of other devices that a token has experts on, and the fullest device's load.
 
     ``owner [E]`` is the device of each expert. The load is in expert evaluations, over the mean.
     """
-    work = hits(experts) @ F.one_hot(owner, DEVICES).float()  # [T, devices]
+    work = hits(experts) @ F.one_hot(owner, devices).float()  # [T, devices]
     visits, loads = work.clamp_max(1.0), work.sum(0)
     sent = (visits.sum(1) - visits.gather(1, device.unsqueeze(1)).squeeze(1)).mean()
     return torch.stack([sent, loads.max() / loads.mean()])
 
 
-def places(perm: Tensor) -> Tensor:
+def places(perm: Tensor, devices: int) -> Tensor:
     """``[E]``: the device of each expert, place i having expert ``perm[i]``."""
-    return torch.empty_like(perm).scatter_(0, perm, torch.arange(E) // (E // DEVICES))
+    return torch.empty_like(perm).scatter_(0, perm, torch.arange(E) // (E // devices))
 
 
-def count(seen: Seen, pairs: Tensor, later: Seen, G: int) -> dict[str, list[float]]:
+def count(seen: Seen, pairs: Tensor, later: Seen, G: int, devices: int) -> dict[str, list[float]]:
     """What :func:`cost` says of ``later``, by what is arranged by what was ``seen``."""
     table = torch.zeros(int(max(seen.ids.max(), later.ids.max())) + 1, E)
     table.index_add_(0, seen.ids, hits(seen.experts))
     table /= table.sum(1, keepdim=True).clamp_min(1.0) / K  # experts that an id is expected to take
-    orders = {False: torch.arange(E), True: group_experts(pairs, DEVICES, num_groups=G)}
+    orders = {False: torch.arange(E), True: group_experts(pairs, devices, num_groups=G)}
     found: dict[str, list[Tensor]] = {way: [] for way in WAYS}
     for first in range(0, len(later.ids) - BATCH + 1, BATCH):
         ids, experts = later.ids[first : first + BATCH], later.experts[first : first + BATCH]
         for way, values in found.items():
-            owner = places(orders[way not in ("in order", "tokens scheduled")])
-            device = torch.arange(BATCH) * DEVICES // BATCH
+            owner = places(orders[way not in ("in order", "tokens scheduled")], devices)
+            device = torch.arange(BATCH) * devices // BATCH
             if way not in ("in order", "experts grouped"):
                 known = hits(experts) if way == WAYS[-1] else table[ids]
-                device = schedule_tokens(known @ F.one_hot(owner, DEVICES).float())
-            values.append(cost(experts, device, owner))
+                device = schedule_tokens(known @ F.one_hot(owner, devices).float())
+            values.append(cost(experts, device, owner, devices))
     return {way: torch.stack(values).mean(0).tolist() for way, values in found.items()}
 
 
@@ -157,29 +159,27 @@ def main() -> int:
     args = harness.parsed(parser, OPTIONS)
     started, args.every = time.perf_counter(), args.steps
     rows: list[dict[str, Any]] = []
-    for model, G in (("plain top-k", 1), ("MoGE", 8)):
+    for model, G, devices in MODELS:
         for source in (of_model, of_random):
             for router, *what in source(args, G):
-                found = count(*what, G)
+                found = count(*what, G, devices)
                 rows += [
                     {
-                        **{"model": model, "router": router, "way": way},
+                        **{"model": model, "devices": devices, "router": router, "way": way},
                         **{"rows_sent": f"{sent:.4f}", "max_over_mean": f"{load:.4f}"},
                     }
                     for way, (sent, load) in found.items()
                 ]
-    table = Table(
-        title=f"Other devices of {DEVICES} that a token sends its row to, and the peak load"
-    )
-    for heading in ("model", "router", *WAYS):
+    table = Table(title="Other devices that a token sends its row to, and the peak load")
+    for heading in ("model", "devices", "router", *WAYS):
         table.add_column(heading, justify="right" if heading in WAYS else "left")
     for i in range(0, len(rows), len(WAYS)):
         line = rows[i : i + len(WAYS)]
         cells = (f"{r['rows_sent'][:4]}, {r['max_over_mean'][:4]}" for r in line)
-        table.add_row(line[0]["model"], line[0]["router"], *cells)
+        table.add_row(*(str(line[0][name]) for name in ("model", "devices", "router")), *cells)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
-    sizes = {"seed": args.seed, "steps": args.steps, "E": E, "K": K, "devices": DEVICES}
+    sizes = {"seed": args.seed, "steps": args.steps, "E": E, "K": K}
     common = {**harness.environment(), **sizes, "tokens": args.batches * BATCH}
     harness.write(args.out / "speculative_moe.csv", [{**common, **row} for row in rows])
     console.print(f"{time.perf_counter() - started:.0f} s in all")
