@@ -110,8 +110,9 @@ def activate(gate, up, series_ptr, ACT: tl.constexpr):
     if ACT.terms == 0:
         act = _phi(z, ACT=ACT)
     else:
+        TERMS: tl.constexpr = ACT.terms
         act = tl.zeros(z.shape, dtype=z.dtype)
-        for i in tl.static_range(ACT.terms):
+        for i in tl.static_range(TERMS):
             scale = tl.load(series_ptr + i).to(z.dtype)
             act += _phi(scale * z + tl.load(series_ptr + ACT.terms + i).to(z.dtype), ACT=ACT)
     if ACT.gated:
@@ -127,7 +128,8 @@ def differentiate(z, series_ptr, ACT: tl.constexpr):
     else:
         y = tl.zeros(z.shape, dtype=z.dtype)
         slope = tl.zeros(z.shape, dtype=z.dtype)
-        for i in tl.static_range(ACT.terms):
+        TERMS: tl.constexpr = ACT.terms
+        for i in tl.static_range(TERMS):
             scale = tl.load(series_ptr + i).to(z.dtype)
             shift = tl.load(series_ptr + ACT.terms + i).to(z.dtype)
             term, term_slope = _phi_and_slope(scale * z + shift, ACT=ACT)
@@ -142,7 +144,8 @@ def store_series_sums(d_phi, z, series_ptr, sums_ptr, ACT: tl.constexpr):
 
     ``d_phi`` is the gradient of the function of the gate, 0 outside the expert's rows and columns.
     """
-    for i in tl.static_range(ACT.terms):
+    TERMS: tl.constexpr = ACT.terms  # Triton 3.6 takes no field of a tuple for a range
+    for i in tl.static_range(TERMS):
         scale = tl.load(series_ptr + i).to(z.dtype)
         shift = tl.load(series_ptr + ACT.terms + i).to(z.dtype)
         _, slope = _phi_and_slope(scale * z + shift, ACT=ACT)

@@ -104,10 +104,11 @@ class Extras(NamedTuple):
     b_gate_up: Tensor | None
     b_down: Tensor | None
     series: Tensor | None
+    plain: bool = False  # nothing but SwiGLU
 
     def specs(self, dtypes: tuple[torch.dtype, ...]) -> list[_checks.Spec]:
         """What :func:`moge_ops._checks.tensors` checks of the biases."""
-        if self is _PLAIN:
+        if self.plain:
             return []
         up = LAYOUTS[self.activation.gated]["b_gate_up"]
         biases = (("b_gate_up", self.b_gate_up, up), ("b_down", self.b_down, "[E, H]"))
@@ -115,15 +116,19 @@ class Extras(NamedTuple):
 
     def parts(self) -> tuple[Any, ...]:
         """The last arguments of an operator, but for those that have their defaults."""
-        return (
-            () if self is _PLAIN else (*self.activation, self.b_gate_up, self.b_down, self.series)
-        )
+        biases = (self.b_gate_up, self.b_down, self.series)
+        return () if self.plain else (*self.activation, *biases)
 
     def need_gradient(self) -> bool:
-        return self is not _PLAIN and any(x is not None and x.requires_grad for x in self[1:])
+        biases = (self.b_gate_up, self.b_down, self.series)
+        return not self.plain and any(x is not None and x.requires_grad for x in biases)
+
+    def options(self) -> dict[str, Any]:
+        """What the oracle takes."""
+        return {name: x for name, x in self._asdict().items() if name != "plain"}
 
 
-_PLAIN = Extras(SWIGLU, None, None, None)
+_PLAIN = Extras(SWIGLU, None, None, None, plain=True)
 
 
 def extras_of(

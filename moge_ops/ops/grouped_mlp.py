@@ -248,7 +248,7 @@ def _quantized_mlp(
 ) -> Tensor:
     check_quantized(x, w_gate_up, w_down, weights, routing, extras)
     if _backend.use_reference(x):
-        options = extras._asdict()
+        options = extras.options()
         return _reference(
             x, w_gate_up, w_down, weights, *routing, weight_on=weight_on, dtype=x.dtype, **options
         )
@@ -361,7 +361,7 @@ def grouped_mlp(
     )
     no_padding(sizes)
     if _backend.use_reference(x):
-        options = extras._asdict()
+        options = extras.options()
         return _reference(x, up, down, weights, *routing, weight_on=weight_on, **options)
     save = torch.is_grad_enabled() and (
         x.requires_grad
