@@ -330,7 +330,7 @@ def test_demo_without_a_backward_or_a_shared_expert(
         ("grouped_gate", "grouped_gate_fwd", lambda g: (g[0], g[1] ^ 1, g[2]), "experts"),
         ("permute", "permute_fwd", lambda rows: rows.roll(1, 0), "permute forward: output"),
         ("grouped_gemm", "grouped_gemm_dw", lambda d: d.flip(0), "d_weight, expert 11"),
-        ("grouped_mlp", "grouped_mlp_bwd", lambda d: (*d[:3], d[3] * 2), "d_weights"),
+        ("grouped_mlp", "grouped_mlp_bwd", lambda d: (*d[:3], d[3] * 2, *d[4:]), "d_weights"),
         ("load_balance_loss", "load_balance_loss_fwd", lambda r: (r[0] * 2, r[1]), "loss forward"),
     ],
 )
