@@ -43,7 +43,15 @@ from unittest import mock
 
 import torch
 import triton
-from cross_compile import DTYPES, LAYERS, SPECIALIZED, Driver, launch_all
+from cross_compile import (
+    DTYPES,
+    LAYERS,
+    SPECIALIZED,
+    VARIANTS,
+    Driver,
+    launch_all,
+    launch_variant,
+)
 from moge_ops.triton_kernels import (
     _configs,
     _product,
@@ -73,6 +81,7 @@ COLUMNS = [
 SCOPES = {"ub": "ub_bytes", "cbuf": "l1_bytes", "cc": "l0c_bytes"}
 
 
+SUMS_OF_VARIANTS = {"_bias_gradient_kernel", "_bias_dot_kernel", "_d_series_kernel"}
 # any chip whose launchers take the pointer paths does for Triton's own IR
 TARGET = GPUTarget("npu", DEVICE, 0) if OF_ASCEND else GPUTarget("cuda", 80, 32)
 
@@ -223,6 +232,13 @@ class Emitter:
                     )
             launch_specialized()
             self.case = Case("bf16", "", 4096)
+            # of other activations what the products of SwiGLU do not have
+            more = lambda fn, *args, **kwargs: (  # noqa: E731
+                launch(fn, *args, **kwargs) if fn.__name__ in SUMS_OF_VARIANTS else None
+            )
+            with mock.patch.object(JITFunction, "run", more):
+                for variant in VARIANTS:
+                    launch_variant(variant, LAYERS["pangu"], self.case.T)
             rows = torch.empty(4096, LAYERS["pangu"][0], dtype=torch.bfloat16, device="meta")
             _quantized.quantize_rows(rows)
             self.case = Case("fp32", "", 0)
