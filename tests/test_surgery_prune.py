@@ -238,7 +238,7 @@ def test_experts_that_are_elsewhere_are_refused(tmp_path: Path) -> None:
 
 
 def test_null_experts_stay() -> None:
-    """The rows of the router that belong to no expert are kept behind those of each group."""
+    """Pruning keeps each group's null rows of the router, behind the rows of its experts."""
     torch.manual_seed(0)
     layer = MoGE(8, 4, 6, 2, 3, num_null=2, selection_bias=True).double()
     with torch.no_grad():

@@ -83,8 +83,8 @@ inline __attribute__((noinline)) void ActivateRows(const Activation& a, int64_t 
   });
 }
 
-// From the sums of one group of gates in c and of one of up behind it, or of two groups in which
-// they take turns, the activation of `count` columns f in the place of the first group.
+// The activation of `count` columns f. c holds two groups of sums: the gates and then up, or, with
+// interleaved halves, gate and up in turns in both. The result takes the place of the first group.
 template <typename T>
 inline void ActivateGroup(const Activation& a, const PackedB<T>& b, int count, float* c) {
   const int64_t width = b.Width(), size = b.GroupSize();

@@ -67,7 +67,7 @@ def _targets(counts: Tensor, tile: int, mode: str, num_groups: int, expected: Te
 
 
 def _columns(taken: Tensor, order: Tensor, columns: int) -> Tensor:
-    """``[T, columns]``: ids of the experts that each row takes, at most so many; then -1."""
+    """``[T, columns]``: ids of the experts that each row takes, cut off there; then -1."""
     there = taken.gather(1, order)
     place = torch.where(there, there.cumsum(1) - 1, columns)  # the last column is thrown away
     ids = order.new_full((len(taken), columns + 1), -1)

@@ -140,7 +140,7 @@ def ring_seconds(ranks: int, stride: int, size: float, chip: Chip) -> float:
 def dense_seconds(
     tokens: float, weights: float, chip: Chip, itemsize: float = 2, speed: float = 1.0
 ) -> float:
-    """Roofline of a product of ``tokens`` rows with so many weights; nothing without tokens."""
+    """Roofline of a product of ``tokens`` rows with that number of weights; 0 without tokens."""
     if not tokens:
         return 0.0
     products = 2 * tokens * weights / (chip.flops * speed)
