@@ -82,9 +82,10 @@ class MoGE(nn.Module):
         activation: As in :func:`moge_ops.grouped_mlp`, of the shared expert too. Without a gate
             ``w_gate_up`` is ``[E, F, H]``.
         round_to: The tile of :func:`moge_ops.round_tokens`: in training mode the number of rows
-            of every expert is a multiple of it, and padding takes no expert. A choice that ``routing`` gives
-            is not rounded, nor one of experts in a pool. What the layer reports is still the
-            router's own choice. None for no rounding. The attribute may change at any time.
+            of every expert is a multiple of it, and padding takes no expert. A choice that
+            ``routing`` gives is not rounded, nor one of experts in a pool. What the layer reports
+            is still the router's own choice. None for no rounding. The attribute may change at any
+            time.
         round_mode: As ``mode`` there.
         device, dtype: Of all parameters and of ``bias``.
         router_dtype: Of ``gate``, ``router_scale`` and ``bias``, if it is another: float32 beside
