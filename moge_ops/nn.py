@@ -191,6 +191,11 @@ class MoGE(nn.Module):
             f"k={self.k}, shared_size={shared}, score={self.score!r}, "
             f"renormalize={self.renormalize}, weight_on={self.weight_on!r}{other}"
             + (f", num_null={self.num_null}" if self.num_null else "")
+            + (
+                f", round_to={self.round_to}, round_mode={self.round_mode!r}"
+                if self.round_to
+                else ""
+            )
         )
 
     def router_weights(self) -> tuple[Tensor, Tensor | None]:

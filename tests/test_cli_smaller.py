@@ -170,6 +170,10 @@ def test_a_quantised_folder(folder: Path, tmp_path: Path, capsys: Capture) -> No
         (("--text", "{t}"), "--text needs --expert-size or --keep-experts"),
         (("--keep-experts", "2", "--text", "{t}", "--task", "a"), "--task needs --profiles"),
         (
+            ("--keep-experts", "2", "--profiles", "{p}", "--max-tokens", "9"),
+            "--max-tokens needs --text",
+        ),
+        (
             ("--keep-experts", "2", "--text", "{t}", "--profiles", "{p}"),
             "--text needs --expert-size, where --profiles tell which experts to keep",
         ),

@@ -480,6 +480,7 @@ def test_the_layer_rounds_in_training_only(device: str) -> None:
     layer = moge_ops.nn.MoGE(
         16, 8, 8, 2, k=2, renormalize=True, round_to=4, round_mode="balanced", device=device
     )
+    assert "round_to=4, round_mode='balanced'" in repr(layer)
     x = torch.randn(5, 6, 16, device=device)
     mask = torch.rand(5, 6, device=device) > 0.2
     y, logits, gating = layer(x, row_mask=mask, return_routing=True)

@@ -14,6 +14,7 @@ from moge_ops.cli._info import accelerators
 from moge_ops.cli._inspect import inspect
 from moge_ops.cli._plan import BUILT_IN, plan
 from moge_ops.cli._profile import profile
+from moge_ops.cli._smaller import MOST_TOKENS
 from moge_ops.cli._text import line
 from moge_ops.planner import CHIPS, KINDS
 from moge_ops.quant import SCHEMES
@@ -120,13 +121,13 @@ def parser() -> argparse.ArgumentParser:
         on_host = _extensions.npu_runtime() == "host"
         to.add_argument("--device", choices=devices, default="cpu" if on_host else devices[0])
 
-    def add_max_tokens(to: argparse.ArgumentParser, default: int) -> None:
+    def add_max_tokens(to: argparse.ArgumentParser, default: int | None) -> None:
         to.add_argument(
             "--max-tokens",
             type=int64,
             default=default,
             metavar="N",
-            help="most tokens of the text",
+            help=f"most tokens of the text (default: {default or MOST_TOKENS})",
         )
 
     def add_resident(to: argparse.ArgumentParser) -> None:
@@ -231,7 +232,7 @@ def parser() -> argparse.ArgumentParser:
     to.add_argument(
         "--text", metavar="FILE", help="text by which neurons, or experts too, are chosen"
     )
-    add_max_tokens(to, 8192)
+    add_max_tokens(to, None)
     add_dtype(to)
     to.set_defaults(device="cpu")
     _add_plan(commands.add_parser("plan", help=PLAN, description=f"{PLAN}."))

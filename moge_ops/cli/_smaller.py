@@ -24,7 +24,9 @@ NEEDS = {
     "profiles": ("keep_experts",),
     "task": ("profiles",),
     "text": ("expert_size", "keep_experts"),
+    "max_tokens": ("text",),
 }
+MOST_TOKENS = 8192  # of the text
 
 
 def asked(args: argparse.Namespace) -> bool:
@@ -69,7 +71,11 @@ def check(args: argparse.Namespace) -> list[int]:
         )
     if args.profiles is not None:
         _task(args, profiles_of(args, config))
-    return [] if args.text is None else tokens_of(args, None)
+    if args.text is None:
+        return []
+    if args.max_tokens is None:
+        args.max_tokens = MOST_TOKENS
+    return tokens_of(args, None)
 
 
 def make_smaller(args: argparse.Namespace, model: PanguMoEForCausalLM, ids: list[int]) -> None:
