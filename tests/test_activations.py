@@ -9,6 +9,7 @@ from torch import Tensor
 
 import moge_ops
 from moge_ops import Activation
+from moge_ops.ops._activation import NAMES
 from moge_ops.ops.grouped_mlp import grouped_mlp
 from moge_ops.ops.route import Routing, route
 from moge_ops.quant import quantize
@@ -153,11 +154,43 @@ def test_quantised_experts_match_the_oracle(
 )
 def test_nothing_of_something(T: int, H: int, F: int, expert: int, device: str) -> None:
     """No width leaves the bias; rows that are all dropped leave zeros."""
-    args = make(T, max(H, 1), 3, 2, F, GPT_OSS, False, True)
+    args = make(T, max(H, 1), 3, 2, F, GPT_OSS, True, True)
     if not H:
         args |= {"x": torch.empty(T, 0), "w_gate_up": torch.empty(3, 2 * F, 0)}
         args |= {"w_down": torch.empty(3, 0, F), "b_down": torch.empty(3, 0)}
     check(args, route(torch.full((T, 2), expert).int(), 3), GPT_OSS, device, torch.float32)
+
+
+@pytest.mark.slow_on("triton")
+@pytest.mark.parametrize("scheme", ["int8_w8a16", "int8_w8a8"])
+@pytest.mark.parametrize(("T", "expert"), [(3, -1), (0, 1)], ids=["all-dropped", "no-tokens"])
+def test_nothing_of_quantised_experts(T: int, expert: int, scheme: str, device: str) -> None:
+    args = make(T, 64, 3, 2, 32, GPT_OSS, True, True)
+    stored = {name: quantize(args.pop(name), scheme).to(device) for name in ("w_gate_up", "w_down")}
+    leaves = {name: t.to(device).requires_grad_() for name, t in args.items()}
+    routing = Routing(*(part.to(device) for part in route(torch.full((T, 2), expert).int(), 3)))
+    y = grouped_mlp(**leaves, **stored, routing=routing, activation=GPT_OSS)
+    assert torch.equal(y, torch.zeros_like(y))
+    for name, d in zip(leaves, torch.autograd.grad(y.sum(), list(leaves.values())), strict=True):
+        assert torch.equal(d, torch.zeros_like(leaves[name])), name
+
+
+@pytest.mark.slow_on("triton")
+@pytest.mark.parametrize("limit", [None, 0.5], ids=["no-limit", "limit"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_that_is_no_number_reaches_its_token_alone(
+    name: str, limit: float | None, device: str
+) -> None:
+    activation = Activation(name, limit=limit)
+    args, routing = make(3, 8, 2, 1, 5, activation, False, True), route(torch.zeros(3, 1).int(), 2)
+    args["x"][1, 2] = torch.nan
+    leaves = {key: t.to(device).requires_grad_() for key, t in args.items()}
+    y = grouped_mlp(
+        **leaves, routing=Routing(*(r.to(device) for r in routing)), activation=activation
+    )
+    assert y.isfinite().all(1).tolist() == [True, False, True]
+    (d_x,) = torch.autograd.grad(y[::2].sum(), [leaves["x"]])
+    assert d_x[::2].isfinite().all()
 
 
 def test_each_gradient_alone_is_that_of_all(device: str) -> None:
@@ -215,3 +248,14 @@ def test_the_layer_takes_an_activation(activation: Any) -> None:
             want[t] += w * (layer.w_down[e] @ act[0])
         want[t] += layer.shared_down @ activate((layer.shared_gate_up @ x[t])[None], *name)[0]
     assert_matches(y, want.double(), "y")
+
+
+def test_a_bias_takes_weights_as_they_are(device: str) -> None:
+    T, weight, d_y = 12, 1e-7, 64.0  # float16 has 1.19e-7
+    args = make(T, 16, 1, 1, 8, Activation(), False, True)
+    args = {name: t.to(device, torch.float16) for name, t in args.items()}
+    args |= {"weights": torch.full((T, 1), weight, device=device)}
+    routing = Routing(*(part.to(device) for part in route(torch.zeros(T, 1).int(), 1)))
+    y = grouped_mlp(**args | {"b_down": args["b_down"].requires_grad_()}, routing=routing)
+    (d,) = torch.autograd.grad(y, [args["b_down"]], torch.full_like(y, d_y))
+    assert_matches(d, torch.full((1, 16), T * weight * d_y, dtype=torch.float64), "d_b_down")

@@ -96,7 +96,7 @@ def _phi_and_slope(z, ACT: tl.constexpr):
         slope = sig + y * (1.0 - sig) * (1.5957691216057308 * (1.0 + 0.134145 * z * z))
     else:
         y = tl.where(z < 0.0, 0.0, z)
-        slope = tl.where(z > 0.0, 1.0, 0.0)
+        slope = tl.where(z <= 0.0, 0.0, 1.0)
         if ACT.name == "relu2":
             slope = 2.0 * y
             y *= y

@@ -60,8 +60,8 @@ def bias_part(
 
 
 def _sum_rows(d_rows: Tensor, factors: Tensor, offsets: Tensor) -> Tensor:
-    """``[N, O], [N] -> [E, O]``: the sum of each expert's rows times their factors."""
-    return grouped_gemm_dw(d_rows, factors.to(d_rows.dtype).unsqueeze(-1), offsets).squeeze(-1)
+    """``[N, O], [N] -> [E, O]``: sums of each expert's rows times their factors, of one dtype."""
+    return grouped_gemm_dw(d_rows, factors.unsqueeze(-1), offsets).squeeze(-1)
 
 
 def bias_sums(
@@ -70,5 +70,7 @@ def bias_sums(
     """``[N, O], [N, H], [N] -> d_b_gate_up [E, O], d_b_down [E, H]``; empty where not needed."""
     if not need:
         return d_pre.new_empty(0), d_pre.new_empty(0)
-    ones = torch.ones_like(row_weights)
-    return _sum_rows(d_pre, ones, offsets), _sum_rows(d_out, row_weights, offsets)
+    ones = torch.ones_like(row_weights, dtype=d_pre.dtype)
+    # a weight may be too small for float16
+    d_b_down = _sum_rows(d_out.float(), row_weights.float(), offsets)
+    return _sum_rows(d_pre, ones, offsets), d_b_down.to(d_out.dtype)

@@ -115,7 +115,7 @@ def grouped_mlp_act_bwd(
     N, F = g.shape
     pre = pre.contiguous()
     d_pre, act, d_row_weights = (torch.empty_like(x) for x in (pre, g, row_weights))
-    if not F:  # nothing is launched
+    if not (N and F):  # nothing is launched
         sums = g.new_empty(0) if of.series is None else torch.zeros_like(of.series)
         return d_pre, act, d_row_weights.zero_() if more is None else more, sums
     parts = None

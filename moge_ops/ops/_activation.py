@@ -67,13 +67,14 @@ def checked(activation: Any, series: Tensor | None) -> Activation:
     """
     if activation == "silu":  # nothing to check, in most calls
         return SWIGLU
-    if isinstance(activation, str):
+    named = not isinstance(activation, str)
+    if not named:
         activation = Activation(activation)
     if not isinstance(activation, Activation):
         kind = type(activation).__name__
         raise TypeError(f"activation must be a str or an Activation, got {kind}")
     name, gated, interleaved, alpha, limit, shift = activation
-    _checks.choice("activation", name, NAMES)
+    _checks.choice("activation.name" if named else "activation", name, NAMES)
     for flag, given in (("gated", gated), ("interleaved", interleaved)):
         if not isinstance(given, bool):
             raise TypeError(f"activation.{flag} must be a bool, got {type(given).__name__}")
@@ -146,14 +147,13 @@ def extras_of(
         return _PLAIN  # in most calls, of which each microsecond counts in decoding
     found = checked(activation, series)
     if series is not None:
-        _checks.tensors(("x", x, "[T, H]", _checks.FLOATS))
-        _checks.tensors(("series", series, "[n_2, n]", _checks.FLOATS))
-        if series.shape[0] != 2 or not 1 <= series.shape[1] <= MOST_TERMS:
+        _checks.tensor("series", series, "[2, n]")
+        if series.ndim != 2 or series.shape[0] != 2 or not 1 <= series.shape[1] <= MOST_TERMS:
             raise ValueError(
                 f"series must be [2, n] with n from 1 to {MOST_TERMS}, got {list(series.shape)}"
             )
-        if series.device != x.device:
-            raise ValueError(f"series must be on {x.device} as x is, got {series.device}")
+        of_two = ("series", series, "[R, n]", _checks.FLOATS)
+        _checks.tensors(("x", x, "[T, H]", _checks.FLOATS), of_two)
         series = series.to(torch.promote_types(x.dtype, torch.float32))
     b_gate_up, b_down = (None if b is None else _checks.autocast(b)[0] for b in (b_gate_up, b_down))
     return Extras(found, b_gate_up, b_down, series)

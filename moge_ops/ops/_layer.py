@@ -6,7 +6,7 @@ from torch import Tensor
 
 from moge_ops import _checks, _quantized
 from moge_ops._quantized import INTEGERS, QuantizedWeight
-from moge_ops.ops._activation import LAYOUTS, Activation, Extras
+from moge_ops.ops._activation import LAYOUTS, SWIGLU, Activation, Extras
 from moge_ops.ops.grouped_gemm import grouped_gemm
 from moge_ops.ops.permute import permute
 from moge_ops.ops.route import Routing, routing_specs
@@ -126,7 +126,7 @@ def check_quantized(
 
 def applied(pre: Tensor, activation: Activation, series: Tensor | None = None) -> Tensor:
     """``[N, O] -> [N, F]``, the activation alone."""
-    if activation == Activation() and series is None:
+    if activation == SWIGLU and series is None:
         return swiglu(pre)
     return activate(pre, *activation, series=series)
 

@@ -1,5 +1,6 @@
 """The fused expert layer: gather, two grouped products with SwiGLU between, weighted sum."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -135,7 +136,9 @@ def grouped_mlp_fwd(
 
 
 # places of the activation's parts, and of what follows them, among the arguments
-_ACTIVATION, _BIASES = 9, 15
+_ACTIVATION, _BIASES = map(
+    [*inspect.signature(grouped_mlp_fwd).parameters].index, ("activation", "b_gate_up")
+)
 
 
 @_backend.define(flops=count_quantized_flops_backward)
@@ -290,15 +293,17 @@ def grouped_mlp(
     b_down: Tensor | None = None,
     series: Tensor | None = None,
 ) -> Tensor:
-    r"""Applies each token's experts, SwiGLU MLPs, and sums their weighted outputs.
+    r"""Applies each token's experts, gated MLPs, and sums their weighted outputs.
 
     .. math:: y_t = \sum_{c=1}^{K} w_{tc}\, D_e\,\bigl(\mathrm{silu}(A_e x_t) \odot B_e x_t\bigr),
         \qquad e = \mathrm{experts}_{tc}
 
     with :math:`A_e, B_e` the gate and up halves of ``w_gate_up[e]`` and :math:`D_e` =
-    ``w_down[e]``. Other activations, and biases of both products, are choices of the same kernels.
-    On a GPU: rows are gathered while the first product loads them, SwiGLU is its
-    epilogue, and a gather-sum ends the second product. For the backward pass the arguments and the
+    ``w_down[e]``. This is the default, SwiGLU. Other activations, and biases of both products, are
+    choices of the same kernels.
+
+    On a GPU rows are gathered while the first product loads them, the activation is its epilogue,
+    and a gather-sum ends the second product. For the backward pass the arguments and the
     pre-activation ``[N, 2F]`` are kept, and nothing else (none of it where no gradient is needed).
 
     Args:
@@ -307,7 +312,8 @@ def grouped_mlp(
         w_down: ``[E, H, F]``, dtype of ``x``; or a :class:`moge_ops.quant.QuantizedWeight`, which
             gets no gradient. With int8_w8a8 and int4_w4a8, x and the activation, rounded to the
             dtype of ``x``, are quantised row by row; gradients are as if they were not, and
-            ``weight_on`` makes no difference, as a weight is a factor of its row's scale. For
+            ``weight_on`` makes no difference, as a weight is a factor of its row's scale (but
+            ``b_down`` needs ``"output"`` there, too). For
             int4_w4a8 the cpu, triton and ascend backends unpack the weights to int8 for the call,
             which takes the memory of one layer's int8; the ascend backend's backward pass unpacks
             only some experts at a time. One kernel does all if both weights have one scheme; other
@@ -318,7 +324,7 @@ def grouped_mlp(
             Pangu Pro MoE code), ``"activation"`` before it (vLLM-Ascend): equal in exact
             arithmetic, not in rounding.
         activation: What stands between the products: an :class:`moge_ops.Activation`, or the name
-            of its function, with a gate.
+            of its function, which then has a gate (``Activation("relu2", gated=False)`` has none).
         b_gate_up: ``[E, 2F]``, or ``[E, F]`` without a gate, dtype of ``x``, in the order of the
             rows of ``w_gate_up``. Added to the first product.
         b_down: ``[E, H]``, dtype of ``x``, added to the second product, before the weight; only

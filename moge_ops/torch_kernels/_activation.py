@@ -53,7 +53,7 @@ def _phi_and_slope(z: Tensor, of: Choice) -> tuple[Tensor, Tensor]:
         inner = c * (1.0 + 3 * 0.044715 * z.square())
         slope = 0.5 * (1.0 + tanh) + 0.5 * z * (1.0 - tanh.square()) * inner
     else:
-        slope = (z > 0.0).to(z.dtype) if of.name == "relu" else 2.0 * z.relu()
+        slope = (~(z <= 0.0)).to(z.dtype) if of.name == "relu" else 2.0 * z.relu()
     return _phi(z, of), slope
 
 

@@ -92,7 +92,7 @@ class _Block(NamedTuple):
     def dot(self, d_out: Tensor, bias: Tensor, acc: torch.dtype) -> Tensor:
         """``[n]``: each row of ``d_out [n, H]`` times the ``bias [E, H]`` of its expert."""
         parts = [d_out[a:b].to(acc) @ bias[e].to(acc) for e, a, b in self.spans]
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else d_out.new_empty(0, dtype=acc)
 
 
 def _batch(spans: list[tuple[int, int, int]], w: Tensor) -> _Batch | None:
