@@ -12,25 +12,21 @@ outputs, times (E + n) / E to keep their size, so that the text's own loss reach
 """
 
 import copy
-import dataclasses
 import string
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from bench_ops import harness
-from rich.console import Console
+from bench_ops import harness, printing
 from rich.table import Table
 from torch import Tensor
-from train_demo import MODEL, SMOKE, TEXT, Row, Text, rate
+from train_demo import MODEL, SMOKE, Row, Text, byte_tokenizer, fitted, updater
 
 import moge_ops
-from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
-from moge_ops.models.tokenizer import BOS, CLOSE, Tokenizer, write_byte_tokenizer
+from moge_ops.models import PanguMoEForCausalLM
+from moge_ops.models.tokenizer import Tokenizer
 from moge_ops.nn import MoGE
 from moge_ops.statistics import RouterStatistics
 
@@ -94,15 +90,10 @@ def loss_of(model: PanguMoEForCausalLM, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train(model: PanguMoEForCausalLM, text: Text, steps: int, peak: float) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
-    for step in range(steps):
+    update = updater(model, steps, peak)
+    for _ in range(steps):
         each, balance = loss_of(model, text.sample())
-        optimizer.zero_grad()
-        (each.mean() + BALANCE * balance).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps, peak)
-        optimizer.step()
+        update(each.mean() + BALANCE * balance)
 
 
 @torch.inference_mode()
@@ -130,21 +121,14 @@ def measured(model: PanguMoEForCausalLM, text: Text, of_ids: Tensor) -> Iterator
 
 def table(rows: list[Row], seeds: int) -> Table:
     """Of each model the mean over seeds."""
-    found = Table(title=f"Held-out text, mean of {seeds} seed{'s' * (seeds > 1)}")
-    found.add_column("model")
-    for name in ("loss", "experts", "kFLOP", *KINDS[:4]):
-        found.add_column(name, justify="right")
+    title = f"Held-out text, mean of {seeds} seed{'s' * (seeds > 1)}"
+    found = printing.table_of(title, ["model"], ("loss", "kFLOP", "experts", *KINDS[:4]))
     for model in dict.fromkeys(row["model"] for row in rows):
-
-        def mean(kind: str, column: str, model: str = model) -> float:
-            own = [row for row in rows if (row["model"], row["kind"]) == (model, kind)]
-            return sum(float(row[column]) for row in own) / len(own)
-
-        found.add_row(
-            *(model, f"{mean('all', 'loss'):.4f}", f"{mean('all', 'experts'):.2f}"),
-            f"{mean('all', 'expert_flops') / 1e3:.0f}",
-            *(f"{mean(kind, 'experts'):.2f}" for kind in KINDS[:4]),
-        )
+        own = [row for row in rows if row["model"] == model]
+        flops = printing.mean(own, "expert_flops", kind="all") / 1e3
+        experts = (printing.mean(own, "experts", kind=kind) for kind in ("all", *KINDS[:4]))
+        numbers = f"{printing.mean(own, 'loss', kind='all'):.4f}", f"{flops:.0f}"
+        found.add_row(model, *numbers, *(f"{x:.2f}" for x in experts))
     return found
 
 
@@ -160,34 +144,18 @@ OPTIONS = {
 
 
 def main() -> int:
-    parser = harness.sized("Trains a small model with null experts beside plain ones.", OPTIONS)
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="at its peak")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model: does it run?")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the CSV")
-    args = harness.parsed(parser, OPTIONS)
-    if args.smoke:
-        args.steps, args.tune, args.batch, args.length, args.seeds = 3, 2, 2, 48, 1
-    most = min(int(TEXT.stat().st_size * 0.1), MODEL.max_position_embeddings)
-    if args.length > most:
-        parser.error(f"--length must be at most {most}, got {args.length}")
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = write_byte_tokenizer(folder)
-    config: PanguMoEConfig = dataclasses.replace(
-        SMOKE if args.smoke else MODEL,
-        **{**SHAPE, **({"hidden_size": 32, "moe_intermediate_size": 8} if args.smoke else {})},
-        vocab_size=tokenizer.size,
-        bos_token_id=tokenizer.id_of(BOS),
-        eos_token_id=tokenizer.id_of(CLOSE),
-    )
+    parser = harness.example("A small model with null experts beside plain ones.", OPTIONS, 3e-3)
+    few = {"steps": 3, "tune": 2, "batch": 2, "length": 48, "seeds": 1}
+    args = harness.parsed(parser, OPTIONS, few, length=MODEL.max_position_embeddings)
+    started, tokenizer = time.perf_counter(), byte_tokenizer()
+    small = {"hidden_size": 32, "moe_intermediate_size": 8} if args.smoke else {}
+    config = fitted(SMOKE if args.smoke else MODEL, tokenizer, **{**SHAPE, **small})
     E, K = config.num_experts, config.num_experts_per_tok
     if args.k > E + args.null:
         parser.error(f"--k must be at most {E} + --null = {E + args.null}, got {args.k}")
-    of_ids, here = kinds_of_ids(tokenizer), harness.environment()
-    shared = {
-        **{name: here[name] for name in ("date", "machine", "threads", "torch", "revision")},
-        **{"steps": args.steps, "tune": args.tune, "E": E, "layers": config.num_hidden_layers},
-    }
+    of_ids = kinds_of_ids(tokenizer)
+    shared = {**harness.origin(), "steps": args.steps, "tune": args.tune, "E": E}
+    shared |= {"layers": config.num_hidden_layers}
     models = {f"plain, K {k}": (k, 0) for k in range(K, 1, -1)}
     models["null experts"] = (args.k, args.null)
     rows: list[Row] = []
@@ -205,10 +173,7 @@ def main() -> int:
                 flops = sum(float(row[f"experts_{i}"]) for i in range(config.num_hidden_layers))
                 sizes = {"seed": seed, "model": name, "k": k, "num_null": null}
                 rows.append({**shared, **sizes, **row, "expert_flops": round(one * flops)})
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table(rows, args.seeds))
-    harness.write(args.out / "adamoe.csv", rows)
-    console.print(f"{args.out / 'adamoe.csv'}; {time.perf_counter() - started:.0f} s in all")
+    harness.report(args.out / "adamoe.csv", rows, [table(rows, args.seeds)], started)
     return 0
 
 

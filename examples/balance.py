@@ -7,7 +7,6 @@ of the expert layers on 4 to 512 devices. Nothing here is timed. Seeds are fixed
 same on every run, and the pictures are drawn from it.
 """
 
-import argparse
 import functools
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from bench_ops import finish, harness
+from bench_ops import finish, harness, printing
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -437,18 +436,11 @@ def by_way(rows: list[dict[str, str]], *names: str) -> dict[tuple[str, ...], dic
     return found
 
 
-def table_of(left: Sequence[str], right: Sequence[str], **titles: str) -> Table:
-    found = Table(**titles)
-    for heading in (*left, *right):
-        found.add_column(heading, justify="left" if heading in left else "right")
-    return found
-
-
 def tables(rows: list[dict[str, str]]) -> Iterator[Table]:
-    table = table_of(
+    table = printing.table_of(
+        "Counted: 64 experts, 8 per token, 8 devices (MoGE: IS 0, max/mean 1)",
         ["router"],
         ["tokens", "IS", "max/mean", *(f"modelled us, {c.name}:\ntop-k, MoGE" for c in CHIPS)],
-        title="Counted: 64 experts, 8 per token, 8 devices (MoGE: IS 0, max/mean 1)",
     )
     counted = [row for row in rows if row["study"] in ("router", "trained")]
     for (router, tokens), ways in by_way(counted, "router", "tokens").items():
@@ -457,10 +449,10 @@ def tables(rows: list[dict[str, str]]) -> Iterator[Table]:
         table.add_row(router, tokens, top["imbalance"], top["max_over_mean"], *times)
     yield table
 
-    table = table_of(
+    table = printing.table_of(
+        "A model: tokens/s of a card, expert layers alone, quickest layouts",
         ["chip", "router", MOGE, TOP_K],
         ["tokens a card", "devices", "tokens/s", "tokens/s ", "MoGE / top-k"],
-        title="A model: tokens/s of a card, expert layers alone, quickest layouts",
         caption="more devices than are listed: replicas of the last set",
     )
     before: object = None
@@ -477,10 +469,8 @@ def tables(rows: list[dict[str, str]]) -> Iterator[Table]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="The balance study: a CSV, and pictures of it.")
-    parser.add_argument("--smoke", action="store_true", help="few samples: does it run?")
-    out, trained = harness.RESULTS, harness.RESULTS / "train_experts.npz"
-    parser.add_argument("--out", type=Path, default=out, help="folder of what it writes")
+    parser = harness.example("The balance study: a CSV, and pictures of it.", {})
+    trained = harness.RESULTS / "train_experts.npz"
     parser.add_argument("--trained", type=Path, default=trained, help="train_demo.py wrote it")
     args = parser.parse_args()
     started = time.perf_counter()
@@ -498,7 +488,7 @@ def main() -> int:
 
     harness.write(args.out / "balance.csv", rows, COLUMNS)
     written = harness.read(args.out / "balance.csv")
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = printing.console(140)
     for table in tables(written):
         console.print(table)
     for name, draw in {"balance_study": draw_balance, "balance_models": draw_models}.items():

@@ -19,31 +19,26 @@ import argparse
 import dataclasses
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import torch
 from balance import MOGE, ROUTERS, TOP_K
-from bench_ops import harness
-from rich.console import Console
+from bench_ops import harness, printing
 from rich.table import Table
 from torch import Tensor
-from train_demo import MODEL, SMOKE, Row, Text, held_out_loss, train
+from train_demo import MODEL, SMOKE, Row, Text, byte_tokenizer, fitted, held_out_loss, train
 
 import moge_ops
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
-from moge_ops.models.tokenizer import BOS, CLOSE, write_byte_tokenizer
 from moge_ops.nn import MoGE, MoGEOutput
 from moge_ops.testing import router_logits
 
 FACTORS = (1.0, 1.25, 2.0)
 ORDERS = ("position", "random", "score")
 LEAST = 4  # rows of an expert: DeepSpeed's min_capacity
-SHAPE = {"num_hidden_layers": 3}
 COLUMNS = (
     *("kind", "router", "way", "order", "factor", "tokens", "capacity", "slots", "dropped"),
     *("padding", "loss", "loss_without_drops"),
@@ -107,21 +102,17 @@ class Capacity:
 def counted(router: str, way: str, experts: Tensor, num_experts: int) -> Iterator[Row]:
     """From choices ``[samples, T, K]``: a row for each factor; one for MoGE, which has none."""
     samples, T, K = experts.shape
-    row = {"kind": "counted", "router": router, "way": way, "tokens": T, "slots": samples * T * K}
-    if way == MOGE:
-        computed = sum(int(moge_ops.route(each, num_experts).offsets[-1]) for each in experts)
-        yield row | {"dropped": samples * T * K - computed, "padding": computed - row["slots"]}
-        return
+    slots = samples * T * K
+    row = {"kind": "counted", "router": router, "way": way, "tokens": T, "slots": slots}
     first = torch.arange(T).unsqueeze(1).expand(T, K)  # in any order equally many are dropped
-    for factor in FACTORS:
-        most = capacity(T, num_experts, K, factor)
-        ids = [kept(each, num_experts, most, first) for each in experts]
+    for factor in (None,) if way == MOGE else FACTORS:
+        ids, room = experts, slots
+        if factor is not None:
+            most = capacity(T, num_experts, K, factor)
+            ids = [kept(each, num_experts, most, first) for each in experts]
+            room, row = samples * num_experts * most, row | {"factor": factor, "capacity": most}
         filled = sum(int(moge_ops.route(each, num_experts).offsets[-1]) for each in ids)
-        found = {
-            "dropped": samples * T * K - filled,
-            "padding": samples * num_experts * most - filled,
-        }
-        yield row | {"factor": factor, "capacity": most, **found}
+        yield row | {"dropped": slots - filled, "padding": room - filled}
 
 
 def drawn(args: argparse.Namespace, config: PanguMoEConfig) -> Iterator[Row]:
@@ -146,7 +137,8 @@ def trained(args: argparse.Namespace, config: PanguMoEConfig, tokenizer: Any) ->
             if order:
                 limits.append(Capacity(model, args.factor, order, args.seed))
 
-        model, found = train(twin, text, args, lambda: None, limit)
+        how = {"seed": args.seed, "change": limit}
+        model, found = train(twin, text, args.steps, args.learning_rate, **how)
         row = {"kind": "trained", "way": way, "order": order, "loss": found[-1]["held_out_loss"]}
         for each in limits:
             each.remove()
@@ -154,28 +146,22 @@ def trained(args: argparse.Namespace, config: PanguMoEConfig, tokenizer: Any) ->
         yield row | {"loss_without_drops": f"{held_out_loss(model, text):.4f}"}
         if not order:
             with torch.inference_mode():
-                chosen = [model(x, return_details=True).gating[layer] for x in text.held_out]
-            experts = torch.stack([gating.experts for gating in chosen])
-            yield from counted("trained", way, experts, config.num_experts)
+                ids = [model(x, return_details=True).gating[layer].experts for x in text.held_out]
+            yield from counted("trained", way, torch.stack(ids), config.num_experts)
 
 
 def tables(rows: list[Row]) -> Iterator[Table]:
     """What is dropped and padded, and the losses."""
-    found = Table(title="Of all slots: dropped, and rows that are padding")
-    for heading in ("router", "way", "factor", "rows of an expert", "dropped", "padding"):
-        found.add_column(heading, justify="left" if heading in ("router", "way") else "right")
+    numbers = ("factor", "rows of an expert", "dropped", "padding")
+    title = "Of all slots: dropped, and rows that are padding"
+    found = printing.table_of(title, ["router", "way"], numbers)
     for row in (row for row in rows if row["kind"] == "counted"):
         shares = (f"{100 * row[name] / row['slots']:.1f} %" for name in ("dropped", "padding"))
-        found.add_row(
-            row["router"],
-            row["way"],
-            *(str(row.get(n, "")) for n in ("factor", "capacity")),
-            *shares,
-        )
+        limits = (str(row.get(name, "")) for name in ("factor", "capacity"))
+        found.add_row(row["router"], row["way"], *limits, *shares)
     yield found
-    found = Table(title="Held-out loss in nats a byte")
-    for heading in ("way", "dropped by", "factor", "dropped in training", "loss", "without drops"):
-        found.add_column(heading, justify="left" if heading in ("way", "dropped by") else "right")
+    numbers = ("factor", "dropped in training", "loss", "without drops")
+    found = printing.table_of("Held-out loss in nats a byte", ["way", "dropped by"], numbers)
     for row in (row for row in rows if row["kind"] == "trained"):
         share = f"{100 * row.get('dropped', 0) / row.get('slots', 1):.1f} %"
         cells = (row["way"], row["order"] or "none", str(row.get("factor", "")), share)
@@ -193,37 +179,20 @@ OPTIONS = {
 
 
 def main() -> int:
-    parser = harness.sized("Counts what a capacity factor drops, and trains with it.", OPTIONS)
+    parser = harness.example("What a capacity factor drops, counted and trained.", OPTIONS, 3e-3)
     parser.add_argument("--factor", type=float, default=1.0, help="of the models that train")
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="at its peak")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model: does it run?")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the CSV")
-    args = harness.parsed(parser, OPTIONS)
+    args = harness.parsed(parser, OPTIONS, length=MODEL.max_position_embeddings)
     if not 0.0 < args.factor < math.inf:
         parser.error(f"--factor must be a positive number, got {args.factor}")
-    if args.length > MODEL.max_position_embeddings:
-        parser.error(f"--length must be at most {MODEL.max_position_embeddings}, got {args.length}")
-    began, args.every = time.perf_counter(), args.steps
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = write_byte_tokenizer(folder)
-    ids = {"bos_token_id": tokenizer.id_of(BOS), "eos_token_id": tokenizer.id_of(CLOSE)}
-    shape = {} if args.smoke else SHAPE
-    config = dataclasses.replace(
-        SMOKE if args.smoke else MODEL, vocab_size=tokenizer.size, **ids, **shape
-    )
-    rows = [*drawn(args, config), *trained(args, config, tokenizer)]
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    for table in tables(rows):
-        console.print(table)
-
-    here = harness.environment()
-    shared = {name: here[name] for name in ("date", "machine", "threads", "torch", "revision")}
+    started, tokenizer = time.perf_counter(), byte_tokenizer()
+    base = SMOKE if args.smoke else dataclasses.replace(MODEL, num_hidden_layers=3)
+    config = fitted(base, tokenizer)
     total = PanguMoEForCausalLM(config).parameter_counts()[0]
-    shared |= {"parameters": f"{total:,}", "seed": args.seed, "steps": args.steps}
-    shared |= {"E": config.num_experts, "K": config.num_experts_per_tok, "G": config.num_groups}
-    path = args.out / "deepspeed_moe.csv"
-    harness.write(path, [shared | row for row in rows], (*shared, *COLUMNS))
-    console.print(f"Rows: {path}; {time.perf_counter() - began:.0f} s in all")
+    shared = {**harness.origin(), "parameters": f"{total:,}"}
+    shared |= {"seed": args.seed, "steps": args.steps, "E": config.num_experts}
+    shared |= {"K": config.num_experts_per_tok, "G": config.num_groups}
+    rows = [shared | row for row in (*drawn(args, config), *trained(args, config, tokenizer))]
+    harness.report(args.out / "deepspeed_moe.csv", rows, tables(rows), started, (*shared, *COLUMNS))
     return 0
 
 

@@ -19,10 +19,9 @@ from typing import Any
 import balance
 import torch
 import torch.nn.functional as F
-from bench_ops import BACKWARD, FORWARD, Operator, Problem, Work, harness
+from bench_ops import BACKWARD, FORWARD, Operator, Problem, Work, harness, printing
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from torch import Tensor
 
 from moge_ops.nn import MoGE
@@ -66,11 +65,9 @@ class Demo:
     ) -> None:
         self.s, self.shared_size, self.dtype, self.device = s, shared_size, dtype, device
         self.directions = (FORWARD, BACKWARD) if backward else (FORWARD,)
-        self.table = Table(title="Every operator against the float64 oracle")
-        for heading in ("operator", "direction"):
-            self.table.add_column(heading)
-        for heading in ("ms", "GFLOP/s", "GB/s", "RMS error", "limit", "ok"):
-            self.table.add_column(heading, justify="right")
+        numbers = ("ms", "GFLOP/s", "GB/s", "RMS error", "limit", "ok")
+        title = "Every operator against the float64 oracle"
+        self.table = printing.table_of(title, ("operator", "direction"), numbers)
         self.failures: list[str] = []
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -334,7 +331,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     args = parse()
     started = time.perf_counter()
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = printing.console()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = DTYPES[args.dtype]
     s = Sizes(args.tokens, args.hidden, args.experts, args.groups, args.k, args.expert_size)

@@ -53,3 +53,20 @@ class Kind:
     def held_out(self, batch: int, length: int) -> Tensor:
         """``[B, L]``, evenly over the end of the text."""
         return self._pieces(torch.linspace(self.cut, len(self.ids) - length, batch).long(), length)
+
+
+class Mixture:
+    """All kinds of text, for `train`: a batch has ``batch`` pieces of each."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, batch: int, length: int, pieces: int, seed: int = 0
+    ) -> None:
+        self.batch, self.length = batch, length
+        self.random = torch.Generator().manual_seed(seed)
+        self.kinds = {name: Kind(make(), tokenizer, self.random) for name, make in KINDS.items()}
+        self.held_out = [kind.held_out(pieces, length) for kind in self.kinds.values()]
+
+    def sample(self) -> Tensor:
+        """``[kinds x B, L]`` of training text."""
+        pieces = [kind.sample(self.batch, self.length) for kind in self.kinds.values()]
+        return torch.cat(pieces)

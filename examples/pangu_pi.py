@@ -17,22 +17,18 @@ Sizes, the norm before the shortcut, the series' start at SwiGLU and the text ar
 """
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from bench_ops import harness
-from rich.console import Console
+from bench_ops import harness, printing
 from rich.table import Table
 from torch import Tensor, nn
-from train_demo import TEXT, Row, Text, rate
+from train_demo import TEXT, Row, Text, byte_tokenizer, updater
 
 import moge_ops
-from moge_ops.models.tokenizer import write_byte_tokenizer
 
 TERMS, REDUCTION = 2, 4  # of a series; of the width, in a shortcut
 BALANCE, RATE = 0.01, 3e-3  # factor of the loss for load balance; learning rate at its peak
@@ -134,15 +130,10 @@ def diversity(features: Tensor) -> float:
 
 
 def train(model: Model, text: Text, steps: int) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0)
-    for step in range(steps):
+    update = updater(model, steps, RATE, weight_decay=0.0)
+    for _ in range(steps):
         loss, balance, _ = model(text.sample())
-        optimizer.zero_grad()
-        (loss + BALANCE * balance).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps, RATE)
-        optimizer.step()
+        update(loss + BALANCE * balance)
 
 
 @torch.inference_mode()
@@ -162,18 +153,13 @@ def measured(model: Model, text: Text) -> Iterator[Row]:
 def shown(rows: Sequence[Row]) -> Iterator[Table | str]:
     """Means over seeds behind the last block; then losses against the plain ones, seed by seed."""
     rows = [row for row in rows if row["layer"] == row["layers"] - 1]
-    forms, columns = dict.fromkeys(row["form"] for row in rows), ("loss", "parameters", "active")
-    columns += ("effective_dimension", "diversity")
-    found = {f: {c: [float(r[c]) for r in rows if r["form"] == f] for c in columns} for f in forms}
-    table = Table("form", *(name.replace("_", " ") for name in columns), title="Held-out text")
-    for form, values in found.items():
-        means = [sum(each) / len(each) for each in values.values()]
-        table.add_row(form, *(f"{x:,.0f}" if x > 1e3 else f"{x:.4g}" for x in means))
-    yield table
-    plain, *others = found
+    formats = {"loss": ".4f", "parameters": ",.0f", "active": ",.0f"}
+    formats |= {"effective_dimension": ".1f", "diversity": ".4f"}
+    yield printing.table_of_means("Held-out text", rows, "form", formats)
+    plain, *others = dict.fromkeys(row["form"] for row in rows)
     for form in others:
-        pairs = zip(found[form]["loss"], found[plain]["loss"], strict=True)
-        apart = sorted(own - alone for own, alone in pairs)
+        losses = ([float(r["loss"]) for r in rows if r["form"] == name] for name in (form, plain))
+        apart = sorted(own - alone for own, alone in zip(*losses, strict=True))
         word = "lower" if apart[-1] < 0 else "higher" if apart[0] > 0 else "not clearly another"
         yield f"{form}: {word} loss than {plain}, {apart[0]:+.4f} to {apart[-1]:+.4f} by seed"
 
@@ -187,19 +173,11 @@ OPTIONS = {
 
 
 def main() -> int:
-    parser = harness.sized("Trains a small model with and without PanGu-pi's parts.", OPTIONS)
-    parser.add_argument("--smoke", action="store_true", help="a tiny model: does it run?")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the CSV")
-    args = harness.parsed(parser, OPTIONS)
-    if args.length > (most := TEXT.stat().st_size // 10):
-        parser.error(f"--length must be at most {most}, got {args.length}")
-    if args.smoke:
-        args.steps, args.batch, args.length, args.seeds = 3, 2, 32, 1
-    started, here = time.perf_counter(), harness.environment()
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = write_byte_tokenizer(folder)
-    shared = {name: here[name] for name in ("date", "machine", "threads", "torch", "revision")}
-    rows: list[Row] = []
+    parser = harness.example("Trains a small model with and without PanGu-pi's parts.", OPTIONS)
+    few = {"steps": 3, "batch": 2, "length": 32, "seeds": 1}
+    args = harness.parsed(parser, OPTIONS, few, length=TEXT.stat().st_size // 10)
+    started, shared = time.perf_counter(), harness.origin()
+    tokenizer, rows = byte_tokenizer(), list[Row]()
     for seed in range(args.seeds):
         for form, own in forms(Sizes(H=32, layers=2, F=8) if args.smoke else Sizes()).items():
             text = Text(tokenizer, args.batch, args.length, seed)
@@ -211,10 +189,7 @@ def main() -> int:
             counts = {"steps": args.steps, "parameters": total, "active": total - idle}
             of = {**shared, "form": form, "seed": seed, **counts, **own._asdict()}
             rows += [{**of, **row} for row in measured(model, text)]
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(*shown(rows), sep="\n")
-    harness.write(args.out / "pangu_pi.csv", rows)
-    console.print(f"{args.out / 'pangu_pi.csv'}; {time.perf_counter() - started:.0f} s in all")
+    harness.report(args.out / "pangu_pi.csv", rows, shown(rows), started)
     return 0
 
 

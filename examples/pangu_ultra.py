@@ -9,7 +9,6 @@ time by published rates of links. Nothing here is timed.
 Source: Tang et al. 2025, "Pangu Ultra MoE" (arXiv:2505.04519).
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator
@@ -18,8 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from bench_ops import harness
-from rich.console import Console
+from bench_ops import harness, printing
 from rich.table import Table
 from torch import Tensor
 
@@ -99,9 +97,9 @@ def choices(tokens: int, trained: Path) -> Iterator[tuple[str, Tensor, int]]:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    found = Table(title="Rows of a token on the links, one way; modelled microseconds, both ways")
-    for name in ("router", "nodes x devices", "way", "inside", "between", *LINKS):
-        found.add_column(name, justify="left" if name in ("router", "way") else "right")
+    title = "Rows of a token on the links, one way; modelled microseconds, both ways"
+    names = ("router", "nodes x devices", "way")
+    found = printing.table_of(title, names, ("inside", "between", *LINKS))
     for r in rows:
         times = (f"{r['modelled_us_' + chip.replace(' ', '_')]:.2f}" for chip in LINKS)
         numbers = f"{r['rows_near']:.2f}", f"{r['rows_far']:.2f}"
@@ -110,13 +108,10 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Rows on the links of a plain top-k layer.")
-    parser.add_argument("--smoke", action="store_true", help="few tokens: does it run?")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the CSV")
+    parser = harness.example("Rows on the links of a plain top-k layer.", {})
     trained = harness.RESULTS / "train_experts.npz"
     parser.add_argument("--trained", type=Path, default=trained, help="train_demo.py wrote it")
-    args = parser.parse_args()
-    started = time.perf_counter()
+    args, started = parser.parse_args(), time.perf_counter()
     tokens = 256 if args.smoke else 16384
     rows = [
         row(router, way, nodes, devices, experts, num_experts)
@@ -124,11 +119,9 @@ def main() -> int:
         for nodes, devices in MESHES
         for way in WAYS
     ]
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table(rows))
     common = {**harness.environment(), "tokens": tokens, "H": H}
-    harness.write(args.out / "pangu_ultra.csv", [{**common, **r} for r in rows])
-    console.print(f"{time.perf_counter() - started:.0f} s in all")
+    written = [{**common, **r} for r in rows]
+    harness.report(args.out / "pangu_ultra.csv", written, [table(rows)], started)
     return 0
 
 

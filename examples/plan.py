@@ -11,15 +11,12 @@ take 100 ms. The published rate on four cards of a 800I A2 is there to compare: 
 NPUs, with everything that a roofline leaves out.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from bench_ops import finish, harness
+from bench_ops import finish, harness, printing
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from moge_ops import planner
@@ -112,14 +109,11 @@ def table(rows: list[dict[str, str]]) -> Table:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Plans of decoding: a CSV, and a picture of it.")
-    parser.add_argument("--smoke", action="store_true", help="few devices: does it run?")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder for its files")
-    args = parser.parse_args()
+    args = harness.example("Plans of decoding: a CSV, and a picture of it.", {}).parse_args()
     rows = list(study((4, 8) if args.smoke else DEVICES))
     harness.write(args.out / "plan.csv", rows, COLUMNS)
     written = harness.read(args.out / "plan.csv")
-    Console(width=None if sys.stdout.isatty() else 150).print(table(written))
+    printing.console(150).print(table(written))
     draw(written).savefig(args.out / "plan.png", dpi=130)
     return 0
 

@@ -17,24 +17,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
-from bench_ops import finish, harness
-from kinds import KINDS, Kind
+from bench_ops import finish, harness, printing
+from kinds import KINDS, Mixture
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
-from rich.table import Table
 from torch import Tensor
-from train_demo import MODEL, SMOKE, Row, train
+from train_demo import MODEL, SMOKE, Row, fitted, train
 
 from moge_ops.models import PanguMoEForCausalLM
 from moge_ops.models.checkpoint import save_pretrained
 from moge_ops.models.pangu_moe import losses
-from moge_ops.models.tokenizer import BOS, CLOSE, write_byte_tokenizer
+from moge_ops.models.tokenizer import write_byte_tokenizer
 from moge_ops.statistics import RouterStatistics
 
 SHAPE = {  # routed experts that matter, and the released model's balance loss
@@ -47,10 +44,10 @@ QUERY = 64  # bytes
 RANDOM = 5  # seeds
 PROFILES = "profiles.pt"
 LOOKS = {  # Okabe and Ito's
-    "scripture": ("#0072B2", "s"),
-    "python": ("#009E73", "D"),
-    "arithmetic": ("#D55E00", "o"),
-    "random": ("#777777", "^"),
+    "scripture": ("#0072B2", "s", "--"),
+    "python": ("#009E73", "D", "--"),
+    "arithmetic": ("#D55E00", "o", "--"),
+    "random": ("#777777", "^", ":"),
 }
 # a process of its own prints the bytes of the experts, and by how much it grew
 LOADED = """
@@ -115,10 +112,8 @@ def draw(path: Path) -> Figure:
         whole, *own = (row for row in rows if row["kind"] == kind)
         for profile in dict.fromkeys(row["profile"] for row in own):
             points = [whole, *(row for row in own if row["profile"] == profile)]
-            colour, marker = LOOKS[profile]
-            line, width = (
-                ("-", 2.5) if profile == kind else (":" if profile == "random" else "--", 1.5)
-            )
+            colour, marker, line = LOOKS[profile]
+            line, width = ("-", 2.5) if profile == kind else (line, 1.5)
             label = "random experts" if profile == "random" else f"{profile}'s experts"
             shares = [100.0 * int(row["keep"]) / int(whole["keep"]) for row in points]
             found = [float(row["loss"]) for row in points]
@@ -130,8 +125,7 @@ def draw(path: Path) -> Figure:
     figure.suptitle(
         f"{first['parameters']} parameters, E {first['E']} in {first['G']} groups, "
         f"{first['steps']} steps; experts by selection score, random: mean of {RANDOM}\n"
-        f"{first['machine']}, {first['threads']} thread{'s' * (first['threads'] != '1')}, "
-        f"torch {first['torch']}, {first['date'][:10]}",
+        f"{harness.ran_on(first)}",
         fontsize="medium",
     )
     return figure
@@ -148,66 +142,32 @@ OPTIONS = {
 }
 
 
-def parse() -> argparse.Namespace:
-    parser = harness.sized("Which experts three kinds of text need.", OPTIONS)
-    parser.add_argument("--learning-rate", type=float, default=4e-3, help="at its peak")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model: does it run?")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="of CSV and picture")
-    parser.add_argument("--save", type=Path, help=f"new folder for the model and {PROFILES}")
-    args = harness.parsed(parser, OPTIONS)
-    if args.length > MODEL.max_position_embeddings:
-        parser.error(f"--length must be at most {MODEL.max_position_embeddings}, got {args.length}")
-    return args
-
-
-def table(rows: Sequence[Row]) -> Table:
-    """Losses of all profiles by both scores."""
-    found = Table(title="Held-out loss in nats a byte")
-    for heading in ("text", "per group", "experts of", "selection", "weights"):
-        found.add_column(heading, justify="left" if heading in ("text", "experts of") else "right")
-    lines = dict[tuple[str, ...], list[str]]()
-    for row in rows:
-        lines.setdefault((row["kind"], str(row["keep"]), row["profile"]), []).append(row["loss"])
-    for key, of_scores in lines.items():
-        found.add_row(*key, *of_scores)
-    return found
-
-
 def measured(args: argparse.Namespace, folder: Path) -> list[Row]:
     """Trains, collects profiles, saves both, and measures."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = write_byte_tokenizer(folder)
-    ids = {"bos_token_id": tokenizer.id_of(BOS), "eos_token_id": tokenizer.id_of(CLOSE)}
-    base = SMOKE if args.smoke else dataclasses.replace(MODEL, **SHAPE)
-    config = dataclasses.replace(base, vocab_size=tokenizer.size, **ids)
-    random = torch.Generator().manual_seed(args.seed)
-    kinds = {name: Kind(make(), tokenizer, random) for name, make in KINDS.items()}
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        training = progress.add_task("training", total=args.steps)
-        size = (args.batch, args.length)
-        mixed = SimpleNamespace(
-            sample=lambda: torch.cat([kind.sample(*size) for kind in kinds.values()]),
-            held_out=[kind.held_out(*size) for kind in kinds.values()],
-        )
-        model, _ = train(config, mixed, args, lambda: progress.advance(training))
+    config = fitted(SMOKE if args.smoke else dataclasses.replace(MODEL, **SHAPE), tokenizer)
+    text = Mixture(tokenizer, args.batch, args.length, args.batch, args.seed)
+    with printing.bar("training", args.steps) as advance:
+        how = {"seed": args.seed, "advance": advance}
+        model, _ = train(config, text, args.steps, args.learning_rate, **how)
 
     profiles = RouterStatistics()
-    for name, kind in kinds.items():
+    for name, kind in text.kinds.items():
         with torch.inference_mode(), profiles.collect(model, name):
             model(kind.sample(args.collect, args.length))
     save_pretrained(model, folder)
     profiles.save(folder / PROFILES)
 
-    here, rows, sizes = harness.environment(), list[Row](), dict[int, Row]()
+    rows, sizes = list[Row](), dict[int, Row]()
     shared = {
-        **{name: here[name] for name in ("date", "machine", "threads", "torch", "revision")},
+        **harness.origin(),
         **{"python": sys.version.split()[0], "parameters": f"{model.parameter_counts()[0]:,}"},
         **{"seed": args.seed, "steps": args.steps, "E": config.num_experts, "G": config.num_groups},
         **{"tokens": args.pieces * (args.length - 1), "queries": args.queries},
         **{"file_bytes": (folder / PROFILES).stat().st_size},
     }
-    for name, kind in kinds.items():
+    for name, kind in text.kinds.items():
         queries = kind.held_out(args.queries, QUERY).split(1)
         right = sum(profiles.nearest(model, query) == name for query in queries)
         for row in pruned(model, profiles, name, kind.held_out(args.pieces, args.length)):
@@ -219,24 +179,16 @@ def measured(args: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def main() -> int:
-    args = parse()
-    started, args.every = time.perf_counter(), args.steps
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    parser = harness.example("Which experts three kinds of text need.", OPTIONS, 4e-3)
+    parser.add_argument("--save", type=Path, help=f"new folder for the model and {PROFILES}")
+    args = harness.parsed(parser, OPTIONS, length=MODEL.max_position_embeddings)
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         rows = measured(args, args.save or Path(temporary))
-    console.print(table(rows))
-    for row in (row for row in rows if row["profile"] in ("all", row["kind"])):
-        if row["score"] != "weights":
-            console.print(
-                f"{row['kind']}: {100 * float(row['retrieved']):.0f} % of the queries find it; "
-                f"{row['keep']} experts of each group are {row['expert_bytes'] / 1e6:.2f} MB, "
-                f"a process grows by {row['resident_bytes'] / 1e6:.2f} MB"
-            )
-    path = args.out / "premoe.csv"
-    harness.write(path, rows)
-    draw(path).savefig(path.with_suffix(".png"), dpi=150)
-    console.print(f"Picture: {path.with_suffix('.png')}, drawn from {path.name}")
-    console.print(f"{time.perf_counter() - started:.0f} s in all")
+    keys = ("kind", "retrieved", "keep", "expert_bytes", "resident_bytes", "profile")
+    title = "Queries that find their kind, experts that stay, and the loss by two scores"
+    table = printing.pivot(title, rows, keys, "score", itemgetter("loss"))
+    harness.report(args.out / "premoe.csv", rows, [table], started, draw=draw)
     return 0
 
 

@@ -20,7 +20,6 @@ import argparse
 import copy
 import dataclasses
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,17 +27,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from bench_ops import finish, harness
+from bench_ops import finish, harness, printing
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from torch import Tensor
-from train_demo import MODEL, SMOKE, Row, Text, train
+from train_demo import MODEL, SMOKE, Row, Text, byte_tokenizer, fitted, train
 
-from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
-from moge_ops.models.tokenizer import BOS, CLOSE, write_byte_tokenizer
+from moge_ops.models import PanguMoEForCausalLM
 from moge_ops.nn import FrozenWeight
 from moge_ops.quant import QuantizedWeight, quantize_experts, smooth_experts
 
@@ -201,8 +197,7 @@ def draw(path: Path) -> Figure:
     figure.suptitle(
         f"{first['parameters']} parameters, E {first['E']}, K {first['K']}, "
         f"{first['steps']} steps; {first['tokens']} held-out bytes, King James Bible\n"
-        f"{first['machine']}, {first['threads']} thread{'s' * (first['threads'] != '1')}, "
-        f"torch {first['torch']}, {first['date'][:10]}",
+        f"{harness.ran_on(first)}",
         fontsize="medium",
     )
     return figure
@@ -220,27 +215,16 @@ AT_ONCE = 16  # pieces: the torch backend decodes all weights in every call
 
 
 def parse() -> argparse.Namespace:
-    parser = harness.sized("What each scheme of quantised experts costs a small model.", OPTIONS)
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="at its peak")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model: does it run?")
-    parser.add_argument(
-        "--out", type=Path, default=harness.RESULTS, help="folder of CSV and picture"
-    )
-    args = harness.parsed(parser, OPTIONS)
-    if args.length > MODEL.max_position_embeddings:
-        parser.error(f"--length must be at most {MODEL.max_position_embeddings}, got {args.length}")
+    parser = harness.example("What each scheme of quantised experts costs.", OPTIONS, 2e-3)
+    args = harness.parsed(parser, OPTIONS, length=MODEL.max_position_embeddings)
     return args
 
 
 def table(rows: Sequence[Row]) -> Table:
     """Growth of the loss in thousandths of a nat, and changed choices in percent."""
-    found = Table(
-        title="Growth of the loss in millinats ± its standard error, changed choices in %"
-    )
-    found.add_column("experts")
-    found.add_column("bits", justify="right")
-    for heading in ("as trained", "smoothed", "with outliers", "smoothed"):
-        found.add_column(heading, justify="right")
+    numbers = ("bits", "as trained", "smoothed", "with outliers", "smoothed")
+    title = "Growth of the loss in millinats ± its standard error, changed choices in %"
+    found = printing.table_of(title, ["experts"], numbers)
     for name in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == name]
         cells = []
@@ -253,39 +237,25 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def main() -> int:
-    args = parse()
-    started = time.perf_counter()
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = write_byte_tokenizer(folder)
-    config: PanguMoEConfig = dataclasses.replace(
-        NARROW if args.smoke else WIDE,
-        vocab_size=tokenizer.size,
-        bos_token_id=tokenizer.id_of(BOS),
-        eos_token_id=tokenizer.id_of(CLOSE),
-    )
-    args.every = args.steps  # held-out loss at the beginning and at the end
+    args, started, tokenizer = parse(), time.perf_counter(), byte_tokenizer()
+    config = fitted(NARROW if args.smoke else WIDE, tokenizer)
     text = Text(tokenizer, args.batch, args.length, args.seed)
     first, last = text.most + args.length, len(text.ids) - args.length
     pieces = text.pieces(torch.linspace(first, last, args.pieces).long()).split(AT_ONCE)
 
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        training = progress.add_task("training", total=args.steps)
-        runs = len(COLOURS) * 2 * (len(VARIANTS) + 1)
-        measuring = progress.add_task("quantising and measuring", total=runs, start=False)
-        model, _ = train(config, text, args, lambda: progress.advance(training))
-        calibration = [text.sample() for _ in range(args.calibration)]
-        here = harness.environment()
-        shared = {
-            **{name: here[name] for name in ("date", "machine", "threads", "torch", "revision")},
-            **{"parameters": f"{model.parameter_counts()[0]:,}", "seed": args.seed},
-            **{"E": config.num_experts, "K": config.num_experts_per_tok, "steps": args.steps},
-            **{"tokens": args.pieces * (args.length - 1), "pieces": args.pieces},
-        }
-        plain = measure(model, pieces)
-        progress.start_task(measuring)
-        rows: list[Row] = []
+    with printing.bar("training", args.steps) as advance:
+        how = {"seed": args.seed, "advance": advance}
+        model, _ = train(config, text, args.steps, args.learning_rate, **how)
+    calibration = [text.sample() for _ in range(args.calibration)]
+    shared = {
+        **harness.origin(),
+        **{"parameters": f"{model.parameter_counts()[0]:,}", "seed": args.seed},
+        **{"E": config.num_experts, "K": config.num_experts_per_tok, "steps": args.steps},
+        **{"tokens": args.pieces * (args.length - 1), "pieces": args.pieces},
+    }
+    plain = measure(model, pieces)
+    rows: list[Row] = []
+    with printing.bar("quantising", len(COLOURS) * 2 * (len(VARIANTS) + 1)) as advance:
         for name, source in ((TRAINED, model), (STRESSED, with_outliers(model, args.seed))):
             for variant in (PLAIN, *VARIANTS):
                 for smoothing, batches in (("no", None), ("yes", calibration)):
@@ -300,18 +270,13 @@ def main() -> int:
                             **compared(measure(small, pieces), plain),
                         }
                     )
-                    progress.advance(measuring)
-    console.print(table(rows))
-
-    path = args.out / "quality.csv"
-    harness.write(path, rows)
-    draw(path).savefig(path.with_suffix(".png"), dpi=150)
-    console.print(f"Picture: {path.with_suffix('.png')}, drawn from {path.name}")
-    console.print(
+                    advance()
+    published = (
         "Pangu Pro MoE lost 0.37 to 0.80 points of benchmarks with W8A8, 1.20 to 3.68 with W4A8 "
         "(arXiv:2505.21411). Points are not nats: no factor leads from one to the other."
     )
-    console.print(f"{time.perf_counter() - started:.0f} s in all")
+    shown = table(rows), published
+    harness.report(args.out / "quality.csv", rows, shown, started, draw=draw)
     return 0
 
 

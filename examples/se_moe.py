@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from bench_ops import harness
-from rich.console import Console
+from bench_ops import harness, printing
 from rich.table import Table
 from torch import Tensor
 
@@ -113,11 +112,9 @@ def run(model: PanguMoEForCausalLM, args: argparse.Namespace, before: int) -> Ru
 
 def layers_table(found: Sequence[Sequence[Count]]) -> Table:
     """Prefill is the first call of a layer; the others are steps of decoding."""
-    table = Table(title="The pool, layer by layer")
-    table.add_column("layer")
-    for phase in ("prefill", "decode"):
-        for name in ("hits", "misses", "MB read"):
-            table.add_column(f"{phase}\n{name}", justify="right")
+    names = ("hits", "misses", "MB read")
+    numbers = (f"{phase}\n{name}" for phase in ("prefill", "decode") for name in names)
+    table = printing.table_of("The pool, layer by layer", ["layer"], numbers)
     for name, calls in [*((str(i), calls) for i, calls in enumerate(found)), ("all", None)]:
         cells = []
         for part in (slice(0, 1), slice(1, None)):
@@ -131,10 +128,8 @@ def layers_table(found: Sequence[Sequence[Count]]) -> Table:
 
 
 def runs_table(runs: dict[str, Run], prompt: int) -> Table:
-    table = Table(title="The same tokens, twice")
-    table.add_column("weights")
-    for name in ("prefill, tokens/s", "decode, tokens/s", "resident set, MB"):
-        table.add_column(name, justify="right")
+    numbers = ("prefill, tokens/s", "decode, tokens/s", "resident set, MB")
+    table = printing.table_of("The same tokens, twice", ["weights"], numbers)
     for name, (_, seconds, grown) in runs.items():
         first, *rest = seconds
         rates = prompt / first, len(rest) / sum(rest)
@@ -148,7 +143,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="new or made before; else a temporary one")
     parser.add_argument("--smoke", action="store_true", help="a tiny model: does it run?")
     args = harness.parsed(parser, OPTIONS)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = printing.console()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary) / "model"
         if not (folder / "config.json").exists():

@@ -10,25 +10,19 @@ Source: Guo et al. 2025, "SonicMoE", token rounding (arXiv:2512.14080).
 """
 
 import argparse
-import dataclasses
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from operator import itemgetter
 
 import torch
-from bench_ops import harness
-from rich.console import Console
-from rich.table import Table
+from bench_ops import harness, printing
 from torch import Tensor
-from train_demo import MODEL, SMOKE, Text, held_out_loss, rate
+from train_demo import MODEL, SMOKE, Row, Text, byte_tokenizer, fitted, held_out_loss, updater
 
 import moge_ops
 from moge_ops.models import PanguMoEForCausalLM
 from moge_ops.models.pangu_moe import losses
-from moge_ops.models.tokenizer import BOS, CLOSE, write_byte_tokenizer
 from moge_ops.testing import PANGU, Sizes, router_logits
 
 SONIC = Sizes(1, H=1536, E=128, G=1, k=8, F=256)  # its 7B model
@@ -54,7 +48,6 @@ OPTIONS = {
     "length": (256, 2, "bytes of a piece"),
     "seed": (0, 0, "of the weights and the batches"),
 }
-Row = dict[str, Any]
 
 
 def sizes_of(s: Sizes) -> Row:
@@ -142,15 +135,8 @@ def timed(smoke: bool) -> Iterator[Row]:
 
 def trained(args: argparse.Namespace) -> Iterator[Row]:
     """Held-out loss along the training of one model, plain and rounded."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = write_byte_tokenizer(folder)
-    config = dataclasses.replace(
-        SMOKE if args.smoke else MODEL,
-        num_hidden_layers=2,
-        vocab_size=tokenizer.size,
-        bos_token_id=tokenizer.id_of(BOS),
-        eos_token_id=tokenizer.id_of(CLOSE),
-    )
+    tokenizer = byte_tokenizer()
+    config = fitted(SMOKE if args.smoke else MODEL, tokenizer, num_hidden_layers=2)
     tile = max(1, args.batch * args.length // 16)  # half of an expert's rows: K/E is 1/8
     for mode in TRAINED:
         torch.manual_seed(args.seed)
@@ -159,7 +145,7 @@ def trained(args: argparse.Namespace) -> Iterator[Row]:
         for layer in model.layers:
             layer.moge.round_to = None if mode == PLAIN else tile
             layer.moge.round_mode = "nearest" if mode == PLAIN else mode
-        optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
+        update = updater(model, args.steps, 3e-3)
         for step in range(args.steps + 1):
             if step % max(1, args.steps // 4) == 0:
                 yield {
@@ -172,26 +158,7 @@ def trained(args: argparse.Namespace) -> Iterator[Row]:
                 }
             ids = text.sample()
             loss, balance = losses(model.train()(ids, return_details=True), ids)
-            optimizer.zero_grad()
-            (loss + config.router_aux_loss_coef * balance).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = rate(step, args.steps, 3e-3)
-            optimizer.step()
-
-
-def table(title: str, rows: list[Row], keys: tuple[str, ...], value: Callable[[Row], str]) -> Table:
-    """A line for each combination of ``keys``, a column for each mode."""
-    modes = list(dict.fromkeys(row["mode"] for row in rows))
-    lines: dict[tuple[str, ...], dict[str, str]] = {}
-    for row in rows:
-        lines.setdefault(tuple(str(row[key]) for key in keys), {})[row["mode"]] = value(row)
-    found = Table(title=title)
-    for heading in (*keys, *modes):
-        found.add_column(heading, justify="left" if heading in ("shape", "path") else "right")
-    for line, cells in lines.items():
-        found.add_row(*line, *(cells.get(mode, "") for mode in modes))
-    return found
+            update(loss + config.router_aux_loss_coef * balance)
 
 
 def computed(row: Row) -> str:
@@ -200,23 +167,21 @@ def computed(row: Row) -> str:
 
 
 def main() -> int:
-    parser = harness.sized((__doc__ or "").partition("\n")[0], OPTIONS)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run?")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the CSV")
-    args = harness.parsed(parser, OPTIONS)
-    started, console = time.perf_counter(), Console(width=None if sys.stdout.isatty() else 120)
-
+    parser = harness.example((__doc__ or "").partition("\n")[0], OPTIONS)
+    args, started = harness.parsed(parser, OPTIONS), time.perf_counter()
     count, times, losses_ = list(counted(args.smoke)), list(timed(args.smoke)), list(trained(args))
     keys = ("shape", "router", "T", "tile")
     title = "Rows computed / rows chosen; tokens dropped and added, of those that chose"
-    console.print(table(title, count, keys, computed))
-    console.print(table("Forward and backward, ms", times, ("path",), lambda r: r["median_ms"]))
-    console.print(table("Held-out loss", losses_, ("step",), lambda r: r["held_out_loss"]))
-    here = harness.environment()
-    shared = {name: here[name] for name in COLUMNS[:5]}
+    tables = (
+        printing.pivot(title, count, keys, "mode", computed),
+        printing.pivot(
+            "Forward and backward, ms", times, ["path"], "mode", itemgetter("median_ms")
+        ),
+        printing.pivot("Held-out loss", losses_, ["step"], "mode", itemgetter("held_out_loss")),
+    )
+    shared = harness.origin()
     rows = [{**shared, **row} for row in (*count, *times, *losses_)]
-    harness.write(args.out / "sonic_moe.csv", rows, COLUMNS)
-    console.print(f"{time.perf_counter() - started:.0f} s in all")
+    harness.report(args.out / "sonic_moe.csv", rows, tables, started, COLUMNS)
     return 0
 
 

@@ -12,7 +12,6 @@ Source of the heads: Liu et al. 2024, "DeepSeek-V3", section 2.2 (arXiv:2412.194
 import argparse
 import dataclasses
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,21 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from bench_ops import printing
 from torch import Tensor
-from train_demo import MODEL, SMOKE, Text, train
+from train_demo import MODEL, SMOKE, Text, byte_tokenizer, fitted, train
 
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, checkpoint
 from moge_ops.models.mtp import MTPDraft
 from moge_ops.models.speculation import Draft, DraftModel, PromptLookup
-from moge_ops.models.tokenizer import (
-    BOS,
-    CLOSE,
-    Tokenizer,
-    load_tokenizer,
-    write_byte_tokenizer,
-)
+from moge_ops.models.tokenizer import Tokenizer, load_tokenizer
 from moge_ops.nn import MoGE, MoGEOutput
 
 PANGU = PanguMoEConfig()  # the released model's sizes, with as many experts and groups
@@ -123,16 +115,8 @@ def trained(
     tokenizer: Tokenizer, steps: int, sizes: PanguMoEConfig, **changes: Any
 ) -> PanguMoEForCausalLM:
     """A model that was trained as `train_demo.py` trains."""
-    config = dataclasses.replace(
-        sizes,
-        vocab_size=tokenizer.size,
-        bos_token_id=tokenizer.id_of(BOS),
-        eos_token_id=tokenizer.id_of(CLOSE),
-        **changes,
-    )
     text = Text(tokenizer, 8, min(256, 64 + steps), 0)
-    how = argparse.Namespace(seed=0, steps=steps, every=max(1, steps), learning_rate=3e-3)
-    return train(config, text, how, lambda: None)[0]
+    return train(fitted(sizes, tokenizer, **changes), text, steps, 3e-3)[0]
 
 
 def held_out(tokenizer: Tokenizer, pieces: int, length: int) -> list[list[int]]:
@@ -152,8 +136,7 @@ def main() -> int:
         parser.error("--steps and --new must be at least 2")
     if args.smoke:
         args.steps, args.new = 4, 12
-    with tempfile.TemporaryDirectory() as made:
-        tokenizer = load_tokenizer(args.folder) if args.folder else write_byte_tokenizer(made)
+    tokenizer = load_tokenizer(args.folder) if args.folder else byte_tokenizer()
     begun = time.perf_counter()
     sizes = SMOKE if args.smoke else MODEL
     if args.folder:
@@ -161,12 +144,12 @@ def main() -> int:
     else:
         model = trained(tokenizer, args.steps, sizes, num_nextn_predict_layers=1)
     smaller = trained(tokenizer, args.steps, sizes, num_hidden_layers=1)
-    table = Table(title=f"Held-out text, {args.new} new tokens, trained in {args.steps} steps")
-    for heading in ("batch", "tokens", "draft", "guesses"):
-        table.add_column(heading)
     counts = ("tokens a pass", "tokens in a step", "experts of a layer")
-    for heading in ("stayed", *counts, "kB a token", "GB, 72B"):
-        table.add_column(heading, justify="right")
+    table = printing.table_of(
+        f"Held-out text, {args.new} new tokens, trained in {args.steps} steps",
+        ("batch", "tokens", "draft", "guesses"),
+        ("stayed", *counts, "kB a token", "GB, 72B"),
+    )
     for batch in (1, 4):
         prompts = held_out(tokenizer, batch, 48)
         for sampling, how in SAMPLINGS.items():
@@ -182,7 +165,7 @@ def main() -> int:
                         f"{row['bytes_a_token'] / 1e3:.0f}",
                         f"{row['bytes_a_token_72b'] / 1e9:.1f}",
                     )
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = printing.console()
     console.print(table)
     console.print(f"{time.perf_counter() - begun:.0f} s in all")
     return 0

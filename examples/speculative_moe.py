@@ -17,24 +17,18 @@ Source: Li et al. 2025, "Speculative MoE" (arXiv:2503.04398).
 import argparse
 import dataclasses
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from bench_ops import harness
-from kinds import KINDS, Kind
-from rich.console import Console
-from rich.table import Table
+from bench_ops import harness, printing
+from kinds import Kind, Mixture
 from torch import Tensor
-from train_demo import MODEL, SMOKE, train
+from train_demo import MODEL, SMOKE, byte_tokenizer, fitted, train
 
 from moge_ops.models import PanguMoEForCausalLM
-from moge_ops.models.tokenizer import BOS, CLOSE, write_byte_tokenizer
 from moge_ops.placement import group_experts, schedule_tokens
 from moge_ops.statistics import RouterStatistics
 from moge_ops.testing import router_logits
@@ -100,21 +94,12 @@ def count(seen: Seen, pairs: Tensor, later: Seen, G: int, devices: int) -> dict[
 
 def trained(args: argparse.Namespace, G: int) -> tuple[PanguMoEForCausalLM, dict[str, Kind]]:
     """A model of G groups on three kinds of text."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = write_byte_tokenizer(Path(folder))
+    tokenizer = byte_tokenizer()
     base = SMOKE if args.smoke else dataclasses.replace(MODEL, num_hidden_layers=2)
-    ids = {"bos_token_id": tokenizer.id_of(BOS), "eos_token_id": tokenizer.id_of(CLOSE)}
-    config = dataclasses.replace(
-        base, vocab_size=tokenizer.size, num_groups=G, router_aux_loss_coef=0.001, **ids
-    )
-    random = torch.Generator().manual_seed(args.seed)
-    kinds = {name: Kind(make(), tokenizer, random) for name, make in KINDS.items()}
-    text = SimpleNamespace(
-        sample=lambda: torch.cat([kind.sample(2, 256) for kind in kinds.values()]),
-        held_out=[kind.held_out(2, 256) for kind in kinds.values()],
-    )
-    model, _ = train(config, text, args, lambda: None)
-    return model, kinds
+    config = fitted(base, tokenizer, num_groups=G, router_aux_loss_coef=0.001)
+    text = Mixture(tokenizer, 2, 256, 2, args.seed)
+    model, _ = train(config, text, args.steps, args.learning_rate, seed=args.seed)
+    return model, text.kinds
 
 
 @torch.inference_mode()
@@ -152,12 +137,8 @@ def of_random(args: argparse.Namespace, G: int) -> Iterator[tuple[str, Seen, Ten
 
 
 def main() -> int:
-    parser = harness.sized("Rows that tokens send to other devices.", OPTIONS)
-    parser.add_argument("--smoke", action="store_true", help="tiny models: does it run?")
-    parser.add_argument("--learning-rate", type=float, default=4e-3, help="at its peak")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the CSV")
-    args = harness.parsed(parser, OPTIONS)
-    started, args.every = time.perf_counter(), args.steps
+    parser = harness.example("Rows that tokens send to other devices.", OPTIONS, 4e-3)
+    args, started = harness.parsed(parser, OPTIONS), time.perf_counter()
     rows: list[dict[str, Any]] = []
     for model, G, devices in MODELS:
         for source in (of_model, of_random):
@@ -170,19 +151,17 @@ def main() -> int:
                     }
                     for way, (sent, load) in found.items()
                 ]
-    table = Table(title="Other devices that a token sends its row to, and the peak load")
-    for heading in ("model", "devices", "router", *WAYS):
-        table.add_column(heading, justify="right" if heading in WAYS else "left")
-    for i in range(0, len(rows), len(WAYS)):
-        line = rows[i : i + len(WAYS)]
-        cells = (f"{r['rows_sent'][:4]}, {r['max_over_mean'][:4]}" for r in line)
-        table.add_row(*(str(line[0][name]) for name in ("model", "devices", "router")), *cells)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
+    table = printing.pivot(
+        "Other devices that a token sends its row to, and the peak load",
+        rows,
+        ("model", "devices", "router"),
+        "way",
+        lambda row: f"{row['rows_sent'][:4]}, {row['max_over_mean'][:4]}",
+    )
     sizes = {"seed": args.seed, "steps": args.steps, "E": E, "K": K}
     common = {**harness.environment(), **sizes, "tokens": args.batches * BATCH}
-    harness.write(args.out / "speculative_moe.csv", [{**common, **row} for row in rows])
-    console.print(f"{time.perf_counter() - started:.0f} s in all")
+    rows = [{**common, **row} for row in rows]
+    harness.report(args.out / "speculative_moe.csv", rows, [table], started)
     return 0
 
 

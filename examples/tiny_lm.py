@@ -14,23 +14,16 @@ parameters and trillions of tokens. What wins here says nothing about such model
 import argparse
 import dataclasses
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import SimpleNamespace
 
 import torch
-from bench_ops import harness
-from kinds import KINDS, Kind
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
-from rich.table import Table
+from bench_ops import harness, printing
+from kinds import Mixture
 from torch import Tensor
-from train_demo import MODEL, Row, held_out_loss, rate, train
+from train_demo import MODEL, Row, byte_tokenizer, fitted, held_out_loss, train, updater
 
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
-from moge_ops.models.tokenizer import BOS, CLOSE, write_byte_tokenizer
 from moge_ops.statistics import RouterStatistics
 from moge_ops.surgery import (
     Importance,
@@ -105,26 +98,20 @@ def learn(
     advance: Callable[[], None],
 ) -> None:
     """All batches once, and then half of them again, along one curve of learning rates."""
-    optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
-    again, step = len(batches) // 2, 0
-    steps = len(batches) + again
-    todo = [*batches]
-    while todo:
-        loss = student.loss(todo.pop(0))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps, args.peak)
-        optimizer.step()
-        advance()
-        step += 1
-        if step == len(batches):
-            p = torch.ones(len(batches))
-            if hard:
-                with torch.inference_mode():
-                    p = torch.stack([student.loss(x) for x in batches]).softmax(0)
-            todo = [batches[i] for i in p.multinomial(again, generator=draw).tolist()]
+    again = len(batches) // 2
+    update = updater(student, len(batches) + again, args.peak)
+
+    def see(some: Sequence[Tensor]) -> None:
+        for x in some:
+            update(student.loss(x))
+            advance()
+
+    see(batches)
+    p = torch.ones(len(batches))
+    if hard:
+        with torch.inference_mode():
+            p = torch.stack([student.loss(x) for x in batches]).softmax(0)
+    see([batches[i] for i in p.multinomial(again, generator=draw).tolist()])
 
 
 OPTIONS = {
@@ -139,16 +126,11 @@ OPTIONS = {
 
 
 def parse() -> argparse.Namespace:
-    parser = harness.sized("A small model from a large one.", OPTIONS)
+    parser = harness.example("A small model from a large one.", OPTIONS)
     parser.add_argument("--learning-rate", type=float, default=4e-3, help="of the large model")
     parser.add_argument("--peak", type=float, default=3e-3, help="learning rate of the students")
-    parser.add_argument("--smoke", action="store_true", help="few steps: does it run?")
-    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="of the CSV")
-    args = harness.parsed(parser, OPTIONS)
-    if args.smoke:
-        few = {"teach": 2, "batches": 2, "length": 32, "calibrate": 3, "pieces": 1, "seeds": 1}
-        vars(args).update(few)
-    return args
+    few = {"teach": 2, "batches": 2, "length": 32, "calibrate": 3, "pieces": 1, "seeds": 1}
+    return harness.parsed(parser, OPTIONS, few)
 
 
 def row(way: str, seed: int, model: PanguMoEForCausalLM, start: float, end: float) -> Row:
@@ -158,27 +140,16 @@ def row(way: str, seed: int, model: PanguMoEForCausalLM, start: float, end: floa
 
 
 def measured(args: argparse.Namespace) -> list[Row]:
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = write_byte_tokenizer(Path(folder))
-    ids = {"bos_token_id": tokenizer.id_of(BOS), "eos_token_id": tokenizer.id_of(CLOSE)}
-    draw = torch.Generator().manual_seed(0)
-    kinds = [Kind(make(), tokenizer, draw) for make in KINDS.values()]
-    text = SimpleNamespace(
-        sample=lambda: torch.cat([kind.sample(args.batch, args.length) for kind in kinds]),
-        held_out=[kind.held_out(args.pieces, args.length) for kind in kinds],
-    )
+    tokenizer = byte_tokenizer()
+    text = Mixture(tokenizer, args.batch, args.length, args.pieces)
+    draw, kinds = text.random, [*text.kinds.values()]
     steps = args.batches + args.batches // 2
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("large model", total=args.teach)
-        own = argparse.Namespace(
-            **{**vars(args), "seed": 0, "steps": args.teach, "every": args.teach}
-        )
-        config = dataclasses.replace(MODEL, vocab_size=tokenizer.size, **ids)
-        large, _ = train(config, text, own, lambda: progress.advance(bar))
-        loss = held_out_loss(large, text)
-        rows = [row("large model", 0, large, loss, loss)]
-        bar = progress.add_task("students", total=len(WAYS) * args.seeds * steps)
+    with printing.bar("large model", args.teach) as advance:
+        config = fitted(MODEL, tokenizer)
+        large, _ = train(config, text, args.teach, args.learning_rate, advance=advance)
+    loss = held_out_loss(large, text)
+    rows = [row("large model", 0, large, loss, loss)]
+    with printing.bar("students", len(WAYS) * args.seeds * steps) as advance:
         for way in WAYS:
             for seed in range(args.seeds):
                 draw.manual_seed(seed)
@@ -186,34 +157,18 @@ def measured(args: argparse.Namespace) -> list[Row]:
                 seen = [kinds[i % 3].sample(args.batch, args.length) for i in range(args.batches)]
                 student = born(large, way, seen[: args.calibrate], draw)
                 start = held_out_loss(student, text)
-                learn(student, seen, way == HARD, args, draw, lambda: progress.advance(bar))
+                learn(student, seen, way == HARD, args, draw, advance)
                 rows.append(row(way, seed, student, start, held_out_loss(student, text)))
-    here = harness.environment()
-    shared = {name: here[name] for name in ("date", "machine", "threads", "torch", "revision")}
-    return [{**shared, "teach": args.teach, "steps": steps, **found} for found in rows]
-
-
-def table(rows: Sequence[Row]) -> Table:
-    """Means over the seeds."""
-    found = Table(title="Held-out loss in nats a byte")
-    for heading in ("", "parameters", "active", "at the start", "at the end"):
-        found.add_column(heading, justify="right" if heading else "left")
-    for way in ("large model", *WAYS):
-        own = [x for x in rows if x["way"] == way]
-        cells = [f"{own[0][name]:,}" for name in ("parameters", "active")]
-        for name in ("start_loss", "loss"):
-            cells.append(f"{sum(float(x[name]) for x in own) / len(own):.4f}")
-        found.add_row(way, *cells)
-    return found
+    shared = {**harness.origin(), "teach": args.teach, "steps": steps}
+    return [{**shared, **found} for found in rows]
 
 
 def main() -> int:
     args, started = parse(), time.perf_counter()
     rows = measured(args)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table(rows))
-    harness.write(args.out / "tiny_lm.csv", rows)
-    console.print(f"{args.out / 'tiny_lm.csv'}; {time.perf_counter() - started:.0f} s in all")
+    formats = {"parameters": ",.0f", "active": ",.0f", "start_loss": ".4f", "loss": ".4f"}
+    table = printing.table_of_means("Held-out loss in nats a byte", rows, "way", formats)
+    harness.report(args.out / "tiny_lm.csv", rows, [table], started)
     return 0
 
 

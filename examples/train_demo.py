@@ -22,12 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 from balance import DEVICES, MOGE, TOP_K, imbalance, peak
-from bench_ops import finish, harness
+from bench_ops import finish, harness, printing
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress
-from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from moge_ops import planner
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM, mtp
@@ -88,12 +86,42 @@ class Text:
         return self.pieces(torch.randint(self.most, (self.batch,), generator=self.random))
 
 
+def byte_tokenizer() -> Tokenizer:
+    """The tokenizer of bytes, without its folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        return write_byte_tokenizer(folder)
+
+
+def fitted(config: PanguMoEConfig, tokenizer: Tokenizer, **changes: Any) -> PanguMoEConfig:
+    """The config with the tokenizer's ids, and other changes."""
+    ids = {"bos_token_id": tokenizer.id_of(BOS), "eos_token_id": tokenizer.id_of(CLOSE)}
+    return dataclasses.replace(config, vocab_size=tokenizer.size, **{**ids, **changes})
+
+
 def rate(step: int, steps: int, peak: float) -> float:
     """Learning rate: up for a tenth of the steps, then down along a cosine to a tenth."""
     warm = max(1, steps // 10)
     if step < warm:
         return peak * (step + 1) / warm
     return peak * (0.55 + 0.45 * math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def updater(
+    model: nn.Module, steps: int, peak: float, weight_decay: float = 0.1
+) -> Callable[[Tensor], None]:
+    """The function that takes the loss of each step and updates the model."""
+    options = {"lr": 1.0, "betas": (0.9, 0.95), "weight_decay": weight_decay}
+    optimizer = torch.optim.AdamW(model.parameters(), **options)
+    rates = LambdaLR(optimizer, lambda step: rate(step, steps, peak))
+
+    def update(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        rates.step()
+
+    return update
 
 
 def held_out_loss(model: PanguMoEForCausalLM, text: Text) -> float:
@@ -119,26 +147,30 @@ def chosen_experts(model: PanguMoEForCausalLM, text: Text) -> Tensor:
 def train(
     config: PanguMoEConfig,
     text: Text,
-    args: argparse.Namespace,
-    advance: Callable[[], None],
+    steps: int,
+    peak: float,
+    *,
+    seed: int = 0,
+    every: int | None = None,
+    advance: Callable[[], None] = lambda: None,
     change: Callable[[PanguMoEForCausalLM], object] = lambda model: None,
 ) -> tuple[PanguMoEForCausalLM, list[Row]]:
-    """The trained model, and one row for each layer at every ``args.every``-th step.
+    """The trained model, and a row for each layer at every ``every``-th step, the first and last.
 
     ``change`` gets the new model before the first step.
     """
-    torch.manual_seed(args.seed)
+    torch.manual_seed(seed)
     model = PanguMoEForCausalLM(config)
     change(model)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
+    update = updater(model, steps, peak)
     rows: list[Row] = []
     recent: list[float] = []
-    for step in range(args.steps + 1):
+    for step in range(steps + 1):
         x = text.sample()
         out = model(x, return_details=True)
         cross_entropy, balance = losses(out, x)
         recent.append(float(cross_entropy.detach()))
-        if step % args.every == 0 or step == args.steps:
+        if step % (every or steps) == 0 or step == steps:
             validation = held_out_loss(model, text)
             for layer, gating in enumerate(out.gating):
                 loads = planner.device_loads(gating.counts, DEVICES)
@@ -155,18 +187,13 @@ def train(
                     }
                 )
             recent.clear()
-        if step == args.steps:
+        if step == steps:
             break
-        optimizer.zero_grad()
         loss = cross_entropy + config.router_aux_loss_coef * balance
         if len(model.mtp):
             further, balance = mtp.losses(model, out, x)
             loss = loss + MTP_FACTOR * further + config.router_aux_loss_coef * balance
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, args.steps, args.learning_rate)
-        optimizer.step()
+        update(loss)
         advance()
     return model.eval(), rows
 
@@ -222,8 +249,7 @@ def draw(path: Path) -> Figure:
     figure.suptitle(
         f"{first['parameters']} parameters, E {first['E']}, K {first['K']}, "
         f"{DEVICES} devices, {first['tokens']} tokens a batch, King James Bible by bytes\n"
-        f"{first['machine']}, {first['threads']} thread{'s' * (first['threads'] != '1')}, "
-        f"torch {first['torch']}, {first['date'][:10]}",
+        f"{harness.ran_on(first)}",
         fontsize="medium",
     )
     return figure
@@ -241,17 +267,9 @@ OPTIONS = {
 
 def parse() -> argparse.Namespace:
     text = "Trains a MoGE model and its plain top-k twin, and draws both."
-    parser = harness.sized(text, OPTIONS)
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="at its peak")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model: does it run?")
-    parser.add_argument(
-        "--out", type=Path, default=harness.RESULTS, help="folder of CSV and picture"
-    )
+    parser = harness.example(text, OPTIONS, 3e-3)
     parser.add_argument("--save", type=Path, help="new folder for the MoGE model, to generate with")
-    args = harness.parsed(parser, OPTIONS)
-    most = min(int(TEXT.stat().st_size * HELD_OUT), MODEL.max_position_embeddings)
-    if args.length > most:
-        parser.error(f"--length must be at most {most}, got {args.length}")
+    args = harness.parsed(parser, OPTIONS, length=MODEL.max_position_embeddings)
     if args.mtp > args.length - 2:
         parser.error(f"--mtp must be at most --length - 2 = {args.length - 2}, got {args.mtp}")
     return args
@@ -260,20 +278,13 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     args = parse()
     started = time.perf_counter()
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = write_byte_tokenizer(folder)
-    config = dataclasses.replace(
-        SMOKE if args.smoke else MODEL,
-        vocab_size=tokenizer.size,
-        bos_token_id=tokenizer.id_of(BOS),
-        eos_token_id=tokenizer.id_of(CLOSE),
-        num_nextn_predict_layers=args.mtp,
-    )
+    console, tokenizer = printing.console(), byte_tokenizer()
+    base = SMOKE if args.smoke else MODEL
+    config = fitted(base, tokenizer, num_nextn_predict_layers=args.mtp)
     total, active = PanguMoEForCausalLM(config).parameter_counts()
-    here = harness.environment()
+    here = harness.origin()
     shared = {
-        **{name: here[name] for name in ("date", "machine", "threads", "torch", "revision")},
+        **here,
         **{"parameters": f"{total:,}", "active": f"{active:,}", "seed": args.seed},
         **{"E": config.num_experts, "K": config.num_experts_per_tok},
     }
@@ -285,41 +296,31 @@ def main() -> int:
     twins = {MOGE: config, TOP_K: dataclasses.replace(config, num_groups=1)}
     rows: list[Row] = []
     experts: dict[str, Any] = {}
-    table = Table(title="At the last step")
-    table.add_column("model")
-    for heading in ("seconds", "held-out loss", "imbalance score", "most / mean tokens"):
-        table.add_column(heading, justify="right")
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks = {name: progress.add_task(name, total=args.steps, start=False) for name in twins}
-        for name, twin in twins.items():
-            text = Text(tokenizer, args.batch, args.length, args.seed)
-            progress.start_task(tasks[name])
-            begun = time.perf_counter()
-            model, found = train(twin, text, args, lambda task=tasks[name]: progress.advance(task))
-            seconds = time.perf_counter() - begun
-            experts[name] = chosen_experts(model, text).byte().numpy()
-            rows += [{**shared, "model": name, "G": twin.num_groups, **row} for row in found]
-            table.add_row(name, f"{seconds:.0f}", *summary(found[-twin.num_hidden_layers :]))
-            if name == MOGE:
-                moge = model
-    console.print(table)
+    numbers = ("seconds", "held-out loss", "imbalance score", "most / mean tokens")
+    table = printing.table_of("At the last step", ["model"], numbers)
+    for name, twin in twins.items():
+        text = Text(tokenizer, args.batch, args.length, args.seed)
+        begun = time.perf_counter()
+        with printing.bar(name, args.steps) as advance:
+            how = {"seed": args.seed, "every": args.every, "advance": advance}
+            model, found = train(twin, text, args.steps, args.learning_rate, **how)
+        seconds = time.perf_counter() - begun
+        experts[name] = chosen_experts(model, text).byte().numpy()
+        rows += [{**shared, "model": name, "G": twin.num_groups, **row} for row in found]
+        table.add_row(name, f"{seconds:.0f}", *summary(found[-twin.num_hidden_layers :]))
+        if name == MOGE:
+            moge = model
+    sample = moge.generate([tokenizer.raw(PROMPT)], 160, temperature=0.0)
+    console.print(f"MoGE goes on: {tokenizer.decode(sample[0].tolist())}", markup=False)
     if args.mtp:
         further = held_out_loss_of_heads(moge, text)
         console.print(f"Heads of MoGE: held-out loss {further:.4f}, mean over {args.mtp}")
-
-    path = args.out / "train.csv"
-    harness.write(path, rows)
-    np.savez_compressed(path.with_name("train_experts.npz"), **experts)
-    draw(path).savefig(path.with_suffix(".png"), dpi=150)
-    console.print(f"Picture: {path.with_suffix('.png')}, drawn from {path.name}")
-    sample = moge.generate([tokenizer.raw(PROMPT)], 160, temperature=0.0)
-    console.print(f"MoGE goes on: {tokenizer.decode(sample[0].tolist())}", markup=False)
     if args.save:
         save_pretrained(moge, args.save)
         write_byte_tokenizer(args.save)
         console.print(f"Model: moge-ops generate {args.save} --raw '{PROMPT}'")
-    console.print(f"{time.perf_counter() - started:.0f} s in all")
+    harness.report(args.out / "train.csv", rows, [table], started, draw=draw)
+    np.savez_compressed(args.out / "train_experts.npz", **experts)
     return 0
 
 

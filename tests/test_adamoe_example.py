@@ -1,31 +1,18 @@
 """`examples/adamoe.py` measures what it says, and the committed run shows what the pages say."""
 
 import csv
-import runpy
-import sys
 from pathlib import Path
-from unittest import mock
 
 import pytest
+from example_runs import exit_code
 
 for package in ("rich", "safetensors", "tokenizers"):
     pytest.importorskip(package, reason="needs the extras 'bench' and 'models'")
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES, RESULTS = ROOT / "examples", ROOT / "bench" / "results"
+RESULTS = ROOT / "bench" / "results"
 PLAIN, NULL = ("plain, K 4", "plain, K 3", "plain, K 2"), "null experts"
 KINDS = ("all", "first letter", "later letter", "space", "punctuation", "other")
-
-
-def run(*args: object) -> int | str | None:
-    """Runs the script in this process, and returns its exit code."""
-    argv, path = ["adamoe.py", *map(str, args)], [str(EXAMPLES), *sys.path]
-    with mock.patch.object(sys, "argv", argv), mock.patch.object(sys, "path", path):
-        try:
-            runpy.run_path(str(EXAMPLES / "adamoe.py"), run_name="__main__")
-        except SystemExit as stop:
-            return stop.code
-    return 0
 
 
 def check(path: Path, one: int) -> dict[tuple[str, str], dict[str, float]]:
@@ -51,7 +38,7 @@ def check(path: Path, one: int) -> dict[tuple[str, str], dict[str, float]]:
 
 
 def test_measures_every_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--smoke", "--out", tmp_path) == 0
+    assert exit_code("adamoe.py", "--smoke", "--out", tmp_path) == 0
     check(tmp_path / "adamoe.csv", one=6 * 32 * 8)
     assert "null experts" in capsys.readouterr().out
 
@@ -77,5 +64,5 @@ def test_the_committed_run_is_whole() -> None:
 def test_says_why_options_cannot_be_run(
     options: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*options.split()) == 2
+    assert exit_code("adamoe.py", *options.split()) == 2
     assert said in capsys.readouterr().err

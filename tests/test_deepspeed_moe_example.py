@@ -1,15 +1,13 @@
 """`examples/deepspeed_moe.py`: capacity, the orders of dropping, counts, and the committed run."""
 
 import csv
-import runpy
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
+from example_runs import called, exit_code
 
 for package in ("matplotlib", "rich", "safetensors", "tokenizers"):
     pytest.importorskip(package, reason="needs the extras 'bench' and 'models'")
@@ -18,28 +16,14 @@ from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM  # noqa: E402
 from moge_ops.models.pangu_moe import losses  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES, RESULTS = ROOT / "examples", ROOT / "bench" / "results"
+RESULTS = ROOT / "bench" / "results"
+SCRIPT = "deepspeed_moe.py"
 FACTORS = (1.0, 1.25, 2.0)
-
-
-def load(run_name: str = "example") -> dict[str, Any]:
-    with mock.patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
-        return runpy.run_path(str(EXAMPLES / "deepspeed_moe.py"), run_name=run_name)
-
-
-def run(*args: object) -> int | str | None:
-    """Runs the script in this process, and returns its exit code."""
-    with mock.patch.object(sys, "argv", ["deepspeed_moe.py", *map(str, args)]):
-        try:
-            load("__main__")
-        except SystemExit as stop:
-            return stop.code
-    return 0
 
 
 @pytest.fixture(scope="module")
 def example() -> dict[str, Any]:
-    return load()
+    return called(SCRIPT, name="example")
 
 
 def test_capacity(example: dict[str, Any]) -> None:
@@ -189,7 +173,7 @@ def check(rows: list[dict[str, str]]) -> None:
 @pytest.mark.slow
 def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = "--smoke --steps 2 --batch 2 --length 32 --samples 2 --out"
-    assert run(*options.split(), tmp_path) == 0
+    assert exit_code(SCRIPT, *options.split(), tmp_path) == 0
     check(read(tmp_path / "deepspeed_moe.csv"))
     assert "Held-out loss in nats a byte" in capsys.readouterr().out
 
@@ -221,5 +205,5 @@ def test_the_committed_run_is_whole() -> None:
 def test_says_why_options_cannot_be_run(
     options: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*options.split()) == 2
+    assert exit_code(SCRIPT, *options.split()) == 2
     assert said in capsys.readouterr().err

@@ -5,17 +5,15 @@ The formulas are those of Wang et al. 2023, "PanGu-pi" (arXiv:2312.17276), in Nu
 
 import csv
 import math
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from example_runs import called, exit_code
 from torch import Tensor
 
 import moge_ops
@@ -24,31 +22,16 @@ for package in ("rich", "safetensors", "tokenizers"):
     pytest.importorskip(package, reason="needs the extras 'bench' and 'models'")
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES, RESULTS = ROOT / "examples", ROOT / "bench" / "results"
+RESULTS = ROOT / "bench" / "results"
+SCRIPT = "pangu_pi.py"
 FORMS = ("plain SwiGLU", "series", "shortcut", "both")
 SMALL = {"H": 12, "heads": 2, "layers": 1, "E": 6, "G": 3, "F": 5}
 SERIES = [[0.7, -0.4, 0.2], [0.3, -1.1, 2.0]]
 
 
-def called(*args: object, name: str = "__main__") -> dict[str, Any]:
-    """The names of the script after it ran in this process."""
-    argv, path = ["pangu_pi.py", *map(str, args)], [str(EXAMPLES), *sys.path]
-    with mock.patch.object(sys, "argv", argv), mock.patch.object(sys, "path", path):
-        return runpy.run_path(str(EXAMPLES / "pangu_pi.py"), run_name=name)
-
-
-def run(*args: object) -> int | str | None:
-    """Its exit code."""
-    try:
-        called(*args)
-    except SystemExit as stop:
-        return stop.code
-    return 0
-
-
 @pytest.fixture(scope="module")
 def example() -> Any:
-    return SimpleNamespace(**called(name="pangu_pi"))
+    return SimpleNamespace(**called(SCRIPT, name="pangu_pi"))
 
 
 def block_of(example: Any, **options: int) -> Any:
@@ -277,7 +260,7 @@ def check(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_trains_every_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--smoke", "--out", tmp_path) == 0
+    assert exit_code(SCRIPT, "--smoke", "--out", tmp_path) == 0
     assert len(check(tmp_path / "pangu_pi.csv")) == 4 * 2
     said = capsys.readouterr().out
     assert all(form in said for form in FORMS)
@@ -305,5 +288,5 @@ def test_the_committed_run_is_whole() -> None:
 def test_says_why_options_cannot_be_run(
     options: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*options.split()) == 2
+    assert exit_code(SCRIPT, *options.split()) == 2
     assert said in capsys.readouterr().err

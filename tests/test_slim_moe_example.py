@@ -1,31 +1,18 @@
 """`examples/slim_moe.py` measures what it says, and the committed run shows what the pages say."""
 
 import csv
-import runpy
-import sys
 from collections import defaultdict
 from pathlib import Path
-from unittest import mock
 
 import pytest
+from example_runs import exit_code
 
 for package in ("matplotlib", "rich", "safetensors", "tokenizers"):
     pytest.importorskip(package, reason="needs the extras 'bench' and 'models'")
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES, RESULTS = ROOT / "examples", ROOT / "bench" / "results"
+RESULTS = ROOT / "bench" / "results"
 WAYS = ("multi-stage", "one-shot", "random neurons", "pruned experts")
-
-
-def run(*args: object) -> int | str | None:
-    """Runs the script in this process, and returns its exit code."""
-    argv, path = ["slim_moe.py", *map(str, args)], [str(EXAMPLES), *sys.path]
-    with mock.patch.object(sys, "argv", argv), mock.patch.object(sys, "path", path):
-        try:
-            runpy.run_path(str(EXAMPLES / "slim_moe.py"), run_name="__main__")
-        except SystemExit as stop:
-            return stop.code
-    return 0
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -61,7 +48,7 @@ def check(rows: list[dict[str, str]], seeds: int, expert: int, router: int) -> N
 @pytest.mark.slow
 def test_measures_every_way(tmp_path: Path) -> None:
     options = "--smoke --teach 3 --steps 4 --batch 1 --length 32 --pieces 1 --calibrate 1 --seeds 1"
-    assert run(*options.split(), "--out", tmp_path) == 0
+    assert exit_code("slim_moe.py", *options.split(), "--out", tmp_path) == 0
     rows = read(tmp_path / "slim_moe.csv")
     check(rows, seeds=1, expert=2 * 3 * 128 * 32, router=2 * (32 + 1))
 

@@ -1,34 +1,21 @@
 """`examples/tiny_lm.py` measures what it says, and the committed run shows what the pages say."""
 
 import csv
-import runpy
-import sys
 from collections import defaultdict
 from pathlib import Path
-from unittest import mock
 
 import pytest
+from example_runs import exit_code
 
 for package in ("matplotlib", "rich", "safetensors", "tokenizers"):
     pytest.importorskip(package, reason="needs the extras 'bench' and 'models'")
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES, RESULTS = ROOT / "examples", ROOT / "bench" / "results"
+RESULTS = ROOT / "bench" / "results"
 WAYS = (
     *("learned masks", "learned masks, hard batches", "first order"),
     *("random parts", "random weights"),
 )
-
-
-def run(*args: object) -> int | str | None:
-    """Runs the script in this process, and returns its exit code."""
-    argv, path = ["tiny_lm.py", *map(str, args)], [str(EXAMPLES), *sys.path]
-    with mock.patch.object(sys, "argv", argv), mock.patch.object(sys, "path", path):
-        try:
-            runpy.run_path(str(EXAMPLES / "tiny_lm.py"), run_name="__main__")
-        except SystemExit as stop:
-            return stop.code
-    return 0
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -61,7 +48,7 @@ def check(rows: list[dict[str, str]], seeds: int) -> None:
 
 @pytest.mark.slow
 def test_measures_every_way(tmp_path: Path) -> None:
-    assert run("--smoke", "--out", tmp_path) == 0
+    assert exit_code("tiny_lm.py", "--smoke", "--out", tmp_path) == 0
     check(read(tmp_path / "tiny_lm.csv"), seeds=1)
 
 

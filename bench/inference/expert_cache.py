@@ -5,11 +5,8 @@ expert of that layer. All of them must be in the pool at once, so that those whi
 kept before others make room. `offload.py` writes the rows.
 """
 
-import argparse
-import dataclasses
 import math
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +21,6 @@ import train_demo
 from torch import Tensor
 
 import moge_ops
-from moge_ops.models.tokenizer import BOS, write_byte_tokenizer
 from moge_ops.testing import PANGU, router_logits
 
 LAYERS = 12  # of the drawn routers; four times as many change a hit rate by less than 0.01
@@ -225,20 +221,12 @@ def generated(model: Any, first: int, batch: int, steps: int) -> Trained:
 
 def trained(smoke: bool) -> Trained:
     """The model of `train_demo.py`, trained for a shorter time."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = write_byte_tokenizer(folder)
-    config = dataclasses.replace(
-        train_demo.SMOKE if smoke else train_demo.MODEL,
-        vocab_size=tokenizer.size,
-        bos_token_id=tokenizer.id_of(BOS),
-        eos_token_id=None,  # texts of one length
-    )
-    args = argparse.Namespace(
-        steps=2 if smoke else 150, every=150, seed=0, learning_rate=3e-3, batch=8, length=256
-    )
+    tokenizer, steps = train_demo.byte_tokenizer(), 2 if smoke else 150
+    base = train_demo.SMOKE if smoke else train_demo.MODEL
+    config = train_demo.fitted(base, tokenizer, eos_token_id=None)  # texts of one length
     text = train_demo.Text(tokenizer, 2 if smoke else 8, 32 if smoke else 256, 0)
-    print(f"training the small model for {args.steps} steps")
-    model, _ = train_demo.train(config, text, args, lambda: None)
+    print(f"training the small model for {steps} steps")
+    model, _ = train_demo.train(config, text, steps, 3e-3)
     torch.manual_seed(0)
     return generated(model, text.first, 8, 16 if smoke else 256)
 

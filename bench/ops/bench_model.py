@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import harness
+import printing
 import torch
 import torch.nn.functional as F
 from problem import OURS, Work
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from transformers import Qwen3MoeConfig
@@ -211,7 +211,7 @@ def main() -> int:
             rates = (rows[name]["note"].removesuffix(" tokens/s") for name in (OURS, THEIRS))
             style = None if args.smoke or ratio >= target else "red"
             table.add_row(shape, case, *rates, f"{ratio:.2f}", f"{target:g}", style=style)
-    Console(width=None if sys.stdout.isatty() else 100).print(table)
+    printing.console(100).print(table)
     return 0
 
 

@@ -10,21 +10,25 @@ import random
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 # Large pages for large tensors. torch reads this at its first allocation. Without it the system
 # spends most of a memory-bound operator's time on clearing new pages of 4 KiB: a gather of 64 MiB
 # takes 39 ms instead of 16 (2 Zen 4 cores, torch 2.13, November 2026)
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+import printing
 import torch
 from problem import BACKWARD, FORWARD, Operator, Work
 from torch import Tensor
 
 from moge_ops.testing import Sizes, assert_matches
+
+if TYPE_CHECKING:  # what draws is not in the engines' environments
+    from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 LAYER = Sizes(1, H=1024, E=64, G=8, k=1, F=256)
@@ -255,6 +259,18 @@ def environment(device: str = "cpu") -> dict[str, Any]:
     }
 
 
+def origin() -> dict[str, Any]:
+    """When, where and with what an example ran: the first columns of its CSV."""
+    here = environment()
+    return {name: here[name] for name in ("date", "machine", "threads", "torch", "revision")}
+
+
+def ran_on(row: Mapping[str, str]) -> str:
+    """What :func:`origin` says, for the title of a picture."""
+    threads = f"{row['threads']} thread{'s' * (row['threads'] != '1')}"
+    return f"{row['machine']}, {threads}, torch {row['torch']}, {row['date'][:10]}"
+
+
 def measured(timing: Timing, work: Work) -> dict[str, Any]:
     """The columns of a timing: milliseconds, counts and rates."""
     return {
@@ -300,6 +316,24 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] 
     append(path, rows, columns or list(rows[0]))
 
 
+def report(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    shown: Iterable[object],
+    started: float,
+    columns: Sequence[str] = (),
+    draw: "Callable[[Path], Figure] | None" = None,
+) -> None:
+    """Prints tables and lines, writes a CSV, draws its picture, and says where and how long."""
+    out = printing.console()
+    out.print(*shown, sep="\n")
+    write(path, rows, columns)
+    if draw:
+        draw(path).savefig(path.with_suffix(".png"), dpi=150)
+        out.print(f"Picture: {path.with_suffix('.png')}, drawn from {path.name}")
+    out.print(f"{path}; {time.perf_counter() - started:.0f} s in all")
+
+
 Options = Mapping[str, tuple[int, int, str]]  # name -> default, least, help
 
 
@@ -313,12 +347,36 @@ def sized(description: str, options: Options) -> argparse.ArgumentParser:
     return found
 
 
-def parsed(parser: argparse.ArgumentParser, options: Options) -> argparse.Namespace:
+def example(description: str, options: Options, rate: float = 0.0) -> argparse.ArgumentParser:
+    """The parser of an example that writes to a folder, and trains if it has a learning rate."""
+    found = sized(description, options)
+    if rate:
+        found.add_argument("--learning-rate", type=float, default=rate, help="at its peak")
+    found.add_argument("--smoke", action="store_true", help="tiny sizes: does it run?")
+    found.add_argument("--out", type=Path, default=RESULTS, help="folder of what it writes")
+    return found
+
+
+def parsed(
+    parser: argparse.ArgumentParser,
+    options: Options,
+    smoke: Mapping[str, int] | None = None,
+    **most: int,
+) -> argparse.Namespace:
+    """Arguments whose numbers are at least those of the options, and at most those of ``most``.
+
+    With ``--smoke`` those that were left alone take their values from ``smoke``.
+    """
     args = parser.parse_args()
+    for name, few in (smoke or {}).items():
+        if args.smoke and getattr(args, name) == options[name][0]:
+            setattr(args, name, few)
     for name, (_, least, _) in options.items():
         value = getattr(args, name.replace("-", "_"))
         if value < least:
             parser.error(f"--{name} must be at least {least}, got {value}")
+        if value > most.get(name, value):
+            parser.error(f"--{name} must be at most {most[name]}, got {value}")
     return args
 
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import engines
 import harness
 import peers
+import printing
 import torch
 from bench_grouped_mlp import works
 from problem import BOTH, FORWARD, OURS, OURS_BFLOAT16, Problem, Work, problem
@@ -320,7 +321,7 @@ def main() -> int:
         parser.error(f"--filter {args.filter!r} matches no point")
 
     shared, own = environment(args.peers)
-    console = Console(width=None if sys.stdout.isatty() else 190)
+    console = printing.console(190)
     console.print(f"{shared['machine']}, {shared['isa']}, ours: {own[OURS]['kernel']}")
     team = Team(args.peers, smoke=args.smoke, in_process=args.in_process)
     found = []

@@ -57,6 +57,19 @@ def read(source: str) -> list[Row]:
         return list(csv.DictReader(file))
 
 
+def by(source: str, column: str) -> dict[str, list[Row]]:
+    """Each value of a column -> the rows that have it."""
+    found = dict[str, list[Row]]()
+    for row in read(source):
+        found.setdefault(row[column], []).append(row)
+    return found
+
+
+def mean(rows: Sequence[Row], column: str) -> float:
+    """Of the numbers in a column."""
+    return sum(float(row[column]) for row in rows) / len(rows)
+
+
 def span(numbers: Iterable[float], digits: int = 1) -> str:
     """``0.9 to 1.2``, or one number where both ends are the same as printed."""
     ends = sorted(numbers)

@@ -1,6 +1,6 @@
 """Null experts: what a small model saves with them, and which bytes take how many experts."""
 
-from tables import Row, Table, machine, read
+from tables import Row, Table, machine, mean, read
 
 SOURCE = "adamoe.csv"
 
@@ -9,19 +9,14 @@ def _rows(model: str, kind: str) -> list[Row]:
     return [row for row in read(SOURCE) if (row["model"], row["kind"]) == (model, kind)]
 
 
-def _mean(model: str, kind: str, column: str) -> float:
-    own = [float(row[column]) for row in _rows(model, kind)]
-    return sum(own) / len(own)
-
-
 def losses() -> Table:
     """Held-out loss, experts of a token and FLOPs of experts, of each model."""
     rows = read(SOURCE)
     lines = []
     for model in dict.fromkeys(row["model"] for row in rows):
         each = ", ".join(row["loss"] for row in _rows(model, "all"))
-        flops = _mean(model, "all", "expert_flops") / 1e3
-        experts = _mean(model, "all", "experts")
+        flops = mean(_rows(model, "all"), "expert_flops") / 1e3
+        experts = mean(_rows(model, "all"), "experts")
         lines.append([model, each, f"{experts:.2f}", f"{flops:.0f}"])
     head = ["model", "loss of each seed", "experts of a token", "kFLOP of experts"]
     about = f"{rows[0]['steps']} + {rows[0]['tune']} steps, nats a byte."
@@ -34,7 +29,7 @@ def kinds() -> Table:
     layers = int(rows[0]["layers"])
     lines = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
-        means = [_mean("null experts", kind, f"experts_{i}") for i in range(layers)]
+        means = [mean(_rows("null experts", kind), f"experts_{i}") for i in range(layers)]
         lines.append([kind, *(f"{x:.2f}" for x in means)])
     head = ["bytes", *(f"layer {i}" for i in range(layers))]
     return Table("counted", SOURCE, machine(rows[0]), head, lines)
@@ -43,5 +38,7 @@ def kinds() -> Table:
 def saved() -> str:
     """FLOPs of experts that null ones save over the plain model."""
     plain = _rows(read(SOURCE)[0]["model"], "all")[0]["model"]
-    share = _mean("null experts", "all", "expert_flops") / _mean(plain, "all", "expert_flops")
-    return f"{100 * (1 - share):.0f} %"
+    with_null, without = (
+        mean(_rows(model, "all"), "expert_flops") for model in ("null experts", plain)
+    )
+    return f"{100 * (1 - with_null / without):.0f} %"

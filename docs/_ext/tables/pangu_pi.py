@@ -1,6 +1,6 @@
 """More nonlinearity: what the series and the shortcut of PanGu-pi do for a small model."""
 
-from tables import Row, Table, machine, read
+from tables import Row, Table, machine, mean, read
 
 SOURCE = "pangu_pi.csv"
 PLAIN = "plain SwiGLU"
@@ -14,11 +14,6 @@ def _rows(form: str) -> list[Row]:
     return [row for row in rows if row["form"] == form and row["layer"] == last]
 
 
-def _mean(form: str, column: str) -> float:
-    own = [float(row[column]) for row in _rows(form)]
-    return sum(own) / len(own)
-
-
 def losses() -> Table:
     """Held-out loss of each seed, parameters, and what the features of the last block are."""
     rows, lines = read(SOURCE), []
@@ -28,8 +23,8 @@ def losses() -> Table:
             [
                 *(form, ", ".join(row["loss"] for row in own)),
                 *(f"{int(own[0][column]):,}" for column in ("parameters", "active")),
-                f"{_mean(form, 'effective_dimension'):.1f}",
-                f"{_mean(form, 'diversity'):.3f}",
+                f"{mean(own, 'effective_dimension'):.1f}",
+                f"{mean(own, 'diversity'):.3f}",
             ]
         )
     head = ["form", "loss of each seed", "parameters", "of a token", "effective dimension"]
@@ -54,4 +49,4 @@ def seeds() -> str:
 
 def more_of_a_token() -> str:
     """Parameters that a token passes with a shortcut, over those without."""
-    return f"{100 * (_mean('shortcut', 'active') / _mean(PLAIN, 'active') - 1):.1f} %"
+    return f"{100 * (mean(_rows('shortcut'), 'active') / mean(_rows(PLAIN), 'active') - 1):.1f} %"

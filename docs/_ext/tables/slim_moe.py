@@ -1,20 +1,8 @@
 """Smaller experts: what is lost by four ways to an eighth of their weights."""
 
-from tables import Row, Table, machine, read
+from tables import Table, by, machine, mean, read
 
 SOURCE = "slim_moe.csv"
-
-
-def _ways() -> dict[str, list[Row]]:
-    """Way -> its rows, one for each seed."""
-    found = dict[str, list[Row]]()
-    for row in read(SOURCE):
-        found.setdefault(row["way"], []).append(row)
-    return found
-
-
-def _mean(rows: list[Row], column: str) -> float:
-    return sum(float(row[column]) for row in rows) / len(rows)
 
 
 def losses() -> Table:
@@ -23,12 +11,12 @@ def losses() -> Table:
         [
             *(way, rows[0]["experts"], rows[0]["width"]),
             *(f"{int(rows[0][name]) / 1e6:.2f}" for name in ("parameters", "active")),
-            *(f"{_mean(rows, name):.3f}" for name in ("cut_loss", "loss")),
+            *(f"{mean(rows, name):.3f}" for name in ("cut_loss", "loss")),
         ]
-        for way, rows in _ways().items()
+        for way, rows in by(SOURCE, "way").items()
     ]
     head = ["way", "experts", "width", "million parameters", "active", "after surgery", "distilled"]
-    first, students = read(SOURCE)[0], len(_ways()["one-shot"])
+    first, students = read(SOURCE)[0], len(by(SOURCE, "way")["one-shot"])
     about = f"Nats a byte, mean of {students} student{'s' * (students > 1)}."
     return Table("measured", SOURCE, f"{about} {machine(first)}", head, lines)
 
@@ -40,10 +28,10 @@ def steps() -> str:
 
 def verdict() -> str:
     """Which ways lost least, in words."""
-    ways = _ways()
-    mean = {way: _mean(rows, "loss") for way, rows in ways.items() if way != "teacher"}
-    order = sorted(mean, key=mean.__getitem__)
-    names = ", ".join(f"{way} ({mean[way]:.3f})" for way in order)
-    won = mean["multi-stage"] < mean["one-shot"]
+    ways = by(SOURCE, "way")
+    loss = {way: mean(rows, "loss") for way, rows in ways.items() if way != "teacher"}
+    order = sorted(loss, key=loss.__getitem__)
+    names = ", ".join(f"{way} ({loss[way]:.3f})" for way in order)
+    won = loss["multi-stage"] < loss["one-shot"]
     staged = "better" if won else "no better"
     return f"From the least loss to the largest: {names}. Two stages are {staged} than one here."
