@@ -206,6 +206,29 @@ def test_each_gradient_alone_is_that_of_all(device: str) -> None:
         assert torch.equal(got, want), name
 
 
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "quantised"])
+@pytest.mark.parametrize("needed", [False, True], ids=["absent", "needed"])
+def test_the_gradient_of_a_series_has_its_dtype(
+    quantised: bool, needed: bool, device: str
+) -> None:
+    """The operators', which take a series as it is: grouped_mlp widens it before."""
+    ids = torch.tensor([[0, 3], [3, 1], [2, 3]]).int()
+    args, routing = make(3, 32, 4, 2, 32, Activation(), True, True), route(ids, 4)
+    x, up, down, weights, _, b_down, series = (t.to(device) for t in args.values())
+    rows, series = [part.to(device) for part in routing], series.bfloat16()
+    pre, d_y, options = torch.randn(6, 64).to(device), torch.randn(3, 32).to(device), Activation()
+    last = (*options, b_down, series, False, needed)
+    if quantised:
+        up, down = quantize(up, "int8_w8a16"), quantize(down, "int8_w8a16")
+        fixed = (*up[:3], *down[:3], weights, *rows, pre, "int8_w8a16", None, None, True)
+        *_, d_series = torch.ops.moge_ops.grouped_mlp_quantized_bwd(d_y, *fixed, *last)
+    else:
+        fixed = (x, up, down, weights, *rows, pre, True, True)
+        *_, d_series = torch.ops.moge_ops.grouped_mlp_bwd(d_y, *fixed, *last)
+    assert d_series.dtype is torch.bfloat16
+    assert d_series.shape == (series.shape if needed else (0,))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [

@@ -136,7 +136,8 @@ def _down_bwd(
     d_weights = torch.empty(weights.shape, dtype=weights.dtype, device=weights.device)
     d_pre = d_y.new_empty(N, choice.halves * F)
     series = choice.series if need_d_series else None
-    d_series = d_y.new_empty(0) if series is None else torch.zeros_like(series)
+    like = d_y if choice.series is None else choice.series
+    d_series = like.new_empty(0) if series is None else torch.zeros_like(series)
     if not N * E * H or not (F or choice.b_down is not None):
         return _DownBackward(d_pre.zero_(), d_weights.zero_(), d_series)  # biases sum up d_pre
     d_y = contiguous_rows(d_y)

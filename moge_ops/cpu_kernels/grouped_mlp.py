@@ -74,7 +74,10 @@ def _sums(
     series: Tensor | None,
     need_d_series: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Empty ``d_b_gate_up [E, O], d_b_down [E, H], d_series [2, n]``, or nothing."""
+    """Empty ``d_b_gate_up [E, O], d_b_down [E, H], d_series [2, n]``, or nothing.
+
+    A ``d_series`` that is needed is float32, as the kernel writes it.
+    """
     E, O = sizes
     d_series: Tensor
     if series is None or not need_d_series:
@@ -199,6 +202,7 @@ def grouped_mlp_bwd(
         threads=torch.get_num_threads(),
     )
     d_weights = d_weights.to(weights.dtype)
+    d_series = d_series if series is None else d_series.to(series.dtype)
     return d_x, d_w_gate_up, d_w_down, d_weights, d_b_gate_up, d_b_down, d_series
 
 
@@ -359,4 +363,5 @@ def grouped_mlp_quantized_bwd(
         activation=extras.activation(),
         threads=torch.get_num_threads(),
     )
+    d_series = d_series if series is None else d_series.to(series.dtype)
     return d_x, d_weights.to(weights.dtype), d_b_gate_up, d_b_down, d_series

@@ -67,7 +67,7 @@ def bias_gradients(
     return (
         like.new_empty(E, O) if need_d_b else absent(like),
         like.new_empty(E, H) if need_d_b else absent(like),
-        absent(like) if series is None or not need_series else series.new_empty(series.shape),
+        absent(like) if series is None else series.new_empty(series.shape if need_series else 0),
     )
 
 
