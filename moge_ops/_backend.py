@@ -22,7 +22,7 @@ from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
 from moge_ops import _extensions, _flops
-from moge_ops._checks import FLOATS
+from moge_ops._checks import FLOATS, choice
 
 Declaration = TypeVar("Declaration", bound=Callable[..., Any])
 
@@ -340,6 +340,7 @@ def define(
     backward: Callable[..., dict[str, Any]] | None = None,
     flops: _flops.Formula | None = None,
     otherwise: Callable[..., Any] | None = None,
+    choices: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Callable[[Declaration], Declaration]:
     """Registers the operator that the decorated function declares.
 
@@ -356,6 +357,8 @@ def define(
         flops: What ``torch.utils.flop_counter`` counts for a call; zero if None.
         otherwise: What is called where a backend's module has no such launcher: other operators
             that do the same in more launches.
+        choices: What an argument may be, by its name: a call of the operator with something else
+            raises the same ValueError on every backend. A default costs nothing.
     """
 
     def registered(declaration: Declaration) -> Declaration:
@@ -364,6 +367,13 @@ def define(
         parameters = inspect.signature(declaration).parameters
         names = tuple(parameters)
         defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+        chosen_at = {names.index(k): k for k in choices or {}}
+        first_choice = min(chosen_at, default=len(names))
+
+        def check_choices(args: tuple[Any, ...]) -> None:
+            for place, k in chosen_at.items():
+                if choices is not None and place < len(args):
+                    choice(k, args[place], choices[k])
 
         schema = torch.library.infer_schema(declaration, mutates_args=())
         tags = (torch.Tag.pt2_compliant_tag,)
@@ -374,6 +384,8 @@ def define(
             def kernel(*args: Any) -> Any:
                 if forward_ad._current_level >= 0:
                     _refuse_forward_mode(name, args)
+                if len(args) > first_choice:  # the dispatcher leaves defaults out
+                    check_choices(args)
                 with _launch_context(device, args[0]):
                     module = _load_for(device, op, args[0])
                     if otherwise is not None and not hasattr(module, launcher):

@@ -80,7 +80,7 @@ class MoGE(nn.Module):
             rounding are for such a layer.
         weight_on: As in :func:`moge_ops.grouped_mlp`.
         activation: As in :func:`moge_ops.grouped_mlp`, of the shared expert too. Without a gate
-            ``w_gate_up`` is ``[E, F, H]``.
+            ``w_gate_up`` is ``[E, F, H]``. The attribute is checked whenever it changes.
         round_to: The tile of :func:`moge_ops.round_tokens`: in training mode the number of rows
             of every expert is a multiple of it, and padding takes no expert. A choice that
             ``routing`` gives is not rounded, nor one of experts in a pool. What the layer reports
@@ -149,7 +149,7 @@ class MoGE(nn.Module):
         _checks.choice("round_mode", round_mode, ROUND_MODES)
         self.round_to, self.round_mode = round_to, round_mode
         self._check_null()
-        self.activation = checked(activation, None)
+        self.activation = activation
         halves = 2 if self.activation.gated else 1
 
         of_router = dtype if router_dtype is None else router_dtype
@@ -168,6 +168,15 @@ class MoGE(nn.Module):
         self.register_buffer("bias", bias)
         self.register_buffer("expert_mask", None, persistent=False)
         self.reset_parameters()
+
+    @property
+    def activation(self) -> Activation:
+        """What stands between the two products, of the shared expert too."""
+        return self._activation
+
+    @activation.setter
+    def activation(self, activation: str | Activation) -> None:
+        self._activation = checked(activation, None)
 
     def reset_parameters(self) -> None:
         """Draws the weights as ``nn.Linear`` does: uniform within 1/sqrt(inputs)."""

@@ -1,5 +1,7 @@
 """grouped_mlp with every activation and with biases agrees with its oracle, on every backend."""
 
+import copy
+import pickle
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +18,7 @@ from moge_ops.quant import quantize
 from moge_ops.reference._activation import activate
 from moge_ops.reference.grouped_mlp import grouped_mlp as oracle
 from moge_ops.testing import assert_matches
+from moge_ops.torch_kernels._activation import Choice, activation_fwd
 
 GPT_OSS = Activation(interleaved=True, alpha=1.702, limit=0.7, shift=1.0)
 CHOICES = [
@@ -208,9 +211,7 @@ def test_each_gradient_alone_is_that_of_all(device: str) -> None:
 
 @pytest.mark.parametrize("quantised", [False, True], ids=["plain", "quantised"])
 @pytest.mark.parametrize("needed", [False, True], ids=["absent", "needed"])
-def test_the_gradient_of_a_series_has_its_dtype(
-    quantised: bool, needed: bool, device: str
-) -> None:
+def test_the_gradient_of_a_series_has_its_dtype(quantised: bool, needed: bool, device: str) -> None:
     """The operators', which take a series as it is: grouped_mlp widens it before."""
     ids = torch.tensor([[0, 3], [3, 1], [2, 3]]).int()
     args, routing = make(3, 32, 4, 2, 32, Activation(), True, True), route(ids, 4)
@@ -254,6 +255,69 @@ def test_rejects(options: dict[str, Any], error: type[Exception], said: str) -> 
     routing = route(torch.tensor([[0, 3], [3, 1], [2, 3]]).int(), 4)
     with pytest.raises(error, match=said):
         grouped_mlp(**args, routing=routing, **options)
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "quantised"])
+@pytest.mark.parametrize("T", [0, 3])
+def test_every_operator_names_the_activations_that_there_are(
+    T: int, quantised: bool, device: str
+) -> None:
+    """Of a call past the checks of grouped_mlp, with no token too."""
+    args = make(T, 32, 4, 2, 32, Activation(), False, False)
+    x, up, down, weights = (t.to(device) for t in args.values())
+    rows = [part.to(device) for part in route(torch.zeros(T, 2).int(), 4)]
+    pre, ops = torch.randn(2 * T, 64).to(device), torch.ops.moge_ops
+    if quantised:
+        up, down = quantize(up, "int8_w8a16"), quantize(down, "int8_w8a16")
+        fixed = (*up[:3], *down[:3], weights, *rows)
+        of_scheme = ("int8_w8a16", None, None)
+        calls = [
+            (ops.grouped_mlp_quantized, (x, *fixed, *of_scheme, "output", True)),
+            (ops.grouped_mlp_quantized_bwd, (x, *fixed, pre, *of_scheme, True)),
+        ]
+    else:
+        fixed = (x, up, down, weights, *rows)
+        calls = [
+            (ops.grouped_mlp, (*fixed, "output", True)),
+            (ops.grouped_mlp_bwd, (x, *fixed, pre, True, True)),
+        ]
+    for op, given in calls:
+        op(*given, activation="relu")
+        with pytest.raises(ValueError, match=r"silu, gelu, gelu_tanh, relu, relu2, got 'mish'"):
+            op(*given, activation="mish")
+
+
+def test_no_function_stands_for_another() -> None:
+    with pytest.raises(ValueError, match="must be silu, gelu, gelu_tanh, relu or relu2, got 'g'"):
+        activate(torch.ones(2, 4), "g")
+    of = Choice("g", True, False, 1.0, None, 0.0, None)
+    with pytest.raises(ValueError, match="must be silu, gelu, gelu_tanh, relu or relu2, got 'g'"):
+        activation_fwd(torch.ones(2, 4), of)
+
+
+@pytest.mark.parametrize("activation", ["gelu", Activation("gelu", limit=0.5)])
+def test_an_activation_that_is_assigned_later(activation: Any) -> None:
+    layer = moge_ops.nn.MoGE(16, 12, 8, 4, shared_size=6)
+    want = moge_ops.nn.MoGE(16, 12, 8, 4, shared_size=6, activation=activation)
+    want.load_state_dict(layer.state_dict())
+    x = torch.randn(5, 16)
+    other = layer(x)
+    layer.activation = activation
+    assert layer.activation == want.activation
+    assert isinstance(layer.activation, Activation)
+    assert torch.equal(layer(x), want(x))
+    assert not torch.equal(layer(x), other)
+    for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(again(x), want(x))
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), want(x))
+    layer.activation = "silu"  # and a graph that is there does not stay
+    assert torch.equal(compiled(x), other)
+    for wrong, error in (("mish", ValueError), (3, TypeError)):
+        with pytest.raises(error, match="activation must be"):
+            layer.activation = wrong
+    assert layer.activation == Activation()
 
 
 @pytest.mark.parametrize("activation", ["gelu_tanh", GPT_OSS, Activation("relu2", gated=False)])

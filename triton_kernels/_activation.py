@@ -68,6 +68,7 @@ def _phi(z, ACT: tl.constexpr):
         # (1 + tanh(t)) / 2 is sigmoid(2 t)
         y = z / (1.0 + tl.exp(-1.5957691216057308 * (z + 0.044715 * z * z * z)))
     else:
+        tl.static_assert(ACT.name == "relu" or ACT.name == "relu2")
         y = tl.where(z < 0.0, 0.0, z)  # keeps NaN
         if ACT.name == "relu2":
             y *= y
@@ -95,6 +96,7 @@ def _phi_and_slope(z, ACT: tl.constexpr):
         y = z * sig
         slope = sig + y * (1.0 - sig) * (1.5957691216057308 * (1.0 + 0.134145 * z * z))
     else:
+        tl.static_assert(ACT.name == "relu" or ACT.name == "relu2")
         y = tl.where(z < 0.0, 0.0, z)
         slope = tl.where(z <= 0.0, 0.0, 1.0)
         if ACT.name == "relu2":

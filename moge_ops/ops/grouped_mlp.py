@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moge_ops import _backend, _checks
 from moge_ops._quantized import QuantizedWeight
-from moge_ops.ops._activation import LAYOUTS, SWIGLU, Activation, Extras, extras_of
+from moge_ops.ops._activation import LAYOUTS, NAMES, SWIGLU, Activation, Extras, extras_of
 from moge_ops.ops._layer import (
     QUANTIZED,
     bias_gradients,
@@ -29,8 +29,10 @@ from moge_ops.ops._layer import (
 from moge_ops.ops.route import Routing, routing_specs
 from moge_ops.reference.grouped_mlp import grouped_mlp as _reference
 
+CHOICES = {"activation": NAMES}
 
-@_backend.define(flops=count_flops_backward)
+
+@_backend.define(flops=count_flops_backward, choices=CHOICES)
 def grouped_mlp_bwd(
     d_y: Tensor,
     x: Tensor,
@@ -105,7 +107,7 @@ def _backward(ctx: Any, d_y: Tensor | None, d_pre: None) -> dict[str, Tensor]:
     return {name: d for name, d in gradients.items() if getattr(needs, name)}
 
 
-@_backend.define(save=_save, backward=_backward, flops=count_flops)
+@_backend.define(save=_save, backward=_backward, flops=count_flops, choices=CHOICES)
 def grouped_mlp_fwd(
     x: Tensor,
     w_gate_up: Tensor,
@@ -141,7 +143,7 @@ _ACTIVATION, _BIASES = map(
 )
 
 
-@_backend.define(flops=count_quantized_flops_backward)
+@_backend.define(flops=count_quantized_flops_backward, choices=CHOICES)
 def grouped_mlp_quantized_bwd(
     d_y: Tensor,
     gate_up: Tensor,
@@ -204,7 +206,9 @@ def _quantized_backward(ctx: Any, d_y: Tensor | None, d_pre: None) -> dict[str, 
     return {name: d for name, d in gradients.items() if getattr(needs, name)}
 
 
-@_backend.define(save=_quantized_save, backward=_quantized_backward, flops=count_quantized_flops)
+@_backend.define(
+    save=_quantized_save, backward=_quantized_backward, flops=count_quantized_flops, choices=CHOICES
+)
 def grouped_mlp_quantized_fwd(
     x: Tensor,
     gate_up: Tensor,

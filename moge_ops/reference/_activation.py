@@ -14,7 +14,11 @@ def _phi(z: Tensor, name: str, alpha: float) -> Tensor:
     if name == "gelu_tanh":
         inner = math.sqrt(2.0 / math.pi) * (z + 0.044715 * z.pow(3))
         return 0.5 * z * (1.0 + torch.tanh(inner))
-    return torch.relu(z) if name == "relu" else torch.relu(z).square()
+    if name == "relu":
+        return torch.relu(z)
+    if name == "relu2":
+        return torch.relu(z).square()
+    raise ValueError(f"name must be silu, gelu, gelu_tanh, relu or relu2, got {name!r}")
 
 
 def activate(

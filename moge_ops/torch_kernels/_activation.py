@@ -34,7 +34,11 @@ def _phi(z: Tensor, of: Choice) -> Tensor:
         return F.silu(z) if of.alpha == 1.0 else z * torch.sigmoid(of.alpha * z)
     if of.name in ("gelu", "gelu_tanh"):
         return F.gelu(z, approximate="none" if of.name == "gelu" else "tanh")
-    return z.relu() if of.name == "relu" else z.relu().square()
+    if of.name == "relu":
+        return z.relu()
+    if of.name == "relu2":
+        return z.relu().square()
+    raise ValueError(f"name must be silu, gelu, gelu_tanh, relu or relu2, got {of.name!r}")
 
 
 def _phi_and_slope(z: Tensor, of: Choice) -> tuple[Tensor, Tensor]:
