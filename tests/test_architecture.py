@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "surgery": {"models", "nn", "_checks", "_first_router"},
     "testing": {"_backend", "_memory"},
     "ops": {"reference", "_backend", "_checks", "_quantized"},
-    "quant": {"nn", "_checks", "_files", "_null", "_quantized"},
+    "quant": {"nn", "ops", "_checks", "_files", "_null", "_quantized"},
     "reference": {"_quantized"},
     "torch_kernels": {"_quantized"},
     "triton_kernels": set(),

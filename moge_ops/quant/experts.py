@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from moge_ops._quantized import INTEGERS, QuantizedWeight, check, check_values
 from moge_ops.nn import FrozenWeight, MoGE
 from moge_ops.quant.rounding import quantize
-from moge_ops.quant.smoothing import Smoothing, smooth_experts
+from moge_ops.quant.smoothing import Smoothing, smooth_experts, up_is_linear
 
 __all__ = [
     "ExpertWeight",
@@ -96,7 +96,10 @@ def expert_weights(model: nn.Module, skip: Collection[str] = ()) -> list[ExpertW
             if not isinstance(value, Tensor | FrozenWeight) or len(value.shape) != 3:
                 got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"{name} must be stacked, [E, O, I], and whole, got {got}")
-            concatenated = isinstance(module, MoGE) or bool(module.is_concatenated)
+            if isinstance(module, MoGE):
+                concatenated = module.activation.gated and not module.activation.interleaved
+            else:
+                concatenated = bool(module.is_concatenated)
             both = attribute in ("w_gate_up", "gate_up_proj") and concatenated
             transposed = not isinstance(module, MoGE) and bool(module.is_transposed)
             found.append(ExpertWeight(layer, module, attribute, 2 if both else 1, transposed))
@@ -191,7 +194,7 @@ def quantize_experts(
             layers are smoothed before, as :func:`moge_ops.quant.smooth_experts` does. By default
             nothing is smoothed.
         smoothing: Its settings; by default also within experts for int8_w8a8 and int4_w4a8,
-            which round the activations there.
+            which round the activations there, if ``within`` is possible in all layers.
 
     Returns:
         Names of the layers, whose two weights are :class:`moge_ops.nn.FrozenWeight` now.
@@ -212,8 +215,10 @@ def quantize_experts(
     if host is not None:
         host.refuse_other_quantizers(model)
     if calibration is not None:
-        default = Smoothing(within=scheme in INTEGERS)  # which rounds activations there too
-        smooth_experts(model, calibration, default if smoothing is None else smoothing)
+        if smoothing is None:  # schemes of integers round activations within experts too
+            layers = (m for m in model.modules() if isinstance(m, MoGE))
+            smoothing = Smoothing(within=scheme in INTEGERS and all(map(up_is_linear, layers)))
+        smooth_experts(model, calibration, smoothing)
     for weight in weights:
         plain: Any = weight.value
         weight.put(quantize(plain, halves=weight.halves, **how))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from moge_ops import _checks, _null
 from moge_ops.nn import FrozenWeight, MoGE, MoGEOutput
+from moge_ops.ops._layer import applied
 from moge_ops.quant._observer import Observer
 from moge_ops.quant._readers import Place, Weight, places
 
@@ -45,6 +46,7 @@ class Smoothing(NamedTuple):
         within: Also between the up and the down matrix of each expert of
             :class:`moge_ops.nn.MoGE`, by the largest sizes there: for schemes that round
             activations. Weights of 4 bits become harder to round where no channel is outlying.
+            The layers must have gate and up in two halves, without a limit or a shift.
     """
 
     alpha: float = 0.5
@@ -79,8 +81,8 @@ def smooth_experts(
     parameter would overflow or lose bits as a subnormal, as float16 soon does.
 
     With ``within`` the same is done within an expert, between the up rows and the down columns,
-    with ranges of the SwiGLU output of the tokens that chose it: up is linear there. An expert with
-    fewer than 32 tokens stays as it is.
+    with ranges of the activation's output of the tokens that chose it: up is linear there. An
+    expert with fewer than 32 tokens stays as it is.
 
     Who reads a norm is seen in a forward pass, not told by names. The logits of up to 64 tokens are
     compared before and after. Where they differ by more than two runs of the same model, and in
@@ -99,8 +101,9 @@ def smooth_experts(
     Raises:
         TypeError: A batch is no tensor of integers.
         ValueError: A setting is out of range; there are no tokens, or one gives NaN; no norm is
-            read by the experts; a module reads the norm whose weights are not known here; the model
-            would change. It is as it was before then.
+            read by the experts; a module reads the norm whose weights are not known here; the
+            activation of a layer does not go with ``within``; the model would change. It is as it
+            was before then.
 
     Source:
         Xiao et al. 2022, "SmoothQuant", equation 4 (arXiv:2211.10438). The maximum over experts and
@@ -113,6 +116,13 @@ def smooth_experts(
     for name, module in model.named_modules():
         if isinstance(module, FrozenWeight):
             raise ValueError(f"{name} is quantised already, and must be smoothed before")
+    layers = {n: m for n, m in model.named_modules() if type(m) is MoGE and settings.within}
+    for name, layer in layers.items():
+        if not up_is_linear(layer):
+            raise ValueError(
+                f"within must be False for {name!r}: only experts with gate and up in two halves, "
+                f"without a limit or a shift, are smoothed within, got {layer.activation}"
+            )
     batches = _batches(model, calibration)
     first = next(batches, None)
     if first is None:
@@ -122,7 +132,6 @@ def smooth_experts(
         found = places(model, piece)
         percentile = settings.percentile if settings.observer == "percentile" else None
         inputs = [Observer(place.name, percentile) for place in found]
-        layers = {n: m for n, m in model.named_modules() if type(m) is MoGE and settings.within}
         inner = {n: [Observer(n) for _ in range(m.w_down.shape[0])] for n, m in layers.items()}
         with ExitStack() as hooks:
             for place, observer in zip(found, inputs, strict=True):
@@ -162,6 +171,12 @@ def _check(settings: Smoothing) -> None:
         raise ValueError(f"alpha must be in [0, 1], got {settings.alpha}")
     if not 0.0 < settings.percentile <= 100.0:
         raise ValueError(f"percentile must be in (0, 100], got {settings.percentile}")
+
+
+def up_is_linear(layer: MoGE) -> bool:
+    """Whether factors can move from the up rows of an expert to its down columns, exactly."""
+    _, gated, interleaved, _, limit, shift = layer.activation
+    return gated and not interleaved and limit is None and shift == 0.0
 
 
 # -- batches --------------------------------------------------------------------------------------
@@ -248,7 +263,7 @@ def _watch(observer: Observer) -> Any:
 
 
 def _watch_within(observers: Sequence[Observer]) -> Any:
-    """Observes the SwiGLU outputs of each expert."""
+    """Observes the outputs of each expert's activation."""
 
     def hook(layer: MoGE, args: Any, kwargs: Any, out: Any) -> None:
         x = (args[0] if args else kwargs["x"]).flatten(0, -2)  # [T, H]
@@ -257,8 +272,8 @@ def _watch_within(observers: Sequence[Observer]) -> Any:
         ids = _null.true_ids(gating.experts, outputs, layer.num_groups, layer.num_null)
         for e, observer in enumerate(observers):
             rows = x[(ids == e).any(1)]
-            gate, up = F.linear(rows, layer.w_gate_up[e]).chunk(2, -1)  # type: ignore[index]
-            observer.update(F.silu(gate) * up)
+            pre = F.linear(rows, layer.w_gate_up[e])  # type: ignore[index]
+            observer.update(applied(pre, layer.activation))
 
     return hook
 
