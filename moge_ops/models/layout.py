@@ -35,7 +35,8 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
     has the same names and shapes, as views of the parameters, so that loading writes into them.
     The halves of a SwiGLU and the parts of a QKV projection are separate here, because a mesh
     splits each of them on its own: w_gate_up is ``[E, 2, F, H]``, shared_gate_up is ``[2, S, H]``,
-    and qkv is six tensors.
+    and qkv is six tensors. Without a gate, or with interleaved rows, there are no such halves, and
+    no mesh takes the layer: both weights are as the layer has them.
 
     Args:
         module: The reference model, or a module that holds :class:`moge_ops.nn.MoGE` layers;
@@ -56,7 +57,7 @@ def split(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     state = dict(tensors)
     for at, part in module.named_modules():
         prefix = f"{at}." if at else ""
-        if isinstance(part, MoGE) and len(part.w_gate_up.shape) == 3:  # a parallel one has four
+        if isinstance(part, MoGE) and _has_halves(part):
             E = part.w_down.shape[0]
             # a quantised one is not in the state, and not split by a mesh
             for name, shape in (("w_gate_up", (E, 2, -1)), ("shared_gate_up", (2, -1))):
@@ -72,6 +73,12 @@ def split(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
                     for name, x in zip("qkv", parts, strict=True):
                         state[f"{prefix}qkv.{name}_{kind}"] = x
     return state
+
+
+def _has_halves(layer: MoGE) -> bool:
+    """Whether gate and up lie one after the other, and are not apart already, as on a mesh."""
+    halves = layer.activation.gated and not layer.activation.interleaved
+    return halves and len(layer.w_gate_up.shape) == 3
 
 
 def released_names(config: PanguMoEConfig) -> Iterator[tuple[str, str, Index]]:
