@@ -23,7 +23,8 @@ from moge_ops.models.layout import (
     state_dict,
 )
 from moge_ops.models.pangu_moe import PanguMoEConfig, PanguMoEForCausalLM
-from moge_ops.nn import FrozenWeight
+from moge_ops.nn import FrozenWeight, MoGE
+from moge_ops.ops._activation import Activation
 from moge_ops.quant import QuantizedWeight, _compressed
 from moge_ops.quant._plan import MOST_SHOWN, all_files, complain, is_quantized
 from moge_ops.quant._shards import INDEX, MOST_CONFIG, SINGLE, headers, opened
@@ -399,11 +400,17 @@ def save_pretrained(
     Raises:
         FileExistsError: The folder has weights already.
         OSError: A file cannot be written; the message names it.
-        ValueError: ``max_shard_size`` is not a size; or the weights of some experts are quantised
-            and those of others are not, or are in another way.
+        ValueError: ``max_shard_size`` is not a size; the weights of some experts are quantised
+            and those of others are not, or are in another way; or the activation is not SwiGLU.
     """
     most, folder = shard_size(max_shard_size), Path(folder)
     refuse_weights(folder)
+    for at, module in model.named_modules():
+        if isinstance(module, MoGE) and module.activation != Activation():
+            raise ValueError(
+                f"{at}.activation must be SwiGLU, the only one of the released layout, got "
+                f"{module.activation}"
+            )
     frozen = _frozen(model)
     places = [f"layers.{i}.moge" for i in range(model.config.num_hidden_layers)]
     places += [f"mtp.{j}.layer.moge" for j in range(model.config.num_nextn_predict_layers)]

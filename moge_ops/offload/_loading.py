@@ -26,6 +26,7 @@ from moge_ops.offload._sources import (
     Source,
 )
 from moge_ops.offload._store import ExpertStore, Layer, in_place
+from moge_ops.ops._activation import Activation
 from moge_ops.ops.route import MAX_EXPERTS
 from moge_ops.quant._plan import all_files, is_quantized
 
@@ -105,8 +106,8 @@ def load(
         TypeError: A mask is not bool, or ``resident`` is no number.
         ValueError: As ``from_pretrained``; or ``resident`` is smaller than the weights outside the
             experts and the experts of one layer; ``dtype`` is not that of the experts; the model is
-            not on the meta device or of other sizes; a mask fits no layer, or leaves a group fewer
-            than k experts.
+            not on the meta device, or of other sizes or activations; a mask fits no layer, or
+            leaves a group fewer than k experts.
     """
     device, folder = torch.device(device), Path(folder)
     return _load(folder, resident, model, dtype, device, experts, device.type != "cpu")
@@ -248,6 +249,11 @@ class _Parts:
             got, shape = list(module.w_down.shape), [E, c.hidden_size, c.moe_intermediate_size]
             if got != shape:
                 raise ValueError(f"{name}.w_down of model must be {shape}, got {got}")
+            if module.activation != Activation():
+                raise ValueError(
+                    f"{name}.activation of model must be SwiGLU, as in the files, got "
+                    f"{module.activation}"
+                )
             usable = list(range(E))
             if name in masks:
                 usable = _usable(name, masks.pop(name), module)
