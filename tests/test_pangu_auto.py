@@ -606,6 +606,15 @@ def test_saves_the_released_layout(pangu: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("released", [True, False])
+def test_an_activation_that_no_config_has_is_not_saved(released: bool, tmp_path: Path) -> None:
+    model = tiny()
+    model.model.layers[0].moge.activation = "gelu"
+    with pytest.raises(ValueError, match=r"layers\.0\.moge\.activation must be SwiGLU, .*'gelu'"):
+        model.save_pretrained(tmp_path, save_original_format=released)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("released", [True, False])
 @pytest.mark.parametrize("size", ["5GB", "20KB"])
 def test_every_layout_comes_back_bit_for_bit(released: bool, size: str, tmp_path: Path) -> None:
     model = tiny(dtype=torch.bfloat16)

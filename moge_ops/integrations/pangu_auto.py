@@ -33,6 +33,7 @@ from moge_ops import _checks
 from moge_ops.integrations import _pangu_files
 from moge_ops.models import checkpoint
 from moge_ops.models.cache import rotation
+from moge_ops.models.layout import check_activations
 from moge_ops.models.pangu_moe import (
     IGNORED,
     Attention,
@@ -237,6 +238,7 @@ class PanguProMoEPreTrainedModel(PreTrainedModel):
         """As everywhere in transformers: the released layout, or with
         ``save_original_format=False`` this model's own. A folder may have been saved to before.
         """
+        check_activations(self)
         before = _pangu_files.written(Path(save_directory))
         super().save_pretrained(save_directory, *args, **kwargs)
         after = _pangu_files.written(Path(save_directory))

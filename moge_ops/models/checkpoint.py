@@ -14,6 +14,7 @@ from moge_ops import _files
 from moge_ops.models import _quantized
 from moge_ops.models.layout import (
     Index,
+    check_activations,
     original,
     parameter_counts,
     parameter_name,
@@ -23,8 +24,7 @@ from moge_ops.models.layout import (
     state_dict,
 )
 from moge_ops.models.pangu_moe import PanguMoEConfig, PanguMoEForCausalLM
-from moge_ops.nn import FrozenWeight, MoGE
-from moge_ops.ops._activation import Activation
+from moge_ops.nn import FrozenWeight
 from moge_ops.quant import QuantizedWeight, _compressed
 from moge_ops.quant._plan import MOST_SHOWN, all_files, complain, is_quantized
 from moge_ops.quant._shards import INDEX, MOST_CONFIG, SINGLE, headers, opened
@@ -405,12 +405,7 @@ def save_pretrained(
     """
     most, folder = shard_size(max_shard_size), Path(folder)
     refuse_weights(folder)
-    for at, module in model.named_modules():
-        if isinstance(module, MoGE) and module.activation != Activation():
-            raise ValueError(
-                f"{at}.activation must be SwiGLU, the only one of the released layout, got "
-                f"{module.activation}"
-            )
+    check_activations(model)
     frozen = _frozen(model)
     places = [f"layers.{i}.moge" for i in range(model.config.num_hidden_layers)]
     places += [f"mtp.{j}.layer.moge" for j in range(model.config.num_nextn_predict_layers)]

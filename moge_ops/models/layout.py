@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from moge_ops.models.pangu_moe import Attention, PanguMoEConfig
 from moge_ops.nn import MoGE
+from moge_ops.ops._activation import Activation
 
 __all__ = [
     "Index",
+    "check_activations",
     "original",
     "parameter_counts",
     "parameter_name",
@@ -79,6 +81,16 @@ def _has_halves(layer: MoGE) -> bool:
     """Whether gate and up lie one after the other, and are not apart already, as on a mesh."""
     halves = layer.activation.gated and not layer.activation.interleaved
     return halves and len(layer.w_gate_up.shape) == 3
+
+
+def check_activations(model: nn.Module) -> None:
+    """Raises ValueError if a layer cannot be written: a config has no activation but SwiGLU."""
+    for at, module in model.named_modules():
+        if isinstance(module, MoGE) and module.activation != Activation():
+            raise ValueError(
+                f"{at}.activation must be SwiGLU, the only one of the released layout, got "
+                f"{module.activation}"
+            )
 
 
 def released_names(config: PanguMoEConfig) -> Iterator[tuple[str, str, Index]]:
