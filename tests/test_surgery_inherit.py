@@ -314,6 +314,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"num_experts": 9}, {"experts": [3, 3, 4]}, "must keep the same number of experts in each"),
     ({"num_experts": 9}, {"experts": [0, 0, 0]}, "at least k=1, got"),
     ({"num_experts": 9}, {"experts": [2, 2, 2]}, "must keep 3 experts in each group.*got 2"),
+    ({}, {"experts": [2, 2, 2]}, "must keep 4 experts in each group.*got 2"),
     ({"vocab_size": 10}, {}, "tokens must name the 10 of 40 that stay, got None"),
     ({"vocab_size": 2}, {"tokens": [3, 3]}, "tokens must be 2 different ids from 0 to 39"),
 ]
@@ -348,6 +349,12 @@ class TestRefuses:
             inherit(torch.nn.Linear(2, 2), config)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="config must be a PanguMoEConfig, got dict"):
             inherit(model, {})  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="importance must be an Importance, got str"):
+            inherit(model, config, "x", layers=[0])  # type: ignore[arg-type]
+        with pytest.raises(
+            TypeError, match=r"experts must be a Mapping whose keys are .* got list"
+        ):
+            inherit(model, config, layers=[0], experts=[1])  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="layers must hold ints, got float"):
             inherit(model, config, layers=[0.0])  # type: ignore[list-item]
         with pytest.raises(TypeError, match="model must be a PanguMoEForCausalLM, got Linear"):
@@ -362,6 +369,10 @@ class TestRefuses:
             channel_importance(model, [some_ids()], rate=0.0)
         with pytest.raises(ValueError, match="rounds must be"):
             channel_importance(model, [some_ids()], rounds=0)
+        with pytest.raises(TypeError, match="rate must be a number, got str"):
+            channel_importance(model, [some_ids()], rate="x")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="config must be a PanguMoEConfig, got int"):
+            channel_importance(model, [some_ids()], 3)  # type: ignore[arg-type]
         big = smaller(model, moe_intermediate_size=64)
         with pytest.raises(ValueError, match=r"moe_intermediate_size must be at most.*48, got 64"):
             channel_importance(model, [some_ids()], big)

@@ -143,7 +143,7 @@ class TestPrune:
             ([1, 0, 0, 0] * 3, r"at least k=2, got \[1, 1, 1\]"),
             ([1, 1, 1, 0] + [1, 1, 0, 0] * 2, r"same number .* got \[3, 2, 2\]"),
             ([0, 0, 0, 0] * 3, r"at least k=2, got \[0, 0, 0\]"),
-            ([1, 1, 0] * 3, r"the mask of '' must be \[E\] = \[12\], got \[9\]"),
+            ([1, 1, 0] * 3, r"the mask of the layer must be \[E\] = \[12\], got \[9\]"),
         ],
     )
     def test_refuses_a_group_that_is_too_small(self, mask: list[int], said: str) -> None:
@@ -157,10 +157,14 @@ class TestPrune:
         layer, model = a_layer(), a_model()
         with pytest.raises(TypeError, match=r"must be bool, got torch\.int64"):
             prune_experts(layer, {"": MASK.long()})
-        with pytest.raises(ValueError, match=r"only the model has 'layers\.1\.moge'"):
+        with pytest.raises(ValueError, match=r"with experts, got none of 'layers\.1\.moge'"):
             prune_experts(model, {"layers.0.moge": MASK})
-        with pytest.raises(ValueError, match=r"only it has 'layers\.2\.moge'"):
+        with pytest.raises(ValueError, match=r"got 'layers\.2\.moge', which is no such layer"):
             prune_experts(model, {f"layers.{i}.moge": MASK for i in range(3)})
+        with pytest.raises(ValueError, match="'' where the model is the layer, got none of the la"):
+            prune_experts(layer, {"layer": MASK})
+        with pytest.raises(TypeError, match=r"masks must be a Mapping whose keys are .*, got list"):
+            prune_experts(layer, [1])  # type: ignore[arg-type]
         two = torch.tensor([1, 1, 0, 0] * 3).bool()
         with pytest.raises(ValueError, match=r"got 3 in layers.0.moge, 2 in layers.1.moge"):
             prune_experts(model, {"layers.0.moge": MASK, "layers.1.moge": two})
@@ -233,7 +237,7 @@ def test_experts_that_are_elsewhere_are_refused(tmp_path: Path) -> None:
 
     checkpoint.save_pretrained(a_model(), tmp_path)
     model = offload.load(tmp_path, None)
-    with offload.of(model), pytest.raises(ValueError, match="whose experts are offloaded"):
+    with offload.of(model), pytest.raises(ValueError, match=r"^'layers\.0\.moge' must own "):
         prune_experts(model, {f"layers.{i}.moge": MASK for i in range(2)})
 
 

@@ -8,7 +8,13 @@ from torch import Tensor
 from torch.func import functional_call
 
 from moge_ops import _checks
-from moge_ops.surgery._layers import check_pangu, check_plain, owned_layers, pangu_layers
+from moge_ops.surgery._layers import (
+    check_config,
+    check_pangu,
+    check_plain,
+    owned_layers,
+    pangu_layers,
+)
 from moge_ops.surgery._sensitivity import Sensitivity
 
 if TYPE_CHECKING:
@@ -115,8 +121,8 @@ def channel_importance(
         gradients of them.
 
     Raises:
-        TypeError: ``model`` is no :class:`moge_ops.models.PanguMoEForCausalLM`, or ``rounds`` no
-            int.
+        TypeError: ``model`` is no :class:`moge_ops.models.PanguMoEForCausalLM`, ``config`` is not
+            of the kind of its config, ``rounds`` is no int, or ``rate`` no number.
         ValueError: There is no batch; a row has no next token; ``rounds`` or ``rate`` is not
             above 0; a size of ``config`` is above the model's; or experts are quantised, offloaded
             or split over devices.
@@ -131,7 +137,11 @@ def channel_importance(
     check_pangu("model", model)
     for name, layer in owned_layers(model).items():
         check_plain(name, layer)
+    if config is not None:
+        check_config(model, config)
     _checks.integer("rounds", rounds, least=1)
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise TypeError(f"rate must be a number, got {type(rate).__name__}")
     if not rate > 0:
         raise ValueError(f"rate must be above 0, got {rate}")
     ones = _ones(model)

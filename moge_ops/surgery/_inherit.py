@@ -9,7 +9,15 @@ from torch import Tensor
 
 from moge_ops.nn import MoGE
 from moge_ops.surgery._importance import Importance
-from moge_ops.surgery._layers import check_pangu, check_plain, owned_layers, pangu_layers, put
+from moge_ops.surgery._layers import (
+    check_config,
+    check_mapping,
+    check_pangu,
+    check_plain,
+    owned_layers,
+    pangu_layers,
+    put,
+)
 from moge_ops.surgery._prune import kept_experts, prune_experts
 from moge_ops.surgery._sensitivity import Sensitivity
 from moge_ops.surgery._slim import check_scores, check_width, slim_experts
@@ -77,12 +85,13 @@ def inherit(
 
     Args:
         large: The model; it does not change. Its heads that predict further tokens are left out.
-        config: Of the small model. Settings that are no sizes are its own, except for the number
-            of groups, the experts that a token takes, and ``rope_theta``, which must be equal.
+        config: Of the small model, which gets a copy. Settings that are no sizes are its own,
+            except for the number of groups, the experts that a token takes, and ``rope_theta``,
+            which must be equal.
         importance: As from :func:`channel_importance` of the large model.
         layers: Numbers of the layers that stay, ascending.
         experts: ``layers.0.moge`` and so on, of the layers that stay, -> ``[E]`` bool, true where
-            an expert stays.
+            an expert stays; as many as ``config`` says.
         tokens: Ids of the large model; token i of the small one is ``tokens[i]``. The published
             choice is the special tokens, and the most frequent ones. A tokenizer, and the ids of
             the first and the last token in ``config``, are the caller's.
@@ -92,7 +101,8 @@ def inherit(
         in its mode; all parameters require a gradient.
 
     Raises:
-        TypeError: ``large`` or ``config`` is of another class, or ids are not ints.
+        TypeError: ``large``, ``config``, ``importance`` or ``experts`` is of another class, or ids
+            are not ints.
         ValueError: A size is above the large model's; sizes do not fit each other as above; a
             width other than the large model's is no multiple of 16; something that says what stays
             is missing, of another size or not finite; or experts are quantised, offloaded or split
@@ -107,7 +117,12 @@ def inherit(
         function here: ``losses.softmax(0).multinomial(n)``.
     """
     check_pangu("large", large)
-    _check_config(large, config)
+    check_config(large, config)
+    _check_sizes(large, config)
+    if not isinstance(importance, Importance | None):
+        raise TypeError(f"importance must be an Importance, got {type(importance).__name__}")
+    if experts is not None:
+        check_mapping("experts", experts)
     was = large.config
     layers = _layers(large, config, layers)
     rows = _tokens(large, config, tokens)
@@ -121,7 +136,7 @@ def inherit(
     parts = [_part(large, i, config, importance, experts) for i in layers]
 
     with torch.device("meta"):
-        small = type(large)(config)
+        small = type(large)(copy.deepcopy(config))  # the caller keeps the other
     for new_table, table in ((small.embed, large.embed), (small.lm_head, large.lm_head)):
         put(new_table, "weight", _columns(table.weight, channels)[rows.to(table.weight.device)])
     _put_norm(small.norm, large.norm, channels)
@@ -132,10 +147,8 @@ def inherit(
     return small.requires_grad_(True).train(large.training)
 
 
-def _check_config(large: "PanguMoEForCausalLM", config: "PanguMoEConfig") -> None:
+def _check_sizes(large: "PanguMoEForCausalLM", config: "PanguMoEConfig") -> None:
     was = large.config
-    if not isinstance(config, type(was)):
-        raise TypeError(f"config must be a {type(was).__name__}, got {type(config).__name__}")
     for name in SIZES:
         size, most = getattr(config, name), getattr(was, name)
         if size > most:
@@ -242,8 +255,8 @@ def _mask(
     config: "PanguMoEConfig",
     experts: Mapping[str, Tensor] | None,
 ) -> Tensor | None:
-    """The experts of a layer that stay; None if all do."""
-    if config.num_experts == large.config.num_experts:
+    """The experts of a layer that stay; None if all do, and no masks are given."""
+    if experts is None and config.num_experts == large.config.num_experts:
         return None
     if experts is None or name not in experts:
         raise ValueError(f"experts must have a mask of {name!r}, got none")

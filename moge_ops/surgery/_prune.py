@@ -11,6 +11,7 @@ from moge_ops.surgery._layers import (
     EXPERTS,
     OF_EXPERTS,
     OUTPUTS,
+    called,
     outputs_of,
     owned_layers,
     put,
@@ -46,15 +47,15 @@ def prune_experts(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     An optimizer or a wrapper that was made before holds the old ones: make it after this.
 
     Args:
-        model: A model with layers of :class:`moge_ops.nn.MoGE`, or one such layer. Its
-            ``config.num_experts`` becomes G·P', so that it is saved and loaded in the released
-            layout, whose number of groups does not change.
+        model: A model with layers of :class:`moge_ops.nn.MoGE`, or one such layer. Its config, or
+            that of a model within it, becomes a copy whose ``num_experts`` is G·P', so that it is
+            saved and loaded in the released layout, whose number of groups does not change.
         masks: Layer -> ``[E]`` bool, true where an expert stays, as
             :meth:`moge_ops.statistics.RouterStatistics.masks` returns them. A layer's name is that
             in ``model.named_modules()``; it is "" where the model is the layer.
 
     Raises:
-        TypeError: A mask is not a bool tensor.
+        TypeError: ``masks`` is no mapping, or a mask is not a bool tensor.
         ValueError: The masks are of other layers than the model's, of another E, keep another
             number of experts in some group or layer, or fewer than the k that a token takes, less
             the null experts of a group, or none; or experts are offloaded or split over devices.
@@ -71,17 +72,18 @@ def prune_experts(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     if len(set(keep.values())) > 1:
         got = ", ".join(f"{n} in {name}" for name, n in keep.items())
         raise ValueError(f"masks must keep as many experts in all layers, got {got}")
+    tell(model, "num_experts", {name: keep[name] * x.num_groups for name, x in layers.items()})
     for name, layer in layers.items():
         _prune(layer, masks[name].to(layer.gate.device).nonzero().squeeze(1))
-    tell(model, num_experts=next(layer.w_down.shape[0] for layer in layers.values()))
 
 
 def kept_experts(name: str, layer: MoGE, mask: Tensor) -> int:
     """How many experts a mask keeps in each group of a layer, after all checks."""
     E, G, k = layer.w_down.shape[0], layer.num_groups, layer.k
-    _checks.shape(f"the mask of {name!r}", mask, "[E]", (E,))
+    name = called(name)
+    _checks.shape(f"the mask of {name}", mask, "[E]", (E,))
     if mask.dtype != torch.bool:
-        raise TypeError(f"the mask of {name!r} must be bool, got {mask.dtype}")
+        raise TypeError(f"the mask of {name} must be bool, got {mask.dtype}")
     least = f"k={k}"
     if layer.num_null:
         k = max(k - layer.num_null, 0)  # null experts stay and are always on
@@ -89,14 +91,14 @@ def kept_experts(name: str, layer: MoGE, mask: Tensor) -> int:
     counts = mask.view(G, -1).sum(1).tolist()
     if len(set(counts)) > 1 or counts[0] < max(k, 1):
         raise ValueError(
-            f"the mask of {name!r} must keep the same number of experts in each group, at least "
+            f"the mask of {name} must keep the same number of experts in each group, at least "
             f"{least}, got {counts}"
         )
     if isinstance(layer.expert_mask, Tensor):
         on = (mask.to(layer.gate.device) & layer.expert_mask).view(G, -1).sum(1)
         if int(on.min()) < k:
             raise ValueError(
-                f"the mask of {name!r} must keep {least} experts in each group that expert_mask "
+                f"the mask of {name} must keep {least} experts in each group that expert_mask "
                 f"leaves on, got {on.tolist()}"
             )
     return int(counts[0])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from moge_ops import _checks
 from moge_ops.nn import MoGE
-from moge_ops.surgery._layers import check_plain, owned_layers, put, same_names, tell
+from moge_ops.surgery._layers import called, check_plain, owned_layers, put, same_names, tell
 from moge_ops.surgery._sensitivity import Sensitivity
 
 __all__ = ["slim_experts"]
@@ -38,9 +38,9 @@ def slim_experts(
     An optimizer or a wrapper that was made before holds the old ones: make it after this.
 
     Args:
-        model: A model with layers of :class:`moge_ops.nn.MoGE`, or one such layer. Its
-            ``config.moe_intermediate_size`` becomes the width, so that it is saved and loaded in
-            the released layout.
+        model: A model with layers of :class:`moge_ops.nn.MoGE`, or one such layer. Its config, or
+            that of a model within it, becomes a copy whose ``moe_intermediate_size`` is the width,
+            so that it is saved and loaded in the released layout.
         width: New F, at most F. If it is another one, a multiple of 16, so that the tiles of every
             backend stay whole: tiles of an NPU and panels of the CPU's kernels have 16 columns, and
             rows of 16 bytes, one byte each when quantised, load fastest on a GPU.
@@ -49,7 +49,8 @@ def slim_experts(
             ``config.shared_expert_intermediate_size``; None leaves it as wide as it is.
 
     Raises:
-        TypeError: A width is not an int, or scores are no :class:`Sensitivity`.
+        TypeError: A width is not an int, ``sensitivity`` is no mapping, or scores are no
+            :class:`Sensitivity`.
         ValueError: A width is above the present one or no multiple of 16; scores are of other
             layers than the model's, of other sizes or not finite; there is no shared expert to
             narrow; or experts are quantised, offloaded or split over devices. Nothing is changed
@@ -68,22 +69,24 @@ def slim_experts(
             raise TypeError(f"sensitivity[{name!r}] must be a Sensitivity, got {kind}")
         E, _, F_ = layer.w_down.shape
         check_width("width", width, F_)
-        found, what = sensitivity[name], f"of {name!r}"
+        found, what = sensitivity[name], f"of {called(name)}"
         check_scores(f"sensitivity.experts {what}", found.experts, "[E, F]", (E, F_))
         if shared_width is not None:
             if layer.shared_down is None:
-                raise ValueError(f"shared_width must be None, as {name!r} has no shared expert")
+                raise ValueError(
+                    f"shared_width must be None, as {called(name)} has no shared expert"
+                )
             S = layer.shared_down.shape[1]
             check_width("shared_width", shared_width, S)
             check_scores(f"sensitivity.shared {what}", found.shared, "[S]", (S,))
+    tell(model, "moe_intermediate_size", dict.fromkeys(layers, width))
+    if shared_width is not None:
+        tell(model, "shared_expert_intermediate_size", dict.fromkeys(layers, shared_width))
     for name, layer in layers.items():
         _slim(layer, ("w_gate_up", "w_down"), sensitivity[name].experts, width)
         if shared_width is not None:
             of_shared: Any = sensitivity[name].shared
             _slim(layer, ("shared_gate_up", "shared_down"), of_shared, shared_width)
-    tell(model, moe_intermediate_size=width)
-    if shared_width is not None:
-        tell(model, shared_expert_intermediate_size=shared_width)
 
 
 def check_width(name: str, width: int, most: int) -> None:
