@@ -11,7 +11,8 @@ from torch import Tensor
 
 from moge_ops import _files
 
-# the first had tasks alone, without selection scores; the second no experts of each token
+# the first had tasks alone, without selection scores; the second no experts of each token; files of
+# the third may lack `pairs`, and whether they were to be collected
 VERSION = 3
 
 Layers = dict[str, dict[str, Tensor]]  # task -> layer -> numbers
@@ -22,14 +23,17 @@ def is_threshold(value: Any) -> bool:
     return value is None or (number and 0.0 <= value <= 1.0)
 
 
-def write(path: Any, threshold: float | None, parts: Mapping[str, Layers]) -> None:
+def write(
+    path: Any, threshold: float | None, co_activation: bool, parts: Mapping[str, Layers]
+) -> None:
     """Writes all parts; a file that was there stays until the new one is whole."""
     on_cpu = {
         part: {task: {k: v.cpu() for k, v in layers.items()} for task, layers in tasks.items()}
         for part, tasks in parts.items()
     }
     data = io.BytesIO()
-    torch.save({"version": VERSION, "threshold": threshold, **on_cpu}, data)
+    settings = {"threshold": threshold, "co_activation": co_activation}
+    torch.save({"version": VERSION, **settings, **on_cpu}, data)
     _files.write(path, data.getvalue())
 
 
@@ -41,8 +45,11 @@ def _layers(wrong: str, found: Any) -> list[tuple[str, Any]]:
     return [item for each in tasks for item in each.items()]
 
 
-def read(path: Path) -> tuple[float | None, dict[str, Layers]]:
-    """Threshold, and ``sums``, ``tokens`` and ``pairs``; see :meth:`RouterStatistics.load`."""
+def read(path: Path) -> tuple[float | None, bool, dict[str, Layers]]:
+    """Threshold, whether pairs are collected, and ``sums``, ``tokens`` and ``pairs``.
+
+    See :meth:`RouterStatistics.load`.
+    """
     wrong = f"{path} must be a file that RouterStatistics.save wrote"
     _files.regular(path)
     try:
@@ -63,6 +70,9 @@ def read(path: Path) -> tuple[float | None, dict[str, Layers]]:
     layers = _layers(wrong, found.get("sums"))
     if not is_threshold(threshold):
         raise ValueError(f"{wrong}, got threshold {threshold!r:.200}")
+    co_activation: Any = found.get("co_activation", bool(found.get("pairs")))
+    if not isinstance(co_activation, bool):
+        raise ValueError(f"{wrong}, got co_activation {co_activation!r:.200}")
     for layer, x in layers:
         right = isinstance(x, Tensor) and x.ndim == 3 and x.dtype == torch.float64
         if not right or len(x) not in (2, 3) or not x.numel():
@@ -88,4 +98,4 @@ def read(path: Path) -> tuple[float | None, dict[str, Layers]]:
         for task, each in found["sums"].items()
     }
     more = {part: found.get(part, {}) for part in ("tokens", "pairs")}
-    return threshold, {"sums": sums, **more}
+    return threshold, co_activation, {"sums": sums, **more}

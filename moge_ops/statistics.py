@@ -92,6 +92,7 @@ class RouterStatistics:
         co_activation: Whether ``pairs`` are collected.
 
     Raises:
+        TypeError: ``co_activation`` is no bool.
         ValueError: ``threshold`` is out of range.
 
     Source:
@@ -104,6 +105,8 @@ class RouterStatistics:
     def __init__(self, threshold: float | None = None, *, co_activation: bool = False) -> None:
         if not _statistics_file.is_threshold(threshold):
             raise ValueError(f"threshold must be a number from 0 to 1, or None, got {threshold!r}")
+        if not isinstance(co_activation, bool):
+            raise TypeError(f"co_activation must be a bool, got {type(co_activation).__name__}")
         self.threshold = threshold
         self.sums: dict[str, dict[str, Tensor]] = {}
         self.tokens: dict[str, dict[str, Tensor]] = {}
@@ -135,11 +138,14 @@ class RouterStatistics:
                 as :class:`moge_ops.nn.MoGE` gives them.
 
         Raises:
-            TypeError: ``row_mask`` is not bool.
-            ValueError: Shapes do not fit, or the layer had other sizes before.
+            TypeError: ``row_mask`` is not bool, or a number no int.
+            ValueError: Shapes do not fit, G does not divide the outputs, a group has no expert, or
+                the layer had other sizes before.
         """
         T, outputs = len(gating.weights), len(gating.counts)
         _checks.shape("logits", logits, "[T, E]", (T, outputs))
+        _checks.groups(outputs, num_groups, name="the columns of logits")
+        _checks.integer("num_null", num_null, least=0, most=outputs // num_groups - 1)
         ids = _null.true_ids(gating.experts, outputs, num_groups, num_null).long()
         logits, counts = (
             _null.true_outputs(x, num_groups, num_null) for x in (logits, gating.counts.double())
@@ -231,7 +237,7 @@ class RouterStatistics:
         A file that was there is replaced when the new one is whole, and stays if writing fails.
         """
         parts = {"sums": self.sums, "tokens": self.tokens, "pairs": self.pairs}
-        _statistics_file.write(path, self.threshold, parts)
+        _statistics_file.write(path, self.threshold, self.co_activation, parts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "RouterStatistics":
@@ -246,8 +252,8 @@ class RouterStatistics:
             ValueError: It is no regular file, :meth:`save` did not write it, or a later version of
                 it did.
         """
-        threshold, parts = _statistics_file.read(Path(path))
-        statistics = cls(threshold, co_activation=bool(parts["pairs"]))
+        threshold, co_activation, parts = _statistics_file.read(Path(path))
+        statistics = cls(threshold, co_activation=co_activation)
         for name, part in parts.items():
             setattr(statistics, name, part)
         return statistics

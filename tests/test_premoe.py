@@ -288,6 +288,24 @@ def test_a_file_of_the_first_version_has_weights_alone(tmp_path: Path) -> None:
         loaded.profile("low")
 
 
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_file_says_whether_pairs_are_collected(flag: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    RouterStatistics(co_activation=flag).save(path)  # of nothing yet
+    assert RouterStatistics.load(path).co_activation is flag
+    found = torch.load(path, weights_only=True)
+    del found["co_activation"]  # as in a file that was written before: the pairs tell
+    found["sums"] = {"a": {"b": torch.ones(3, 1, 2).double()}}
+    found["pairs"] = {"a": {"b": torch.ones(2, 2).double()}} if flag else {}
+    torch.save(found, path)
+    assert RouterStatistics.load(path).co_activation is flag
+
+
+def test_the_flag_is_a_bool() -> None:
+    with pytest.raises(TypeError, match="co_activation must be a bool, got str"):
+        RouterStatistics(co_activation="no")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -299,6 +317,7 @@ def test_a_file_of_the_first_version_has_weights_alone(tmp_path: Path) -> None:
         {"version": 2, "sums": {"task": {"layer": torch.ones(3, 2, 4)}}},
         {"version": 2, "sums": {"task": {"layer": torch.ones(4, 2, 4).double()}}},
         {"version": 2, "sums": {"task": {"layer": torch.ones(3, 0, 4).double()}}},
+        {"version": 3, "sums": {}, "co_activation": "no"},
         {"version": 4, "sums": {}},
         {"version": "new"},
         {"sums": torch.ones(3)},
