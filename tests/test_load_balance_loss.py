@@ -285,6 +285,19 @@ def test_loss_from_probs_rejects(
         load_balance_loss_from_probs(probs, counts)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_null": None}, "num_null must be an int, got NoneType"),
+        ({"num_null": 0.0}, "num_null must be an int, got float"),
+        ({"num_groups": True}, "num_groups must be an int, got bool"),
+    ],
+)
+def test_loss_from_probs_checks_what_makes_no_difference(options: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        load_balance_loss_from_probs(torch.zeros(2, 8), torch.zeros(8), **options)
+
+
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
 @pytest.mark.parametrize("T", [0, 1, 9])
 def test_z_loss_is_its_formula(T: int, dtype: torch.dtype) -> None:

@@ -134,9 +134,8 @@ def load_balance_loss_from_probs(
         ("counts", counts, "[E]", (*_checks.IDS, *_checks.FLOATS)),
     )
     T, E = probs.shape
-    if num_null or num_groups != 1:
-        _checks.groups(E, num_groups, name="the columns of probs")
-        _checks.integer("num_null", num_null, least=0, most=E // num_groups - 1)
+    _checks.groups(E, num_groups, name="the columns of probs")
+    _checks.integer("num_null", num_null, least=0, most=E // num_groups - 1)
     acc = torch.promote_types(probs.dtype, torch.float32)
     n = counts.detach().to(acc)  # [E]
     if num_null:
