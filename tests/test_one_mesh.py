@@ -173,3 +173,5 @@ def test_optimizers_that_do_not_fit() -> None:
     said = r"of the shape of their parameter embed.weight \[31, 32\], got \[31, 1\] for row_var"
     with pytest.raises(ValueError, match=said):
         optimizer_state_dict(model, torch.optim.Adafactor(model.parameters()))
+    with pytest.raises(ValueError, match="its step without a closure, like AdamW, got LBFGS"):
+        optimizer_state_dict(model, torch.optim.LBFGS(model.parameters()))

@@ -1,5 +1,6 @@
 """What optimizers keep, in the form that a mesh and one process share."""
 
+import inspect
 from typing import Any, cast
 
 import torch
@@ -26,9 +27,16 @@ def optimizer_state_dict(module: nn.Module, optimizer: torch.optim.Optimizer) ->
         Name to tensor, DTensors where the module is parallel; on the CPU where FSDP2 offloads.
 
     Raises:
-        ValueError: The optimizer has a parameter that is not the module's, or keeps something that
-            is neither a scalar nor of the shape of its parameter, as Adafactor does.
+        ValueError: The optimizer's step needs a closure, as that of LBFGS does; it has a parameter
+            that is not the module's; or it keeps something that is neither a scalar nor of the
+            shape of its parameter, as Adafactor does.
     """
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            "optimizer must make its step without a closure, like AdamW, got "
+            f"{type(optimizer).__name__}"
+        )
     # after a forward pass without a backward one, this also splits what FSDP2 had left whole
     shapes = {name: x.shape for name, x in module.state_dict().items()}
     own = set(module.parameters())
