@@ -185,12 +185,14 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r:.200}")
 
 
-def groups(num_experts: int, num_groups: Any, k: Any = 1, name: str = "num_experts") -> None:
+def groups(
+    num_experts: int, num_groups: Any, k: Any = 1, name: str = "num_experts", num_null: int = 0
+) -> None:
     """Checks that E experts, which the caller knows by ``name``, split into G groups of at least k.
 
     Raises:
         TypeError: A size is not an int.
-        ValueError: G does not divide E, or k is above E/G.
+        ValueError: G does not divide E, or k is above E/G and the null experts of a group.
     """
     integer("num_groups", num_groups, least=1)
     integer("k", k, least=1)
@@ -198,11 +200,12 @@ def groups(num_experts: int, num_groups: Any, k: Any = 1, name: str = "num_exper
         raise ValueError(
             f"{name} must be a positive multiple of num_groups={num_groups}, got {num_experts}"
         )
-    if k > num_experts // num_groups:
-        raise ValueError(
-            f"k must be at most the experts per group, {num_experts} / {num_groups} = "
-            f"{num_experts // num_groups}, got {k}"
-        )
+    P = num_experts // num_groups
+    if k > P + num_null:
+        most = f"experts per group, {num_experts} / {num_groups} = {P}"
+        if num_null:
+            most = f"outputs per group, {P} experts + {num_null} null = {P + num_null}"
+        raise ValueError(f"k must be at most the {most}, got {k}")
 
 
 def voted(num_voted: Any, k: int, P: int) -> None:

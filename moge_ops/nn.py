@@ -67,25 +67,26 @@ class MoGE(nn.Module):
         expert_size: F, width of one routed expert.
         num_experts: E, number of routed experts.
         num_groups: G, must divide E.
-        k: Experts that a token takes from each group, at most E/G.
+        k: Experts that a token takes from each group, at most E/G, or E/G + n with null experts.
         shared_size: S, width of the shared expert; 0 for no shared expert.
         score, renormalize, scaling: As in :func:`moge_ops.grouped_gate`.
         router_scale: Whether the layer learns a factor for each expert, as Pangu Pro MoE does.
         selection_bias: Whether the layer has ``bias``.
         num_voted: Experts of each group that the votes of the batch leave in use, as in
             :func:`moge_ops.grouped_gate`; None for no vote. The attribute may change at any time.
-        num_null: n, null experts of each group; k may then be up to E/G + n. ``renormalize``
-            divides by the scores of a token's true experts alone, as AdaMoE's released code does;
-            without it the weights are the shares of a softmax over all outputs. Neither votes nor
-            rounding are for such a layer.
+        num_null: n, null experts of each group. ``renormalize`` divides by the scores of a token's
+            true experts alone, as AdaMoE's released code does; without it the weights are the
+            shares of a softmax over all outputs. A layer with null experts has neither votes nor
+            rounding.
         weight_on: As in :func:`moge_ops.grouped_mlp`.
         activation: As in :func:`moge_ops.grouped_mlp`, of the shared expert too. Without a gate
             ``w_gate_up`` is ``[E, F, H]``. The attribute is checked whenever it changes.
         round_to: The tile of :func:`moge_ops.round_tokens`: in training mode the number of rows
             of every expert is a multiple of it, and padding takes no expert. A choice that
             ``routing`` gives is not rounded, nor one of experts in a pool. What the layer reports
-            is still the router's own choice. None for no rounding. The attribute may change at any
-            time.
+            is still the router's own choice. An expert with less than half a tile of rows loses
+            them with ``"nearest"``: in a batch where all have so few, only a shared expert adds to
+            the output. None for no rounding. The attribute may change at any time.
         round_mode: As ``mode`` there.
         device, dtype: Of all parameters and of ``bias``.
         router_dtype: Of ``gate``, ``router_scale`` and ``bias``, if it is another: float32 beside
@@ -93,8 +94,8 @@ class MoGE(nn.Module):
             computes in the dtype of ``gate``, under autocast too.
 
     Raises:
-        TypeError, ValueError: A size is not a positive int, G, k and E do not fit, or a layer with
-            null experts has votes.
+        TypeError, ValueError: A size is not a positive int, G, k and E do not fit, a layer with
+            null experts has votes or rounding, or ``round_mode`` is unknown.
 
     Source:
         Tang et al. 2025, "Pangu Pro MoE", section 2.1 (arXiv:2505.21411). The router in higher
@@ -134,9 +135,8 @@ class MoGE(nn.Module):
         _checks.integer("num_experts", num_experts, least=1, most=_checks.MOST_SIZE)
         _checks.integer("shared_size", shared_size, least=0, most=_checks.MOST_SIZE)
         _checks.integer("num_null", num_null, least=0, most=_checks.MOST_SIZE)
-        _checks.groups(num_experts, num_groups)
+        _checks.groups(num_experts, num_groups, k, num_null=num_null)
         outputs = num_experts + num_groups * num_null
-        _checks.groups(outputs, num_groups, k)
         _checks.choice("score", score, SCORES)
         _checks.choice("weight_on", weight_on, WEIGHT_ON)
         self.num_groups, self.k = num_groups, k
@@ -225,8 +225,7 @@ class MoGE(nn.Module):
         for name in ("num_voted", "round_to"):
             if self.num_null and getattr(self, name) is not None:
                 raise ValueError(
-                    f"{name} must be None with null experts, which neither a vote nor "
-                    f"rounding knows, got {getattr(self, name)}"
+                    f"{name} must be None in a layer with null experts, got {getattr(self, name)}"
                 )
 
     def _router(

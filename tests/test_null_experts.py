@@ -216,8 +216,10 @@ def test_the_state_dict_and_half_precision() -> None:
     [
         ({"num_null": -1}, ValueError, "num_null must be .* got -1"),
         ({"num_null": True}, TypeError, "num_null must be an int, got bool"),
-        ({"k": 6}, ValueError, "k must be at most the experts per group, 10 / 2 = 5, got 6"),
-        ({"num_voted": 3}, ValueError, "num_voted must be None with null experts, .* got 3"),
+        ({"k": 6}, ValueError, r"outputs per group, 3 experts \+ 2 null = 5, got 6"),
+        ({"k": 0}, ValueError, "k must be at least 1, got 0"),
+        ({"round_to": 4}, ValueError, "round_to must be None in a layer with null exp.* got 4"),
+        ({"num_voted": 3}, ValueError, "num_voted must be None in a layer with null .* got 3"),
     ],
 )
 def test_the_layer_rejects(changes: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -287,6 +289,27 @@ def test_statistics_by_hand() -> None:
     statistics.update("a", "layer", gating, 1, logits=logits[1:], num_null=1)
     assert statistics.tokens["a"]["layer"].tolist() == [1.0, 1.0, 1.0]
     assert statistics.sums["a"]["layer"][1].tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "num_groups", "num_null", "error", "message"),
+    [
+        (8, 2, 5, ValueError, r"num_null must be in \[0, 3\], got 5"),
+        (8, 2, 4, ValueError, r"num_null must be in \[0, 3\], got 4"),
+        (8, 2, -1, ValueError, r"num_null must be in \[0, 3\], got -1"),
+        (8, 2, None, TypeError, "num_null must be an int, got NoneType"),
+        (8, 3, 0, ValueError, "the columns of logits must be .* num_groups=3, got 8"),
+        (8, "2", 0, TypeError, "num_groups must be an int, got str"),
+    ],
+)
+def test_statistics_reject(
+    outputs: int, num_groups: Any, num_null: Any, error: type[Exception], message: str
+) -> None:
+    logits, statistics = torch.randn(4, outputs), RouterStatistics()
+    gating = moge_ops.grouped_gate(logits, 2)
+    with pytest.raises(error, match=message):
+        statistics.update("a", "layer", gating, num_groups, logits=logits, num_null=num_null)
+    assert not statistics.sums
 
 
 def test_statistics_of_a_layer_without_null_experts() -> None:
