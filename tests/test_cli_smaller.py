@@ -24,6 +24,7 @@ from moge_ops.surgery import expert_sensitivity, prune_experts, slim_experts
 Capture = pytest.CaptureFixture[str]
 LAW = "Thou shalt not steal. " * 9
 SUMS = "1 + 1 = 2, 2 + 2 = 4; " * 9
+KEEP = ("--keep-experts", "2", "--text", "{t}")
 # four groups of three experts; a token takes one of each
 WIDTHS = {"hidden_size": 64, "moe_intermediate_size": 48, "max_position_embeddings": 128}
 
@@ -146,14 +147,22 @@ def test_smaller_and_quantised(
         run("generate", out, "x", *GREEDY, "--max-new-tokens", 3, capsys=capsys)
 
 
-def test_a_quantised_folder(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_quantised_folder(
+    folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, plain = from_pretrained(folder / "model"), tmp_path / "int8"
     quantize_experts(model, "int8_w8a16")
     save_pretrained(model, plain)
     shutil.copy(folder / "model" / "tokenizer.json", plain)
     text = ("--text", folder / "law")
-    line = refusal("convert", plain, tmp_path / "no", "--expert-size", 32, *text, capsys=capsys)
-    assert line.endswith("share scales and have no gradient: slim first, then quantise")
+    with monkeypatch.context() as patch:
+        patch.setattr(_folders, "load", lambda args: pytest.fail("loaded"))
+        for name, more in (
+            ("--expert-size", ("--expert-size", 32)),
+            ("--quantize", ("--keep-experts", 2, "--quantize", "int8_w8a16")),
+        ):
+            line = refusal("convert", plain, tmp_path / "no", *more, *text, capsys=capsys)
+            assert line == f"convert: {plain} is quantised already; {name} takes a plain folder"
     assert not (tmp_path / "no").exists()
     run("convert", plain, tmp_path / "out", "--keep-experts", 2, *text, capsys=capsys)
     loaded = from_pretrained(tmp_path / "out")
@@ -214,6 +223,24 @@ def test_a_quantised_folder(folder: Path, tmp_path: Path, capsys: Capture) -> No
         (("--expert-size", "32", "--text", "{t}x"), "No such file or directory: '{t}x'"),
         (("--expert-size", "32", "--text", "{p}"), "{p} is not UTF-8"),
         (("--keep-experts", "2", "--text", "{e}"), "{e} must have a text, got an empty file"),
+        (
+            (*KEEP, "--quantize", "int4_w4a16", "--group-size", "24"),
+            "--group-size must be one of 32, 64, 128 for int4_w4a16, got 24",
+        ),
+        (
+            (*KEEP, "--quantize", "int8_w8a8", "--group-size", "32"),
+            "--group-size must be left out for int8_w8a8, got 32",
+        ),
+        (
+            (*KEEP, "--quantize", "int8_w8a16", "--group-size", "128"),
+            "--quantize int8_w8a16 --group-size 128 must fit experts of width 48 in a model of "
+            "width 64: group_size=128 must divide the I=64 columns",
+        ),
+        (
+            ("--expert-size", "16", "--text", "{t}", "--quantize", "mxfp4_w4a16"),
+            "--quantize mxfp4_w4a16 must fit experts of width 16 in a model of width 64: "
+            "group_size=32 must divide the I=16 columns",
+        ),
         (("--expert-size", "x", "--text", "{t}"), "argument --expert-size: must be an int, got x"),
     ],
 )

@@ -2,17 +2,20 @@
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from moge_ops._memory import available
+from moge_ops._quantized import STORED
 from moge_ops.cli import _models as models
 from moge_ops.cli._loading import amount
 from moge_ops.cli._profile import profiles_of
 from moge_ops.cli._text import shown
 from moge_ops.cli._windows import tokens_of, windows
-from moge_ops.models import PanguMoEForCausalLM
+from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
+from moge_ops.quant import quantize
 from moge_ops.statistics import RouterStatistics
 from moge_ops.surgery import expert_sensitivity, prune_experts, slim_experts
 from moge_ops.surgery._slim import MULTIPLE
@@ -69,6 +72,13 @@ def check(args: argparse.Namespace) -> list[int]:
             f"{args.folder} must have no heads that predict further tokens, whose experts have the "
             f"model's sizes and no statistics, got {config.num_nextn_predict_layers}"
         )
+    for name in ("expert_size", "quantize"):
+        if getattr(args, name) is not None and models.is_quantized(Path(args.folder), config.extra):
+            raise ValueError(
+                f"{args.folder} is quantised already; {_option(name)} takes a plain folder"
+            )
+    if args.quantize is not None:
+        _check_quantization(args, config)
     if args.profiles is not None:
         _task(args, profiles_of(args, config))
     if args.text is None:
@@ -78,14 +88,31 @@ def check(args: argparse.Namespace) -> list[int]:
     return tokens_of(args, None)
 
 
+def _check_quantization(args: argparse.Namespace, config: PanguMoEConfig) -> None:
+    """Checks that experts of the new sizes can be quantised as asked; raises ValueError."""
+    scheme, size = args.quantize, args.group_size
+    H, F = config.hidden_size, args.expert_size or config.moe_intermediate_size
+    sizes = sorted(n for n in STORED[scheme].group_sizes if n is not None)
+    if size is not None and size not in sizes:
+        allowed = f"one of {', '.join(map(str, sizes))}" if sizes else "left out"
+        raise ValueError(f"--group-size must be {allowed} for {scheme}, got {size}")
+    how = scheme if size is None else f"{scheme} --group-size {size}"
+    for halves, shape in ((2, (0, 2 * F, H)), (1, (0, H, F))):
+        try:
+            quantize(torch.empty(shape), scheme, group_size=size, halves=halves)
+        except ValueError as error:
+            raise ValueError(
+                f"--quantize {how} must fit experts of width {F} in a model of width {H}: {error}"
+            ) from None
+
+
 def make_smaller(args: argparse.Namespace, model: PanguMoEForCausalLM, ids: list[int]) -> None:
     """Narrows the experts of a model and removes some, by what the model as it is does with a text.
 
     ``ids`` are what :func:`check` returned.
 
     Raises:
-        ValueError: There is no room for gradients of the experts, or they are quantised and are to
-            be narrowed.
+        ValueError: There is no room for gradients of the experts.
     """
     masks: Mapping[str, Tensor] | None = None
     if args.keep_experts is not None:
