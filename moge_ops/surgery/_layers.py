@@ -91,7 +91,8 @@ def check_plain(name: str, layer: MoGE) -> None:
         )
     if layer.activation.interleaved or not layer.activation.gated:
         raise ValueError(
-            f"{name!r} must have gate and up in two halves to be slimmed, got {layer.activation}"
+            f"{called(name)} must have gate and up in two halves to be slimmed, "
+            f"got {layer.activation}"
         )
 
 
