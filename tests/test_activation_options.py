@@ -25,6 +25,7 @@ CHOICES = [
     pytest.param(Activation("relu2", gated=False), False, id="relu2"),
     pytest.param(Activation(), True, id="series"),
 ]
+Check = Callable[[str, tuple[Any, ...]], object]
 NAMES = ("x", "w_gate_up", "w_down", "weights", "b_gate_up", "b_down", "series")
 
 
@@ -58,24 +59,33 @@ def call(activation: Activation, device: str) -> Callable[..., Tensor]:
     return f
 
 
+@pytest.fixture
+def opcheck(request: pytest.FixtureRequest) -> Check:
+    """torch's checks of an operator; of interpreted kernels, which are slow, those of results."""
+    device = request.getfixturevalue("device")
+    of_triton = device == "cpu" and request.node.callspec.params["device"] == "triton"
+    utils = {"test_utils": ("test_schema", "test_faketensor")} if of_triton else {}
+    return lambda op, args: torch.library.opcheck(getattr(torch.ops.moge_ops, op), args, **utils)
+
+
 @pytest.mark.slow_on("triton")
 @pytest.mark.parametrize(("activation", "series"), [CHOICES[0], CHOICES[3]])
-def test_opcheck(activation: Activation, series: bool, device: str) -> None:
+def test_opcheck(activation: Activation, series: bool, device: str, opcheck: Check) -> None:
     tensors = [t.to(device).requires_grad_() for t in make(activation, series)]
     x, up, down, weights, b_gate_up, b_down, *terms = tensors
     terms = terms or [None]
     r = routing(device, last=2)  # the rows of dropped slots are not written
     forward = (x, up, down, weights, *r, "output", True, *activation, b_gate_up, b_down, *terms)
-    torch.library.opcheck(torch.ops.moge_ops.grouped_mlp, forward)
+    opcheck("grouped_mlp", forward)
     pre, d_y = torch.randn(T * K, up.shape[1], device=device), torch.randn(T, H, device=device)
     kept = [t.detach() for t in (d_y, x, up, down, weights)]
     terms = [None if t is None else t.detach() for t in terms]
     backward = (*kept, *r, pre, True, True, *activation, b_down.detach(), *terms, True, series)
-    torch.library.opcheck(torch.ops.moge_ops.grouped_mlp_bwd, backward)
+    opcheck("grouped_mlp_bwd", backward)
 
 
 @pytest.mark.slow_on("triton")
-def test_opcheck_of_quantised_experts(device: str) -> None:
+def test_opcheck_of_quantised_experts(device: str, opcheck: Check) -> None:
     scheme = "int8_w8a16"
     x, up, down, weights, b_gate_up, b_down = (t.to(device) for t in make(GPT_OSS, False))
     up, down = quantize(up, scheme), quantize(down, scheme)
@@ -83,14 +93,11 @@ def test_opcheck_of_quantised_experts(device: str) -> None:
     r = routing(device, last=2)  # the rows of dropped slots are not written
     fixed = (scheme, up.group_size, down.group_size)
     forward = (*(leaves[0], *up[:3], *down[:3], leaves[1], *r, *fixed, "output", True),)
-    torch.library.opcheck(
-        torch.ops.moge_ops.grouped_mlp_quantized, (*forward, *GPT_OSS, *leaves[2:], None)
-    )
+    opcheck("grouped_mlp_quantized", (*forward, *GPT_OSS, *leaves[2:], None))
     pre, d_y = torch.randn(T * K, 2 * F, device=device), torch.randn(T, H, device=device)
     backward = (d_y, *up[:3], *down[:3], weights.detach(), *r, pre, *fixed, True, *GPT_OSS)
-    torch.library.opcheck(
-        torch.ops.moge_ops.grouped_mlp_quantized_bwd, (*backward, b_down.detach(), None, True)
-    )
+    rest = (b_down.detach(), None, True)
+    opcheck("grouped_mlp_quantized_bwd", (*backward, *rest))
 
 
 @pytest.mark.slow_on("triton")
