@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from moge_ops.integrations import _experts_interface, _quantizer
-from moge_ops.integrations._experts_activation import activation_of
+from moge_ops.integrations._experts_activation import activation_of, gate_of
 from moge_ops.integrations._quantized_folders import load_quantized
 from moge_ops.integrations._quantizer import ExpertsQuantizationConfig
 from moge_ops.integrations.pangu_auto import (
@@ -124,11 +124,20 @@ def experts_forward(
 
     :func:`moge_ops.grouped_mlp` serves all that a :class:`moge_ops.Activation` can say, with biases
     or without: SiLU, GELU, ReLU and its square, with a gate or without one, halves one after the
-    other or interleaved, and gates of a module's own if they are a clamped SwiGLU such as that of
-    GPT-OSS. Such a gate is called once and compared, with its derivatives, before it is replaced.
-    What is left, another ``act_fn``, another ``_apply_gate``, a norm after each expert, gets the
-    same products in steps: ``route``, ``permute``, ``grouped_gemm``, activation, ``grouped_gemm``,
-    ``unpermute``. Transposed weights are read through their strides in both cases.
+    other or interleaved, and gates of a class's own if they are a clamped SwiGLU such as that of
+    GPT-OSS. What is left, another ``act_fn``, another ``_apply_gate``, a norm after each expert,
+    gets the same products in steps: ``route``, ``permute``, ``grouped_gemm``, activation,
+    ``grouped_gemm``, ``unpermute``. Transposed weights are read through their strides in both
+    cases.
+
+    A class's own ``_apply_gate`` is called once, on test numbers in float64, before it is replaced.
+    It stays, in steps, unless its values and its derivatives are those of one
+    :class:`moge_ops.Activation` to 1e-5, relative and absolute; a difference that is smaller is not
+    seen. The test call gets the constants ``limit``, ``swiglu_limit``, ``alpha`` and
+    ``swiglu_alpha`` of the module, as far as they are numbers, and ``act_fn`` if it is one of those
+    above. A gate that reads any other attribute of the module stays, as does one that is set on a
+    module instead of its class, one whose numbers are written into its code instead of these
+    constants (but for an alpha of 1, and a shift of 0 or 1), and one that raises in the test call.
 
     Args:
         experts: The module: ``gate_up_proj`` (``up_proj`` without a gate) and ``down_proj``, each
@@ -158,7 +167,7 @@ def experts_forward(
     x = hidden_states.to(next(w.dtype for w in like if isinstance(w, Tensor)))
     routing = route(top_k_index, w_down.shape[0])
 
-    activation = activation_of(experts)
+    activation = activation_of(experts, w_up.shape[1])
     if activation is not None:
         biases = {}
         if experts.has_bias:
@@ -172,7 +181,7 @@ def experts_forward(
     pre = grouped_gemm(permute(x, routing), w_up, routing.offsets)
     if experts.has_bias:
         pre = _add_bias(pre, getattr(experts, f"{up}_bias"), routing.offsets)
-    own_gate = type(experts)._apply_gate is not _experts_interface._default_apply_gate
+    own_gate = gate_of(experts) is not _experts_interface._default_apply_gate
     if experts.has_gate and (own_gate or experts.is_concatenated):
         act = experts._apply_gate(pre)
     elif experts.has_gate:

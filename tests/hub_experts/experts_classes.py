@@ -20,6 +20,7 @@ from transformers import PretrainedConfig
 
 from moge_ops.integrations import _experts_interface
 from moge_ops.integrations._experts_activation import _FUNCTIONS, activation_of
+from moge_ops.integrations.transformers import _weight
 from moge_ops.ops._activation import Activation
 
 CSV = Path(__file__).parents[2] / "bench" / "results" / "transformers_experts.csv"
@@ -37,9 +38,15 @@ class Found(NamedTuple):
     module: nn.Module
 
     @property
+    def activation(self) -> Activation | None:
+        """What serves it now; None where steps do."""
+        up = "gate_up_proj" if self.module.has_gate else "up_proj"
+        return activation_of(self.module, _weight(self.module, up).shape[1])
+
+    @property
     def before(self) -> str:
         """What served it while the operator knew SwiGLU alone."""
-        plain = activation_of(self.module) == Activation() and not self.module.has_bias
+        plain = self.activation == Activation() and not self.module.has_bias
         default = self.cls._apply_gate is _experts_interface._default_apply_gate
         return "fused" if plain and default else "in steps"
 
@@ -103,7 +110,7 @@ def _built(cls: type, folder: Path) -> nn.Module:
 
 
 def _words(found: Found) -> str:
-    activation = activation_of(found.module)
+    activation = found.activation
     if activation is not None:
         name, gated, interleaved, alpha, limit, shift = activation
         parts = [name if gated else f"{name}, no gate"]
@@ -126,7 +133,7 @@ def rows() -> list[dict[str, Any]]:
             "activation": _words(found),
             "biases": "yes" if found.module.has_bias else "no",
             "before": found.before,
-            "now": "in steps" if activation_of(found.module) is None else "fused",
+            "now": "in steps" if found.activation is None else "fused",
             "transformers": transformers.__version__,
         }
         for found in find()
