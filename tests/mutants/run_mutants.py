@@ -30,6 +30,7 @@ import ascend_mutants
 import cpu_mutants
 import demand_mutants
 import emulator_mutants
+import gate_mutants
 import inherit_mutants
 import mtp_mutants
 import null_mutants
@@ -58,6 +59,7 @@ ROOMS: dict[str, Sequence[Mutant]] = {
         *offload_mutants.MUTANTS,
         *demand_mutants.MUTANTS,
         *inherit_mutants.MUTANTS,
+        *gate_mutants.MUTANTS,
     ],
     "ascend": ascend_mutants.MUTANTS,
     "emulator": emulator_mutants.MUTANTS,
