@@ -303,3 +303,11 @@ def test_a_limit_that_means_none(limit: float, fused: list[Activation]) -> None:
 
     assert_own_forward(experts(gate, limit=limit))
     assert fused == [CLAMPED._replace(limit=None)]
+
+
+def test_an_unused_limit(fused: list[Activation]) -> None:
+    def gate(self: Any, pre: Tensor) -> Tensor:
+        return (pre[..., 1::2] + 1) * pre[..., ::2] * torch.sigmoid(self.alpha * pre[..., ::2])
+
+    assert_own_forward(experts(gate))
+    assert fused == [CLAMPED._replace(limit=None)]

@@ -43,24 +43,17 @@ MUTANTS = [
     ),
     Mutant(
         FILE,
-        "return torch.cat([chosen.flatten(1), chosen.mT.flatten(1)])",
-        "return chosen.flatten(1)",
-        "Halves one after the other meet few of the pairs.",
-        GATES.format("differs"),
-    ),
-    Mutant(
-        FILE,
-        "for factor in (0.45, 0.995, 1.005, 2.2)",
-        "for factor in (0.45, 0.995)",
-        "A limit is looked at from below.",
-        GATES.format("differs"),
-    ),
-    Mutant(
-        FILE,
         "_TOLERANCE = 1e-5",
-        "_TOLERANCE = 1e-1",
+        "_TOLERANCE = 1e-2",
         "A gate that is nearly the same is replaced.",
-        GATES.format("differs"),
+        GATES.format("steeper"),
+    ),
+    Mutant(
+        FILE,
+        "for limit in (None, *limits)",
+        "for limit in limits or (None,)",
+        "A module that has a limit but whose gate has none runs in steps.",
+        GATES.format("unused_limit"),
     ),
     Mutant(
         FILE,
