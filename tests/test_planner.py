@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -284,6 +285,18 @@ def test_reasons_count_every_plan() -> None:
         assert reason in text, text
 
 
+def test_reasons_in_other_numbers() -> None:
+    """One plan, a size just above the limit, and more numbers of ranks than one reads."""
+    (only,) = planner.plan(PANGU, 1, batch=1).dropped
+    assert only == "1 plan needs more than 64 GB: 144.4 GB"
+    (only,) = planner.plan(PANGU, 1, batch=7, memory=146.8e9).dropped
+    assert only == "1 plan needs more than 146.8 GB: 146.803 GB"
+    (only,) = planner.plan(PANGU, 1, batch=1, memory=1e12, latency=0.001).dropped
+    assert re.fullmatch(r"1 plan takes more than 1 ms: \d+\.\d ms", only), only
+    _, many, *_ = planner.plan(PANGU, 240, batch=1).dropped
+    assert many.endswith("8 groups do not split over 3, 5, 6, 10, 12, 15, ..., 240 ranks")
+
+
 def test_memory_drops_what_does_not_fit() -> None:
     found = planner.plan(PANGU, 2, batch=1)
     assert found.best == []
@@ -335,17 +348,78 @@ def test_plain_top_k_keeps_experts_whole() -> None:
         ({"batch": 0}, ValueError, r"batch must be in \[1, 65536\], got 0"),
         ({"memory": -1.0}, ValueError, "memory must be above 0, got -1.0"),
         ({"latency": float("nan")}, ValueError, "latency must be above 0, got nan"),
-        ({"chip": PANGU_CHIP._replace(node=0)}, ValueError, "chip must have rates, .* node=0"),
+        ({"chip": PANGU_CHIP._replace(node=0)}, ValueError, "chip.node must be at least 1, got 0"),
+        ({"chip": PANGU_CHIP._replace(flops=0)}, ValueError, "chip.flops must be above 0, got 0"),
         (
             {"kind": "train", "precision": W8A8},
             ValueError,
-            "matrices as wide as other numbers to train, got 1 and 2 bytes",
+            "precision.matrix must be item=2 to train, got 1",
         ),
+        (
+            {"precision": Precision(2, 7)},
+            ValueError,
+            "precision.matrix must be 1, 2, 4 or 8 bytes, got 7",
+        ),
+        ({"precision": Precision(0, 0)}, ValueError, "precision.item must be 1, 2, 4 or 8 bytes"),
+        ({"precision": Precision(2, 4)}, ValueError, "matrix must be at most item=2, got 4"),
+        ({"precision": Precision(2.0)}, TypeError, "precision.item must be an int, got float"),
+        ({"precision": 1}, TypeError, "precision must be a Precision, got int"),
+        ({"config": 3}, TypeError, "config must be a PanguMoEConfig, got int"),
+        ({"chip": 3}, TypeError, "chip must be a Chip or one of h100, 910b2, 310p, got int"),
+        (
+            {"chip": PANGU_CHIP._replace(net_link="25GB")},
+            TypeError,
+            "chip.net_link must be a number, got str",
+        ),
+        ({"chip": PANGU_CHIP._replace(node=2.5)}, TypeError, "chip.node must be an int, got float"),
+        ({"memory": "64GB"}, TypeError, "memory must be a number, got str"),
+        ({"latency": True}, TypeError, "latency must be a number, got bool"),
+        ({"length": 2048.0}, TypeError, "length must be an int, got float"),
+        ({"batch": "2"}, TypeError, "batch must be an int, got str"),
+        ({"kind": None}, ValueError, "kind must be one of train, prefill, decode, got None"),
     ],
 )
 def test_rejects_inputs(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        planner.plan(PANGU, **{"devices": 8, **options})
+        planner.plan(**{"config": PANGU, "devices": 8, **options})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: planner.top_k_twin(3), TypeError, "config must be a PanguMoEConfig, got int"),
+        (lambda: planner.device_loads([1, 2], 2), TypeError, r"rows must be a Tensor \[..., E\]"),
+        (
+            lambda: planner.device_loads(torch.tensor(3), 1),
+            ValueError,
+            r"rows must be \[..., E\], got \[\]",
+        ),
+        (
+            lambda: planner.device_loads(torch.ones(3), 2),
+            ValueError,
+            "devices must divide E=3, got 2",
+        ),
+        (lambda: planner.device_loads(torch.ones(4), 2.0), TypeError, "devices must be an int"),
+        (lambda: exchange(3, ranks=2), ValueError, "ranks must divide T=3, got 2"),
+        (lambda: exchange(3, ranks=3), ValueError, "ranks must divide E=4, got 3"),
+        (
+            lambda: exchange(0, ranks=2),
+            ValueError,
+            r"experts must be \[T, K\] with T at least 1, got \[0, 2\]",
+        ),
+        (lambda: exchange(2, ranks=0), ValueError, "ranks must be at least 1, got 0"),
+    ],
+)
+def test_rejects_inputs_of_the_model(
+    call: Callable[[], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def exchange(T: int, ranks: int) -> float:
+    experts = torch.zeros(T, 2, dtype=torch.int32)
+    return planner.all_to_all_seconds(experts, ranks, 4, 100, PANGU_CHIP)
 
 
 def test_layouts_are_named_as_the_paper_does() -> None:

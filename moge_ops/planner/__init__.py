@@ -17,12 +17,21 @@ from moge_ops.planner._cost import (
 )
 from moge_ops.planner._layout import RECOMPUTE, Layout
 from moge_ops.planner._memory import Memory, Precision
-from moge_ops.planner._search import KINDS, MOST_DEVICES, Found, Plans, plan, top_k_twin
+from moge_ops.planner._search import (
+    KINDS,
+    MOST_BATCH,
+    MOST_DEVICES,
+    Found,
+    Plans,
+    plan,
+    top_k_twin,
+)
 from moge_ops.planner._time import Times
 
 __all__ = [
     "CHIPS",
     "KINDS",
+    "MOST_BATCH",
     "MOST_DEVICES",
     "RECOMPUTE",
     "Chip",

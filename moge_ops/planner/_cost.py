@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from moge_ops import _checks
 from moge_ops.ops.grouped_gate import grouped_gate
 
 DRAWN = 2**12  # most tokens whose experts are drawn at once; larger batches multiply their counts
@@ -68,7 +69,18 @@ def expert_seconds(
 
 
 def device_loads(rows: Tensor, devices: int) -> Tensor:
-    """``[..., E] -> [..., devices]``, each device holding E/devices neighbours."""
+    """``[..., E] -> [..., devices]``, each device holding E/devices neighbours.
+
+    Raises:
+        TypeError: ``rows`` is not a tensor, or ``devices`` not an int.
+        ValueError: The devices do not divide E.
+    """
+    _checks.tensor("rows", rows, "[..., E]")
+    _checks.integer("devices", devices, least=1)
+    if not rows.ndim:
+        raise ValueError("rows must be [..., E], got []")
+    if rows.shape[-1] % devices:
+        raise ValueError(f"devices must divide E={rows.shape[-1]}, got {devices}")
     return rows.view(*rows.shape[:-1], devices, rows.shape[-1] // devices).sum(-1)
 
 
@@ -101,11 +113,18 @@ def all_to_all_seconds(experts: Tensor, ranks: int, E: int, token: int, chip: Ch
     Where the ranks do not fill the last node, its devices take the places that it lacks in turn.
 
     Raises:
+        TypeError: ``experts`` is not a tensor of integers, or a size not an int.
         ValueError: The ranks do not divide T or E, or there is no token.
     """
-    T, node = len(experts), min(ranks, chip.node)
-    if not T or T % ranks or E % ranks:
-        raise ValueError(f"ranks must divide T above 0 and E, got {ranks}, T={T}, E={E}")
+    T = _checks.tensors(("experts", experts, "[T, K]", _checks.IDS))["T"]
+    if not T:
+        raise ValueError(f"experts must be [T, K] with T at least 1, got {list(experts.shape)}")
+    _checks.integer("E", E, least=1)
+    _checks.integer("ranks", ranks, least=1)
+    for name, size in (("T", T), ("E", E)):
+        if size % ranks:
+            raise ValueError(f"ranks must divide {name}={size}, got {ranks}")
+    experts, node = experts.long(), min(ranks, chip.node)
     card, nodes = torch.arange(T) // (T // ranks), -(-ranks // node)
     first = torch.arange(nodes) * node
     place, home = card % node, card // node

@@ -4,7 +4,7 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from moge_ops import _checks
 from moge_ops.models.pangu_moe import PanguMoEConfig
@@ -22,6 +22,7 @@ from moge_ops.planner._time import Setting, Times, inference_times, training_tim
 KINDS = ("train", "prefill", "decode")
 GB = 10**9
 MOST_DEVICES, MOST_BATCH = 2**16, 2**16
+MOST_NUMBERS = 8  # of ranks in a sentence
 
 
 class Found(NamedTuple):
@@ -66,21 +67,75 @@ class _Dropped:
         found = []
         for what, ranks in self.sizes.items():
             verb = "do" if what.endswith(("s", "heads")) else "does"
-            numbers = ", ".join(str(n) for n in sorted(ranks))
-            found.append(f"{_plans(ranks.total())}: {what} {verb} not split over {numbers} ranks")
+            numbers = [str(n) for n in sorted(ranks)]
+            if len(numbers) > MOST_NUMBERS:
+                numbers[MOST_NUMBERS - 2 : -1] = ["..."]
+            over = f"not split over {', '.join(numbers)} ranks"
+            found.append(f"{_plans(ranks.total())}: {what} {verb} {over}")
         if self.memory:
-            need = f"need{'s' * (len(self.memory) == 1)} more than {self.most / GB:g} GB"
-            least = f"the least of them {min(self.memory) / GB:.1f} GB"
-            found.append(f"{_plans(len(self.memory))} {need}: {least}")
+            sizes = [size / GB for size in self.memory]
+            found.append(_beyond(sizes, self.most / GB, "need", "GB", "least"))
         if self.late and self.latency is not None:
-            takes = f"take{'s' * (len(self.late) == 1)} more than {self.latency * 1e3:g} ms"
-            quickest = f"the quickest of them {min(self.late) * 1e3:.1f} ms"
-            found.append(f"{_plans(len(self.late))} {takes}: {quickest}")
+            times = [1e3 * seconds for seconds in self.late]
+            found.append(_beyond(times, 1e3 * self.latency, "take", "ms", "quickest"))
         return found
 
 
 def _plans(n: int) -> str:
     return f"{n} plan{'s' * (n != 1)}"
+
+
+def _beyond(values: list[float], most: float, verb: str, unit: str, name: str) -> str:
+    """``5 plans need more than 64 GB: the least of them 64.04 GB``, with digits that tell them."""
+    one, least = len(values) == 1, min(values)
+    digits = next(d for d in range(1, 10) if d == 9 or round(least, d) > most)
+    found = f"{_plans(len(values))} {verb}{'s' * one} more than {most:g} {unit}: "
+    return found + ("" if one else f"the {name} of them ") + f"{least:.{digits}f} {unit}"
+
+
+def _above_0(name: str, value: Any) -> None:
+    """Checks a number; raises TypeError or ValueError."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def _checked_config(config: Any) -> None:
+    if not isinstance(config, PanguMoEConfig):
+        raise TypeError(f"config must be a PanguMoEConfig, got {type(config).__name__}")
+
+
+def _checked_chip(chip: Any) -> Chip:
+    """The chip, or that of the name; raises TypeError or ValueError."""
+    if isinstance(chip, str):
+        _checks.choice("chip", chip, tuple(CHIPS))
+        return CHIPS[chip]
+    if not isinstance(chip, Chip):
+        kinds = f"a Chip or one of {', '.join(CHIPS)}"
+        raise TypeError(f"chip must be {kinds}, got {type(chip).__name__}")
+    for field in ("flops", "bytes", "node_link", "net_link", "memory"):
+        _above_0(f"chip.{field}", getattr(chip, field))
+    _checks.integer("chip.node", chip.node, least=1)
+    return chip
+
+
+def _checked_precision(precision: Any, kind: str) -> Precision:
+    """The precision, or bfloat16 for None; raises TypeError or ValueError."""
+    if precision is None:
+        return Precision()
+    if not isinstance(precision, Precision):
+        raise TypeError(f"precision must be a Precision, got {type(precision).__name__}")
+    for field, size in precision._asdict().items():
+        _checks.integer(f"precision.{field}", size)
+        if size not in (1, 2, 4, 8):
+            raise ValueError(f"precision.{field} must be 1, 2, 4 or 8 bytes, got {size}")
+    item, matrix = precision
+    if matrix > item:
+        raise ValueError(f"precision.matrix must be at most item={item}, got {matrix}")
+    if kind == "train" and matrix != item:
+        raise ValueError(f"precision.matrix must be item={item} to train, got {matrix}")
+    return precision
 
 
 def plan(
@@ -120,8 +175,9 @@ def plan(
         plan whose sizes do not divide is counted under the first reason alone.
 
     Raises:
-        TypeError: ``devices``, ``length`` or ``batch`` is not an int.
-        ValueError: A number or a name is out of range.
+        TypeError: An argument, a rate of the chip or a number of bytes is of another type.
+        ValueError: A number or a name is out of range; matrices have more bytes than other numbers,
+            or in training fewer.
 
     Source:
         Tang et al. 2025, "Pangu Pro MoE" (arXiv:2505.21411), for layouts of inference; "Pangu Ultra
@@ -130,26 +186,17 @@ def plan(
         rematerialisation as dimensions of one search. Their simulators are not published: the
         model here is ours.
     """
-    if isinstance(chip, str):
-        _checks.choice("chip", chip, tuple(CHIPS))
-        chip = CHIPS[chip]
+    _checked_config(config)
+    chip = _checked_chip(chip)
     _checks.choice("kind", kind, KINDS)
     _checks.integer("devices", devices, least=1, most=MOST_DEVICES)
     _checks.integer("length", length, least=1, most=config.max_position_embeddings)
     if batch is not None:
         _checks.integer("batch", batch, least=1, most=MOST_BATCH)
     for name, value in (("memory", memory), ("latency", latency)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}")
-    if not min(chip[1:]) > 0:
-        raise ValueError(f"chip must have rates, devices and memory above 0, got {chip}")
-    precision = Precision() if precision is None else precision
-    if kind == "train" and precision.matrix != precision.item:
-        raise ValueError(
-            "precision must have matrices as wide as other numbers to train, got "
-            f"{precision.matrix} and {precision.item} bytes"
-        )
-    setting = Setting(config, chip, precision)
+        if value is not None:
+            _above_0(name, value)
+    setting = Setting(config, chip, _checked_precision(precision, kind))
     dropped = _Dropped(chip.memory if memory is None else memory, latency)
     best: list[Found] = []
     for layout in layouts(devices, training=kind == "train"):
@@ -218,5 +265,6 @@ def _served(
 
 
 def top_k_twin(config: PanguMoEConfig) -> PanguMoEConfig:
-    """The same model with plain top-k in place of groups."""
+    """The same model with plain top-k in place of groups; TypeError if it is no config."""
+    _checked_config(config)
     return config if is_top_k(config) else replace(config, num_groups=1)
