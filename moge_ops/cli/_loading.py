@@ -125,6 +125,7 @@ def load_offloaded(
 def size(name: str, text: str) -> int:
     """``"1.5GB"`` as a number of bytes; raises ValueError, which says that ``name`` has it."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMG]i?B)?", text, re.ASCII)
-    if not match or not float(match[1]):
+    found = int(float(match[1]) * models.checkpoint.UNITS[match[2] or ""]) if match else 0
+    if not found:
         raise ValueError(f"{name} must be a number of bytes or like '8GB', got {text!r:.200}")
-    return int(float(match[1]) * models.checkpoint.UNITS[match[2] or ""])
+    return found

@@ -54,7 +54,10 @@ def number(text: str) -> float:
 
 def _add_plan(to: argparse.ArgumentParser) -> None:
     names = " or ".join(BUILT_IN)
-    help_ = f"folder with config.json, or {names} (default: the first)"
+    help_ = (
+        f"folder with config.json, or {names} (default: the first); write ./NAME for a folder of "
+        "that name"
+    )
     to.add_argument("folder", nargs="?", default=next(iter(BUILT_IN)), help=help_)
     to.add_argument(
         "--devices", required=True, metavar="N", help="how many, or a range like 4..512, doubling"

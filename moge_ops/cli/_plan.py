@@ -4,16 +4,17 @@ import argparse
 import re
 import sys
 
-from moge_ops import planner
+from moge_ops import _checks, planner
 from moge_ops.cli import _models as models
 from moge_ops.cli._loading import GB, size
 from moge_ops.cli._tables import table
 from moge_ops.models import PanguMoEConfig
-from moge_ops.planner import MOST_DEVICES, Chip, Found, Precision
+from moge_ops.planner import MOST_BATCH, MOST_DEVICES, Chip, Found, Precision
 
 PANGU = PanguMoEConfig()
 BUILT_IN = {"pangu-pro-moe": PANGU, "pangu-pro-moe-top-k": planner.top_k_twin(PANGU)}
-HEAD = ("batch", "GB", "attention", "experts", "head", "links", "sums", "bubble")
+HEAD = ("batch", "GB", "attention", "experts", "head", "links")
+OF_TRAINING = ("sums, update", "bubble")
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -24,9 +25,8 @@ def plan(args: argparse.Namespace) -> None:
     config = BUILT_IN.get(args.folder)
     if config is None:
         config = models.checkpoint.read_config(args.folder)
+    _check(args, config)
     chip, fits = _chip(args), False
-    if args.show < 1:
-        raise ValueError(f"--show must be at least 1, got {args.show}")
     for devices in _devices(args.devices):
         found = planner.plan(
             config,
@@ -45,24 +45,39 @@ def plan(args: argparse.Namespace) -> None:
                 print(f"- {sentence}")
         else:
             reasons = "; ".join(found.dropped)
-            print(f"plan: no plan for {devices} devices fits: {reasons}", file=sys.stderr)
+            of = f"{devices} device{'s' * (devices != 1)}"
+            print(f"plan: no plan for {of} fits: {reasons}", file=sys.stderr)
     if not fits:
         sys.exit(1)
 
 
+def _check(args: argparse.Namespace, config: PanguMoEConfig) -> None:
+    """Checks options as they were typed, where the planner would name its own arguments."""
+    _checks.integer("--show", args.show, least=1)
+    _checks.integer("--length", args.length, least=1, most=config.max_position_embeddings)
+    if args.batch is not None:
+        _checks.integer("--batch", args.batch, least=1, most=MOST_BATCH)
+    if args.latency is not None and args.latency <= 0:
+        raise ValueError(f"--latency must be above 0, got {args.latency:g}")
+    if args.w8a8 and args.kind == "train":
+        raise ValueError("--w8a8 is for --kind prefill and decode, got train")
+
+
 def _show(devices: int, chip: Chip, kind: str, best: list[Found], fit: int) -> None:
-    rows = []
+    training, rows = kind == "train", []
     for found in best:
         t = found.times
-        times = (t.attention, t.experts, t.head, t.links, t.gradients + t.update, t.bubble)
+        times = [t.attention, t.experts, t.head, t.links]
+        times += [t.gradients + t.update, t.bubble] if training else []
         parts = [f"{1e3 * seconds:.1f}" for seconds in times]
         numbers = [found.batch, f"{found.memory.total / GB:.1f}", *parts]
-        micro = f", micro-batch {found.layout.micro}" if kind == "train" else ""
+        micro = f", micro-batch {found.layout.micro}" if training else ""
         step = f"{1e3 * t.total:.1f}"
         rows.append((f"{found.layout}{micro}", *numbers, step, f"{found.rate:,.0f}"))
     plans = f"{fit} plan{'s fit' if fit != 1 else ' fits'}"
     title = f"{kind} on {devices} x {chip.name}: {plans}; modelled ms"
-    table(title, ("layout", *HEAD, "step", "tokens/s a device"), rows)
+    head = HEAD + (OF_TRAINING if training else ())
+    table(title, ("layout", *head, "step", "tokens/s a device"), rows)
 
 
 def _devices(text: str) -> list[int]:
