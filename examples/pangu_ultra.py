@@ -21,14 +21,14 @@ from bench_ops import harness, printing
 from rich.table import Table
 from torch import Tensor
 
+from moge_ops import planner
 from moge_ops.testing import router_logits
 
 H, E, K = 7680, 256, 8  # of Pangu Ultra MoE
 ITEM = 2  # bytes of a bfloat16
 MESHES = ((2, 8), (4, 8), (8, 8))  # nodes, devices of each
 ROUTERS = {"uniform": 0.0, "Zipf 0.5": 0.5, "Zipf 1": 1.0}
-# bytes/s of a device's links each way, inside a node and between nodes, as in balance.py
-LINKS = {"H100 SXM": (450e9, 50e9), "Ascend 910B2": (196e9, 25e9)}
+CHIPS = (planner.CHIPS["h100"], planner.CHIPS["910b2"])
 
 
 class Rows(NamedTuple):
@@ -73,14 +73,17 @@ def gathered(experts: Tensor, num_experts: int, nodes: int, devices: int) -> Row
 WAYS = {"flat": flat, "by node": by_node, "gathered": gathered}
 
 
+def column(chip: planner.Chip) -> str:
+    """Of the CSV: microseconds by the chip's links."""
+    return f"modelled_us_{chip.name.replace(' ', '_')}"
+
+
 def row(router: str, way: str, nodes: int, devices: int, experts: Tensor, E: int) -> dict[str, Any]:
     found = WAYS[way](experts, E, nodes, devices)
     times = {
         # there and back, the two kinds of links after each other
-        f"modelled_us_{chip.replace(' ', '_')}": 2e6
-        * (H * ITEM)
-        * (found.near / near + found.far / far)
-        for chip, (near, far) in LINKS.items()
+        column(chip): 2e6 * (H * ITEM) * (found.near / chip.node_link + found.far / chip.net_link)
+        for chip in CHIPS
     }
     sizes = {"router": router, "E": E, "K": experts.shape[1], "nodes": nodes, "devices": devices}
     return {**sizes, "way": way, "rows_near": found.near, "rows_far": found.far, **times}
@@ -99,9 +102,9 @@ def choices(tokens: int, trained: Path) -> Iterator[tuple[str, Tensor, int]]:
 def table(rows: list[dict[str, Any]]) -> Table:
     title = "Rows of a token on the links, one way; modelled microseconds, both ways"
     names = ("router", "nodes x devices", "way")
-    found = printing.table_of(title, names, ("inside", "between", *LINKS))
+    found = printing.table_of(title, names, ("inside", "between", *(chip.name for chip in CHIPS)))
     for r in rows:
-        times = (f"{r['modelled_us_' + chip.replace(' ', '_')]:.2f}" for chip in LINKS)
+        times = (f"{r[column(chip)]:.2f}" for chip in CHIPS)
         numbers = f"{r['rows_near']:.2f}", f"{r['rows_far']:.2f}"
         found.add_row(r["router"], f"{r['nodes']} x {r['devices']}", r["way"], *numbers, *times)
     return found
