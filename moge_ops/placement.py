@@ -4,11 +4,17 @@
 
     statistics = RouterStatistics(co_activation=True)
     with statistics.collect(model, "text"):
-        model(input_ids)
+        gating = model(input_ids, return_details=True).gating[3]  # of the layer
     pairs = statistics.pairs["text"]["layers.3.moge"]
     perm = group_experts(pairs, devices=8)  # experts that tokens take together share a device
-    permute_experts(layer, perm)
-    hits = table[input_ids] @ owned  # [T, devices]: experts that each token will find where
+    permute_experts(model.layers[3].moge, perm)
+
+    E = len(pairs)
+    taken = one_hot(gating.experts.long(), E).sum(1).float()  # [T, E]: what each token took
+    table = torch.zeros(model.config.vocab_size, E).index_add_(0, input_ids.flatten(), taken)
+    table /= table.sum(1, keepdim=True).clamp_min(1.0)  # [V, E]: shares of what an id took
+    owned = one_hot(perm.argsort() // (E // 8), 8).float()  # [E, devices]: where an expert is now
+    hits = table[next_ids] @ owned  # [T, devices]: the share that a token will find where
     device = schedule_tokens(hits)  # equally many tokens on each device
 
 Neither changes what a model computes: experts move with their router's rows, and a token's output

@@ -1,5 +1,6 @@
 """Experts and tokens on devices: against all orders and all schedules of small cases."""
 
+import textwrap
 from itertools import permutations, product
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from moge_ops import grouped_gate, nn
+from moge_ops import grouped_gate, nn, placement
+from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 from moge_ops.placement import group_experts, schedule_tokens
 from moge_ops.statistics import RouterStatistics
 from moge_ops.surgery import permute_experts
@@ -70,6 +72,29 @@ def test_a_layer_computes_the_same_afterwards() -> None:
     got, _, moved = layer(x, return_routing=True)
     assert torch.allclose(got, want, atol=1e-6)
     assert torch.equal(perm[moved.experts.long()], gating.experts.long())
+
+
+def test_the_example_of_the_module_runs() -> None:
+    """What tokens will find foretells what they find, since its ids are those of before."""
+    torch.manual_seed(0)
+    code = (placement.__doc__ or "").partition("::\n")[2].partition("\nNeither")[0]
+    config = PanguMoEConfig(
+        **{"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 4, "num_groups": 1},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1, "moe_intermediate_size": 8},
+        **{"shared_expert_intermediate_size": 0, "initializer_range": 0.3},
+        **{"bos_token_id": None, "eos_token_id": None},
+    )
+    names = {"torch": torch, "one_hot": torch.nn.functional.one_hot}
+    names |= {name: getattr(placement, name) for name in placement.__all__}
+    names |= {"RouterStatistics": RouterStatistics, "permute_experts": permute_experts}
+    names |= {"model": (model := PanguMoEForCausalLM(config))}
+    names |= {"input_ids": (ids := torch.randint(32, (2, 64))), "next_ids": ids[0]}
+    exec(textwrap.dedent(code), names)
+    experts = model(ids[:1], return_details=True).gating[3].experts.long()
+    found = torch.nn.functional.one_hot(experts // (64 // 8), 8).sum(1) / 8
+    assert torch.equal(names["device"].bincount(), torch.full((8,), 8))
+    here = found.gather(1, names["device"][:, None]).mean()
+    assert here > 1.3 / 8, here  # an eighth by chance
 
 
 def test_pairs_by_hand(tmp_path: Path) -> None:
