@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "cli": {
         *("models", "offload", "ops", "planner", "quant", "statistics", "surgery"),
-        *("_backend", "_extensions", "_files", "_interrupt", "_memory", "_quantized"),
+        *("_backend", "_checks", "_extensions", "_files", "_interrupt", "_memory", "_quantized"),
     },
     "distributed": {"models", "nn", "ops", "_checks"},  # and no room may import it
     "integrations": {"models", "nn", "ops", "quant", "_checks", "_files"},
