@@ -4,7 +4,9 @@ Every plan for decoding on 4 to 512 devices is counted and modelled by `moge_ops
 from the shapes of the reference model, time by rooflines and rates of links. Nothing is timed. The
 rows say for each number of devices which plan is the quickest, and for the layout of the paper,
 attention DP2·TP4 and routed experts TP2·EP4 on eight devices, which rank it has and how much of the
-best rate. Plain top-k's twin of the model, with one group, is planned beside it.
+best rate. Plain top-k's twin of the model, with one group, is planned beside it. The links of the
+310P are an assumption of ours, so that its layout is ranked with slower and quicker ones, too, and
+with other limits of a step.
 
 Weights are int8, as the paper serves (arXiv:2505.21411), contexts have 2048 tokens, and a step may
 take 100 ms. The published rate on four cards of a 800I A2 is there to compare: it was measured on
@@ -13,6 +15,7 @@ NPUs, with everything that a roofline leaves out.
 
 import sys
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from bench_ops import finish, harness, printing
@@ -21,7 +24,7 @@ from rich.table import Table
 
 from moge_ops import planner
 from moge_ops.models import PanguMoEConfig
-from moge_ops.planner import Found, Plans, Precision
+from moge_ops.planner import Chip, Found, Plans, Precision
 
 DEVICES = (4, 8, 16, 32, 64, 128, 256, 512)
 LENGTH, LATENCY = 2048, 0.1
@@ -29,9 +32,12 @@ PAPER = "DP2·TP4", "TP2·EP4"  # attention and routed experts on eight devices
 MODELS = {"MoGE": PanguMoEConfig(), "plain top-k": planner.top_k_twin(PanguMoEConfig())}
 LOOKS = {"MoGE": ("#D55E00", "o"), "plain top-k": ("#0072B2", "s")}  # Okabe and Ito's
 CHIPS = {"Ascend 910B2": "910b2", "Ascend 310P": "310p"}
+# rates of the 310P's links over those of planner.CHIPS, and most seconds of a step
+LINKS, LATENCIES = (0.25, 1.0, 4.0), (0.06, LATENCY, 0.15, None)
 COLUMNS = [
     *("chip", "way", "devices", "what", "attention", "experts", "rank", "plans", "share"),
     *("batch", "memory_gb", "modelled_step_ms", "modelled_tokens_s_device"),
+    *("links", "latency_ms"),
 ]
 Row = dict[str, Any]
 
@@ -53,7 +59,19 @@ def row(chip: str, way: str, devices: int, what: str, plans: Plans, found: Found
         "memory_gb": f"{found.memory.total / 1e9:.1f}",
         "modelled_step_ms": f"{1e3 * found.times.total:.2f}",
         "modelled_tokens_s_device": f"{found.rate:.5g}",
+        "links": "1",
+        "latency_ms": f"{1e3 * LATENCY:g}",
     }
+
+
+def planned(config: PanguMoEConfig, devices: int, chip: Chip | str, latency: float | None) -> Plans:
+    precision = Precision(matrix=1)
+    return planner.plan(config, devices, chip, length=LENGTH, latency=latency, precision=precision)
+
+
+def papers(plans: Plans) -> Found:
+    """The plan with the layout of the paper."""
+    return next(x for x in plans.best if (x.layout.attention, x.layout.experts) == PAPER)
 
 
 def study(sizes: tuple[int, ...]) -> Iterator[Row]:
@@ -61,16 +79,23 @@ def study(sizes: tuple[int, ...]) -> Iterator[Row]:
     for chip, name in CHIPS.items():
         for way, config in MODELS.items():
             for devices in sizes:
-                options = {"length": LENGTH, "latency": LATENCY, "precision": Precision(matrix=1)}
-                plans = planner.plan(config, devices, name, **options)
+                plans = planned(config, devices, name, LATENCY)
                 if not plans.best:
                     continue
                 yield row(chip, way, devices, "best", plans, plans.best[0])
-                if way != "MoGE" or devices != 8:
-                    continue
-                for found in plans.best:
-                    if (found.layout.attention, found.layout.experts) == PAPER:
-                        yield row(chip, way, devices, "paper", plans, found)
+                if way == "MoGE" and devices == 8:
+                    yield row(chip, way, devices, "paper", plans, papers(plans))
+
+
+def varied() -> Iterator[Row]:
+    """The paper's layout on eight chips of the 310P, under other conditions."""
+    chip = planner.CHIPS["310p"]
+    for links, latency in product(LINKS, LATENCIES):
+        made = chip._replace(node_link=links * chip.node_link, net_link=links * chip.net_link)
+        plans = planned(MODELS["MoGE"], 8, made, latency)
+        found = row(chip.name, "MoGE", 8, "varied", plans, papers(plans))
+        most = "any" if latency is None else f"{1e3 * latency:g}"
+        yield {**found, "links": f"{links:g}", "latency_ms": most}
 
 
 def draw(rows: list[dict[str, str]]) -> Figure:
@@ -110,7 +135,7 @@ def table(rows: list[dict[str, str]]) -> Table:
 
 def main() -> int:
     args = harness.example("Plans of decoding: a CSV, and a picture of it.", {}).parse_args()
-    rows = list(study((4, 8) if args.smoke else DEVICES))
+    rows = [*study((4, 8) if args.smoke else DEVICES), *varied()]
     harness.write(args.out / "plan.csv", rows, COLUMNS)
     written = harness.read(args.out / "plan.csv")
     printing.console(150).print(table(written))

@@ -42,4 +42,7 @@ def test_the_published_layout_is_near_the_top() -> None:
         assert (row["attention"], row["experts"]) == ("DP2·TP4", "TP2·EP4")
         assert float(row["share"]) > 0.9
     assert found["Ascend 310P"]["rank"] == "1"
+    varied = {(r["links"], r["latency_ms"]): r for r in rows if r["what"] == "varied"}
+    assert len(varied) == 12
+    assert {**varied["1", "100"], "what": "paper"} == found["Ascend 310P"]
     assert {int(r["devices"]) for r in rows if r["what"] == "best"} == {2**i for i in range(2, 10)}

@@ -1,6 +1,6 @@
 """Plans of decoding that the planner finds, and where the published layout stands among them."""
 
-from tables import Row, Table, read
+from tables import Row, Table, read, span
 
 SOURCE = "plan.csv"
 RATE = "modelled_tokens_s_device"
@@ -28,11 +28,33 @@ def share(chip: str) -> str:
     return f"{100 * float(_paper(chip)['share']):.0f} %"
 
 
+def _varied() -> list[Row]:
+    return [row for row in read(SOURCE) if row["what"] == "varied"]
+
+
+def ranks() -> str:
+    """Ranks of the published layout on the 310P, with other links and limits of a step."""
+    return span((int(row["rank"]) for row in _varied()), 0)
+
+
+def varied() -> Table:
+    """The published layout on the 310P: a line for each rate of links, a column for each limit."""
+    lines: dict[str, list[str]] = {}
+    for row in _varied():
+        cell = f"{row['rank']} of {row['plans']}, {100 * float(row['share']):.3g} %"
+        lines.setdefault(row["links"], []).append(cell)
+    limits = dict.fromkeys(row["latency_ms"] for row in _varied())
+    head = ["links", *("any time" if limit == "any" else f"{limit} ms" for limit in limits)]
+    about = "Pangu Pro MoE in int8, contexts of 2048 tokens, by the planner."
+    rows = [[f"times {links}", *cells] for links, cells in lines.items()]
+    return Table("modelled", SOURCE, about, head, rows)
+
+
 def best() -> Table:
     """The quickest plans on 4 to 16 devices, and the published one."""
     lines = []
     for row in read(SOURCE):
-        if row["devices"] in ("4", "8", "16"):
+        if row["devices"] in ("4", "8", "16") and row["what"] in ("best", "paper"):
             what = "the paper's layout" if row["what"] == "paper" else "quickest"
             names = [row["chip"], row["way"], row["devices"], what]
             names += [row["attention"], row["experts"]]
