@@ -23,6 +23,18 @@ def losses() -> Table:
     return Table("counted", SOURCE, f"{about} {machine(rows[0])}", head, lines)
 
 
+def wanted() -> str:
+    """Experts of a token that the loss for balance pulls towards, K · E / (E + n)."""
+    row = _rows("null experts", "all")[0]
+    k, E, n = (int(row[name]) for name in ("k", "E", "num_null"))
+    return f"{k * E / (E + n):.2f}"
+
+
+def taken() -> str:
+    """Experts of a token that were measured with null ones; mean over seeds."""
+    return f"{_mean('null experts', 'all', 'experts'):.2f}"
+
+
 def kinds() -> Table:
     """Experts that each kind of byte takes in each layer, with null experts; mean over seeds."""
     rows = read(SOURCE)

@@ -26,6 +26,11 @@ def steps() -> str:
     return read(SOURCE)[0]["steps"]
 
 
+def active(way: str) -> str:
+    """Parameters that a token passes in a student."""
+    return f"{int(_ways()[way.replace('_', ' ')][0]['active']):,}"
+
+
 def verdict() -> str:
     """Which ways lost least, in words."""
     ways = by(SOURCE, "way")
