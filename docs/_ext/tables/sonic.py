@@ -1,6 +1,6 @@
 """Token rounding: rows in whole tiles, times of a layer, and losses of a small model."""
 
-from tables import Row, Table, machine, read
+from tables import Row, Table, machine, read, span
 
 SOURCE = "sonic_moe.csv"
 
@@ -46,6 +46,13 @@ def times() -> Table:
     sizes = ", ".join(f"{name} {row[name]}" for name in ("T", "H", "E", "K", "F", "tile"))
     head = ["path", *dict.fromkeys(r["mode"] for r in rows)]
     return Table("measured", SOURCE, f"{sizes}. {machine(row)}", head, lines)
+
+
+def share(mode: str, part: str) -> str:
+    """Time of the layer or of its experts with rounding, over that without, on all paths."""
+    lines = _lines(_rows("time"), ("path",)).items()
+    modes = [modes for (path,), modes in lines if path.endswith(f": {part}")]
+    return span((float(m[mode]["median_ms"]) / float(m["plain"]["median_ms"]) for m in modes), 2)
 
 
 def losses() -> Table:
