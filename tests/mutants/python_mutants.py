@@ -32,9 +32,9 @@ MUTANTS = [
     # --- token rounding ---
     Mutant(
         "moge_ops/ops/_activation.py",
-        '        _checks.tensors(("x", x, "[T, H]", _checks.FLOATS))\n',
-        "",
-        "With a series an x that is no tensor is asked for its device.",
+        '_checks.tensors(("x", x, "[T, H]", _checks.FLOATS), of_two)',
+        "_checks.tensors(of_two)",
+        "With a series an x that is no tensor is asked for its dtype.",
         "tests/test_activation_options.py -k 'no_tensor and x'",
     ),
     Mutant(
@@ -124,8 +124,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/_checks.py",
-        "if k > num_experts // num_groups:",
-        "if k > num_experts:",
+        "if k > P + num_null:",
+        "if k > num_experts + num_null:",
         "A group has to give more experts than it holds.",
         GATE_REJECTS,
     ),

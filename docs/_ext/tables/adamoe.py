@@ -32,7 +32,7 @@ def wanted() -> str:
 
 def taken() -> str:
     """Experts of a token that were measured with null ones; mean over seeds."""
-    return f"{_mean('null experts', 'all', 'experts'):.2f}"
+    return f"{mean(_rows('null experts', 'all'), 'experts'):.2f}"
 
 
 def kinds() -> Table:

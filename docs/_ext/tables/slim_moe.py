@@ -28,7 +28,7 @@ def steps() -> str:
 
 def active(way: str) -> str:
     """Parameters that a token passes in a student."""
-    return f"{int(_ways()[way.replace('_', ' ')][0]['active']):,}"
+    return f"{int(by(SOURCE, 'way')[way.replace('_', ' ')][0]['active']):,}"
 
 
 def verdict() -> str:
