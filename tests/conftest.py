@@ -6,10 +6,11 @@ import pkgutil
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +102,20 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip(f"no native kernels: {cpu_level()}")
     with testing.backend(name), at_level(level):
         yield "cpu"
+
+
+@pytest.fixture
+def interpreted(request: pytest.FixtureRequest) -> bool:
+    """Whether Triton's interpreter runs the test's kernels: it takes seconds for a few."""
+    name: str = request.node.callspec.params["device"]
+    return name == "triton"
+
+
+@pytest.fixture
+def opcheck(interpreted: bool) -> Callable[[Any, tuple[Any, ...]], object]:
+    """torch's checks of an operator; of interpreted kernels those of what they return alone."""
+    utils = {"test_utils": ("test_schema", "test_faketensor")} if interpreted else {}
+    return lambda op, args: torch.library.opcheck(op, args, **utils)
 
 
 @contextmanager

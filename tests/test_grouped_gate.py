@@ -563,18 +563,20 @@ def check_dropped(logits: Tensor, ids: Tensor, renormalize: bool, scale: Tensor)
 @pytest.mark.float64
 @pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("gate", GATES)
-def test_gradcheck(gate: dict[str, Any], device: str) -> None:
+def test_gradcheck(gate: dict[str, Any], device: str, interpreted: bool) -> None:
     # far enough apart that a finite difference does not change the choice
     logits = torch.randperm(3 * 6).view(3, 6).double().div(10).to(device).requires_grad_()
     router_scale = torch.rand(6, dtype=torch.float64, device=device, requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda l, r: grouped_gate(l, 2, 2, router_scale=r, **gate).weights,
         (logits, router_scale),
+        fast_mode=interpreted,
     )
     ids = torch.tensor([[5, 5, 0, 1], [-1, 2, 3, 2], [6, 6, 6, 4]], device=device)
     assert torch.autograd.gradcheck(
         lambda l, r: grouped_gate(l, 2, 2, router_scale=r, experts=ids, **gate).weights,
         (logits, router_scale),
+        fast_mode=interpreted,
     )
 
 
