@@ -86,7 +86,7 @@ test-npu-oldest: .venv-npu-oldest/made ## the same under the oldest torch_npu
 test-wheel: .venv/made ## build sdist and wheel, test the installed wheel
 	$(say) 'sdist and wheel'
 	@rm -rf dist build *.egg-info # setuptools would take its old list of files from there
-	@.venv/bin/python -m build >.venv/build.log 2>&1 || { cat .venv/build.log; exit 1; }
+	@.venv/bin/python -m build --no-isolation >.venv/build.log 2>&1 || { cat .venv/build.log; exit 1; }
 	$(say) '.venv-wheel: $(TORCH), the wheel, newest Triton'
 	@$(PYTHON) -m venv .venv-wheel
 	@.venv-wheel/bin/python -m pip uninstall -qqq --yes moge-ops

@@ -431,7 +431,7 @@ def main(target: str, out: str) -> None:
     for dtype, names in (BUILDS if target == "sm_90" else FEWER).items():
         for name in names:
             layer = LAYERS[name]
-            every = (dtype, name) == ("bf16", "pangu")
+            every = (target, dtype, name) == ("sm_90", "bf16", "pangu")
             # T chooses the tiles, alike for bf16 and fp16; for fp32 there is one
             for T in layer.tokens if dtype == "bf16" else layer.tokens[-1:]:
                 collector.use = (dtype, name, T)
