@@ -32,7 +32,7 @@ test: test-oldest test-wheel test-ecosystem test-engines test-newest ## everythi
 test-quick: .venv/made ## the subset for every edit
 	$(say) 'quick tests'
 	@# of the emulated kernels those alone that have their oracle in test_ascend.py
-	@$(PYTEST) -m 'not slow' --ignore=tests/emulator --ignore-glob='*/test_ascend_*'
+	@MOGE_OPS_EXAMPLES=5 $(PYTEST) -m 'not slow' --ignore=tests/emulator --ignore-glob='*/test_ascend_*'
 
 test-newest: .venv/made ## all tests, newest Triton
 	$(say) 'all tests'

@@ -59,7 +59,7 @@ def call(activation: Activation, device: str) -> Callable[..., Tensor]:
     return f
 
 
-@pytest.mark.slow_on("triton")
+@pytest.mark.slow
 @pytest.mark.parametrize(("activation", "series"), [CHOICES[0], CHOICES[3]])
 def test_opcheck(activation: Activation, series: bool, device: str, opcheck: Check) -> None:
     tensors = [t.to(device).requires_grad_() for t in make(activation, series)]
@@ -75,7 +75,7 @@ def test_opcheck(activation: Activation, series: bool, device: str, opcheck: Che
     opcheck(torch.ops.moge_ops.grouped_mlp_bwd, backward)
 
 
-@pytest.mark.slow_on("triton")
+@pytest.mark.slow
 def test_opcheck_of_quantised_experts(device: str, opcheck: Check) -> None:
     scheme = "int8_w8a16"
     x, up, down, weights, b_gate_up, b_down = (t.to(device) for t in make(GPT_OSS, False))

@@ -196,6 +196,7 @@ def test_a_value_that_is_no_number_reaches_its_token_alone(
     assert d_x[::2].isfinite().all()
 
 
+@pytest.mark.slow_on("triton")
 def test_each_gradient_alone_is_that_of_all(device: str) -> None:
     """Each alone: what the others do not need is not computed, and is not given."""
     ids = torch.tensor([[0, 3], [3, 1], [2, 3]]).int()
@@ -209,6 +210,7 @@ def test_each_gradient_alone_is_that_of_all(device: str) -> None:
         assert torch.equal(got, want), name
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("quantised", [False, True], ids=["plain", "quantised"])
 @pytest.mark.parametrize("needed", [False, True], ids=["absent", "needed"])
 def test_the_gradient_of_a_series_has_its_dtype(quantised: bool, needed: bool, device: str) -> None:

@@ -37,6 +37,7 @@ def check(path: Path, one: int) -> dict[tuple[str, str], dict[str, float]]:
     return found
 
 
+@pytest.mark.slow
 def test_measures_every_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("adamoe.py", "--smoke", "--out", tmp_path) == 0
     check(tmp_path / "adamoe.csv", one=6 * 32 * 8)

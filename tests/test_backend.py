@@ -351,6 +351,7 @@ def test_the_torch_path_stays_on_a_device_without_kernels(tmp_path: Path) -> Non
         assert (forward, backward) == products.get(name, ("1", "1")), name
 
 
+@pytest.mark.slow
 def test_a_bad_name_in_the_environment_is_refused(tmp_path: Path) -> None:
     done = in_a_new_process("tpu", tmp_path)
     assert done.returncode

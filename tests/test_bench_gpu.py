@@ -465,6 +465,7 @@ def test_all_limits_together_are_nine_minutes(tmp_path: Path) -> None:
     assert longest + 40 + gpu.REPORT_SECONDS <= gpu.SECONDS <= 540
 
 
+@pytest.mark.slow
 def test_the_package_and_the_wheels_run_from_where_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,6 +497,7 @@ def test_the_package_and_the_wheels_run_from_where_they_are(
     assert "wheels were not installed" in module("gpu").prepare(tmp_path / "again", wheels)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -61,6 +61,7 @@ def in_new_process(code: str, **environment: str) -> "subprocess.CompletedProces
 INFO = "from moge_ops.cli import main; main(['info'])"
 
 
+@pytest.mark.slow
 @only_installed
 def test_an_unknown_level_is_refused() -> None:
     done = in_new_process("import moge_ops", MOGE_OPS_CPU_ISA="sse9")
@@ -70,6 +71,7 @@ def test_an_unknown_level_is_refused() -> None:
     assert said in done.stderr
 
 
+@pytest.mark.slow
 @only_installed
 def test_a_level_that_the_processor_lacks_is_refused() -> None:
     if not MISSING:
@@ -80,6 +82,7 @@ def test_a_level_that_the_processor_lacks_is_refused() -> None:
     assert said + dict(cpu_levels())[MISSING[-1]] in done.stderr
 
 
+@pytest.mark.slow
 @only_installed
 def test_info_prints_the_level_and_why_no_higher_one_runs() -> None:
     done = in_new_process(INFO, MOGE_OPS_CPU_ISA="avx2")
@@ -364,6 +367,7 @@ with t.backend("cpu"):
 """
 
 
+@pytest.mark.slow
 @only_installed
 def test_a_forked_child_computes_the_same_and_ends() -> None:
     command = [sys.executable, "-c", FORKED, __file__]

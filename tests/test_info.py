@@ -122,6 +122,7 @@ EXTRAS = ("numpy", "rich", "safetensors", "sentencepiece", "tokenizers", "transf
 WITHOUT_EXTRAS = f"sys.modules.update(dict.fromkeys({EXTRAS}))"
 
 
+@pytest.mark.slow
 def test_works_with_torch_alone(tmp_path: Path) -> None:
     text = in_a_new_process(WITHOUT_EXTRAS, tmp_path)
     for op in OPS:
@@ -145,12 +146,14 @@ def test_the_other_commands_say_what_to_install(command: list[str], tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_chooses_the_interpreter_without_a_gpu(tmp_path: Path) -> None:
     text = in_a_new_process("", tmp_path)
     assert usable(text, "swiglu")["triton"] == "interpreter"
 
 
+@pytest.mark.slow
 def test_leaves_the_interpreter_off_where_there_is_a_gpu(tmp_path: Path) -> None:
     text = in_a_new_process("torch.cuda.is_available = lambda: True", tmp_path)
     assert usable(text, "swiglu")["triton"] == "cuda"

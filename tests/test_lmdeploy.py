@@ -276,6 +276,7 @@ def test_a_method_that_others_replaced_is_left(
     assert f"replaced by {__name__} already" in warning(caplog)
 
 
+@pytest.mark.slow
 def test_the_path_is_printed_as_the_page_says() -> None:
     code = "from moge_ops.integrations import lmdeploy; print(lmdeploy.MODULE_MAP_FILE)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -174,6 +174,7 @@ def test_matches_the_lists(T: int, E: int, G: int, k: int, tile: int, mode: str)
     check(logits, experts, tile, num_groups=G, mode=mode)
 
 
+@pytest.mark.slow_on("triton")
 @given(
     T=st.integers(0, 21),
     G=st.integers(1, 3),
@@ -421,6 +422,7 @@ def dense(x: Tensor, w_gate_up: Tensor, w_down: Tensor, weights: Tensor, experts
     return y
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("mode", ["nearest", "apportioned"])
 def test_a_layer_runs_on_the_rounded_choice(mode: str, device: str) -> None:
     T, H, E, G, F = 26, 16, 8, 2, 8
@@ -451,6 +453,7 @@ def test_a_layer_runs_on_the_rounded_choice(mode: str, device: str) -> None:
         assert_matches(got, want, f"d_{name}", slack=4.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["down", "expected", "balanced", "apportioned"])
 def test_compiles_without_a_break(mode: str) -> None:
     def run(logits: Tensor) -> Tensor:

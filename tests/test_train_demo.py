@@ -99,6 +99,7 @@ def test_the_model_can_be_generated_with(smoke: Path, capsys: pytest.CaptureFixt
     assert "prefill     7 tokens" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_heads_of_further_tokens_are_trained_and_saved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
