@@ -56,6 +56,8 @@ test-ecosystem: .venv-ecosystem/made ## the Hugging Face model under Trainer, PE
 
 test-engines: .venv/made .peers/made .engines/made ## the doors to serving engines, against the engines' own code
 	$(say) "doors to serving engines, against the engines' own code"
+	@# LMDeploy imports yapf, which writes its grammars into the user's cache where another worker may read half
+	@PYTHONPATH="$(CURDIR)/.engines" .venv/bin/python -c 'import yapf'
 	@HF_HUB_OFFLINE=1 PYTHONPATH="$(CURDIR)/.engines" $(PYTEST) tests/engines
 
 test-vllm: .venv-vllm/made ## the whole of vLLM on this CPU: Pangu Pro MoE served, Intern-S1-Pro routed
