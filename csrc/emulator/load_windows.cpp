@@ -19,9 +19,9 @@ struct Fractal {
 };
 
 // A run of source bytes in L1 that have been taken, to be told at once.
-class Run {
+class TakenBytes {
  public:
-  explicit Run(Core& core) : core_(core) {}
+  explicit TakenBytes(Core& core) : core_(core) {}
 
   void Add(uint32_t begin, uint32_t bytes) {
     if (begin != end_) {
@@ -62,7 +62,7 @@ class Loader {
     return int64_t{RowAt(row)} / std::max(out_width_, int64_t{1});
   }
   void Gather(uint32_t row_fractal, uint32_t column_fractal, Fractal& to);
-  void GatherRow(uint32_t row, uint32_t column, uint8_t* bytes, uint8_t* states, Run& run);
+  void GatherRow(uint32_t row, uint32_t column, uint8_t* bytes, uint8_t* states, TakenBytes& taken);
   void Put(uint64_t fractal, const Fractal& from, uint32_t rows = kSide);
   void PutSquare(uint32_t row_fractal, uint32_t column_fractal, const Fractal& left,
                  const Fractal& right);
@@ -166,7 +166,8 @@ void Loader::Check() const {
 }
 
 // 32 bytes of a row of the matrix. What lies beyond the matrix is undefined.
-void Loader::GatherRow(uint32_t row, uint32_t column, uint8_t* bytes, uint8_t* states, Run& run) {
+void Loader::GatherRow(uint32_t row, uint32_t column, uint8_t* bytes, uint8_t* states,
+                       TakenBytes& taken) {
   std::memset(bytes, 0xff, kBlockBytes);
   std::memset(states, static_cast<int>(ByteState::kPoison), kBlockBytes);
   const int64_t place = RowAt(row);
@@ -209,18 +210,18 @@ void Loader::GatherRow(uint32_t row, uint32_t column, uint8_t* bytes, uint8_t* s
     std::memcpy(bytes + done, local.bytes.data() + at, piece);
     if (!core_.machine.options.checks) continue;
     std::memcpy(states + done, local.state.data() + at, piece);
-    run.Add(static_cast<uint32_t>(at), piece);
+    taken.Add(static_cast<uint32_t>(at), piece);
   }
 }
 
 void Loader::Gather(uint32_t row_fractal, uint32_t column_fractal, Fractal& to) {
-  Run run(core_);
+  TakenBytes taken(core_);
   const uint32_t column = ColumnAt(column_fractal * c0_);
   for (uint32_t row = 0; row < kSide; ++row) {
     GatherRow(row_fractal * kSide + row, column, to.bytes.data() + row * kBlockBytes,
-              to.states.data() + row * kBlockBytes, run);
+              to.states.data() + row * kBlockBytes, taken);
   }
-  run.Tell();
+  taken.Tell();
   if (columns_ % c0_ == 0 || column_fractal + 1 < column_fractals_) return;
   const auto used = static_cast<uint32_t>(BytesOf(dtype_, columns_ % c0_));
   for (uint32_t row = 0; row < kSide; ++row) {

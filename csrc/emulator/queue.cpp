@@ -12,7 +12,7 @@ struct Way {
   TPosition source, destination, position;
   Route route;
 };
-constexpr Way kWays[] = {
+constexpr Way kQueueWays[] = {
     {TPosition::GM, TPosition::VECIN, TPosition::VECIN, {PIPE_MTE2, PIPE_V}},
     {TPosition::GM, TPosition::VECOUT, TPosition::VECOUT, {PIPE_MTE2, PIPE_V}},
     {TPosition::VECIN, TPosition::GM, TPosition::VECIN, {PIPE_V, PIPE_MTE3}},
@@ -30,7 +30,7 @@ constexpr Way kWays[] = {
 };
 
 const Way& FindWay(TPosition source, TPosition destination) {
-  for (const Way& way : kWays) {
+  for (const Way& way : kQueueWays) {
     if (way.source == source && way.destination == destination) return way;
   }
   Fail(Rule::kQueueRoute, "no queue goes from position %d to position %d", static_cast<int>(source),

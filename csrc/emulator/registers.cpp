@@ -7,7 +7,7 @@ namespace emulator {
 
 namespace {
 
-Registers& Set(Op op) {
+Registers& SetVector(Op op) {
   Core& core = Begin(op, PIPE_S);
   return core.registers;
 }
@@ -15,12 +15,12 @@ Registers& Set(Op op) {
 }  // namespace
 
 void SetMaskMode(bool counter) {
-  Registers& registers = Set(Op::kSetMask);
+  Registers& registers = SetVector(Op::kSetMask);
   registers.counter_mode = counter;
 }
 
 void SetMask(uint64_t high, uint64_t low) {
-  Registers& registers = Set(Op::kSetMask);
+  Registers& registers = SetVector(Op::kSetMask);
   registers.mask = {low, high};
   registers.mask_touched = true;
 }
@@ -38,13 +38,13 @@ void SetMaskLength(int64_t length, DType dtype, bool counter) {
 }
 
 void ResetVectorMask() {
-  Registers& registers = Set(Op::kSetMask);
+  Registers& registers = SetVector(Op::kSetMask);
   registers.mask = Registers().mask;
   registers.mask_touched = false;
 }
 
 void SetDequantScale(half scale) {
-  Set(Op::kSetDeqScale).dequant_scale = static_cast<float>(scale);
+  SetVector(Op::kSetDeqScale).dequant_scale = static_cast<float>(scale);
 }
 
 void InitSoc() {

@@ -45,8 +45,6 @@ void Trace::Unit(uint32_t unit, bool follows, bool gives) {
   if (gives) units_[unit] = step.link;
 }
 
-namespace {
-
 constexpr double kUnknown = -1;
 
 // What a link's instruction did, for those that follow it.
@@ -73,8 +71,6 @@ struct Shared {
   std::vector<double> syncs;  // when the SyncAlls were over
   bool woken = false;         // somebody may go on
 };
-
-}  // namespace
 
 // One core's steps in time. The scalar unit issues them in order into the queues of the pipes; each
 // pipe takes its own in order.
