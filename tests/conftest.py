@@ -47,6 +47,8 @@ EMULATED = {
 }
 # the native kernels are tested at each level of the instruction set that the machine has
 LEVELS = [level for level, missing in cpu_levels() if not missing]
+# files about what torch is told of an operator, which is the same at each level: the usual one
+ANY_LEVEL = {"activation_options", "registration"}
 # Triton's kernels are loaded once in a process: for the GPU where there is one, else interpreted
 TRITON = "cuda" if torch.cuda.is_available() else "triton"
 # on tensors of torch_npu, where it and a runtime for it are in place, instead of the CPU's
@@ -65,7 +67,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     needs = {torch.float64} if any(metafunc.definition.iter_markers("float64")) else set()
     slow = {name for mark in metafunc.definition.iter_markers("slow_on") for name in mark.args}
     params = {name: [name] for name in BACKENDS}
-    params |= {"triton": [TRITON], "cpu": [f"cpu_{level}" for level in LEVELS] or ["cpu"]}
+    levels = [] if stem in ANY_LEVEL else LEVELS
+    params |= {"triton": [TRITON], "cpu": [f"cpu_{level}" for level in levels] or ["cpu"]}
     params |= {"ascend": [ASCEND]}
     names = [
         pytest.param(param, marks=[pytest.mark.slow] * (name in slow))
