@@ -384,6 +384,16 @@ def test_not_a_number_comes_last() -> None:
     assert up.counts.tolist() == [8, 8, 0, 0]
 
 
+def test_of_several_that_are_not_numbers_the_first_stays() -> None:
+    """Their tokens' other scores differ, which renormalising divides by."""
+    logits = torch.randn(9, 4)
+    logits[[2, 5], 0] = torch.nan
+    logits[[2, 5], 1] = torch.tensor([3.0, -3.0])
+    experts = torch.tensor([[0, 1]] * 9)
+    kept = round_tokens(logits, experts, 8, mode="down", score="sigmoid", renormalize=True)
+    assert kept.experts[:, 0].tolist() == [0, 0, 0, 0, 0, -1, 0, 0, 0]
+
+
 @pytest.mark.slow_on("triton")
 @pytest.mark.float64
 @pytest.mark.parametrize(

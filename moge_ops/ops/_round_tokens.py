@@ -12,8 +12,8 @@ NEVER = -1.0  # below every score
 
 
 def _scores(logits: Tensor, score: str) -> Tensor:
-    """``[T, E]`` in float32 or float64, NaN below all numbers."""
-    x = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    """``[T, E]`` float32, NaN below all numbers."""
+    x = logits.detach().float()
     if score == "softmax":
         s = x.softmax(-1)
     else:
@@ -21,11 +21,25 @@ def _scores(logits: Tensor, score: str) -> Tensor:
     return torch.where(s.isnan(), NEVER, s)
 
 
-def _first(wanted: Tensor, order: Tensor, most: Tensor | int, dim: int) -> Tensor:
-    """``[T, E]`` bool: the first ``most`` of those that are wanted, in an order along ``dim``."""
-    there = wanted.gather(dim, order)
-    there = there & (there.cumsum(dim, dtype=torch.int32) <= most)
-    return torch.zeros_like(wanted).scatter(dim, order, there)
+def _rank(scores: Tensor) -> Tensor:
+    """int64 of 32 bits in the order of float32 scores, which are at least 0, or ``NEVER``."""
+    return scores.contiguous().view(torch.int32).long()
+
+
+def _in_turn(owner: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
+    """``[N]``, ``[N]``: entries by their owner, then by rank, and where each one's owner begins.
+
+    Equal ranks stay as they were.
+    """
+    order = ((owner << 32) - rank).sort(stable=True).indices
+    owners = owner[order]
+    return order, torch.searchsorted(owners, owners)
+
+
+def _place(wanted: Tensor, begin: Tensor) -> Tensor:
+    """``[N]``: how many of an owner's entries up to each one are wanted; all are in turn."""
+    seen = wanted.cumsum(0)
+    return seen - (seen - wanted.long())[begin]
 
 
 def _expected(scores: Tensor, chosen: Tensor, num_groups: int) -> Tensor:
@@ -66,14 +80,6 @@ def _targets(counts: Tensor, tile: int, mode: str, num_groups: int, expected: Te
     return down + tile * up
 
 
-def _columns(taken: Tensor, order: Tensor, columns: int) -> Tensor:
-    """``[T, columns]``: ids of the experts that each row takes, cut off there; then -1."""
-    there = taken.gather(1, order)
-    place = torch.where(there, there.cumsum(1) - 1, columns)  # the last column is thrown away
-    ids = order.new_full((len(taken), columns + 1), -1)
-    return ids.scatter(1, place, order)[:, :columns]
-
-
 def _choice(
     scores: Tensor,
     experts: Tensor,
@@ -84,37 +90,69 @@ def _choice(
     renormalize: bool,
 ) -> Tensor:
     """``[T, K + extra]`` int64: the ids that are taken, -1 elsewhere."""
-    E = scores.shape[1]
+    T, E = scores.shape
+    K = experts.shape[1]
     ids = experts.long()
     twice = (ids.unsqueeze(2) == ids.unsqueeze(1)).tril(-1).any(-1)  # [T, K]
     ids = torch.where((ids < 0) | (ids >= E) | twice, E, ids)
     chosen = torch.zeros_like(scores, dtype=torch.bool)
     chosen = torch.nn.functional.pad(chosen, (0, 1)).scatter(1, ids, True)[:, :E]
     counts = chosen.sum(0)
-
     expected = _expected(scores, chosen, num_groups) if mode == "expected" else counts
-    if renormalize:
-        total = (scores.clamp_min(0.0) * chosen).sum(1, keepdim=True)
-        scores = torch.where(chosen, scores / torch.where(total == 0.0, 1.0, total), scores)
-    by_token = scores.sort(dim=0, descending=True, stable=True).indices
     target = _targets(counts, tile, mode, num_groups, expected)
     down = counts // tile * tile
-    if not extra:
-        keep = _first(chosen, by_token, torch.minimum(target, down), 0)
-        return torch.where(torch.nn.functional.pad(keep, (0, 1)).gather(1, ids), ids, -1)
 
-    by_expert = scores.sort(dim=1, descending=True, stable=True).indices
-    missing = (target - counts).clamp_min(0)
-    free = ~chosen & chosen.any(1, keepdim=True)
-    added = torch.zeros_like(chosen)
+    # what each expert keeps of its slots: [N], by expert
+    own = torch.nn.functional.pad(scores, (0, 1)).gather(1, ids)
+    if renormalize:
+        total = (own.clamp_min(0.0) * (ids < E)).sum(1, keepdim=True)
+        own = torch.where(own < 0.0, own, own / torch.where(total == 0.0, 1.0, total))
+    ids = ids.flatten()
+    slots, begin = _in_turn(ids, _rank(own).view(-1))
+    place = torch.arange(T * K, device=ids.device) - begin
+    if not extra:
+        most = torch.minimum(target, down)
+    else:
+        enough, added = _added(scores, chosen, (target - counts).clamp_min(0), tile, extra)
+        most = torch.where(enough, target, down)
+    of = ids[slots]
+    stays = place < torch.nn.functional.pad(most, (0, 1))[of]
+    kept = torch.empty_like(of).scatter(0, slots, torch.where(stays, of, -1)).view(T, K)
+    return torch.cat((kept, added), 1) if extra else kept
+
+
+def _added(
+    scores: Tensor, chosen: Tensor, missing: Tensor, tile: int, extra: int
+) -> tuple[Tensor, Tensor]:
+    """Experts ask tokens that did not choose them.
+
+    Returns:
+        Of each expert whether it got all that it misses ``[E]``, and the experts that each token
+        takes ``[T, extra]``, best first, then -1: those that did get all.
+    """
+    T = len(scores)
+    free = (~chosen & chosen.any(1, keepdim=True)).T
+    # an expert misses less than a tile, and no more can refuse it in a round
+    asks = min(T, ROUNDS * (tile - 1))
+    first = torch.arange(T - 1, -1, -1, device=scores.device)
+    nobody = torch.iinfo(torch.int64).min
+    best = torch.where(free, (_rank(scores.T) << 32) + first, nobody).topk(asks).values
+    there = best != nobody
+    token = torch.where(there, T - 1 - (best & 0xFFFFFFFF), T).view(-1)  # [E * asks]
+    order, begin = _in_turn(token, (best >> 32).view(-1))
+    free, added = there, torch.zeros_like(there)
     for _ in range(ROUNDS):
-        asked = _first(free, by_token, missing, 0)
-        added = _first(asked, by_expert, extra, 1)
+        asked = free & (free.cumsum(1) <= missing.unsqueeze(1))
+        in_turn = asked.view(-1)[order]
+        taken = in_turn & (_place(in_turn, begin) <= extra)
+        added = torch.empty_like(taken).scatter(0, order, taken).view_as(free)
         free = free & (added | ~asked)
-    enough = added.sum(0) >= missing
-    keep = _first(chosen, by_token, torch.where(enough, target, down), 0)
-    kept = torch.where(torch.nn.functional.pad(keep, (0, 1)).gather(1, ids), ids, -1)
-    return torch.cat((kept, _columns(added & enough, by_expert, extra)), 1)
+    enough = added.sum(1) >= missing
+    taken = (added & enough.unsqueeze(1)).view(-1)[order]
+    column = torch.where(taken, _place(taken, begin) - 1, extra)  # the last is thrown away
+    ids = token.new_full(((T + 1) * (extra + 1),), -1)
+    ids = ids.scatter(0, token[order] * (extra + 1) + column, order // max(asks, 1))
+    return enough, ids.view(T + 1, extra + 1)[:T, :extra]
 
 
 def round_tokens(
@@ -147,8 +185,8 @@ def round_tokens(
     where an expert has at least two tiles of rows on average; with less than one, most is dropped.
 
     Plain torch, not a kernel of ours, except for the weights, which are those that
-    :func:`moge_ops.grouped_gate` gives to the final choice. Besides the result it takes two
-    sortings and some masks of ``[T, E]``, about 50 bytes for each element.
+    :func:`moge_ops.grouped_gate` gives to the final choice. Besides the result it takes about 30
+    bytes for each element of ``logits``.
 
     Args:
         logits: ``[T, E]``, float16 | bfloat16 | float32 | float64, with any strides.
@@ -181,7 +219,8 @@ def round_tokens(
         multiples of the tile. A column below K has its chosen expert, or -1 where it was dropped,
         with the weight 0; the others have added experts, best first, then -1. Give ``experts`` to
         :func:`moge_ops.route` without ``num_groups``. Equal scores go to the lowest token, and
-        within a token to the lowest expert; a NaN comes last. The weights have gradients to
+        within a token to the lowest expert; a NaN comes last. Scores are compared in float32. The
+        weights have gradients to
         ``logits`` and ``router_scale``; the choice has none. Deterministic; the host does not wait.
 
     Raises:

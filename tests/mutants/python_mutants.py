@@ -39,7 +39,7 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/ops/_round_tokens.py",
-        "enough = added.sum(0) >= missing",
+        "enough = added.sum(1) >= missing",
         "enough = missing >= 0",
         "An expert that was refused keeps a part of a tile.",
         ROUNDED.format("refused or lists"),
@@ -74,8 +74,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/ops/_round_tokens.py",
-        "free = ~chosen & chosen.any(1, keepdim=True)",
-        "free = ~chosen",
+        "free = (~chosen & chosen.any(1, keepdim=True)).T",
+        "free = ~chosen.T",
         "Padding is added to experts.",
         ROUNDED.format("padding"),
     ),
@@ -85,6 +85,34 @@ MUTANTS = [
         "if self.round_to is not None and given is None:",
         "A layer rounds in evaluation too.",
         ROUNDED.format("training_only and torch"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "asks = min(T, ROUNDS * (tile - 1))",
+        "asks = min(T, tile - 1)",
+        "An expert that was refused has nobody left to ask.",
+        ROUNDED.format("refused or lists"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "first = torch.arange(T - 1, -1, -1, device=scores.device)",
+        "first = torch.arange(T, device=scores.device)",
+        "Of equal scores the last token is asked, and another one is meant.",
+        ROUNDED.format("ties"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "seen - (seen - wanted.long())[begin]",
+        "seen",
+        "A token's places are counted from the first token on.",
+        ROUNDED.format("lists"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "torch.where(own < 0.0, own, own / torch.where(total == 0.0, 1.0, total))",
+        "own / torch.where(total == 0.0, 1.0, total)",
+        "Of several NaN, the one whose token has the smallest scores is kept.",
+        ROUNDED.format("not_a_number"),
     ),
     # --- checks ---
     Mutant(
