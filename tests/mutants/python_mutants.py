@@ -112,7 +112,7 @@ MUTANTS = [
         "torch.where(own < 0.0, own, own / torch.where(total == 0.0, 1.0, total))",
         "own / torch.where(total == 0.0, 1.0, total)",
         "Of several NaN, the one whose token has the smallest scores is kept.",
-        ROUNDED.format("not_a_number"),
+        ROUNDED.format("not_numbers"),
     ),
     # --- checks ---
     Mutant(
