@@ -220,15 +220,17 @@ def test_the_gradient_of_a_series_has_its_dtype(quantised: bool, needed: bool, d
     x, up, down, weights, _, b_down, series = (t.to(device) for t in args.values())
     rows, series = [part.to(device) for part in routing], series.bfloat16()
     pre, d_y, options = torch.randn(6, 64).to(device), torch.randn(3, 32).to(device), Activation()
-    last = (*options, b_down, series, False, needed)
     if quantised:
         up, down = quantize(up, "int8_w8a16"), quantize(down, "int8_w8a16")
         fixed = (*up[:3], *down[:3], weights, *rows, pre, "int8_w8a16", None, None, True)
-        *_, d_series = torch.ops.moge_ops.grouped_mlp_quantized_bwd(d_y, *fixed, *last)
+        backward = torch.ops.moge_ops.grouped_mlp_quantized_bwd
     else:
         fixed = (x, up, down, weights, *rows, pre, True, True)
-        *_, d_series = torch.ops.moge_ops.grouped_mlp_bwd(d_y, *fixed, *last)
+        backward = torch.ops.moge_ops.grouped_mlp_bwd
+    *_, d_series = backward(d_y, *fixed, *options, b_down, series, False, needed)
+    *_, wide = backward(d_y, *fixed, *options, b_down, series.float(), False, needed)
     assert d_series.dtype is torch.bfloat16
+    torch.testing.assert_close(d_series, wide.bfloat16())
     assert d_series.shape == (series.shape if needed else (0,))
 
 

@@ -32,7 +32,7 @@ CHOICES = [GPT_OSS, Activation("gelu_tanh"), Activation(gated=False), Activation
 # rows of each expert, H, F: lines and panels, of few blocks, whose columns are divided, and of many
 DIVIDED = {
     "one-block-in-parts": ([40], 96, 101),
-    "few-rows-in-parts": ([1, 2, 0, 1], 200, 165),
+    "few-rows-in-parts": ([1, 2, 1, 0], 200, 165),
     "many-blocks": ([70, 130, 1, 64, 65, 200, 0, 33, 5, 9], 48, 41),
 }
 
@@ -152,6 +152,42 @@ def test_tails_of_every_length(interleaved: bool, device: str) -> None:
         check(*make([20, 0, 2, 40], 6, F, torch.float32, activation), activation)
     for rows in (1, 2, 8, 9, 16, 31, 32, 33, 64, 65, 97, 130):
         check(*make([0, rows, 0], 18, 21, torch.float32, activation), activation)
+
+
+ALONE = [Activation(alpha=1.702), Activation(shift=1.0), Activation(interleaved=True)]
+
+
+@native
+@pytest.mark.parametrize("activation", ALONE, ids=name)
+def test_one_option_alone_is_no_plain_swiglu(activation: Activation, device: str) -> None:
+    """That has a loop of its own, which knows none of them."""
+    check(*make([20, 0, 40], 18, 21, torch.float32, activation), activation)
+
+
+@native
+@pytest.mark.parametrize("activation", CHOICES, ids=name)
+def test_weights_before_the_down_projection(activation: Activation, device: str) -> None:
+    args, routing = make([20, 0, 40], 18, 21, torch.float32, activation)
+    del args["b_down"]  # which is no part of the activation
+    options: dict[str, Any] = {"activation": activation, "weight_on": "activation"}
+    y = moge_ops.grouped_mlp(routing=routing, **args, **options)
+    wide = {k: v.double() for k, v in args.items()}
+    assert_matches(y, oracle(**wide, **routing._asdict(), **options), "y")
+
+
+@native
+def test_a_bias_has_the_sum_of_blocks_that_are_not_rounded(device: str) -> None:
+    """Of those that cancel, what is left is too little for bfloat16 beside each."""
+    T = 512
+    routing = moge_ops.route(torch.zeros(T, 1).int(), 1)
+    weights, d_y = torch.ones(T, 1), torch.ones(T, 1).bfloat16()
+    weights[: T // 2 : 64], d_y[T // 2 :] = 1.25, -1.0
+    x, one = torch.zeros(T, 1).bfloat16(), torch.ones(1, 1, 1).bfloat16()
+    b_down = torch.zeros(1, 1).bfloat16().requires_grad_()
+    relu = Activation("relu", gated=False)
+    y = moge_ops.grouped_mlp(x, one, one, weights, routing, b_down=b_down, activation=relu)
+    (d,) = torch.autograd.grad(y, b_down, d_y)
+    assert d.item() == 1.0
 
 
 @native
@@ -278,15 +314,16 @@ def test_quantised_weights(scheme: str, activation: Activation, device: str) -> 
 
 @native
 def test_a_quantised_layer_without_columns_has_its_bias(device: str) -> None:
-    args, routing = make([3, 0, 4], 24, 0, torch.float32, Activation())
+    args, routing = make([3, 0, 4], 24, 0, torch.float32, Activation(), SERIES)
     wide = {k: v.double() for k, v in args.items()}
     want = oracle(**wide, **routing._asdict())
     for what in ("w_gate_up", "w_down"):
         args[what] = moge_ops.quant.quantize(args[what], "int8_w8a8")  # type: ignore[assignment]
-    bias = args["b_down"].requires_grad_()
+    leaves = [args[k].requires_grad_() for k in ("b_down", "series")]
     y = moge_ops.grouped_mlp(routing=routing, **args)
     assert_matches(y, want, "y")
-    (d,) = torch.autograd.grad(y.sum(), bias)
+    d, d_series = torch.autograd.grad(y.sum(), leaves)
+    assert torch.equal(d_series, torch.zeros_like(SERIES))
     rows = routing.row_to_slot[: routing.offsets[-1]]
     each = args["weights"].flatten()[rows].tensor_split(routing.offsets[1:-1].tolist())
     torch.testing.assert_close(d, torch.stack([w.sum() for w in each])[:, None].expand_as(d))

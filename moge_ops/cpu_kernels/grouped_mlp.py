@@ -79,11 +79,9 @@ def _sums(
     A ``d_series`` that is needed is float32, as the kernel writes it.
     """
     E, O = sizes
-    d_series: Tensor
-    if series is None or not need_d_series:
-        d_series = x.new_empty(0, dtype=x.dtype if series is None else series.dtype)
-    else:
-        d_series = series.new_empty(series.shape, dtype=torch.float32)
+    d_series = x.new_empty(0)
+    if series is not None and need_d_series:
+        d_series = x.new_empty(series.shape, dtype=torch.float32)
     if not need_d_b:
         return x.new_empty(0), x.new_empty(0), d_series
     return x.new_empty(E, O), x.new_empty(E, x.shape[1]), d_series
