@@ -157,7 +157,7 @@ void MlpBackwardCall(DType dtype, Strided d_y, Strided x, Strided w_gate_up, Str
                 {},
                 {}};
   const Routing& r = s.routing;
-  std::memset(s.d_weights, 0, r.T * r.K * sizeof(float));
+  std::fill_n(s.d_weights, r.T * r.K, 0.0f);  // there may be none, and no address
   const int64_t size = Size(dtype);
   LargePages(s.d_x, r.T * H * size);
   LargePages(s.d_w_gate_up, r.E * O * H * size);

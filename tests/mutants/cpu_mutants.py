@@ -294,7 +294,7 @@ MUTANTS = [
     ),
     Mutant(
         "csrc/cpu/bindings.cpp",
-        "std::memset(s.d_weights, 0, r.T * r.K * sizeof(float));",
+        "std::fill_n(s.d_weights, r.T * r.K, 0.0f);",
         "",
         "The gradient of a dropped slot's weight is what was in memory.",
         "tests/test_grouped_mlp.py -k 'dropped_slots_are_zero and cpu'",
