@@ -173,6 +173,12 @@ def test_weights_before_the_down_projection(activation: Activation, device: str)
     y = moge_ops.grouped_mlp(routing=routing, **args, **options)
     wide = {k: v.double() for k, v in args.items()}
     assert_matches(y, oracle(**wide, **routing._asdict(), **options), "y")
+    relu, routing = Activation("relu", gated=False), moge_ops.route(torch.zeros(1, 1).int(), 1)
+    large = [torch.full(shape, x).half() for shape, x in (((1, 1), 1), ((1, 1, 1), 2.0**15))]
+    rest = (torch.full((1, 1, 1), 2.0).half(), torch.full((1, 1), 0.25), routing)
+    for weight_on, want in (("activation", 2.0**14), ("output", math.inf)):  # a row of 2^16
+        y = moge_ops.grouped_mlp(*large, *rest, activation=relu, weight_on=weight_on)
+        assert y.item() == want
 
 
 @native

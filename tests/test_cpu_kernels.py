@@ -473,6 +473,16 @@ def test_weights_of_every_dtype_are_weighed_in_float32(device: str) -> None:
         (d_weights,) = torch.autograd.grad(y, weights, torch.ones_like(y))
         assert y.dtype is torch.bfloat16
         assert d_weights.dtype is dtype
+        # autograd would convert another dtype: the operator itself gives this one
+        parts = (
+            *inputs[:3],
+            weights.detach(),
+            *routing,
+            torch.zeros(len(inputs[0]), 40).bfloat16(),
+        )
+        assert (
+            torch.ops.moge_ops.grouped_mlp_bwd(y.detach(), *parts, False, False)[3].dtype is dtype
+        )
         want = y if want is None else want
         if dtype is not torch.float16:  # which bfloat16 does not fit into
             assert torch.equal(y, want)

@@ -673,7 +673,7 @@ MUTANTS = [
         'weight_on_activation=weight_on == "activation",\n',
         "weight_on_activation=False,\n",
         "The weight comes after the down projection though asked for before.",
-        "tests/test_grouped_mlp.py -k 'rounds_no_worse and cpu'",
+        ACTIVATIONS.format("before_the_down"),
     ),
     Mutant(
         "moge_ops/cpu_kernels/grouped_mlp.py",
