@@ -68,8 +68,8 @@ test-vllm: .venv-vllm/made ## the whole of vLLM on this CPU: Pangu Pro MoE serve
 # two cards, and streams that rest by the seed, so that a missing wait shows
 WITH_NPU = @LD_LIBRARY_PATH="$(CURDIR)/build/$(1)/lib" MOGE_NPU_HOST_CARDS=2 MOGE_NPU_HOST_SEED=1 \
 	$(subst .venv,.venv-$(1),$(PYTEST))
-OPERATORS := tests/test_{grouped_gate,grouped_gemm,grouped_mlp,guarantees,load_balance_loss}.py \
-	tests/test_{nn,permute,route,statistics,swiglu,unpermute}.py
+OPERATORS := tests/test_{activations,gate_and_route,grouped_gate,grouped_gemm,grouped_mlp,guarantees}.py \
+	tests/test_{load_balance_loss,nn,permute,round_tokens,route,statistics,swiglu,unpermute}.py
 define test_npu
 	$(say) 'the host runtime under torch_npu'
 	@PATH="$(CURDIR)/.venv-$(1)/bin:$$PATH" .venv-$(1)/bin/python csrc/npu_host/build_npu_host.py build/$(1)

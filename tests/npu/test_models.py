@@ -4,12 +4,13 @@ ATen's operators run on the CPU's kernels here: what is compared are ours and th
 """
 
 import copy
+from typing import Any
 
 import aten_on_cpu
 import pytest
 import torch
 
-from moge_ops import nn
+from moge_ops import Activation, nn
 from moge_ops.models import PanguMoEConfig, PanguMoEForCausalLM
 
 SIZES = {
@@ -37,9 +38,18 @@ def model() -> PanguMoEForCausalLM:
     return made
 
 
-def test_the_layer() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_voted": 1},
+        {"num_null": 1, "activation": Activation("gelu", interleaved=True)},
+        {"round_to": 2, "activation": Activation("relu2", gated=False)},
+    ],
+    ids=["voted", "null-experts", "rounded"],
+)
+def test_the_layer(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    here = nn.MoGE(32, 16, 16, 8, shared_size=16, num_voted=1)
+    here = nn.MoGE(32, 16, 16, 8, shared_size=16, **options)
     there = copy.deepcopy(here).npu()
     x = torch.randn(9, 32)
     y, want = there(x.npu()), here(x)
