@@ -77,14 +77,16 @@ def check(
     activation: Activation,
     device: str,
     dtype: torch.dtype,
+    weight_on: str = "output",
 ) -> None:
+    options: dict[str, Any] = {"activation": activation, "weight_on": weight_on}
     kept = ("weights", "series")  # never rounded
     low = {k: v if k in kept else v.to(dtype) for k, v in args.items()}
     got_args = {k: v.to(device).requires_grad_() for k, v in low.items()}
     on_device = Routing(*(part.to(device) for part in routing))
-    y = grouped_mlp(routing=on_device, activation=activation, **got_args)
+    y = grouped_mlp(routing=on_device, **got_args, **options)
     wide = {k: v.double().requires_grad_() for k, v in low.items()}
-    y64 = oracle(**wide, **routing._asdict(), activation=activation)
+    y64 = oracle(**wide, **routing._asdict(), **options)
     assert_matches(y, y64, "y")
     d_y = torch.randn(y.shape).to(dtype)
     got = torch.autograd.grad(y, list(got_args.values()), d_y.to(device))
@@ -122,6 +124,54 @@ def test_matches_the_oracle_in_half_precision(
 
 
 @pytest.mark.slow_on("triton")
+@pytest.mark.parametrize(
+    "activation",
+    [Activation(alpha=1.702), Activation(shift=1.0), Activation(interleaved=True)],
+    ids=["alpha", "shift", "interleaved"],
+)
+def test_one_option_alone_is_not_swiglu(activation: Activation, device: str) -> None:
+    """Without a bias, where kernels have a shorter way for SwiGLU."""
+    ids = torch.tensor([[0, 3], [3, 1], [2, 3], [0, 0], [1, -1]]).int()
+    args = make(5, 24, 4, 2, 20, activation, False, False)
+    check(args, route(ids, 4), activation, device, torch.float32)
+
+
+@pytest.mark.slow_on("triton")
+@pytest.mark.parametrize(("activation", "series"), [CHOICES[i] for i in (1, 3, 7)])
+def test_weights_on_the_activation(activation: Activation, series: bool, device: str) -> None:
+    ids = torch.tensor([[0, 3], [3, 1], [9, 3], [0, 0], [1, -1]]).int()
+    args = make(5, 24, 4, 2, 20, activation, series, True)
+    del args["b_down"]  # of which there is none before the weights
+    check(args, route(ids, 4), activation, device, torch.float32, "activation")
+
+
+def check_quantised(
+    args: dict[str, Tensor],
+    scheme: str,
+    activation: Activation,
+    device: str,
+    weight_on: str = "output",
+) -> None:
+    routing = route(torch.tensor([[0, 3], [3, 1], [2, 3], [0, 0], [1, -1]]).int(), 4)
+    activation = activation._replace(limit=None if activation.limit is None else 40.0)
+    stored = {name: quantize(args.pop(name), scheme) for name in ("w_gate_up", "w_down")}
+    leaves = {name: t.to(device).requires_grad_() for name, t in args.items()}
+    on_device = Routing(*(part.to(device) for part in routing))
+    there = {name: w.to(device) for name, w in stored.items()}
+    options: dict[str, Any] = {"activation": activation, "weight_on": weight_on}
+    y = grouped_mlp(**leaves, **there, routing=on_device, **options)
+    wide = {name: t.double().requires_grad_() for name, t in args.items()}
+    y64 = oracle(**wide, **stored, **routing._asdict(), **options, dtype=torch.float32)
+    integers = scheme == "int8_w8a8"  # a number at the edge of two integers may go either way
+    assert_matches(y, y64, "y", slack=50.0 if integers else 1.0)
+    d_y = torch.randn(y.shape)
+    got = torch.autograd.grad(y, list(leaves.values()), d_y.to(device))
+    want = torch.autograd.grad(y64, list(wide.values()), d_y.double())
+    for name, d, d64 in zip(args, got, want, strict=True):
+        assert_matches(d, d64, f"d_{name}", slack=50.0 if integers else 1.0)
+
+
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("scheme", ["int8_w8a16", "int8_w8a8"])
 @pytest.mark.parametrize(
     ("activation", "series"),
@@ -130,24 +180,29 @@ def test_matches_the_oracle_in_half_precision(
 def test_quantised_experts_match_the_oracle(
     activation: Activation, series: bool, scheme: str, device: str
 ) -> None:
+    check_quantised(make(5, 64, 4, 2, 32, activation, series, True), scheme, activation, device)
+
+
+@pytest.mark.slow_on("triton")
+@pytest.mark.parametrize("scheme", ["int8_w8a16", "int8_w8a8"])
+def test_quantised_experts_with_weights_on_the_activation(scheme: str, device: str) -> None:
+    args = make(5, 64, 4, 2, 32, GPT_OSS, False, True)
+    del args["b_down"]
+    check_quantised(args, scheme, GPT_OSS, device, "activation")
+
+
+@pytest.mark.slow_on("triton")
+@pytest.mark.parametrize("scheme", [None, "int8_w8a16", "int8_w8a8"])
+@pytest.mark.parametrize("other", ["b_gate_up", "b_down"])
+def test_a_bias_without_the_other(other: str, scheme: str | None, device: str) -> None:
+    """With SwiGLU, for which kernels have a shorter way where there is none."""
+    args = make(5, 64, 4, 2, 32, Activation(), False, True)
+    del args[other]
+    if scheme is not None:
+        check_quantised(args, scheme, Activation(), device)
+        return
     ids = torch.tensor([[0, 3], [3, 1], [2, 3], [0, 0], [1, -1]]).int()
-    args, routing = make(5, 64, 4, 2, 32, activation, series, True), route(ids, 4)
-    activation = activation._replace(limit=None if activation.limit is None else 40.0)
-    stored = {name: quantize(args.pop(name), scheme) for name in ("w_gate_up", "w_down")}
-    leaves = {name: t.to(device).requires_grad_() for name, t in args.items()}
-    on_device = Routing(*(part.to(device) for part in routing))
-    there = {name: w.to(device) for name, w in stored.items()}
-    y = grouped_mlp(**leaves, **there, routing=on_device, activation=activation)
-    wide = {name: t.double().requires_grad_() for name, t in args.items()}
-    options = {"activation": activation, "dtype": torch.float32}
-    y64 = oracle(**wide, **stored, **routing._asdict(), **options)
-    integers = scheme == "int8_w8a8"  # a number at the edge of two integers may go either way
-    assert_matches(y, y64, "y", slack=50.0 if integers else 1.0)
-    d_y = torch.randn(y.shape)
-    got = torch.autograd.grad(y, list(leaves.values()), d_y.to(device))
-    want = torch.autograd.grad(y64, list(wide.values()), d_y.double())
-    for name, d, d64 in zip(args, got, want, strict=True):
-        assert_matches(d, d64, f"d_{name}", slack=50.0 if integers else 1.0)
+    check(args, route(ids, 4), Activation(), device, torch.float32)
 
 
 @pytest.mark.parametrize(

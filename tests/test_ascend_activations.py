@@ -19,7 +19,7 @@ _C: Any = pytest.importorskip("moge_ops._C", reason="built without the Ascend em
 kernels: Any = importlib.import_module("moge_ops.ascend._activation")
 GPT_OSS = Activation(interleaved=True, alpha=1.702, limit=7.0, shift=1.0)
 RELU2 = Activation("relu2", gated=False)
-SERIES = torch.tensor([[0.7, 0.5, -0.2], [0.0, 1.0, -1.5]])
+SERIES = torch.tensor([[0.7, 0.0], [0.5, 1.0], [-0.2, -1.5]]).t()
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,10 @@ def _ascend() -> Iterator[None]:
 def make(
     T: int, H: int, E: int, K: int, F: int, of: Activation, dtype: torch.dtype, series: bool = False
 ) -> tuple[dict[str, Tensor], moge_ops.Routing]:
-    """A layer with biases, and a routing that drops a tenth of its slots."""
+    """A layer with biases, and a routing that drops a tenth of its slots.
+
+    Biases and series are not contiguous.
+    """
     ids = torch.randint(0, E, (T, K)).int()
     ids[torch.rand(T, K) < 0.1] = -1
     O = 2 * F if of.gated else F
@@ -42,8 +45,8 @@ def make(
         "w_gate_up": (torch.randn(E, O, H) / H**0.5).to(dtype),
         "w_down": (torch.randn(E, H, F) / F**0.5).to(dtype),
         "weights": torch.rand(T, K) + 0.1,
-        "b_gate_up": (torch.randn(E, O) / 2).to(dtype),
-        "b_down": (torch.randn(E, H) / 2).to(dtype),
+        "b_gate_up": (torch.randn(E, O) / 2).to(dtype).t().contiguous().t(),
+        "b_down": (torch.randn(E, H) / 2).to(dtype).t().contiguous().t(),
     }
     return args | ({"series": SERIES} if series else {}), moge_ops.route(ids, E)
 
@@ -62,6 +65,20 @@ def gradients(
     return y.detach(), *torch.autograd.grad(y, list(own.values()), torch.ones_like(y))
 
 
+def check(
+    args: dict[str, Tensor], routing: moge_ops.Routing, of: Activation, dtype: torch.dtype
+) -> None:
+    got = gradients(args, routing, of)
+    wide = {name: x.double().requires_grad_() for name, x in args.items()}
+    y64 = oracle(**wide, **routing._asdict(), activation=of)
+    want = torch.autograd.grad(y64, list(wide.values()), torch.ones_like(y64))
+    assert_matches(got[0], y64.detach(), "y")
+    for name, d, d64 in zip(args, got[1:], want, strict=True):
+        if dtype == torch.float32 or name not in ("weights", "w_down"):
+            scale = d64.square().mean().sqrt().item() or None
+            assert_matches(d.to(dtype), d64, f"d_{name}", scale=scale)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize(
     "of", [GPT_OSS, RELU2, Activation("gelu", shift=0.5)], ids=["turns", "no-gate", "halves"]
@@ -72,16 +89,18 @@ def gradients(
     ids=["F-1", "F-17", "two-tiles", "rows-of-tiles", "longer-than-a-tile", "parts-of-rows"],
 )
 def test_tiles_that_are_cut(T: int, H: int, F: int, of: Activation, dtype: torch.dtype) -> None:
-    args, routing = make(T, H, 3, 2, F, of, dtype)
-    got = gradients(args, routing, of)
-    wide = {name: x.double().requires_grad_() for name, x in args.items()}
-    y64 = oracle(**wide, **routing._asdict(), activation=of)
-    want = torch.autograd.grad(y64, list(wide.values()), torch.ones_like(y64))
-    assert_matches(got[0], y64.detach(), "y")
-    for name, d, d64 in zip(args, got[1:], want, strict=True):
-        if dtype == torch.float32 or name not in ("weights", "w_down"):
-            scale = d64.square().mean().sqrt().item() or None
-            assert_matches(d.to(dtype), d64, f"d_{name}", scale=scale)
+    check(*make(T, H, 3, 2, F, of, dtype), of, dtype)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [Activation(), Activation(interleaved=True), Activation(gated=False)],
+    ids=["halves", "turns", "no-gate"],
+)
+@pytest.mark.parametrize(("T", "F"), [(12, 17), (20, 121), (3, 1601)], ids=str)
+def test_a_series_whose_tiles_are_cut(T: int, F: int, of: Activation) -> None:
+    """Its gradients are sums over whole tiles: what fills these must be zero."""
+    check(*make(T, 33, 3, 2, F, of, torch.float32, True), of, torch.float32)
 
 
 @pytest.mark.parametrize(("of", "series"), [(GPT_OSS, False), (Activation(), True)], ids=str)
@@ -142,6 +161,24 @@ def test_errors_of_the_functions(name: str) -> None:
     ends = kernels.activation_fwd(far.clone(), of, None)
     assert_matches(ends, activate(far.double(), name, gated=False), "ends")
     assert math.isclose(ends[0, -1].item(), 3e4 ** (2 if name == "relu2" else 1), rel_tol=1e-6)
+    assert kernels.activation_fwd(torch.tensor([[math.inf]]), of, None).item() == math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "of", [GPT_OSS, RELU2, Activation("gelu", shift=0.5)], ids=["turns", "no-gate", "halves"]
+)
+@pytest.mark.parametrize(("N", "F"), [(3, 1), (40, 21), (2, 1601)], ids=str)
+def test_a_launch_adds_the_biases_of_its_rows(
+    N: int, F: int, of: Activation, dtype: torch.dtype
+) -> None:
+    """As quantised experts need it; the sum stays where the product was, for the backward pass."""
+    of = of._replace(limit=None if of.limit is None else 0.7)
+    pre, bias = torch.randn(2, N, 2 * F if of.gated else F).to(dtype)
+    want = activate(pre.double() + bias.double(), *of)
+    total = (pre.float() + bias.float()).to(dtype)
+    assert_matches(kernels.activation_fwd(pre, kernels.Choice(*of), bias), want, "act")
+    assert torch.equal(pre, total)
 
 
 def test_a_series_of_too_many_terms_is_refused() -> None:

@@ -17,6 +17,8 @@ PRODUCTS = "tests/test_ascend.py -k 'products_of_several_tiles and float32'"
 MLP = "tests/test_grouped_mlp.py -k 'matches_the_oracle[ascend and (several or odd or one-past)'"
 LAYER = "tests/test_ascend_layer.py -k 'every_phase or any_order'"
 CHOICE = "tests/test_ascend_activations.py -k 'cut and float32'"
+ACTIVATION = "tests/test_activations.py -k 'ascend and {}'"
+BIASES = "tests/test_ascend_activations.py -k 'launch_adds and {}'"
 LOSS = "tests/test_load_balance_loss.py -k 'oracle and ascend and float32'"
 ROUTE = "tests/test_route.py -k 'oracle and ascend'"
 STREAMS = "tests/test_ascend_route.py -k 'by_streams'"
@@ -822,6 +824,98 @@ MUTANTS = [
         "return tile.c;",
         "Of gate and up that take turns, the columns that fill the last fractal are left out.",
         CHOICE,
+    ),
+    # --- activations beside SwiGLU ---
+    Mutant(
+        "ascend_kernels/swiglu/activation_tiling.h",
+        " && of.alpha == 1.0f",
+        "",
+        "A sigmoid of alpha z is that of z where nothing else is chosen.",
+        ACTIVATION.format("alone_is_not"),
+    ),
+    Mutant(
+        "ascend_kernels/swiglu/activation_tiling.h",
+        " && of.shift == 0.0f",
+        "",
+        "Nothing is added to up where nothing else is chosen.",
+        ACTIVATION.format("alone_is_not"),
+    ),
+    Mutant(
+        "ascend_kernels/swiglu/activation_tiling.h",
+        " && of.interleaved == 0",
+        "",
+        "Gate and up that take turns are read as halves where nothing else is chosen.",
+        ACTIVATION.format("alone_is_not"),
+    ),
+    Mutant(
+        "ascend_kernels/swiglu/activation.h",
+        "Muls(rest, rest, of_.alpha, count);",
+        "",
+        "Alpha has no part in the derivative.",
+        ACTIVATION.format("alone_is_not"),
+    ),
+    Mutant(
+        "ascend_kernels/swiglu/activation.h",
+        "Adds(u, moved, of_.shift, count);",
+        "Adds(u, up, of_.shift, count);",
+        "What is added to up undoes its limits.",
+        ACTIVATION.format("oracle and gpt-oss-plain"),
+    ),
+    Mutant(
+        "ascend_kernels/swiglu/activation.h",
+        "Mins(a, a, kTailEnd, count);",
+        "",
+        "gelu of infinity is NaN.",
+        "tests/test_ascend_activations.py -k 'errors_of and gelu'",
+    ),
+    Mutant(
+        "ascend_kernels/swiglu/activation_kernel.h",
+        "Widen(floats[4 + i], bias, size);",
+        "Widen(floats[4 + i], in[2 * kTile], size);",
+        "In 16 bits up has the bias of the gate.",
+        BIASES.format("halves and float16"),
+    ),
+    Mutant(
+        "ascend_kernels/swiglu/activation_kernel.h",
+        "pairs.Fill(in);",
+        "",
+        "What fills the rows of gate and up that take turns was never written.",
+        BIASES.format("turns and float32"),
+    ),
+    Mutant(
+        "ascend_kernels/grouped_mlp/grouped_mlp_choice.h",
+        "first + F_ + tile.c0",
+        "first + tile.c0",
+        "Up has the bias of the gate.",
+        CHOICE,
+    ),
+    Mutant(
+        "ascend_kernels/grouped_mlp/grouped_mlp_choice.h",
+        "if (OfExpert(tile) && weighted_) Weigh(act, chunk);",
+        "",
+        "Weights on the activation are left out of any but SwiGLU.",
+        ACTIVATION.format("weights_on_the"),
+    ),
+    Mutant(
+        "ascend_kernels/grouped_mlp/grouped_mlp_choice.h",
+        "if (OfExpert(tile) && biased_) CopyBias(tile);",
+        "if (biased_) CopyBias(tile);",
+        "Rows that no expert has take a bias from behind the last one.",
+        CHOICE,
+    ),
+    Mutant(
+        "ascend_kernels/grouped_mlp/grouped_mlp_choice_bwd.h",
+        "Mul(product, d_phi, part, count);  // the sum has overwritten it",
+        "",
+        "The gradient of a scale is taken of sums that the offset's has left.",
+        ACTIVATION.format("oracle and series-plain"),
+    ),
+    Mutant(
+        "ascend_kernels/grouped_mlp/grouped_mlp_choice_bwd.h",
+        "terms_.WithinLimit(tmp[1], gate, count);",
+        "terms_.WithinLimit(tmp[1], z, count);",
+        "Above the limit the gate has a derivative.",
+        ACTIVATION.format("oracle and gpt-oss-plain"),
     ),
     # --- host ---
     Mutant(

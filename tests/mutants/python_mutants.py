@@ -896,6 +896,27 @@ MUTANTS = [
         "The host waits for a device.",
         "tests/test_ascend.py -k read_nothing_back",
     ),
+    Mutant(
+        "moge_ops/ascend/grouped_mlp.py",
+        "b_gate_up is None and b_down is None",
+        "b_gate_up is None",
+        "Quantised experts leave out the second product's bias where the first one has none.",
+        "tests/test_activations.py -k 'ascend and without_the_other and w8a8'",
+    ),
+    Mutant(
+        "moge_ops/ascend/grouped_mlp.py",
+        "    if not late:\n",
+        "    if not late and plain:\n",
+        "Quantised experts leave out weights on any activation but SwiGLU.",
+        "tests/test_activations.py -k 'ascend and weights_on_the and w8a16'",
+    ),
+    Mutant(
+        "moge_ops/ascend/_activation.py",
+        "series.float().contiguous()",
+        "series.float()",
+        "A series that is not contiguous is read as if it were.",
+        "tests/test_ascend_activations.py -k 'quantised_experts and w8a16'",
+    ),
     # --- command line ---
     Mutant(
         "moge_ops/cli/_text.py",
