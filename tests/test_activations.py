@@ -126,8 +126,12 @@ def test_matches_the_oracle_in_half_precision(
 @pytest.mark.slow_on("triton")
 @pytest.mark.parametrize(
     "activation",
-    [Activation(alpha=1.702), Activation(shift=1.0), Activation(interleaved=True)],
-    ids=["alpha", "shift", "interleaved"],
+    [
+        pytest.param(Activation(alpha=1.702), id="alpha"),
+        pytest.param(Activation(shift=1.0), id="shift"),
+        pytest.param(Activation(interleaved=True), id="interleaved"),
+        pytest.param(Activation(gated=False), id="no-gate"),
+    ],
 )
 def test_one_option_alone_is_not_swiglu(activation: Activation, device: str) -> None:
     """Without a bias, where kernels have a shorter way for SwiGLU."""

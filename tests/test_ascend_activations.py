@@ -147,6 +147,19 @@ def test_quantised_experts(scheme: str, of: Activation, series: bool) -> None:
         assert_matches(d, d64, f"d_{name}", scale=d64.square().mean().sqrt().item())
 
 
+@pytest.mark.parametrize("scheme", ["int8_w8a8", "int4_w4a8"])
+def test_integers_are_made_of_the_activation_as_it_is(scheme: str) -> None:
+    args, routing = make(12, 64, 3, 2, 32, GPT_OSS, torch.float32)
+    del args["b_down"]
+    for name in ("w_gate_up", "w_down"):
+        args[name] = quant.quantize(args[name], scheme)
+    late, early = (
+        moge_ops.grouped_mlp(**args, routing=routing, activation=GPT_OSS, weight_on=place)
+        for place in ("output", "activation")
+    )
+    assert torch.equal(late, early)
+
+
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu", "relu2"])
 def test_errors_of_the_functions(name: str) -> None:
     """The polynomial of the error function: below 2e-7 of |z|, besides two roundings of gelu."""

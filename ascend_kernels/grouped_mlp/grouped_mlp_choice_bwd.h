@@ -191,7 +191,6 @@ class GroupedMlpChoiceBwd {
         const LocalTensor<float> sums = series_lanes_.template Get<float>();
         Mul(product, d_phi, part, count);
         SumToLanes(sums[(kMostTerms + i) * kPerRepeat<float>], product, count);
-        Mul(product, d_phi, part, count);  // the sum has overwritten it
         Mul(product, product, z, count);
         SumToLanes(sums[i * kPerRepeat<float>], product, count);
       }

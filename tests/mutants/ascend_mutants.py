@@ -835,6 +835,13 @@ MUTANTS = [
     ),
     Mutant(
         "ascend_kernels/swiglu/activation_tiling.h",
+        " && of.gated != 0",
+        "",
+        "Without a gate the columns are read as two halves where nothing else is chosen.",
+        ACTIVATION.format("alone_is_not"),
+    ),
+    Mutant(
+        "ascend_kernels/swiglu/activation_tiling.h",
         " && of.shift == 0.0f",
         "",
         "Nothing is added to up where nothing else is chosen.",
@@ -905,9 +912,9 @@ MUTANTS = [
     ),
     Mutant(
         "ascend_kernels/grouped_mlp/grouped_mlp_choice_bwd.h",
-        "Mul(product, d_phi, part, count);  // the sum has overwritten it",
-        "",
-        "The gradient of a scale is taken of sums that the offset's has left.",
+        "Mul(product, product, z, count);",
+        "Mul(product, product, t, count);",
+        "The gradient of a scale is taken of the term's argument, offset and all.",
         ACTIVATION.format("oracle and series-plain"),
     ),
     Mutant(

@@ -911,6 +911,13 @@ MUTANTS = [
         "tests/test_activations.py -k 'ascend and weights_on_the and w8a16'",
     ),
     Mutant(
+        "moge_ops/ascend/grouped_mlp.py",
+        'late = weight_on == "output" or scheme in INTEGERS',
+        'late = weight_on == "output"',
+        "The integers of an activation beside SwiGLU are made of it times its weight.",
+        "tests/test_ascend_activations.py -k as_it_is",
+    ),
+    Mutant(
         "moge_ops/ascend/_activation.py",
         "series.float().contiguous()",
         "series.float()",
