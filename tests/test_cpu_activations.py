@@ -154,16 +154,6 @@ def test_tails_of_every_length(interleaved: bool, device: str) -> None:
         check(*make([0, rows, 0], 18, 21, torch.float32, activation), activation)
 
 
-ALONE = [Activation(alpha=1.702), Activation(shift=1.0), Activation(interleaved=True)]
-
-
-@native
-@pytest.mark.parametrize("activation", ALONE, ids=name)
-def test_one_option_alone_is_no_plain_swiglu(activation: Activation, device: str) -> None:
-    """That has a loop of its own, which knows none of them."""
-    check(*make([20, 0, 40], 18, 21, torch.float32, activation), activation)
-
-
 @native
 @pytest.mark.parametrize("activation", CHOICES, ids=name)
 def test_weights_before_the_down_projection(activation: Activation, device: str) -> None:

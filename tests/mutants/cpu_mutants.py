@@ -637,14 +637,14 @@ MUTANTS = [
         "alpha == 1.0f && std::isinf(limit)",
         "std::isinf(limit)",
         "Alpha alone does not count.",
-        ACTIVATIONS.format("one_option_alone"),
+        "tests/test_activations.py -k 'one_option_alone and avx2'",
     ),
     Mutant(
         "csrc/cpu/bindings.cpp",
         "gated && !interleaved &&",
         "gated &&",
         "Gate and up that take turns, and nothing else, are read as halves.",
-        ACTIVATIONS.format("one_option_alone"),
+        "tests/test_activations.py -k 'one_option_alone and avx2'",
     ),
     # --- launchers ---
     Mutant(
