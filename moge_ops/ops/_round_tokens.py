@@ -134,7 +134,7 @@ def _added(
     free = (~chosen & chosen.any(1, keepdim=True)).T
     # an expert misses less than a tile, and no more can refuse it in a round
     asks = min(T, ROUNDS * (tile - 1))
-    first = torch.arange(T - 1, -1, -1, device=scores.device)
+    first = torch.arange(T - 1, -1, -1, device=scores.device)  # of equal scores
     nobody = torch.iinfo(torch.int64).min
     best = torch.where(free, (_rank(scores.T) << 32) + first, nobody).topk(asks).values
     there = best != nobody
