@@ -54,6 +54,7 @@ def test_the_committed_run_is_whole() -> None:
     assert max(used) > min(used) + 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -316,6 +316,7 @@ def test_the_environment_chooses_for_a_process(backend: str, tmp_path: Path) -> 
     assert used == str(backend == "triton")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_environment_asks_for_the_interpreter_before_torch_imports_triton(
     tmp_path: Path,

@@ -684,6 +684,7 @@ def test_a_file_that_changes_between_look_and_load(
         from_pretrained(single)
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_fit_into_the_addresses(single: Path) -> None:
     path = single / "model.safetensors"
     with path.open("r+b") as file:

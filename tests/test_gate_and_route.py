@@ -48,6 +48,7 @@ def check(logits: Tensor, G: int, k: int, **options: Any) -> None:
     assert got.equal(grad)
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize(("T", "E", "G", "k"), SIZES)
 def test_is_the_two(
     T: int, E: int, G: int, k: int, device: str, float_dtypes: list[torch.dtype]

@@ -170,6 +170,7 @@ def test_an_infinite_neighbour_stays_out(device: str) -> None:
     assert torch.autograd.grad(out, rows, d_out)[0].isfinite().all()
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_same_bits_every_run(dtype: torch.dtype, device: str) -> None:
     rows = torch.randn(40, 33, device=device).to(dtype).requires_grad_()

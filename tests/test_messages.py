@@ -110,6 +110,7 @@ def test_real_errors_are_in_the_index(call: Callable[[], object]) -> None:
     assert fitting, text
 
 
+@pytest.mark.slow
 def test_faults_of_the_command_line_are_in_the_index(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "moge_ops", "inspect", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

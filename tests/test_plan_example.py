@@ -20,6 +20,7 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_smoke_run_reproduces_the_committed_rows(tmp_path: Path) -> None:
     """All of them are computed, so they are the same everywhere."""
     argv = ["plan.py", "--smoke", "--out", str(tmp_path)]

@@ -305,6 +305,7 @@ def test_a_second_backward_gives_the_same(op: str, device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("op", PUBLIC)
 def test_without_grad_mode(op: str, device: str) -> None:
     f, args = public_calls(device)[op]

@@ -106,6 +106,7 @@ def test_every_token_counts_for_one_expert_without_a_threshold(K: int) -> None:
         assert statistics.sums["all"]["layer"][2].sum() <= 50 * (1 + 1e-6)
 
 
+@pytest.mark.slow_on("triton")
 def test_sums_do_not_depend_on_the_batches(device: str) -> None:
     logits, once, often = torch.randn(300, E, device=device), RouterStatistics(), RouterStatistics()
     for statistics, sizes in ((once, [300]), (often, [1, 0, 99, 7, 193])):

@@ -57,6 +57,7 @@ def test_matches_the_oracle(
     check(torch.randn(T * G * k, H, device=device).to(dtype), routing, weights)
 
 
+@pytest.mark.slow_on("triton")
 @pytest.mark.parametrize("lowest", [0, -2], ids=["all-kept", "some-dropped"])
 def test_many_rows_in_half_precision(lowest: int, device: str) -> None:
     # the CPU path sums few elements another way
