@@ -394,6 +394,31 @@ def test_of_several_that_are_not_numbers_the_first_stays() -> None:
     assert kept.experts[:, 0].tolist() == [0, 0, 0, 0, 0, -1, 0, 0, 0]
 
 
+def test_infinite_scores_and_large_logits() -> None:
+    logits = torch.zeros(5, 3)
+    logits[2, 0] = torch.inf  # its score is infinite, its share is none
+    experts = torch.tensor([[0, 1]] * 5)
+    options: dict[str, Any] = {"mode": "down", "score": "sqrtsoftplus"}
+    for renormalize, last in ((False, 4), (True, 2)):
+        kept = round_tokens(logits, experts, 4, renormalize=renormalize, **options)
+        assert kept.experts[:, 0].tolist() == [-1 if t == last else 0 for t in range(5)]
+    logits[1, 0] = torch.nan  # as bad: the first stays
+    kept = round_tokens(logits, experts, 4, renormalize=True, **options)
+    assert kept.experts[:, 0].tolist() == [0, 0, -1, 0, 0]
+    large = torch.zeros(5, 3, dtype=torch.float64)
+    large[2, 0] = 1e39  # beyond float32, and a score of 1
+    kept = round_tokens(large, experts, 4, mode="down")
+    assert kept.experts[:, 0].tolist() == [0, 0, 0, 0, -1]
+
+
+def test_shares_do_not_depend_on_the_order_of_slots() -> None:
+    """Three equal tokens list their experts differently: the last one leaves them all."""
+    row = [1.5410, -0.2934, -2.1788, 0.5684, -1.0845, -1.3986, 0.4033, 0.8380]
+    experts = torch.tensor([[0, 1, 2, 3], [1, 3, 0, 2], [3, 0, 2, 1]])
+    kept = round_tokens(torch.tensor([row] * 3), experts, 2, mode="down", renormalize=True)
+    assert kept.experts.tolist() == [[0, 1, 2, 3], [1, 3, 0, 2], [-1] * 4]
+
+
 @pytest.mark.slow_on("triton")
 @pytest.mark.float64
 @pytest.mark.parametrize(

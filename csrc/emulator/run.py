@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import picture
@@ -50,12 +51,12 @@ def fresh(target):
 
 
 def build_library(compiler, flags, cache):
-    """The emulator and its host runtime as a library; only what has changed is compiled.
+    """The emulator and its host runtime as a library; only pieces with a change are compiled.
 
     One library serves every -O of a program and gdb, since device code is the program's own.
     """
     flags = ["-O1", *flags]
-    key = hashlib.sha256(repr((compiler, flags, str(HERE))).encode()).hexdigest()[:12]
+    key = hashlib.sha256(repr((compiler, COMMON, flags, str(HERE))).encode()).hexdigest()[:12]
     folder = cache / key
     folder.mkdir(parents=True, exist_ok=True)
     sources = [*sorted(HERE.glob("*.cpp")), *sorted(HERE.glob("*/*.cpp"))]
@@ -70,7 +71,9 @@ def build_library(compiler, flags, cache):
     def compile_one(target):
         piece = str(target.with_suffix(".cpp"))
         command = [compiler, *COMMON, *flags, *INCLUDES, "-MMD", "-c", piece, "-o", str(target)]
+        begun = time.time()
         call(command, "the emulator does not compile")
+        os.utime(target, (begun, begun))  # a source may have changed since
 
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -81,10 +84,11 @@ def build_library(compiler, flags, cache):
         if stale and not archive.exists():
             told = f"building the emulator in {folder}, once: this takes a while"
             print(told, file=sys.stderr, flush=True)
+        if stale:
+            archive.unlink(missing_ok=True)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(compile_one, stale))
-        if stale or not archive.exists():
-            archive.unlink(missing_ok=True)
+        if not archive.exists():
             call(["ar", "crs", str(archive), *map(str, objects)], "the emulator has no library")
     return archive
 

@@ -9,35 +9,41 @@ from moge_ops.ops.grouped_gate import SCORES, Gating, grouped_gate
 ROUND_MODES = ("nearest", "down", "up", "expected", "balanced", "apportioned")
 ROUNDS = 4  # of asking; in simulated routers of 64 to 512 experts nothing was left to ask after 4
 NEVER = -1.0  # below every score
+SPAN = 2**32  # above every rank
 
 
 def _scores(logits: Tensor, score: str) -> Tensor:
     """``[T, E]`` float32, NaN below all numbers."""
-    x = logits.detach().float()
+    x = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     if score == "softmax":
         s = x.softmax(-1)
     else:
         s = x.sigmoid() if score == "sigmoid" else torch.nn.functional.softplus(x).sqrt()
-    return torch.where(s.isnan(), NEVER, s)
+    return torch.where(s.isnan(), NEVER, s).float()
 
 
 def _rank(scores: Tensor) -> Tensor:
-    """int64 of 32 bits in the order of float32 scores, which are at least 0, or ``NEVER``."""
+    """int64 within 32 bits, larger for a larger float32 score.
+
+    The bits of numbers from 0 up are in their order as integers, and those of ``NEVER``, whose sign
+    is set, are below them. No score is NaN.
+    """
     return scores.contiguous().view(torch.int32).long()
 
 
 def _in_turn(owner: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
-    """``[N]``, ``[N]``: entries by their owner, then by rank, and where each one's owner begins.
+    """The order of entries by owner, and within an owner the highest rank first, ``[N]``.
 
-    Equal ranks stay as they were.
+    And for each entry in that order where those of its owner begin, ``[N]``. Equal ranks stay as
+    they were.
     """
-    order = ((owner << 32) - rank).sort(stable=True).indices
+    order = (owner * SPAN - rank).sort(stable=True).indices
     owners = owner[order]
     return order, torch.searchsorted(owners, owners)
 
 
 def _place(wanted: Tensor, begin: Tensor) -> Tensor:
-    """``[N]``: how many of an owner's entries up to each one are wanted; all are in turn."""
+    """``[N]``: how many wanted entries an owner has up to and with each one, in turn."""
     seen = wanted.cumsum(0)
     return seen - (seen - wanted.long())[begin]
 
@@ -102,11 +108,13 @@ def _choice(
     target = _targets(counts, tile, mode, num_groups, expected)
     down = counts // tile * tile
 
-    # what each expert keeps of its slots: [N], by expert
+    # what each expert keeps of its slots: [T * K], by expert, best first
     own = torch.nn.functional.pad(scores, (0, 1)).gather(1, ids)
     if renormalize:
-        total = (own.clamp_min(0.0) * (ids < E)).sum(1, keepdim=True)
+        # sorted, so that the sum does not depend on the order of a token's slots
+        total = own.clamp_min(0.0).sort(1).values.sum(1, keepdim=True)
         own = torch.where(own < 0.0, own, own / torch.where(total == 0.0, 1.0, total))
+        own = torch.where(own.isnan(), NEVER, own)  # infinite scores
     ids = ids.flatten()
     slots, begin = _in_turn(ids, _rank(own).view(-1))
     place = torch.arange(T * K, device=ids.device) - begin
@@ -115,9 +123,9 @@ def _choice(
     else:
         enough, added = _added(scores, chosen, (target - counts).clamp_min(0), tile, extra)
         most = torch.where(enough, target, down)
-    of = ids[slots]
-    stays = place < torch.nn.functional.pad(most, (0, 1))[of]
-    kept = torch.empty_like(of).scatter(0, slots, torch.where(stays, of, -1)).view(T, K)
+    owner = ids[slots]
+    stays = place < torch.nn.functional.pad(most, (0, 1))[owner]
+    kept = torch.empty_like(owner).scatter(0, slots, torch.where(stays, owner, -1)).view(T, K)
     return torch.cat((kept, added), 1) if extra else kept
 
 
@@ -131,20 +139,21 @@ def _added(
         takes ``[T, extra]``, best first, then -1: those that did get all.
     """
     T = len(scores)
-    free = (~chosen & chosen.any(1, keepdim=True)).T
-    # an expert misses less than a tile, and no more can refuse it in a round
+    can_ask = (~chosen & chosen.any(1, keepdim=True)).T
+    # in a round an expert asks less than a tile of tokens, and no more refuse it
     asks = min(T, ROUNDS * (tile - 1))
-    first = torch.arange(T - 1, -1, -1, device=scores.device)  # of equal scores
+    # score and token in one number, so that of equal scores the first token is best
+    first = torch.arange(T - 1, -1, -1, device=scores.device)
     nobody = torch.iinfo(torch.int64).min
-    best = torch.where(free, (_rank(scores.T) << 32) + first, nobody).topk(asks).values
+    best = torch.where(can_ask, _rank(scores.T) * SPAN + first, nobody).topk(asks).values
     there = best != nobody
-    token = torch.where(there, T - 1 - (best & 0xFFFFFFFF), T).view(-1)  # [E * asks]
-    order, begin = _in_turn(token, (best >> 32).view(-1))
+    token = torch.where(there, T - 1 - best % SPAN, T).view(-1)  # [E * asks]
+    order, begin = _in_turn(token, (best // SPAN).view(-1))
     free, added = there, torch.zeros_like(there)
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS):  # who has accepted is asked again, and may now prefer another expert
         asked = free & (free.cumsum(1) <= missing.unsqueeze(1))
-        in_turn = asked.view(-1)[order]
-        taken = in_turn & (_place(in_turn, begin) <= extra)
+        by_token = asked.view(-1)[order]
+        taken = by_token & (_place(by_token, begin) <= extra)
         added = torch.empty_like(taken).scatter(0, order, taken).view_as(free)
         free = free & (added | ~asked)
     enough = added.sum(1) >= missing
@@ -186,7 +195,7 @@ def round_tokens(
 
     Plain torch, not a kernel of ours, except for the weights, which are those that
     :func:`moge_ops.grouped_gate` gives to the final choice. Besides the result it takes about 30
-    bytes for each element of ``logits``.
+    bytes for each element of ``logits``, and up to 75 where T is hardly above 4·(tile - 1).
 
     Args:
         logits: ``[T, E]``, float16 | bfloat16 | float32 | float64, with any strides.
@@ -220,8 +229,8 @@ def round_tokens(
         with the weight 0; the others have added experts, best first, then -1. Give ``experts`` to
         :func:`moge_ops.route` without ``num_groups``. Equal scores go to the lowest token, and
         within a token to the lowest expert; a NaN comes last. Scores are compared in float32. The
-        weights have gradients to
-        ``logits`` and ``router_scale``; the choice has none. Deterministic; the host does not wait.
+        weights have gradients to ``logits`` and ``router_scale``; the choice has none.
+        Deterministic; the host does not wait.
 
     Raises:
         TypeError: An argument has another type or dtype.

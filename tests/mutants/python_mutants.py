@@ -74,8 +74,8 @@ MUTANTS = [
     ),
     Mutant(
         "moge_ops/ops/_round_tokens.py",
-        "free = (~chosen & chosen.any(1, keepdim=True)).T",
-        "free = ~chosen.T",
+        "can_ask = (~chosen & chosen.any(1, keepdim=True)).T",
+        "can_ask = ~chosen.T",
         "Padding is added to experts.",
         ROUNDED.format("padding"),
     ),
@@ -113,6 +113,27 @@ MUTANTS = [
         "own / torch.where(total == 0.0, 1.0, total)",
         "Of several NaN, the one whose token has the smallest scores is kept.",
         ROUNDED.format("not_numbers"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "own.clamp_min(0.0).sort(1).values.sum(1, keepdim=True)",
+        "own.clamp_min(0.0).sum(1, keepdim=True)",
+        "Which of equal tokens stays depends on the order of their slots.",
+        ROUNDED.format("order_of_slots"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "own = torch.where(own.isnan(), NEVER, own)  # infinite scores",
+        "pass",
+        "The share of an infinite score is compared by the bits of a NaN.",
+        ROUNDED.format("not_numbers or infinite"),
+    ),
+    Mutant(
+        "moge_ops/ops/_round_tokens.py",
+        "x = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))",
+        "x = logits.detach().float()",
+        "A float64 logit beyond float32 makes its token the worst.",
+        ROUNDED.format("infinite"),
     ),
     # --- checks ---
     Mutant(
