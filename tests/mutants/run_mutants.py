@@ -26,6 +26,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+import ascend_activation_mutants
 import ascend_mutants
 import cpu_mutants
 import demand_mutants
@@ -38,6 +39,7 @@ import offload_mutants
 import placement_mutants
 import planner_mutants
 import python_mutants
+import rounding_mutants
 import speculation_mutants
 import torch_mutants
 import trimr_mutants
@@ -60,8 +62,9 @@ ROOMS: dict[str, Sequence[Mutant]] = {
         *demand_mutants.MUTANTS,
         *inherit_mutants.MUTANTS,
         *gate_mutants.MUTANTS,
+        *rounding_mutants.MUTANTS,
     ],
-    "ascend": ascend_mutants.MUTANTS,
+    "ascend": [*ascend_mutants.MUTANTS, *ascend_activation_mutants.MUTANTS],
     "emulator": emulator_mutants.MUTANTS,
     "cpu": cpu_mutants.MUTANTS,
 }
