@@ -33,7 +33,7 @@ TRITON_PEERS = ("liger", "moe-ops", "scattermoe")
 # the former take long under the interpreter; test_bench.py runs the latter
 LEFT_OUT = (*TRITON_PEERS, "hf eager", "hf batched_mm", "hf grouped_mm")
 # torch's own capture of a graph needs a GPU: the smoke run calls the function again instead
-MEASURED = {"ceilings", "checks", "tests", "layer", "sonic", "gate", "memory"}
+MEASURED = {"ceilings", "checks", "tests", "tiles", "layer", "sonic", "gate", "memory"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,11 +78,10 @@ def test_every_part_runs_and_writes_rows(smoke: tuple[Path, str]) -> None:
     assert {row["part"] for row in rows} == MEASURED
     assert len({row["date"] for row in rows}) == 1
     assert not [row for row in rows if row["note"].startswith("FAILED")]
-    for part in (*MEASURED, "demo", "tune-0-1", "tunegate"):
+    for part in (*MEASURED, "demo", "tune-0-1", "tunegate", "counters"):
         assert f"\n{part}: ok, " in said
-    assert said.rstrip().splitlines()[-3:] == [
-        str(out / name) for name in ("gpu.csv", "gpu_layer.png", "gpu_split.png")
-    ]
+    files = ("gpu.csv", "gpu_layer.png", "gpu_split.png", "tiles/configs.csv")
+    assert said.rstrip().splitlines()[-len(files) :] == [str(out / name) for name in files]
     summary = (out / "summary.txt").read_text()
     assert summary.startswith("no failure\n")
     assert summary.strip() in said
@@ -252,6 +251,10 @@ def test_a_test_that_fails_or_cannot_be_collected_is_a_row(tmp_path: Path) -> No
     ("name", "wrong", "said"),
     [
         ("layer twice", "second", "second run: result 0 differs"),
+        ("layer in another process", "here", "other bits in another process"),
+        ("layer on memory filled with NaN", "unwritten", "on memory filled with NaN: result 0"),
+        ("gate and route of the most tokens", "ids", "uniform, gate: result 0 differs"),
+        ("layer of the most tokens", "pre", "d_x: RMS error"),
         ("gathered kernels, many times", "pre", "pre, seed 0: RMS error"),
     ],
 )
@@ -259,6 +262,7 @@ def test_checks_find_what_they_look_for(
     name: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = module("gpu_checks")
+    monkeypatch.setenv("PYTHONPATH", f"{OPS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     session = module("gpu_session").Session(
         "checks", tmp_path / "x.csv", tmp_path, "now", smoke=True
     )
@@ -267,11 +271,25 @@ def test_checks_find_what_they_look_for(
 
     def broken(*inputs: Any) -> Any:
         y, pre = forward(*inputs)
-        if wrong == "second":
-            return y * (1 + 1e-6 * next(calls)), pre
+        if wrong in ("second", "here"):
+            return y * (1 + 1e-6 * (next(calls) if wrong == "second" else 1)), pre
+        if wrong == "unwritten":
+            first, y = y, torch.empty_like(y)
+            y[1:] = first[1:]
+            return y, pre
         return y, pre.roll(1, 0)
 
-    monkeypatch.setattr(kernels, "grouped_mlp_fwd", broken)
+    def other_ids(*inputs: Any) -> Any:
+        weights, ids, counts = choose(*inputs)
+        ids[-1, 0] ^= 1
+        return weights, ids, counts
+
+    if wrong == "ids":
+        gate = _backend.load(SERVING, "grouped_gate")
+        choose = gate.grouped_gate_fwd
+        monkeypatch.setattr(gate, "grouped_gate_fwd", other_ids)
+    else:
+        monkeypatch.setattr(kernels, "grouped_mlp_fwd", broken)
     points = session.points
     monkeypatch.setattr(session, "points", lambda names: points(n for n in names if n == name))
     parts.checks(session)
@@ -447,11 +465,10 @@ def test_what_memcheck_found_is_said(tmp_path: Path) -> None:
     tool.chmod(0o755)
     gpu = module("gpu")
     with mock.patch.dict(os.environ, {"PATH": f"{tmp_path}:{os.environ['PATH']}"}):
-        assert gpu.sanitizer() == str(tool)
-        (watched,) = [
-            p for p in gpu.stages(smoke=True, work=tmp_path)[1] if p.name == "small-memcheck"
-        ]
-    assert watched.prefix[0] == str(tool)
+        names = {p.name for p in gpu.stages(smoke=True, work=tmp_path, out=tmp_path)[1]}
+        watched = gpu.small("memcheck")
+    assert {"small-memcheck", "small-racecheck"} <= names
+    assert watched.prefix[:3] == (str(tool), "--tool", "memcheck")
     (outcome,) = gpu.run_stage([watched], [], tmp_path, 30.0)
     assert outcome.failed
     assert outcome.status == "exit code 9"
@@ -460,9 +477,51 @@ def test_what_memcheck_found_is_said(tmp_path: Path) -> None:
 
 def test_all_limits_together_are_nine_minutes(tmp_path: Path) -> None:
     gpu = module("gpu")
-    stages = gpu.stages(smoke=False, work=tmp_path)
-    longest = sum(max(part.seconds for part in stage) for stage in stages)
-    assert longest + 40 + gpu.REPORT_SECONDS <= gpu.SECONDS <= 540
+    stages = gpu.stages(smoke=False, work=tmp_path, out=tmp_path)
+    assert gpu.kept(stages) + gpu.VERSIONS_SECONDS + gpu.REPORT_SECONDS <= gpu.SECONDS <= 540
+
+
+def test_only_some_parts_run(tmp_path: Path) -> None:
+    gpu = module("gpu")
+    stages = gpu.stages(smoke=False, work=tmp_path, out=tmp_path)
+    assert gpu.planned(stages, []) == stages
+    chosen = gpu.planned(stages, ["small", "gate", "checks"])
+    assert [[part.kind for part in stage] for stage in chosen] == [["checks", "small"], ["gate"]]
+    with pytest.raises(SystemExit, match=r"--only takes ceilings, tests, .*, got gates"):
+        gpu.planned(stages, ["gate", "gates"])
+
+
+def test_a_part_may_be_stopped_before_the_others(tmp_path: Path) -> None:
+    slow = part(tmp_path, "slow", "time.sleep(600)", most=1.0)
+    (outcome,) = module("gpu").run_stage([slow], [], tmp_path, 30.0)
+    assert outcome.status == "killed after 1 s"
+    assert not outcome.failed
+
+
+NCU = """==PROF== Connected to process 7
+==PROF== Disconnected from process 7
+"ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value","Rule Description"
+"0","_short_kernel(half *)","GPU Speed Of Light Throughput","Duration","ns","900.5",""
+"1","_up_kernel","GPU Speed Of Light Throughput","Duration","us","2,750.25",""
+"1","_up_kernel","GPU Speed Of Light Throughput","Compute (SM) Throughput","%","61.5",""
+"1","_up_kernel","GPU Speed Of Light Throughput","DRAM Throughput","%","12.5",""
+"1","_up_kernel","GPU Speed Of Light Throughput","","","","Something general"
+"1","_up_kernel","Warp State Statistics","","","","Each warp waits
+ for a barrier"
+"""
+
+
+def test_what_ncu_counted_is_told_with_its_reason(tmp_path: Path) -> None:
+    report = module("gpu_report")
+    assert report.counters(tmp_path / "none.csv") == []
+    (tmp_path / "ncu.csv").write_text(NCU)
+    title, heads, *launches, reason = report.counters(tmp_path / "ncu.csv")
+    assert (title, heads.split()[:2]) == ("NCU, the longest launches", ["kernel", "us"])
+    assert [line.split() for line in launches] == [
+        ["_up_kernel", "2750", "61.5", "-", "12.5"],
+        ["_short_kernel", "0.9005", "-", "-", "-"],
+    ]
+    assert reason == "_up_kernel: Each warp waits for a barrier"
 
 
 @pytest.mark.slow
@@ -477,7 +536,10 @@ def test_the_package_and_the_wheels_run_from_where_they_are(
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
-    for name in ("PYTHONPATH", "PYTHONUNBUFFERED", "MOGE_OPS_EXAMPLES", "CUBLAS_WORKSPACE_CONFIG"):
+    for name in (
+        *("PYTHONPATH", "PYTHONUNBUFFERED", "MOGE_OPS_EXAMPLES", "CUBLAS_WORKSPACE_CONFIG"),
+        "TRITON_CACHE_DIR",
+    ):
         monkeypatch.setenv(name, "")  # what prepare() sets is undone
     assert module("gpu").prepare(tmp_path / "work", wheels) == ""
     code = (
@@ -614,6 +676,8 @@ def test_the_summary_has_failures_first_and_fits(
         json.dumps(
             {
                 "trouble": "",
+                "carried": 7,
+                "compiled": 2,
                 "smoke": False,
                 "seconds": 500.0,
                 "outcomes": [tests | {"failed": failed == "part", "last": "31 passed, 0 failed"}],

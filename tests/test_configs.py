@@ -1,9 +1,9 @@
 """Tiles come from tables: the built-in one, a folder's, and a search's with its clock injected."""
 
-import csv
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,41 +104,87 @@ def test_an_empty_folder_is_an_error(configs: ModuleType, folder: Path) -> None:
 
 @pytest.fixture
 def autotune(configs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, on one small shape; its launchers only note the tile that they are given."""
+    """The script; its kernels return the tile that they are given, and do nothing else."""
     monkeypatch.setattr(sys, "path", [str(ROOT / "bench" / "gpu"), *sys.path])
     module = importlib.import_module("autotune")
     torch.use_deterministic_algorithms(False)
 
-    def products(rows: int, device: str) -> dict[str, Callable[[], object]]:
-        return {kernel: lambda k=kernel: tile(configs, k, rows) for kernel in configs.KERNELS}
+    def products(rows: int, s: Any, device: str) -> dict[str, Callable[[], object]]:
+        def call(kernel: str) -> tuple[torch.Tensor, ...]:
+            found = tile(configs, kernel, rows)
+            return (torch.tensor([found.block_c, found.num_stages]),)
+
+        return {kernel: lambda k=kernel: call(k) for kernel in configs.KERNELS}
 
     monkeypatch.setattr(module, "products", products)
+    monkeypatch.setattr(module, "close", lambda got, want: True)
     return module
+
+
+def stages_and_columns(call: Callable[[], Any]) -> float:
+    """A time that is best at 64 columns and four stages; more than seven do not fit."""
+    (found,) = call()
+    columns, stages = found.tolist()
+    if stages > 7:
+        from triton.runtime.errors import OutOfResources
+
+        raise OutOfResources(2, 1, "shared memory")
+    return 1.0 + abs(columns - 64) + abs(stages - 4)
 
 
 def test_the_search_keeps_the_fastest(
     configs: ModuleType, autotune: ModuleType, tmp_path: Path
 ) -> None:
-    from triton.runtime.errors import OutOfResources
-
-    def timer(call: Callable[[], Any]) -> float:
-        if call().num_stages > 7:
-            raise OutOfResources(2, 1, "shared memory")
-        return float(abs(call().block_c - 64) + abs(call().num_stages - 4))
-
     before = dict(configs._table())
-    lines = list(autotune.search("cpu", timer, "measured by a test"))
+    assert {(kernel, limit) for limit, kernel in autotune.ORDER} == set(
+        product(configs.KERNELS, autotune.SHAPE_CLASSES)
+    )
+    found = {}
+    for limit, kernel in autotune.ORDER:
+        trials = autotune.Trials(kernel, limit, autotune.PANGU, "cpu")
+        found[kernel, limit] = one = trials.search(stages_and_columns)
+        assert (one.config.block_c, one.config.num_stages, one.after) == (64, 4, 1.0)
+        assert one.before == 1.0 + abs(trials.now.block_c - 64) + abs(trials.now.num_stages - 4)
     assert configs._table() == before
-    with (tmp_path / "configs.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([configs.COLUMNS, *lines])
+    del found["up", 64.0]
+    autotune.write_table(tmp_path / "configs.csv", found, "measured by a test", "kept")
     table = configs.read_table(tmp_path / "configs.csv")
     assert set(table) == {(kernel, "hopper") for kernel in configs.KERNELS}
-    for entries in table.values():
+    for (kernel, _), entries in table.items():
         assert [limit for limit, _ in entries] == list(autotune.SHAPE_CLASSES)
-        assert {(found.block_c, found.num_stages) for _, found in entries} == {(64, 4)}
+        for limit, config in entries:
+            one = found.get((kernel, limit))
+            assert config == (one.config if one else autotune.present(kernel, limit))
+    assert (tmp_path / "configs.csv").read_text().count(",kept\n") == 1
+    assert not (tmp_path / "configs.part").exists()
+
+
+def test_a_gain_within_the_noise_changes_no_tile(autotune: ModuleType) -> None:
+    trials = autotune.Trials("up", 16.0, autotune.PANGU, "cpu")
+    times = iter([1.0, *[0.99] * 99])
+    one = trials.search(lambda call: next(times))
+    assert one.config == trials.now
+    assert one.tried > 5
+
+
+def test_a_tile_that_computes_something_else_is_not_timed(
+    configs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "bench" / "gpu"), *sys.path])
+    autotune = importlib.import_module("autotune")
+    torch.use_deterministic_algorithms(False)
+    right = torch.ones(8)
+    results = iter([right, right * 1.001, right * 1.1, right * torch.nan])
+    trials = autotune.Trials.__new__(autotune.Trials)
+    trials.kernel, trials.want = "up", []
+    trials.call = lambda: (next(results), None)
+    config = autotune.present("up", 16.0)
+    times = [trials.time(config, lambda call: 1.0) for _ in range(4)]
+    assert times == [1.0, 1.0, autotune.NEVER, autotune.NEVER]
 
 
 def test_no_search_under_deterministic_algorithms(autotune: ModuleType) -> None:
+    trials = autotune.Trials("up", 16.0, autotune.PANGU, "cpu")
     torch.use_deterministic_algorithms(True)
     with pytest.raises(RuntimeError, match="use_deterministic_algorithms"):
-        next(autotune.search("cpu", lambda call: 0.0, ""))
+        trials.search(lambda call: 0.0)

@@ -7,8 +7,10 @@ import argparse
 import csv
 import datetime
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import torch
@@ -16,23 +18,30 @@ import triton
 from moge_ops.triton_kernels import _configs, grouped_gemm, grouped_mlp
 from moge_ops.triton_kernels._configs import Config
 from moge_ops.triton_kernels._weight_gradient import weight_gradient
+from torch import Tensor
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from moge_ops.testing import PANGU
+from moge_ops.testing import PANGU, Sizes
 
 # most rows per expert of a class -> those that are timed for it
 SHAPE_CLASSES = {16.0: 8, 64.0: 48, float("inf"): 1024}
-H, F, E, K = PANGU.H, PANGU.F, PANGU.E, PANGU.K
-Call = Callable[[], object]
-Timer = Callable[[Call], float]
+# where the time goes first: many rows, and the products of both passes
+ORDER = [*itertools.product([float("inf"), 16.0, 64.0], ("up", "gemm", "down_bwd"))]
+ORDER += [*itertools.product([float("inf"), 16.0, 64.0], ("dw_gathered", "dw"))]
+NEVER = float("inf")  # the time of a tile that cannot run
+SMALLEST_GAIN = 0.02  # differences below are noise
+LARGEST_ERROR = 0.02  # of a tile's result from that of the first one: both round
+Call = Callable[[], Iterable[Tensor | None]]
+Timer = Callable[[Call], float]  # milliseconds
 
 
-def products(rows: int, device: str) -> dict[str, Call]:
-    """A call of each kernel in the layer of Pangu Pro MoE, with ``rows`` rows per expert."""
+def products(rows: int, s: Sizes, device: str) -> dict[str, Call]:
+    """A call of each kernel in a layer, with ``rows`` rows per expert; ``s.T`` is not used."""
+    H, F, E, K = s.H, s.F, s.E, s.K
     T, N = rows * E // K, rows * E
 
-    def new(*sizes: int) -> torch.Tensor:
+    def new(*sizes: int) -> Tensor:
         return torch.randn(sizes, dtype=torch.bfloat16, device=device)
 
     x, pre, act = new(T, H), new(N, 2 * F), new(N, F)
@@ -44,17 +53,15 @@ def products(rows: int, device: str) -> dict[str, Call]:
     layer = (x, w_gate_up, w_down, weights, slots, slot_to_row, offsets)
     gathered = {"row_to_slot": slots, "K": K, "gather_rows": True}
     permuted = new(N, H)
-
-    def gemm() -> None:
-        grouped_gemm.grouped_gemm_fwd(act, w_down, offsets)
-        grouped_gemm.grouped_gemm_dx(permuted, w_down, offsets)
-
     return {
-        "gemm": gemm,
+        "gemm": lambda: (
+            grouped_gemm.grouped_gemm_fwd(act, w_down, offsets),
+            grouped_gemm.grouped_gemm_dx(permuted, w_down, offsets),
+        ),
         "up": lambda: grouped_mlp.grouped_mlp_fwd(*layer, "output", True),
         "down_bwd": lambda: grouped_mlp.grouped_mlp_bwd(x, *layer, pre, False, False),
-        "dw": lambda: grouped_gemm.grouped_gemm_dw(act, permuted, offsets),
-        "dw_gathered": lambda: weight_gradient(pre, x, offsets, **gathered),
+        "dw": lambda: (grouped_gemm.grouped_gemm_dw(act, permuted, offsets),),
+        "dw_gathered": lambda: (weight_gradient(pre, x, offsets, **gathered),),
     }
 
 
@@ -73,61 +80,130 @@ def neighbours(kernel: str, config: Config) -> Iterator[Config]:
         yield config._replace(specialize=1 - config.specialize, swap=0, num_warps=4)
 
 
-def fastest(kernel: str, config: Config, time: Callable[[Config], float]) -> Config:
-    """From ``config`` on, one step at a time while a step is faster."""
+def fastest(
+    kernel: str, config: Config, time: Callable[[Config], float]
+) -> tuple[Config, dict[Config, float]]:
+    """From ``config`` on, one step at a time while a step is faster by more than noise.
+
+    With the times of all that were tried.
+    """
     times = {config: time(config)}
-    best = None
-    while best != config:
-        best = config
-        for other in neighbours(kernel, best):
+    while True:
+        for other in neighbours(kernel, config):
             if other not in times:
                 times[other] = time(other)
-        config = min(times, key=lambda c: times[c])
-    return config
+        best = min(times, key=lambda c: times[c])
+        if not times[best] < (1 - SMALLEST_GAIN) * times[config]:
+            return config, times
+        config = best
 
 
-def search(device: str, timer: Timer, origin: str) -> Iterator[list[object]]:
-    """Lines of a table: the best tile of every kernel and shape class.
+def device_class() -> str:
+    """That of the table; under the interpreter, which has tiles of its own, one to try with."""
+    found = _configs.device_class()
+    return "hopper" if found == "interpreter" else found
 
-    Raises:
-        RuntimeError: Under deterministic algorithms: times differ from run to run, and with them
-            the order of sums.
-    """
-    if torch.are_deterministic_algorithms_enabled():
-        raise RuntimeError("the search needs torch.use_deterministic_algorithms(False), got True")
-    place = _configs.device_class()
-    for kernel, (limit, rows) in itertools.product(_configs.KERNELS, SHAPE_CLASSES.items()):
-        call = products(rows, device)[kernel]
 
-        def time(config: Config, kernel: str = kernel, call: Call = call) -> float:
-            with mock.patch.dict(_configs._table(), {(kernel, place): [(float("inf"), config)]}):
-                try:
-                    return timer(call)
-                except (CompilationError, OutOfResources, PTXASError):
-                    return float("inf")  # not for this chip
-                except RuntimeError as error:
-                    if "PassManager" not in str(error):
-                        raise
-                    return float("inf")  # not for this compiler
+def present(kernel: str, limit: float) -> Config:
+    """The table's tile."""
+    return next(c for end, c in _configs._table()[kernel, device_class()] if limit <= end)
 
-        entries = _configs._table()[kernel, place]
-        now = next(config for end, config in entries if limit <= end)
-        yield [kernel, place, limit, *fastest(kernel, now, time), origin]
+
+class Trials:
+    """Tiles of one kernel and one class of shapes, on one card."""
+
+    def __init__(self, kernel: str, limit: float, s: Sizes, device: str, rows: int = 0) -> None:
+        self.kernel = kernel
+        self.now = present(kernel, limit)
+        self.call = products(rows or SHAPE_CLASSES[limit], s, device)[kernel]
+        self.want: list[Tensor] = []
+
+    def using(self, config: Config) -> AbstractContextManager[object]:
+        """The kernel has this tile for every shape."""
+        only = {(self.kernel, device_class()): [(float("inf"), config)]}
+        return mock.patch.dict(_configs._table(), only)
+
+    def time(self, config: Config, timer: Timer) -> float:
+        """That of one tile; ``NEVER`` where it does not build, or computes something else.
+
+        Raises:
+            RuntimeError: Under deterministic algorithms: times differ from run to run, and with
+                them the order of sums.
+        """
+        if torch.are_deterministic_algorithms_enabled():
+            raise RuntimeError(
+                "the search needs torch.use_deterministic_algorithms(False), got True"
+            )
+        with self.using(config):
+            try:
+                found = [x for x in self.call() if x is not None]
+                self.want = self.want or found
+                if not all(map(close, found, self.want)):
+                    return NEVER
+                return timer(self.call)
+            except Exception as error:
+                if not unfit(error):
+                    raise
+                return NEVER
+
+    def search(self, timer: Timer) -> "Found":
+        """The fastest tile that is found from the table's on."""
+        best, times = fastest(self.kernel, self.now, lambda config: self.time(config, timer))
+        return Found(best, times[self.now], times[best], len(times))
+
+
+def unfit(error: Exception) -> bool:
+    """Whether a tile is not for this chip, or not for this compiler."""
+    unbuilt = (CompilationError, OutOfResources, PTXASError)
+    return isinstance(error, unbuilt) or "PassManager" in str(error)
+
+
+def close(got: Tensor, want: Tensor) -> bool:
+    """NaN is never close."""
+    return bool((got - want).float().norm() <= LARGEST_ERROR * want.float().norm())
+
+
+class Found(NamedTuple):
+    """What a search found."""
+
+    config: Config
+    before: float  # milliseconds of the table's tile
+    after: float
+    tried: int
+
+
+def write_table(
+    path: Path, found: Mapping[tuple[str, float], Found], origin: str, kept: str
+) -> None:
+    """A table of all kernels: what was found, and the present tiles elsewhere; with origins."""
+    lines = []
+    for kernel, limit in itertools.product(_configs.KERNELS, SHAPE_CLASSES):
+        one = found.get((kernel, limit))
+        config, source = (one.config, origin) if one else (present(kernel, limit), kept)
+        lines.append([kernel, device_class(), limit, *config, source])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")  # whoever is stopped leaves a whole table
+    with unfinished.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([_configs.COLUMNS, *lines])
+    unfinished.replace(path)
+
+
+def origin() -> str:
+    """Of rows that are measured here and today."""
+    name, today = torch.cuda.get_device_name(), datetime.date.today()
+    return f"measured on {name}; {today}; Triton {triton.__version__}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    name, today = torch.cuda.get_device_name(), datetime.date.today()
-    origin = f"measured on {name}; {today}; Triton {triton.__version__}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "configs.csv").open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(_configs.COLUMNS)
-        for line in search("cuda", triton.testing.do_bench, origin):
-            print(*line, flush=True)
-            table.writerow(line)
+    found: dict[tuple[str, float], Found] = {}
+    for kernel, limit in ((kernel, limit) for limit, kernel in ORDER):
+        one = Trials(kernel, limit, PANGU, "cuda").search(triton.testing.do_bench)
+        print(kernel, limit, *one, flush=True)
+        found[kernel, limit] = one
+        write_table(folder / "configs.csv", found, origin(), "static figures")
 
 
 if __name__ == "__main__":

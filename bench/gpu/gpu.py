@@ -10,11 +10,13 @@ GPU.
 import argparse
 import datetime
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SECONDS = 540.0
 REPORT_SECONDS = 25.0
+VERSIONS_SECONDS = 30.0
 RESTARTS = 4
 DEMO = {
     False: ["--tokens", "1024"],
@@ -40,11 +43,16 @@ class Part(NamedTuple):
 
     name: str
     seconds: float  # kept for it: earlier parts must leave them
+    most: float = math.inf  # seconds after which it is stopped, whatever is left
     stall: float = 0.0  # seconds without a new note after which it counts as hung; 0: never
     correctness: bool = False  # it fails if it does not end
     command: tuple[str, ...] = ()  # if it is no function of gpu_parts.py
     prefix: tuple[str, ...] = ()  # comes before python in the command line
     environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.name.partition("-")[0]
 
 
 class Outcome(NamedTuple):
@@ -57,39 +65,65 @@ class Outcome(NamedTuple):
     last: str  # what it did last, if it did not end well
 
 
-def sanitizer() -> str:
-    """Path of compute-sanitizer, if it is here."""
-    beside_cuda = Path("/usr/local/cuda/bin/compute-sanitizer")
-    return shutil.which("compute-sanitizer") or (str(beside_cuda) if beside_cuda.exists() else "")
+def cuda_tool(name: str) -> str:
+    """Path of a tool of CUDA's, if it is here."""
+    beside_cuda = Path("/usr/local/cuda/bin") / name
+    return shutil.which(name) or (str(beside_cuda) if beside_cuda.exists() else "")
 
 
-def stages(*, smoke: bool, work: Path) -> list[list[Part]]:
+def small(tool: str) -> Part:
+    """The small sizes under a tool of compute-sanitizer, or without where there is none."""
+    sanitizer = cuda_tool("compute-sanitizer")
+    return Part(
+        f"small-{tool}" if sanitizer else "small",
+        120,
+        correctness=True,
+        prefix=(sanitizer, "--tool", tool, "--error-exitcode", "9") if sanitizer else (),
+        environment=(("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),),  # sees every allocation
+    )
+
+
+# what of ncu names the reason of a time: shares of the peaks, occupancy, stalls
+SECTIONS = ("SpeedOfLight", "LaunchStats", "Occupancy", "SchedulerStats", "WarpStateStats")
+
+
+def counted(out: Path) -> Part:
+    """Kernels under ncu, which leaves what it counted in ``out``; without it they only run."""
+    ncu = cuda_tool("ncu")
+    options = ("--profile-from-start", "off", "--clock-control", "none", "--csv")
+    options += ("--page", "details", "--log-file", str(out / "ncu.csv"))
+    sections = (option for name in SECTIONS for option in ("--section", name))
+    prefix = (ncu, *options, *sections) if ncu else ()
+    return Part("counters-ncu" if ncu else "counters", 35, prefix=prefix)
+
+
+def stages(*, smoke: bool, work: Path, out: Path) -> list[list[Part]]:
     """Stages run one after the other. Parts that time nothing share one and run side by side."""
-    tool = sanitizer()
-    prefix = (tool, "--tool", "memcheck", "--error-exitcode", "9") if tool else ()
     demo = (str(ROOT / "examples" / "demo.py"), *DEMO[smoke], "--out", str(work / "demo"))
     shares = 1 if smoke else max(1, min(6, (os.cpu_count() or 1) // 2 - 2))
     stall = 300 if smoke else 60  # a smoke run may share two cores with other tests
+    interpreted = (("TRITON_INTERPRET", "1"),) if smoke else ()
+    # memcheck alone where the tool is missing: both would be the same
+    watched = [small(tool) for tool in ("memcheck", "racecheck")]
     return [
-        [Part("ceilings", 40, 30)],
+        [Part("ceilings", 25, stall=30)],
         [
-            Part("tests", 150, stall, correctness=True),
-            Part("checks", 150, stall, correctness=True),
-            Part("demo", 150, correctness=True, command=demo),
-            Part(
-                "small-memcheck" if tool else "small",
-                150,
-                correctness=True,
-                prefix=prefix,
-                environment=(("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),),  # sees every allocation
+            Part("tests", 120, stall=stall, correctness=True),
+            Part("checks", 120, stall=stall, correctness=True),
+            Part("demo", 120, correctness=True, command=demo),
+            *{part.name: part for part in watched}.values(),
+            *(
+                Part(f"tune-{share}-{shares}", 120, environment=interpreted)
+                for share in range(shares)
             ),
-            *(Part(f"tune-{share}-{shares}", 150) for share in range(shares)),
-            Part("tunegate", 150),
+            Part("tunegate", 120),
         ],
-        [Part("layer", 140, 100)],
-        [Part("sonic", 60, 60)],
-        [Part("gate", 45, 40)],
-        [Part("memory", 30, 30)],
+        [Part("tiles", 60, most=100, environment=interpreted)],
+        [Part("layer", 110, stall=100)],
+        [Part("sonic", 45, stall=45)],
+        [Part("gate", 30, stall=30)],
+        [Part("memory", 20, stall=20)],
+        [counted(out)],
     ]
 
 
@@ -178,8 +212,8 @@ def run_stage(
     parts: Sequence[Part], base: Sequence[str], work: Path, seconds: float
 ) -> list[Outcome]:
     """Runs parts at the same time; none outlasts ``seconds``."""
-    until = time.monotonic() + seconds
-    running = [Running(part, base, work, until) for part in parts]
+    now = time.monotonic()
+    running = [Running(part, base, work, now + min(seconds, part.most)) for part in parts]
     outcomes = []
     try:
         while running:
@@ -196,7 +230,10 @@ def run_stage(
 
 
 def prepare(work: Path, wheels: Path) -> str:
-    """Makes package, harness and wheels importable for every part; returns what went wrong."""
+    """Makes package, harness and wheels importable for every part; returns what went wrong.
+
+    What `compile_ahead.py` packed beside the wheels becomes Triton's cache.
+    """
     package = work / "checkout" / "moge_ops"
     package.mkdir(parents=True)
     for entry in (ROOT / "moge_ops").iterdir():
@@ -217,12 +254,45 @@ def prepare(work: Path, wheels: Path) -> str:
         paths.insert(2, str(target))
         if done.returncode:
             trouble = f"wheels were not installed: {done.stderr.strip().splitlines()[-1]}"
+    kernels = work / "kernels"
+    for archive in sorted(wheels.glob("*.tar.xz")):
+        with tarfile.open(archive) as packed:
+            packed.extractall(work, filter="data")
+        # Triton wrote down where its files were
+        for group in kernels.glob("*/__grp__*.json"):
+            names = json.loads(group.read_text())["child_paths"]
+            here = {name: str(group.with_name(name)) for name in names}
+            group.write_text(json.dumps({"child_paths": here}))
+    os.environ["TRITON_CACHE_DIR"] = str(kernels)
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ["PYTHONUNBUFFERED"] = "1"
     os.environ.setdefault("MOGE_OPS_EXAMPLES", "5")  # per property test
     # the tests turn deterministic algorithms on, which cuBLAS refuses without
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return trouble
+
+
+def binaries(work: Path) -> int:
+    """How many Triton has for an NVIDIA GPU in this run's cache."""
+    return sum(1 for _ in (work / "kernels").glob("*/*.cubin"))
+
+
+def planned(plan: Sequence[Sequence[Part]], only: Sequence[str]) -> list[list[Part]]:
+    """The stages with what is asked for: everything, or the parts of some kinds.
+
+    Raises:
+        SystemExit: A kind does not exist.
+    """
+    kinds = list(dict.fromkeys(part.kind for stage in plan for part in stage))
+    if unknown := [kind for kind in only if kind not in kinds]:
+        sys.exit(f"--only takes {', '.join(kinds)}, got {', '.join(unknown)}")
+    chosen = [[part for part in stage if not only or part.kind in only] for stage in plan]
+    return [stage for stage in chosen if stage]
+
+
+def kept(plan: Sequence[Sequence[Part]]) -> float:
+    """Seconds that stages are given."""
+    return sum(max(part.seconds for part in stage) for stage in plan)
 
 
 def main() -> int:
@@ -232,41 +302,51 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="parts that run")
     parser.add_argument("--without", nargs="+", default=[], metavar="PEER", help="peers left out")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="in all")
+    parser.add_argument("--tokens", nargs="+", default=[], metavar="T", help="of Pangu's layer")
     args = parser.parse_args()
     end = time.monotonic() + args.seconds - REPORT_SECONDS
-    args.out.mkdir(parents=True, exist_ok=True)
-    csv = args.out / "gpu.csv"
-    csv.unlink(missing_ok=True)
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    csv, tiles = out / "gpu.csv", out / "tiles" / "configs.csv"
+    for old in (csv, tiles, out / "ncu.csv"):
+        old.unlink(missing_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     with tempfile.TemporaryDirectory(prefix="moge_gpu") as folder:
         work = Path(folder)
         trouble = prepare(work, ROOT / ".whl")
-        base = ["--csv", str(csv.resolve()), "--work", str(work), "--date", now]
+        carried = binaries(work)
+        plan = planned(stages(smoke=args.smoke, work=work, out=out), args.only)
+        base = ["--csv", str(csv), "--work", str(work), "--date", now]
         base += ["--smoke"] if args.smoke else []
-        outcomes = run_stage([Part("versions", 40, correctness=True)], base, work, 60)
+        base += ["--tokens", *args.tokens] if args.tokens else []
+        outcomes = run_stage([Part("versions", VERSIONS_SECONDS, correctness=True)], base, work, 60)
         print((work / "versions.log").read_text(), flush=True)
         if outcomes[0].failed:
             print("this machine cannot run the suite: it needs a GPU that torch sees, or --smoke")
             return 2
-        plan = stages(smoke=args.smoke, work=work)
         for part in (part for stage in plan for part in stage):
             for peer in args.without:
                 with (work / f"{part.name}.without").open("a") as file:
                     file.write(f"{peer}|not run: left out\n")
         for i, stage in enumerate(plan):
-            chosen = [p for p in stage if not args.only or p.name.split("-")[0] in args.only]
-            later = sum(max(part.seconds for part in other) for other in plan[i + 1 :])
-            if chosen:
-                outcomes += run_stage(chosen, base, work, end - later - time.monotonic())
+            left = end - time.monotonic()
+            # all of the rest are cut alike where there is not enough
+            here, later = kept(plan[i : i + 1]), kept(plan[i + 1 :])
+            seconds = max(left - later, left * here / (here + later))
+            outcomes += run_stage(stage, base, work, seconds)
+            if tiles.exists():
+                os.environ["MOGE_OPS_CONFIG_DIR"] = str(tiles.parent)
 
-        log = args.out / "log.txt"
+        log = out / "log.txt"
         with log.open("w") as file:
             for outcome in outcomes:
                 text = (work / f"{outcome.name}.log").read_text(errors="replace")
                 file.write(f"==== {outcome.name}: {outcome.status}\n{text[-200_000:]}\n")
         facts = {
             "trouble": trouble,
+            "carried": carried,
+            "compiled": binaries(work) - carried,
             "smoke": args.smoke,
             "seconds": time.monotonic() - end + args.seconds - REPORT_SECONDS,
             "outcomes": [outcome._asdict() for outcome in outcomes],

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import hashlib
 import importlib.util
 import os
 from collections.abc import Callable
@@ -15,10 +16,21 @@ import torch.nn.functional as F
 from bench_grouped_gemm import products
 from gpu_session import Session, tensors
 from harness import agrees
-from problem import BACKWARD, BOTH, FORWARD, OPERATORS, Operator, Problem, Work, problem
+from problem import (
+    BACKWARD,
+    BOTH,
+    FORWARD,
+    OPERATORS,
+    ROUTERS,
+    Operator,
+    Problem,
+    Work,
+    problem,
+)
 from torch import Tensor
 
 import moge_ops
+from moge_ops.reference.grouped_gate import grouped_gate as reference_gate
 from moge_ops.reference.grouped_mlp import grouped_mlp as reference_mlp
 from moge_ops.reference.route import route as reference_route
 from moge_ops.testing import Sizes
@@ -129,13 +141,79 @@ def replayed(
     return 0.0
 
 
-def checks(session: Session) -> None:
-    """Graphs, determinism, torch.compile, and the gathered kernels many times over."""
+def seeded(session: Session) -> tuple[Problem, Tensor, Operator]:
+    """A layer with its ``d_y``, the same in every process."""
     scale = session.scale
     torch.manual_seed(0)
     p = problem(scale.layer._replace(T=scale.check_tokens), scale.dtype, scale.device)
     d_y = torch.randn_like(p.x)
-    layer = peers.layer(p, peers.OURS, d_y)
+    return p, d_y, peers.layer(p, peers.OURS, d_y)
+
+
+def fingerprint(results: dict[str, Tensor]) -> str:
+    """Of all bits of all results."""
+    found = hashlib.sha256()
+    for tensor in results.values():
+        found.update(tensor.detach().contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+def digest(session: Session) -> None:
+    """Prints the fingerprint of the layer: the same in every process."""
+    print(fingerprint(seeded(session)[2].results()))
+
+
+def filled_with_nan(layer: Operator) -> float:
+    """What is allocated starts as NaN: an element that nobody wrote shows."""
+    want = layer.results()
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # with it torch.empty fills, see
+    # torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        assert torch.empty(4, device=layer.d_out.device).isnan().all()
+        got = layer.results()
+    finally:
+        torch.use_deterministic_algorithms(before)
+    same(list(got.values()), list(want.values()), "on memory filled with NaN")
+    return 0.0
+
+
+def most_tokens(session: Session) -> Sizes:
+    """Of the largest check; half of the tokens as often as a smaller card needs it."""
+    s = session.scale.layer._replace(T=session.scale.most_tokens)
+    room = 0.4 * torch.cuda.mem_get_info()[1] if session.scale.device == "cuda" else 2.0**40
+    # [N, H] and [N, 2F] thrice, and the weights with their gradients, 2 bytes each
+    while room < 6 * s.N * (s.H + 2 * s.F) + 12 * s.E * s.F * s.H:
+        s = s._replace(T=s.T // 2)
+    return s
+
+
+def most_ids(session: Session) -> float:
+    """Experts and maps of the most tokens, each id as the oracle has it, under both routers."""
+    s = session.scale.layer._replace(T=session.scale.most_tokens)
+    for router in ROUTERS:
+        logits = ROUTERS[router](s.T, s.E, session.scale.dtype).to(session.scale.device)
+        gating = moge_ops.grouped_gate(logits, s.G, s.k)
+        _, ids, counts = reference_gate(logits, s.G, s.k)
+        same([gating.experts, gating.counts], [ids.int(), counts.int()], f"{router}, gate")
+        routing = moge_ops.route(gating.experts, s.E, num_groups=s.G)
+        want = reference_route(ids, s.E, num_groups=s.G)
+        same(tuple(routing), tuple(want), f"{router}, route")
+    return 0.0
+
+
+def most_rows(session: Session) -> float:
+    """The layer of the most tokens, whose rows pass 2^31 elements, against the oracle."""
+    torch.manual_seed(0)
+    p = problem(most_tokens(session), session.scale.dtype, session.scale.device)
+    d_y = torch.randn_like(p.x)
+    return spot_check(p, peers.layer(p, peers.OURS, d_y).results(), d_y)
+
+
+def checks(session: Session) -> None:
+    """Graphs, determinism, torch.compile, and the gathered kernels many times over."""
+    scale = session.scale
+    p, d_y, layer = seeded(session)
     other = problem(p.s._replace(H=8, F=8), scale.dtype, scale.device, router="zipf").logits
 
     def run() -> list[Tensor]:
@@ -145,6 +223,12 @@ def checks(session: Session) -> None:
         with torch.no_grad():
             p.x.copy_(torch.randn_like(p.x))
             p.logits.copy_(other)  # another routing, with very full and empty experts
+
+    def elsewhere() -> float:
+        here, there = fingerprint(layer.results()), session.another("digest")
+        if here != there:
+            raise AssertionError(f"other bits in another process: {here} here, {there} there")
+        return 0.0
 
     def compiled() -> float:
         twin = peers.layer(p, peers.OURS, d_y)
@@ -179,6 +263,10 @@ def checks(session: Session) -> None:
     calls: dict[str, Callable[[], float]] = {
         "layer against the oracle": lambda: spot_check(p, layer.results(), d_y),
         "layer twice": lambda: twice(run),
+        "layer in another process": elsewhere,
+        "layer on memory filled with NaN": lambda: filled_with_nan(layer),
+        "gate and route of the most tokens": lambda: most_ids(session),
+        "layer of the most tokens": lambda: most_rows(session),
         "layer in a graph": lambda: replayed(session, run, new_inputs),
     }
     kept = dataclasses.replace(p, x=copy.deepcopy(p.x), logits=copy.deepcopy(p.logits))
@@ -212,6 +300,9 @@ def small(session: Session) -> None:
                 calls = operator.calls()
                 for direction in calls.keys() & {FORWARD, BACKWARD}:
                     calls[direction][0]()
+            if p.x.is_cuda:  # elsewhere they are refused
+                wild = torch.tensor([-9, s.N + 99] * s.E)[: s.E + 1].int().to(p.x.device)
+                moge_ops.grouped_gemm(p.rows, p.w_gate_up.detach(), wild)
             peers.layer(p, peers.OURS, torch.randn_like(p.x)).calls()[BOTH][0]()
             session.synchronize()
     print(f"{len(sizes)} sizes ran", flush=True)

@@ -7,40 +7,19 @@ after a crash goes on with the points that it has not finished, without the peer
 import argparse
 import functools
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import peers
 import torch
-from gpu_checks import checks, made_operators, small, spot_check, tests
-from gpu_session import Scale, Session
+from gpu_checks import checks, digest, made_operators, small, spot_check, tests
+from gpu_gate import gate
+from gpu_session import Session, why_not
+from gpu_tuning import quick_tuning, tiles, tune, tunegate
 from harness import agrees
 from problem import BACKWARD, BOTH, FORWARD, ROUTERS, Operator, Problem, Work, problem
 from torch import Tensor
-
-import moge_ops
-from moge_ops.testing import Sizes, assert_matches, spaced_logits
-
-GATE_CALLS = 20  # in one graph, each on other logits
-
-
-def why_not(variant: str, reason: str) -> str:
-    """The note of a row without figures: ours must run, a peer need not."""
-    return f"{'FAILED' if variant == peers.OURS else 'not run'}: {reason}"
-
-
-def quick_tuning(session: Session, variant: str, *, forget: bool) -> None:
-    """Peers' kernels choose among all of their configurations, with fewer repetitions each."""
-    if session.scale.device == "cpu":  # nothing to time with: the first one
-        for kernel in peers.tuned_kernels(variant):
-            kernel.configs = kernel.configs[:1]
-        return
-    from triton.testing import do_bench
-
-    for kernel in peers.tuned_kernels(variant):
-        kernel.do_bench = functools.partial(do_bench, warmup=5, rep=20)
-        if forget:
-            kernel.cache.clear()
 
 
 def checked_layers(
@@ -175,48 +154,6 @@ def ceilings(session: Session) -> None:
     session.write(*({**place, "variant": name, **columns} for name, columns in rows))
 
 
-def tune(session: Session) -> None:
-    """Compiles a share of the peers' configurations, so that the timed parts find them on disk.
-
-    On few experts: their number is in no key. Nothing is timed: all cores compile meanwhile.
-    """
-    share, shares = map(int, session.part.split("-")[1:])
-    scale = session.scale
-    shapes = [scale.layer, *scale.sonic]
-    for name in session.points(f"{v} {i}" for i in range(len(shapes)) for v in peers.PACKAGES):
-        variant, i = name.rsplit(" ", 1)
-        if session.given_up(variant):
-            continue
-        s = shapes[int(i)]
-        T = min(512, 16 * scale.few)
-        p = problem(s._replace(T=T, E=min(s.E, 16)), scale.dtype, scale.device)
-
-        def compile_share(variant: str = variant, p: Problem = p) -> None:
-            layer = peers.layer(p, variant, torch.randn_like(p.x))
-            quick_tuning(session, variant, forget=False)
-            for kernel in peers.tuned_kernels(variant):
-                chosen = _configs(kernel)
-                kernel.configs = chosen[share::shares] or chosen[:1]
-                kernel.do_bench = lambda call, quantiles: (call(), [0.0] * len(quantiles))[1]
-            layer.results()
-
-        _, reason = session.attempt(variant, compile_share)
-        print(f"{variant} {s}: {reason or 'compiled'}", flush=True)
-
-
-def tunegate(session: Session) -> None:
-    """The same for torch.compile of the gate."""
-    for E in session.scale.gate_experts:
-        compiled_gate(session.scale, E)
-        torch._dynamo.reset()
-
-
-@functools.cache
-def _configs(kernel: Any) -> list[Any]:
-    """All configurations of a kernel, as they were at the first call."""
-    return list(kernel.configs)
-
-
 def layer(session: Session) -> None:
     """Pangu's layer: every T and router, peers, operators, kernels."""
     scale = session.scale
@@ -256,86 +193,6 @@ def sonic(session: Session) -> None:
         del p
         session.free()
         print(name, flush=True)
-
-
-def torch_gate(logits: Tensor, G: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The gate with one expert per group in eager torch, as serving engines write it."""
-    T, E = logits.shape
-    P = E // G
-    weights, local = logits.softmax(-1, dtype=torch.float32).view(T, G, P).max(-1)
-    ids = local + torch.arange(0, E, P, device=logits.device)
-    ones = torch.ones(T * G, dtype=torch.int32, device=logits.device)
-    counts = torch.zeros(E, dtype=torch.int32, device=logits.device)
-    return weights, ids.int(), counts.scatter_add_(0, ids.flatten(), ones)
-
-
-def compiled_gate(scale: Scale, E: int) -> Callable[[Tensor], Any]:
-    """Compiled for E, any T."""
-    function: Any = torch.compile(
-        lambda logits: torch_gate(logits, scale.layer.G), dynamic=True, backend=scale.compiler
-    )
-    for T in (1, 64):  # T = 1 is always compiled for itself
-        function(spaced_logits(T, E, scale.dtype).to(scale.device))
-    return lambda logits: function(logits)
-
-
-def gate(session: Session) -> None:
-    """The gate against eager torch and torch.compile, in graphs of many calls."""
-    scale = session.scale
-    points = {f"E={E} T={T}": (E, T) for E in scale.gate_experts for T in scale.gate_tokens}
-    compiled: dict[int, tuple[Any, str]] = {}  # E -> function, or why there is none
-    for name in session.points(points):
-        E, T = points[name]
-        s = Sizes(T, H=0, E=E, G=scale.layer.G, k=1, F=0)
-        if E not in compiled:
-            torch._dynamo.reset()  # which limits how often one function is compiled
-            make = functools.partial(compiled_gate, scale, E)
-            compiled[E] = session.attempt("torch.compile", make)
-        torch.manual_seed(0)
-        inputs = [spaced_logits(T, E, scale.dtype).to(scale.device) for _ in range(GATE_CALLS)]
-        measure_gate(session, s, inputs, *compiled[E])
-
-
-def measure_gate(
-    session: Session, s: Sizes, inputs: list[Tensor], compiled: Any, reason: str
-) -> None:
-    """Rows of one point, each figure that of one call; ``reason``: why ``compiled`` is None."""
-    want = torch_gate(inputs[0].double(), s.G)
-    variants: dict[str, Callable[[Tensor], Any]] = {
-        peers.OURS: lambda logits: moge_ops.grouped_gate(logits, s.G, 1),
-        "torch eager": lambda logits: torch_gate(logits, s.G),
-        "torch.compile": compiled,
-    }
-
-    def ready(run: Callable[[Tensor], Any]) -> Any:
-        if run is None:
-            raise RuntimeError(reason)
-        weights, ids, counts = run(inputs[0])
-        if not (torch.equal(ids, want[1]) and torch.equal(counts, want[2])):
-            raise AssertionError("experts or counts differ")
-        assert_matches(weights, want[0].double(), "weights", lines=True, slack=3.0)
-        return session.graph(lambda: [run(logits) for logits in inputs])[0]
-
-    place = {"op": "grouped_gate", "router": "uniform", "direction": FORWARD, **s._asdict()}
-    none = inputs[0].new_empty(0)
-    one = Problem(s, none, none, none, inputs[0]).operator("grouped_gate").work
-    work = Work(0, GATE_CALLS * one.bytes)
-    calls: dict[str, tuple[Callable[[], object], Work]] = {}
-    missing = []
-    with torch.no_grad():
-        for variant, run in variants.items():
-            replay, why = session.attempt(variant, functools.partial(ready, run))
-            if why:
-                missing.append({**place, "variant": variant, "note": why_not(variant, why)})
-            else:
-                calls[variant] = (replay, work)
-        rows = session.timed(calls)
-    for columns in rows.values():
-        for column in ("median_ms", "q20_ms", "q80_ms"):
-            columns[column] = f"{float(columns[column]) / GATE_CALLS:.4g}"
-        columns["bytes"] //= GATE_CALLS
-    note = f"one of {GATE_CALLS} calls in a graph"
-    session.write(*({**place, "variant": v, **rows[v], "note": note} for v in calls), *missing)
 
 
 def memory(session: Session) -> None:
@@ -385,6 +242,28 @@ def memory(session: Session) -> None:
         session.free()
 
 
+def counters(session: Session) -> None:
+    """What ncu watches: each kernel of the layer, with many tokens and with few, and the gate."""
+    scale = session.scale
+    on_gpu = scale.device == "cuda"
+    few = next((T for T in scale.tokens if scale.few >= T), scale.tokens[-1])
+    calls = {}
+    for T, direction in ((scale.tokens[0], BOTH), (few, FORWARD)):
+        torch.manual_seed(0)
+        p = problem(scale.layer._replace(T=T), scale.dtype, scale.device)
+        layer = peers.layer(p, peers.OURS, torch.randn_like(p.x))
+        calls[f"layer T={T} {direction}"] = layer.calls()[direction][0]
+    gate = problem(scale.layer._replace(T=16384, H=8, F=8), scale.dtype, scale.device)
+    calls["gate T=16384"] = gate.operator("grouped_gate").calls()[FORWARD][0]
+    for name, call in calls.items():
+        call()  # what it compiles and allocates at first is not watched
+        session.synchronize()
+        with torch.cuda.profiler.profile() if on_gpu else nullcontext():
+            call()
+            session.synchronize()
+        print(name, flush=True)
+
+
 def versions(session: Session) -> None:
     """Says what this machine has; anything that a part needs and lacks raises here."""
     for name, value in session.shared.items():
@@ -396,8 +275,8 @@ def versions(session: Session) -> None:
 PARTS: dict[str, Callable[[Session], None]] = {
     part.__name__: part
     for part in (
-        *(versions, ceilings, tests, checks, small, tune, tunegate),
-        *(layer, sonic, gate, memory),
+        *(versions, ceilings, tests, checks, digest, small, tune, tunegate),
+        *(tiles, layer, sonic, gate, memory, counters),
     )
 }
 
@@ -409,8 +288,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of this run's notes")
     parser.add_argument("--date", required=True)
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[], help="of the layer")
     args = parser.parse_args()
-    session = Session(args.part, args.csv, args.work, args.date, smoke=args.smoke)
+    session = Session(
+        *(args.part, args.csv, args.work, args.date), smoke=args.smoke, tokens=args.tokens
+    )
     PARTS[args.part.partition("-")[0]](session)
 
 

@@ -182,6 +182,71 @@ def memory(table: Table) -> list[str]:
     return aligned("MEMORY of forward + backward, MiB", heads, cells)
 
 
+def tiles(table: Table) -> list[str]:
+    """What the search found for each kernel, by rows of the layer."""
+    cells = [
+        [r["op"].removeprefix("tiles "), r["T"], short(r["median_ms"]), r["note"]]
+        for r in table.rows
+        if r["part"] == "tiles"
+    ]
+    return aligned("TILES, ms", ["kernel", "T", "now", "what"], cells)
+
+
+MICROSECONDS = {"ns": 1e-3, "us": 1.0, "ms": 1e3, "s": 1e6}
+PEAKS = {
+    "Compute (SM) Throughput": "%SM",
+    "Memory Throughput": "%memory",
+    "DRAM Throughput": "%DRAM",
+}
+
+
+class Counted(NamedTuple):
+    """One launch, as ncu saw it."""
+
+    kernel: str
+    us: float
+    peaks: dict[str, str]  # metric -> percent
+    reason: str  # ncu's own first advice on the warps' stalls, else on anything
+
+
+def counted(path: Path) -> list[Counted]:
+    """The launches of ncu's CSV (its page of details), the longest first."""
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), len(lines))
+    launches: dict[str, list[Row]] = {}
+    for row in csv.DictReader(lines[start:]):
+        launches.setdefault(row["ID"], []).append(row)
+    found = []
+    for rows in launches.values():
+        metrics = {r["Metric Name"]: r for r in rows if r["Metric Name"]}
+        duration = metrics.get("Duration")
+        if duration is None:
+            continue
+        unit = duration["Metric Unit"].replace("second", "")
+        unit = {"n": "ns", "u": "us", "m": "ms", "": "s"}.get(unit, unit)
+        us = float(duration["Metric Value"].replace(",", "")) * MICROSECONDS[unit]
+        peaks = {name: metrics[name]["Metric Value"] for name in PEAKS if name in metrics}
+        said = [(r["Section Name"], r["Rule Description"]) for r in rows if r["Rule Description"]]
+        said.sort(key=lambda rule: not rule[0].startswith("Warp State"))
+        name = rows[0]["Kernel Name"].split("(")[0].split("<")[0]
+        found.append(Counted(name, us, peaks, " ".join(said[0][1].split()) if said else ""))
+    return sorted(found, key=lambda one: -one.us)
+
+
+def counters(path: Path, most: int = 8) -> list[str]:
+    """The longest launches, what they use of the card, and ncu's reason."""
+    launches = counted(path)[:most]
+    heads = ["kernel", "us", *PEAKS.values()]
+    cells = [
+        [one.kernel[-44:], f"{one.us:.4g}", *(one.peaks.get(name, "-") for name in PEAKS)]
+        for one in launches
+    ]
+    reasons = [f"{one.kernel}: {one.reason[:160]}" for one in launches if one.reason]
+    return [*aligned("NCU, the longest launches", heads, cells), *dict.fromkeys(reasons)]
+
+
 def aligned(title: str, heads: list[str], cells: list[list[str]]) -> list[str]:
     """A table as lines; none without cells."""
     if not cells:
@@ -194,8 +259,8 @@ def aligned(title: str, heads: list[str], cells: list[list[str]]) -> list[str]:
     return [title, *lines]
 
 
-def summary(table: Table, facts: Mapping[str, Any]) -> tuple[str, bool]:
-    """The text, failures first, and whether all is correct."""
+def summary(table: Table, facts: Mapping[str, Any], ncu: Path) -> tuple[str, bool]:
+    """The text, failures first, and whether all is correct; ``ncu`` need not exist."""
     outcomes = facts["outcomes"]
     failures = [f"{o['name']}: {o['status']}; {o['last']}" for o in outcomes if o["failed"]] + [
         f"{r['part']}: {' '.join(filter(None, (r['op'], r['router'], r['direction'], r['T'])))}: "
@@ -206,8 +271,11 @@ def summary(table: Table, facts: Mapping[str, Any]) -> tuple[str, bool]:
     lines = [f"{len(failures)} FAILURES" if failures else "no failure", *failures[:20]]
     if facts["trouble"]:
         lines.append(facts["trouble"])
-    if not any(o["name"] == "small-memcheck" for o in outcomes):
+    ran = {o["name"] for o in outcomes}
+    if "small" in ran:
         lines.append("compute-sanitizer was not found: the small sizes ran without it")
+    if "counters" in ran and not facts["smoke"]:
+        lines.append("ncu was not found: nothing was counted")
     counts = [r["note"] for r in table.rows if r["op"] == "pytest"]
     checks = [r for r in table.rows if r["part"] == "checks" and r["note"] == "ok"]
     lines.append(f"tests: {counts[-1] if counts else 'no result'}; {len(checks)} checks are right")
@@ -222,6 +290,9 @@ def summary(table: Table, facts: Mapping[str, Any]) -> tuple[str, bool]:
             f"{row['triton']}, {row['date']}, revision {row['revision']}, "
             f"{facts['seconds']:.0f} s; {row['peers']}",
         ]
+    lines.append(
+        f"Triton: {facts['carried']} binaries were brought along, {facts['compiled']} made here"
+    )
     lines += ["", "CEILINGS"]
     for name in ("copy", "dense", "dense up", "dense down", "dense dW"):
         if row := table.find(part="ceilings", op="ceiling", variant=name):
@@ -248,6 +319,8 @@ def summary(table: Table, facts: Mapping[str, Any]) -> tuple[str, bool]:
         layers(table),
         gates(table),
         memory(table),
+        tiles(table),
+        counters(ncu),
         single_operators(single),
     ]
     for section in sections:
@@ -264,7 +337,8 @@ def main() -> int:
     if args.csv.exists():
         with args.csv.open(newline="") as file:
             rows = list(csv.DictReader(file))
-    text, right = summary(Table(rows), json.loads(args.facts.read_text()))
+    facts = json.loads(args.facts.read_text())
+    text, right = summary(Table(rows), facts, args.csv.with_name("ncu.csv"))
     args.csv.with_name("summary.txt").write_text(text + "\n")
     try:
         import plots
@@ -272,7 +346,9 @@ def main() -> int:
         drawn = [str(path) for path in plots.draw_gpu(args.csv)]
     except Exception as error:  # the figures are in the CSV; a picture can be drawn later
         drawn = [f"no plot: {type(error).__name__}: {error}"]
-    end = "\n\nFILES\n" + "\n".join([str(args.csv), *drawn])
+    others = (args.csv.with_name("tiles") / "configs.csv", args.csv.with_name("ncu.csv"))
+    files = [args.csv, *drawn, *(path for path in others if path.exists())]
+    end = "\n\nFILES\n" + "\n".join(map(str, files))
     if len(text) + len(end) > LONGEST:
         text = text[: LONGEST - len(end)] + "\n... the rest is in summary.txt"
     print(text + end)

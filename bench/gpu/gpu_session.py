@@ -4,7 +4,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from moge_ops.testing import PANGU, Sizes
 
 COLUMNS = [
     *("date", "device", "capability", "driver", "python", "torch", "triton", "peers", "revision"),
+    "tiles",  # measured: those that this run's search found; else static
     *("part", "op", "variant", "router", "dtype", "direction", "T", "H", "E", "G", "k", "F"),
     *("median_ms", "q20_ms", "q80_ms", "rounds", "flops", "bytes", "tflop_s", "tb_s"),
     *("of_dense", "of_copy", "rms_error", "saved_bytes", "peak_bytes", "note"),
@@ -36,6 +37,7 @@ class Scale(NamedTuple):
     tokens: tuple[int, ...]  # in order of importance
     few: int  # tokens up to this number are few: peers choose configurations anew for them
     check_tokens: int
+    most_tokens: int  # ids and, past 2^31 elements, places of rows
     repeats: int
     sonic: tuple[Sizes, ...]
     gate_tokens: tuple[int, ...]
@@ -48,11 +50,12 @@ class Scale(NamedTuple):
 FULL = Scale(
     device="cuda",
     dtype=torch.bfloat16,
-    plan=Plan(3.0, (5, 31), 0.0),
+    plan=Plan(2.0, (5, 31), 0.0),
     layer=PANGU,
     tokens=(8192, 32768, 2048, 128, 1, 16, 456),
     few=456,
     check_tokens=2048,
+    most_tokens=131072,
     repeats=20,
     sonic=(
         Sizes(32768, H=4096, E=128, G=1, k=8, F=1024),
@@ -62,7 +65,11 @@ FULL = Scale(
     gate_experts=(64, 128, 256, 512, 1024),
     memory_tokens=32768,
     compiler="inductor",
-    tests=("tests", "cuda"),
+    # by their names, and those that choose the device themselves
+    tests=(
+        "tests",
+        "(cuda and not test_hub) or test_triton_quantized or specialized or stay_inside",
+    ),
 )
 SMOKE = Scale(
     device="cpu",
@@ -72,6 +79,7 @@ SMOKE = Scale(
     tokens=(9, 1),
     few=1,
     check_tokens=12,
+    most_tokens=40,
     repeats=2,
     sonic=(Sizes(8, H=32, E=8, G=1, k=2, F=16),),
     gate_tokens=(1, 9),
@@ -80,6 +88,11 @@ SMOKE = Scale(
     compiler="aot_eager",
     tests=("tests/test_swiglu.py", "torch"),
 )
+
+
+def why_not(variant: str, reason: str) -> str:
+    """The note of a row without figures: ours must run, a peer need not."""
+    return f"{'FAILED' if variant == peers.OURS else 'not run'}: {reason}"
 
 
 def first_line(error: BaseException) -> str:
@@ -109,6 +122,7 @@ def environment(device: str) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "triton": harness.version("triton"),
+        "tiles": "measured" if os.environ.get("MOGE_OPS_CONFIG_DIR") else "static",
         "peers": "; ".join(f"{name} {version}" for name, version in found.items() if version),
         "revision": harness.revision(),
     }
@@ -117,12 +131,35 @@ def environment(device: str) -> dict[str, Any]:
 class Session:
     """One run of one part: its CSV, and the point that it has reached."""
 
-    def __init__(self, part: str, csv: Path, work: Path, date: str, *, smoke: bool) -> None:
+    def __init__(
+        self,
+        part: str,
+        csv: Path,
+        work: Path,
+        date: str,
+        *,
+        smoke: bool,
+        tokens: Sequence[int] = (),
+    ) -> None:
         self.part, self.csv, self.work = part, csv, work
         self.scale = SMOKE if smoke else FULL
+        if tokens:
+            self.scale = self.scale._replace(tokens=tuple(tokens))
         self.smoke = smoke
         self.shared = {"date": date, "part": part, **environment(self.scale.device)}
         self.point = ""
+
+    def another(self, part: str) -> str:
+        """What a part prints as its last line, in a process of its own."""
+        script = Path(__file__).with_name("gpu_parts.py")
+        command = [sys.executable, str(script), part, "--csv", str(self.csv)]
+        command += ["--work", str(self.work), "--date", self.shared["date"]]
+        command += ["--smoke"] if self.smoke else []
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            raise RuntimeError(f"{part} ended with exit code {done.returncode}: {lines[-1]}")
+        return done.stdout.splitlines()[-1]
 
     def _file(self, kind: str) -> Path:
         return self.work / f"{self.part}.{kind}"

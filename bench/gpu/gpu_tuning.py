@@ -1,0 +1,134 @@
+"""What ``make gpu`` compiles beforehand, on all cores, and the search for our own tiles."""
+
+import functools
+from typing import Any
+
+import autotune
+import peers
+import torch
+from gpu_gate import compiled_gate
+from gpu_session import Session
+from problem import Problem, problem
+from triton.testing import do_bench
+
+from moge_ops.testing import Sizes
+
+
+def quick_tuning(session: Session, variant: str, *, forget: bool) -> None:
+    """Peers' kernels choose among all of their configurations, with fewer repetitions each."""
+    if session.scale.device == "cpu":  # nothing to time with: the first one
+        for kernel in peers.tuned_kernels(variant):
+            kernel.configs = kernel.configs[:1]
+        return
+    for kernel in peers.tuned_kernels(variant):
+        kernel.do_bench = functools.partial(do_bench, warmup=5, rep=20)
+        if forget:
+            kernel.cache.clear()
+
+
+def tune(session: Session) -> None:
+    """Compiles a share of the peers' configurations and of our tiles, for the parts that time.
+
+    Peers on few experts: their number is in no key. Nothing is timed: all cores compile meanwhile.
+    """
+    share, shares = map(int, session.part.split("-")[1:])
+    scale = session.scale
+    shapes = [scale.layer, *scale.sonic]
+    for name in session.points(f"{v} {i}" for i in range(len(shapes)) for v in peers.PACKAGES):
+        variant, i = name.rsplit(" ", 1)
+        if session.given_up(variant):
+            continue
+        s = shapes[int(i)]
+        T = min(512, 16 * scale.few)
+        p = problem(s._replace(T=T, E=min(s.E, 16)), scale.dtype, scale.device)
+
+        def compile_share(variant: str = variant, p: Problem = p) -> None:
+            layer = peers.layer(p, variant, torch.randn_like(p.x))
+            quick_tuning(session, variant, forget=False)
+            for kernel in peers.tuned_kernels(variant):
+                chosen = _configs(kernel)
+                kernel.configs = chosen[share::shares] or chosen[:1]
+                kernel.do_bench = lambda call, quantiles: (call(), [0.0] * len(quantiles))[1]
+            layer.results()
+
+        _, reason = session.attempt(variant, compile_share)
+        print(f"{variant} {s}: {reason or 'compiled'}", flush=True)
+    for name in session.points(["our tiles"]):
+        _, reason = session.attempt("tiles", lambda: ahead(session, share, shares))
+        print(f"{name}: {reason or 'compiled'}", flush=True)
+
+
+def tunegate(session: Session) -> None:
+    """The same for torch.compile of the gate."""
+    for E in session.scale.gate_experts:
+        compiled_gate(session.scale, E)
+        torch._dynamo.reset()
+
+
+@functools.cache
+def _configs(kernel: Any) -> list[Any]:
+    """All configurations of a kernel, as they were at the first call."""
+    return list(kernel.configs)
+
+
+def ahead(session: Session, share: int, shares: int) -> None:
+    """Runs a share of the tiles that the search looks at first, once each."""
+    for limit, kernel in autotune.ORDER:
+        trials = autotune.Trials(kernel, limit, *place(session, limit))
+        for config in list(autotune.neighbours(kernel, trials.now))[share::shares]:
+            trials.time(config, lambda call: 0.0)
+        session.free()
+
+
+def place(session: Session, limit: float) -> tuple[Sizes, str, int]:
+    """Sizes, device and rows per expert of the search; a smoke run has Triton's interpreter."""
+    if session.smoke:
+        return Sizes(0, H=32, E=4, G=2, k=1, F=16), "cpu", 4
+    return session.scale.layer, session.scale.device, autotune.SHAPE_CLASSES[limit]
+
+
+def tiles(session: Session) -> None:
+    """The search for our tiles: a row for each kernel and class of shapes, and their table.
+
+    Parts that start later use the table. It is whole at any time, since the search may be stopped.
+    """
+    table = session.csv.parent / "tiles" / "configs.csv"
+    origin = "of no GPU" if session.smoke else autotune.origin()
+    found: dict[tuple[str, float], autotune.Found] = {}
+    classes = {f"{kernel} {limit:g}": (kernel, limit) for limit, kernel in autotune.ORDER}
+    for point in session.points(classes):
+        kernel, limit = classes[point]
+        s, device, rows = place(session, limit)
+        sizes = s._replace(T=rows * s.E // s.K)
+        row = {"op": f"tiles {kernel}", "variant": peers.OURS, **sizes._asdict()}
+        trials = functools.partial(autotune.Trials, kernel, limit, s, device, rows)
+
+        def search(trials: Any = trials, timer: autotune.Timer = TIMERS[device]) -> autotune.Found:
+            found: autotune.Found = trials().search(timer)
+            return found
+
+        one, reason = session.attempt("search", search)
+        if reason:
+            session.write({**row, "note": f"not run: {reason}"})
+            continue
+        found[kernel, limit] = one
+        autotune.write_table(table, found, origin, "static figures")
+        note = f"{described(one.config)}; {one.before:.4g} ms before; {one.tried} tiles tried"
+        session.write({**row, "median_ms": f"{one.after:.4g}", "note": note})
+        print(f"{point}: {note}", flush=True)
+        session.free()
+
+
+def described(config: Any) -> str:
+    """The fields of a tile that differ from their default, and those without one."""
+    usual = type(config)._field_defaults
+    kept = {k: v for k, v in config._asdict().items() if usual.get(k) != v}
+    return " ".join(f"{k}={v}" for k, v in kept.items())
+
+
+def _timed(call: autotune.Call) -> float:
+    milliseconds: float = do_bench(call, warmup=5, rep=30, return_mode="median")
+    return milliseconds
+
+
+TIMERS: dict[str, autotune.Timer] = {"cuda": _timed, "cpu": lambda call: 1.0}
