@@ -31,9 +31,12 @@ SERVING = _backend.serving("cpu")  # CPU tensors unasked
 GPU, OPS = ROOT / "bench" / "gpu", ROOT / "bench" / "ops"
 TRITON_PEERS = ("liger", "moe-ops", "scattermoe")
 # the former take long under the interpreter; test_bench.py runs the latter
+FP8_PEER = "torch scaled_grouped_mm fp8_w8a8"
 LEFT_OUT = (*TRITON_PEERS, "hf eager", "hf batched_mm", "hf grouped_mm")
 # torch's own capture of a graph needs a GPU: the smoke run calls the function again instead
-MEASURED = {"ceilings", "checks", "tests", "tiles", "layer", "sonic", "gate", "memory"}
+MEASURED = {
+    *("ceilings", "checks", "tests", "tiles", "layer", "sonic", "gate", "quant", "memory"),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,7 +81,7 @@ def test_every_part_runs_and_writes_rows(smoke: tuple[Path, str]) -> None:
     assert {row["part"] for row in rows} == MEASURED
     assert len({row["date"] for row in rows}) == 1
     assert not [row for row in rows if row["note"].startswith("FAILED")]
-    for part in (*MEASURED, "demo", "tune-0-1", "tunegate", "counters"):
+    for part in (*MEASURED, "demo", "tune-0-1", "tunegate", "tunequant", "counters"):
         assert f"\n{part}: ok, " in said
     files = ("gpu.csv", "gpu_layer.png", "gpu_split.png", "tiles/configs.csv")
     assert said.rstrip().splitlines()[-len(files) :] == [str(out / name) for name in files]
@@ -129,6 +132,38 @@ def test_saved_activations_are_those_of_the_design(smoke: tuple[Path, str]) -> N
     expected = int(rows[0]["bytes"])
     assert saved["moge_ops"] / expected == pytest.approx(1.0, abs=0.01)
     assert saved["torch grouped_mm"] > 1.5 * expected
+
+
+@one_smoke_run
+def test_quantised_rows_count_the_bytes_of_the_experts_in_use(smoke: tuple[Path, str]) -> None:
+    rows = [row for row in read(smoke[0] / "gpu.csv") if row["part"] == "quant"]
+    times = [row for row in rows if row["op"] == "moe quantised" and row["median_ms"]]
+    number = 3 * 64 * 32  # parameters of an expert, F 32 and H 64
+    wide, groups = 4 * (2 * 32 + 64), number // 32  # a float32 for each row; groups of 32 columns
+    expert = {
+        "moge_ops bfloat16": 2 * number,
+        "moge_ops int8_w8a8": number + wide,
+        "moge_ops int4_w4a8": number // 2 + wide,
+        "moge_ops int8_w8a16": number + wide,
+        "moge_ops int4_w4a16": number // 2 + 4 * groups,
+        "moge_ops fp8_w8a16": number + wide,
+        "moge_ops mxfp4_w4a16": number // 2 + groups,
+    }
+    used = {(row["variant"], row["T"]): int(row["bytes"]) for row in times}
+    for variant, size in expert.items():
+        experts, rest = divmod(used.pop((variant, "9")) - 2 * 9 * 64 * 2, size)
+        assert 2 < experts <= 8
+        assert not rest
+        assert used.pop((variant, "1")) == 2 * 64 * 2 + 2 * size  # two groups, one expert each
+    assert {variant for variant, _ in used} <= {FP8_PEER}  # where torch has it for this device
+    for row in times:
+        assert int(row["flops"]) == 6 * int(row["T"]) * 2 * 64 * 32
+        assert row["dtype"] == "bfloat16"
+        assert 0 < float(row["rms_error"]) < (0.07 if row["variant"] == FP8_PEER else 0.01)
+    notes = {row["variant"]: row["note"] for row in rows if row["note"]}
+    assert all(note.startswith("not run: ") for note in notes.values())
+    assert notes.keys() <= module("peers").FP8_VARIANTS.keys()
+    assert "\nQUANTISED, forward" in smoke[1]
 
 
 # ------------------------------------------------------------------------ the measuring parts
@@ -200,6 +235,87 @@ def test_our_wrong_result_is_a_failure_and_is_not_timed(
     assert row["variant"] == "moge_ops"
     assert row["note"].startswith(f"FAILED: AssertionError: {said}")
     assert not row["median_ms"]
+
+
+def quantised_rows(session: Any) -> dict[str, dict[str, str]]:
+    """Rows of the part ``quant`` at one T, by variant."""
+    session.scale = session.scale._replace(quant=session.scale.quant[:1])
+    module("gpu_quant").quant(session)
+    return {row["variant"]: row for row in read(session.csv)}
+
+
+def test_a_scheme_with_a_wrong_result_is_a_failure_and_is_not_timed(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = _backend.load(SERVING, "grouped_mlp")
+    forward = kernels.grouped_mlp_quantized_fwd
+
+    def wrong(*inputs: Any) -> Any:
+        y, pre = forward(*inputs)
+        return (y * 1.1 if "int4_w4a16" in inputs else y), pre
+
+    monkeypatch.setattr(kernels, "grouped_mlp_quantized_fwd", wrong)
+    rows = quantised_rows(session)
+    row = rows.pop("moge_ops int4_w4a16")
+    assert row["note"].startswith("FAILED: AssertionError: y: RMS error")
+    assert not row["median_ms"]
+    others = [row for name, row in rows.items() if name.startswith("moge_ops")]
+    assert len(others) == 6
+    assert all(float(row["median_ms"]) > 0 and not row["note"] for row in others)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_torch_in_fp8_gets_what_it_takes_and_is_compared(
+    right: bool, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch has no such product for CPUs: shapes and layouts are checked by its rules for CUDA."""
+    functional = torch.nn.functional
+    if not hasattr(functional, "scaled_grouped_mm"):
+        pytest.skip("needs torch >= 2.10")
+
+    def product(
+        a: Any, b: Any, a_scale: Any, a_way: Any, b_scale: Any, b_way: Any, **rest: Any
+    ) -> Any:
+        assert a_way == b_way == functional.ScalingType.RowWise
+        *meta, offsets = (x.to("meta") for x in (a, b, a_scale, b_scale, rest["offs"]))
+        out = torch._scaled_grouped_mm(*meta, offs=offsets, out_dtype=rest["output_dtype"])
+        assert out.shape == (9 * 2, b.shape[2])
+        assert a.shape[1] % 16 == b.shape[2] % 16 == 0
+        wide = b.float() * b_scale.unsqueeze(1)
+        rows = a.float() * (a_scale.unsqueeze(1) if right else 1.0)
+        starts = [0, *rest["offs"].tolist()]
+        parts = [rows[i:j] @ w for i, j, w in zip(starts[:-1], starts[1:], wide, strict=True)]
+        return torch.cat(parts).to(out.dtype)
+
+    monkeypatch.setattr(functional, "scaled_grouped_mm", product)
+    row = quantised_rows(session)[FP8_PEER]
+    if right:
+        assert float(row["median_ms"]) > 0
+        assert 0.02 < float(row["rms_error"]) < 0.07  # it does round rows
+    else:
+        assert row["note"].startswith("not run: AssertionError: y: RMS error")
+        assert not row["median_ms"]
+
+
+def test_a_scheme_that_crashes_is_a_failure_and_leaves_the_others(session: Any) -> None:
+    (session.work / "layer.without").write_text("moge_ops int8_w8a8|not run: exit code 70\n")
+    rows = quantised_rows(session)
+    assert rows["moge_ops int8_w8a8"]["note"] == "not run: exit code 70"
+    assert float(rows["moge_ops int4_w4a8"]["median_ms"]) > 0
+    said = {"moge_ops int8_w8a8": "moge_ops int8_w8a8|ours|", FP8_PEER: f"{FP8_PEER}|peer|"}
+    for what, note in said.items():
+        session.enter(what)
+        assert (session.work / "layer.now").read_text().startswith(note)
+
+
+def test_the_oracle_of_some_tokens_is_that_of_all() -> None:
+    peers, problem = module("peers"), module("problem")
+    torch.manual_seed(0)
+    p = problem.problem(Sizes(7, H=32, E=8, G=2, k=1, F=16), torch.float64)
+    want, _ = peers.oracle(p)
+    tokens = torch.tensor([5, 0, 6])
+    torch.testing.assert_close(peers.oracle_forward(p), want["y"])
+    torch.testing.assert_close(peers.oracle_forward(p, tokens), want["y"][tokens])
 
 
 @pytest.mark.parametrize("how", ["raises", "wrong"])
@@ -619,6 +735,11 @@ def made_up(path: Path, change: Callable[[dict[str, Any]], None] = lambda row: N
                 add(**place, op=op, median_ms=seconds * 0.01 * 1e3, **rates)
     add(part="gate", op="grouped_gate", E=64, T=16384, direction="forward", median_ms=0.010)
     add(part="memory", op="memory", T=32768, saved_bytes=1005, bytes=1000, peak_bytes=9)
+    for variant, ms in (("moge_ops bfloat16", 3.0), ("moge_ops int8_w8a8", 2.0)):
+        shares = {"of_dense": 0.9, "of_copy": 0.3}
+        add(part="quant", op="moe quantised", variant=variant, T=8192, median_ms=ms, **shares)
+        shares = {"of_dense": 0.01, "of_copy": 0.8}
+        add(part="quant", op="moe quantised", variant=variant, T=1, median_ms=ms / 10, **shares)
     module("harness").append(path, rows, parts.COLUMNS)
     return path
 
@@ -695,8 +816,11 @@ def test_the_summary_has_failures_first_and_fits(
     }
     assert said.startswith(first[failed])
     assert "TARGETS (one H100 SXM): 26 of 26 met" in said
-    for heading in ("LAYER", "GATE", "MEMORY", "OPERATORS", "FILES"):
+    for heading in ("LAYER", "QUANTISED", "GATE", "MEMORY", "OPERATORS", "FILES"):
         assert f"\n{heading}" in said
+    lines = [line.split() for line in said.splitlines()]
+    assert ["variant", "T=1", "T=8192"] in lines
+    assert ["moge_ops", "int8_w8a8", "0.2", "80%c", "1.50x", "2", "90%d", "1.50x"] in lines
 
 
 def test_pictures_are_drawn_from_the_csv(

@@ -117,11 +117,13 @@ def stages(*, smoke: bool, work: Path, out: Path) -> list[list[Part]]:
                 for share in range(shares)
             ),
             Part("tunegate", 120),
+            Part("tunequant", 120),
         ],
         [Part("tiles", 60, most=100, environment=interpreted)],
         [Part("layer", 110, stall=100)],
         [Part("sonic", 45, stall=45)],
         [Part("gate", 30, stall=30)],
+        [Part("quant", 40, stall=30)],
         [Part("memory", 20, stall=20)],
         [counted(out)],
     ]
@@ -236,9 +238,9 @@ def prepare(work: Path, wheels: Path) -> str:
     """
     package = work / "checkout" / "moge_ops"
     package.mkdir(parents=True)
-    for entry in (ROOT / "moge_ops").iterdir():
-        (package / entry.name).symlink_to(entry)
-    (package / "triton_kernels").symlink_to(ROOT / "triton_kernels")
+    for entry in (*(ROOT / "moge_ops").iterdir(), ROOT / "triton_kernels"):
+        if not (package / entry.name).is_symlink():  # a checkout may have the kernels in both
+            (package / entry.name).symlink_to(entry)
     harness = str(ROOT / "bench" / "ops")
     paths = [str(package.parent), harness, *filter(None, [os.environ.get("PYTHONPATH")])]
     trouble = ""

@@ -15,6 +15,7 @@ import peers
 import torch
 from gpu_checks import checks, digest, made_operators, small, spot_check, tests
 from gpu_gate import gate
+from gpu_quant import quant, tunequant
 from gpu_session import Session, why_not
 from gpu_tuning import quick_tuning, tiles, tune, tunegate
 from harness import agrees
@@ -275,8 +276,8 @@ def versions(session: Session) -> None:
 PARTS: dict[str, Callable[[Session], None]] = {
     part.__name__: part
     for part in (
-        *(versions, ceilings, tests, checks, digest, small, tune, tunegate),
-        *(tiles, layer, sonic, gate, memory, counters),
+        *(versions, ceilings, tests, checks, digest, small, tune, tunegate, tunequant),
+        *(tiles, layer, sonic, gate, quant, memory, counters),
     )
 }
 

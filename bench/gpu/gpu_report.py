@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from problem import BACKWARD, BOTH, FORWARD, OURS
+from problem import BACKWARD, BOTH, FORWARD, OURS, OURS_BFLOAT16
 
 from moge_ops.testing import PANGU
 
@@ -169,6 +169,26 @@ def gates(table: Table) -> list[str]:
     return aligned("GATE, us", ["E", "T", *variants], cells)
 
 
+def quantised(table: Table) -> list[str]:
+    """A line for each variant, a column for each T."""
+    rows = [r for r in table.rows if r["op"] == "moe quantised" and r["median_ms"]]
+    by = {(r["variant"], int(r["T"])): r for r in rows}
+    tokens = sorted({T for _, T in by})
+
+    def cell(variant: str, T: int) -> str:
+        row, plain = by.get((variant, T)), by.get((OURS_BFLOAT16, T))
+        if row is None:
+            return "-"
+        dense, copy = (round(100 * float(row[name])) for name in ("of_dense", "of_copy"))
+        share = f"{dense}%d" if dense > copy else f"{copy}%c"
+        faster = f"{float(plain['median_ms']) / float(row['median_ms']):.2f}x" if plain else "-"
+        return f"{short(row['median_ms'])} {share} {faster}"
+
+    cells = [[v, *(cell(v, T) for T in tokens)] for v in dict.fromkeys(r["variant"] for r in rows)]
+    title = "QUANTISED, forward: ms, share of the dense or copy rate, bfloat16's time over it"
+    return aligned(title, ["variant", *(f"T={T}" for T in tokens)], cells)
+
+
 def memory(table: Table) -> list[str]:
     cells = [
         [
@@ -317,6 +337,7 @@ def summary(table: Table, facts: Mapping[str, Any], ncu: Path) -> tuple[str, boo
     single = Table(r for r in table.rows if r["T"] in shown)
     sections = [
         layers(table),
+        quantised(table),
         gates(table),
         memory(table),
         tiles(table),

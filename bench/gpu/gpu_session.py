@@ -40,6 +40,7 @@ class Scale(NamedTuple):
     most_tokens: int  # ids and, past 2^31 elements, places of rows
     repeats: int
     sonic: tuple[Sizes, ...]
+    quant: tuple[Sizes, ...]  # in order of importance
     gate_tokens: tuple[int, ...]
     gate_experts: tuple[int, ...]
     memory_tokens: int
@@ -61,6 +62,7 @@ FULL = Scale(
         Sizes(32768, H=4096, E=128, G=1, k=8, F=1024),
         Sizes(24576, H=1536, E=128, G=1, k=8, F=256),
     ),
+    quant=tuple(PANGU._replace(T=T) for T in (8192, 128, 1, 16, 456)),
     gate_tokens=(1, 16, 128, 1024, 4096, 16384, 65536, 131072),
     gate_experts=(64, 128, 256, 512, 1024),
     memory_tokens=32768,
@@ -82,6 +84,7 @@ SMOKE = Scale(
     most_tokens=40,
     repeats=2,
     sonic=(Sizes(8, H=32, E=8, G=1, k=2, F=16),),
+    quant=tuple(Sizes(T, H=64, E=8, G=2, k=1, F=32) for T in (9, 1)),
     gate_tokens=(1, 9),
     gate_experts=(16,),
     memory_tokens=64,
@@ -90,9 +93,14 @@ SMOKE = Scale(
 )
 
 
+def is_ours(variant: str) -> bool:
+    """Also with a scheme after the name."""
+    return variant.split(" ")[0] == peers.OURS
+
+
 def why_not(variant: str, reason: str) -> str:
     """The note of a row without figures: ours must run, a peer need not."""
-    return f"{'FAILED' if variant == peers.OURS else 'not run'}: {reason}"
+    return f"{'FAILED' if is_ours(variant) else 'not run'}: {reason}"
 
 
 def first_line(error: BaseException) -> str:
@@ -148,6 +156,8 @@ class Session:
         self.smoke = smoke
         self.shared = {"date": date, "part": part, **environment(self.scale.device)}
         self.point = ""
+        # left out alone if they hang or crash, also ours; other variants of a point go on
+        self.alone = {*peers.GPU_VARIANTS} - {peers.OURS}
 
     def another(self, part: str) -> str:
         """What a part prints as its last line, in a process of its own."""
@@ -189,9 +199,10 @@ class Session:
 
     def enter(self, what: str) -> None:
         """Leaves a note for gpu.py: what runs now, and what to leave out if it does not end."""
-        peer = what in peers.GPU_VARIANTS and what != peers.OURS
-        whose = "peer" if peer or what.startswith("torch") else "ours"
-        name = what if peer else self.point
+        alone = what in self.alone
+        peer = (alone and not is_ours(what)) or what.startswith("torch")
+        whose = "peer" if peer else "ours"
+        name = what if alone else self.point
         self._file("now").write_text(f"{name}|{whose}|{self.point}: {what}\n")
 
     def attempt(self, what: str, call: Callable[[], Any]) -> tuple[Any, str]:

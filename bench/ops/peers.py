@@ -8,6 +8,7 @@ softmax and a gather, as a Hugging Face router does.
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -46,17 +47,25 @@ def oracle(p: Problem) -> tuple[dict[str, Tensor], Tensor]:
     return {"y": y.detach(), **dict(zip(names, grads, strict=True))}, d_y
 
 
-def oracle_forward(p: Problem) -> Tensor:
-    """``y`` in float64 at given weights, one expert after the other: all of Pangu's take 10 GiB."""
-    assert p.weights is not None
-    y = torch.zeros(p.x.shape, dtype=torch.float64)
+def oracle_forward(p: Problem, tokens: Tensor | None = None) -> Tensor:
+    """``y`` in float64, of all or of some tokens.
+
+    One expert after the other: all of Pangu's take 10 GiB.
+    """
+    some = slice(None) if tokens is None else tokens
+    x, ids = p.x.detach()[some].double(), p.ids[some]
+    if p.weights is None:
+        weights = p.logits.detach()[some].double().softmax(-1).gather(-1, ids)
+    else:
+        weights = p.weights.detach()[some].double()
+    y = torch.zeros_like(x)
     E = min(p.s.E, DIFFERENT) if isinstance(p.w_down, QuantizedWeight) else p.s.E
     for e in range(E):
-        token, slot = (p.ids % E == e).nonzero(as_tuple=True)
-        one = reference_route(torch.zeros(len(token), 1, dtype=torch.int64), 1)
+        token, slot = (ids % E == e).nonzero(as_tuple=True)
+        one = reference_route(torch.zeros_like(token).unsqueeze(1), 1)
         w = (_expert(w, e) for w in (p.w_gate_up, p.w_down))
-        x, weights = p.x.detach()[token].double(), p.weights.detach()[token, slot, None].double()
-        y.index_add_(0, token, reference_mlp(x, *w, weights, *one, dtype=p.dtype))
+        out = reference_mlp(x[token], *w, weights[token, slot, None], *one, dtype=p.dtype)
+        y.index_add_(0, token, out)
     return y
 
 
@@ -113,22 +122,72 @@ def hugging_face(implementation: str) -> Callable[[Problem], Run]:
     return experts_of
 
 
+def _by_expert(p: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Slots in the order of their experts, their tokens ``[N]``, and each expert's end ``[E]``."""
+    ids, order = p.ids.flatten().sort(stable=True)
+    experts = torch.arange(p.s.E, device=ids.device)
+    # not bincount, which makes the host wait for a GPU
+    ends = torch.searchsorted(ids, experts, right=True, out_int32=True)
+    return order, order // p.s.K, ends
+
+
 def torch_grouped_mm(p: Problem) -> Run:
     """``F.grouped_mm`` between a sort and a scatter."""
 
     def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, router: Tensor) -> Tensor:
         weights = _weights(p, router)
-        ids, order = p.ids.flatten().sort(stable=True)  # [N]
-        experts = torch.arange(p.s.E, device=x.device)
-        # not bincount, which makes the host wait for a GPU
-        ends = torch.searchsorted(ids, experts, right=True, out_int32=True)  # [E]
-        token = order // p.s.K
+        order, token, ends = _by_expert(p)
         gate, up = F.grouped_mm(x[token], w_gate_up.mT, offs=ends).chunk(2, dim=-1)
         out = F.grouped_mm(F.silu(gate) * up, w_down.mT, offs=ends)  # [N, H]
         out = out * weights.flatten()[order].unsqueeze(-1)
         return torch.zeros_like(x).index_add(0, token, out)
 
     return run
+
+
+def fp8_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows as e4m3, and the scale of each, float32 ``[N]``."""
+    largest = torch.finfo(torch.float8_e4m3fn).max
+    most = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True, dtype=torch.float32)
+    scale = most.clamp_min(1e-12) / largest
+    return (x / scale).to(torch.float8_e4m3fn), scale.squeeze(-1)
+
+
+def torch_scaled_grouped_mm(p: Problem) -> Run:
+    """``F.scaled_grouped_mm`` between a sort and a scatter, at ``fp8_w8a16`` with a scale a row.
+
+    It multiplies e4m3 by e4m3, so that rows are rounded, too: those of x once a token, before they
+    are gathered. It accumulates as its fastest way does.
+    """
+    row_wise = F.ScalingType.RowWise  # type: ignore[attr-defined]
+
+    def product(rows: Tensor, scale: Tensor, w: QuantizedWeight, ends: Tensor) -> Tensor:
+        scales = (scale, row_wise, w.scale.squeeze(-1), row_wise)
+        out: Tensor = F.scaled_grouped_mm(  # type: ignore[attr-defined]
+            rows, w.data.mT, *scales, offs=ends, output_dtype=p.dtype, use_fast_accum=True
+        )
+        return out
+
+    def run(x: Tensor, w_gate_up: Any, w_down: Any, router: Tensor) -> Tensor:
+        weights = _weights(p, router)
+        order, token, ends = _by_expert(p)
+        rows, scale = fp8_rows(x)
+        # as bytes, which any version gathers
+        rows = rows.view(torch.uint8)[token].view(rows.dtype)
+        gate, up = product(rows, scale[token], w_gate_up, ends).chunk(2, dim=-1)
+        out = product(*fp8_rows(F.silu(gate) * up), w_down, ends)  # [N, H]
+        out = out * weights.flatten()[order].unsqueeze(-1)
+        return torch.zeros_like(x).index_add(0, token, out)
+
+    return run
+
+
+def hugging_face_fp8(p: Problem) -> Run:
+    """transformers' experts in fp8, as far as their kernels are here: they come from its hub."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # fetches nothing
+    found: Any = importlib.import_module("transformers.integrations.finegrained_fp8")
+    found.load_finegrained_fp8_kernel()
+    raise NotImplementedError("its kernels are here, but nothing here has called them yet")
 
 
 def liger(p: Problem) -> Run:
@@ -229,6 +288,11 @@ GPU_VARIANTS: dict[str, Callable[[Problem], Run]] = {
     "moe-ops": moe_ops_library,
     "scattermoe": scatter_moe,
     "sonicmoe": sonic_moe,
+}
+# of quantised experts: they round activations to fp8, which none of our schemes does
+FP8_VARIANTS: dict[str, Callable[[Problem], Run]] = {
+    "torch scaled_grouped_mm fp8_w8a8": torch_scaled_grouped_mm,
+    "hf finegrained-fp8 fp8_w8a8": hugging_face_fp8,
 }
 
 

@@ -183,25 +183,28 @@ SIZES = {"int8": 74.0, "int4": 4.6, "fp8": 0.6, "mxfp4": 2.9}
 DIFFERENT = 11  # quantised experts; the others are copies, because a large layer takes minutes
 
 
-def random_quantized(scheme: str, s: Sizes) -> list[QuantizedWeight]:
+def random_quantized(
+    scheme: str, s: Sizes, device: str = "cpu", *, whole_rows: bool = False
+) -> list[QuantizedWeight]:
     """``[E, 2F, H]`` and ``[E, H, F]`` of random bits; expert e is e modulo ``DIFFERENT``.
 
     What the peers' kernels know and no more: one group size for both products, blocks of fp8_w8a16
-    that are counted through gate and up.
+    that are counted through gate and up; ``whole_rows``: a scale for each of its rows instead.
     """
-    different = torch.arange(s.E) % DIFFERENT
+    different = torch.arange(s.E, device=device) % DIFFERENT
     D = min(s.E, DIFFERENT)
-    group = {"fp8_w8a16": 128, "mxfp4_w4a16": 32}.get(scheme)
+    group = {"fp8_w8a16": None if whole_rows else 128, "mxfp4_w4a16": 32}.get(scheme)
     if scheme == "int4_w4a16":
         group = next(n for n in (128, 64, 32) if s.H % n == s.F % n == 0)
     kind = scheme.partition("_")[0]
 
     def weight(O: int, I: int) -> QuantizedWeight:
         bits = 4 if kind in ("int4", "mxfp4") else 8
-        words = torch.randint(-(2**63), 2**63 - 1, (D * O * I * bits // 64,))
+        words = torch.randint(-(2**63), 2**63 - 1, (D * O * I * bits // 64,), device=device)
         data = words.view(torch.int8).view(D, O, -1)[different]
-        rows = math.gcd(O, 128) if kind == "fp8" else 1  # that share a scale
-        scale = (0.5 + torch.rand(D, O // rows, math.ceil(I / (group or I)))) * I**-0.5
+        rows = math.gcd(O, 128) if kind == "fp8" and group else 1  # that share a scale
+        shape = (D, O // rows, math.ceil(I / (group or I)))
+        scale = (0.5 + torch.rand(shape, device=device)) * I**-0.5
         scale = (
             (scale[different] / SIZES[kind]).bfloat16().float()
         )  # in which some kernels keep scales
@@ -219,7 +222,7 @@ def random_quantized(scheme: str, s: Sizes) -> list[QuantizedWeight]:
 def decoded(w: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     """What a weight of :func:`random_quantized` stands for."""
     first: QuantizedWeight = tree_map_only(Tensor, lambda x: x[:DIFFERENT], w)
-    return dequantize(first, dtype)[torch.arange(w.shape[0]) % DIFFERENT]
+    return dequantize(first, dtype)[torch.arange(w.shape[0], device=w.device) % DIFFERENT]
 
 
 def problem(
