@@ -10,15 +10,13 @@ of the Triton backend go on with torch's results on the CPU.
 
 import argparse
 import importlib
-import itertools
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
 import traceback
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,13 +29,14 @@ import torch
 import triton
 from bench_grouped_gemm import products
 from gpu_session import FULL
-from problem import OPERATORS, Problem
+from problem import OPERATORS, Problem, random_quantized
 from torch.nn import Parameter
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 import moge_ops
 from moge_ops import _backend
+from moge_ops.quant import SCHEMES
 from moge_ops.testing import Sizes, backend
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,8 +145,18 @@ def layer(s: Sizes) -> None:
             call()
 
 
-def gate(s: Sizes) -> None:
-    moge_ops.grouped_gate(torch.empty(s.T, s.E, dtype=FULL.dtype), s.G, s.k)
+def gate(E: int) -> None:
+    for T in FULL.gate_tokens:
+        moge_ops.grouped_gate(torch.empty(T, E, dtype=FULL.dtype), FULL.layer.G, 1)
+
+
+def quant(scheme: str) -> None:
+    """The layer forward on weights of one scheme."""
+    pair = random_quantized(scheme, FULL.quant[0], whole_rows=True)
+    for s in FULL.quant:
+        x, logits = (Parameter(torch.empty(s.T, n, dtype=FULL.dtype)) for n in (s.H, s.E))
+        with torch.no_grad():
+            peers.ours(Problem(s, x, *pair, logits))(x, *pair, logits)
 
 
 def small() -> None:
@@ -171,22 +180,27 @@ def jobs() -> list[tuple[Any, ...]]:
     """What the parts launch: a function and its arguments."""
     tokens = dict.fromkeys((*FULL.tokens, FULL.check_tokens, FULL.most_tokens))
     layers = [FULL.layer._replace(T=T) for T in tokens]
-    gates = itertools.product(FULL.gate_experts, FULL.gate_tokens)
     return [
         *((tiles, kernel, limit) for limit, kernel in autotune.ORDER),
         *((layer, s) for s in (*layers, *FULL.sonic)),
-        *((gate, FULL.layer._replace(E=E, T=T)) for E, T in gates),
+        *((gate, E) for E in FULL.gate_experts),
+        *((quant, scheme) for scheme in SCHEMES),
         (small,),
     ]
 
 
-def run(job: tuple[Any, ...]) -> None:
-    function, *arguments = job
-    try:
-        with backend("triton"):
-            function(*arguments)
-    except Exception:
-        note(f"{function.__name__}{tuple(arguments)}: {traceback.format_exc()}")
+def run(job: int) -> None:
+    """One of them, in a process of its own: a compiler may abort."""
+    name = " ".join(map(str, (jobs()[job][0].__name__, *jobs()[job][1:])))
+    done = subprocess.run(
+        [sys.executable, __file__, "-", "--job", str(job)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        note(f"{name}: exit code {done.returncode}: {done.stderr[-2000:]}")
+    print(f"{name}: {'NOT ' if done.returncode else ''}compiled", flush=True)
 
 
 def main() -> int:
@@ -197,7 +211,14 @@ def main() -> int:
     parser.add_argument(
         "--tests", nargs="+", type=Path, default=[ROOT / "tests"], help="files or folders"
     )
+    parser.add_argument("--job", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.job is not None:
+        compile_only(os.environ["MOGE_OPS_TARGET"])
+        function, *arguments = jobs()[args.job]
+        with backend("triton"):
+            function(*arguments)
+        return 0
     with tempfile.TemporaryDirectory(prefix="moge_kernels") as folder:
         cache, failures = Path(folder) / "cache", Path(folder) / "failures"
         failures.touch()
@@ -205,14 +226,13 @@ def main() -> int:
             "MOGE_OPS_TARGET": args.target,
             "MOGE_OPS_FAILURES": str(failures),
             "MOGE_OPS_EXAMPLES": "5",  # as gpu.py has it
+            "TRITON_INTERPRET": "0",
             "TRITON_CACHE_DIR": str(cache),
             "TRITON_STORE_BINARY_ONLY": "1",  # none of the intermediate forms
         }
         if args.only != "tests":
-            with ProcessPoolExecutor(
-                mp_context=get_context("spawn"), initializer=compile_only, initargs=(args.target,)
-            ) as pool:
-                list(pool.map(run, jobs()))
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(run, range(len(jobs()))))
         if args.only != "parts":
             options = ["-q", "-p", "compile_ahead", "-p", "no:cacheprovider", "-n", "auto"]
             options += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "--tb=no"]
