@@ -6,11 +6,12 @@ SHELL := bash
 .PHONY: help test test-quick test-oldest test-wheel test-newest test-ecosystem test-engines test-npu \
 	test-npu-oldest test-vllm hub check typecheck-ascend demo train-demo quantize-demo balance bench gates inference \
 	fuzz gpu docs docs-serve docs-look \
-	gpu-static gpu-wheels triton-ascend ascend-counters ascend-model ascend-decode mutants clean
+	gpu-static gpu-wheels gpu-kernels triton-ascend ascend-counters ascend-model ascend-decode mutants clean
 
 PYTHON ?= python3
 ARGS ?=
 MINUTES ?= 30
+GPU_PYTHON ?= 3.12
 GPU := $(shell nvidia-smi >/dev/null 2>&1 && echo yes)
 # `==2.13.0` matches a CPU build, 2.13.0+cpu, too, and pip prefers it wherever an index offers one
 TORCH ?= $(if $(GPU),torch,torch==2.13.0)
@@ -180,11 +181,18 @@ fuzz: .venv/made ## random and hostile calls for MINUTES=30; options: ARGS='--ta
 gpu: ## checks and benchmarks on a GPU, 9 minutes, nothing is installed; options: ARGS=...
 	@$(PYTHON) bench/gpu/gpu.py $(ARGS)
 
-gpu-wheels: ## the peers' wheels into .whl, for a machine without network
+# some wheels are of one Python, that of the other machine; SonicMoE's ask for >= 3.12
+gpu-wheels: ## the peers' wheels into .whl, for an x86-64 machine without network, Python GPU_PYTHON=3.12; PACK=yes packs them tighter
 	@rm -rf .whl
-	@$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
-		--dest .whl -r requirements/peers.txt
+	@for peers in peers gpu-peers; do \
+		$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+			--python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 --dest .whl \
+			-r requirements/$$peers.txt || echo "note: no $$peers for Python $(GPU_PYTHON)"; done
+	@$(if $(PACK),$(PYTHON) bench/gpu/pack.py .whl)
 	@du -sh .whl
+
+gpu-kernels: .venv-oldest/made ## what our kernels compile to on a Hopper GPU with Triton 3.6 into .whl, half an hour, so that `make gpu` need not; ARGS='--target sm_80'
+	@PYTHONPATH=bench/ops .venv-oldest/bin/python bench/gpu/compile_ahead.py .whl/kernels.tar.xz $(ARGS)
 
 clean: ## remove environments, builds and caches
 	@rm -rf .venv .venv-{ecosystem,npu,npu-oldest,oldest,triton-ascend,vllm,wheel}

@@ -197,10 +197,14 @@ def test_a_peer_gives_our_result_and_gradients(variant: str, session: Any) -> No
 
 
 def test_peers_of_the_wheels_are_those_that_are_timed() -> None:
-    lines = (ROOT / "requirements" / "peers.txt").read_text().splitlines()
-    pinned = {line.partition("==")[0] for line in lines if "==" in line}
+    def pinned(file: str) -> set[str]:
+        lines = (ROOT / "requirements" / file).read_text().splitlines()
+        assert all(line.count("==") == 1 for line in lines if not line.startswith("#"))
+        return {line.partition("==")[0] for line in lines if not line.startswith("#")}
+
     known = {distribution for distribution, _ in module("peers").PACKAGES.values()}
-    assert pinned == known - {"sonic-moe"}  # not on the index
+    assert pinned("peers.txt") == known - {"sonic-moe"}
+    assert pinned("gpu-peers.txt") & known == {"sonic-moe"}  # the others are what it needs
 
 
 @pytest.mark.parametrize("broken", ["output", "gradient"])
@@ -640,6 +644,38 @@ def test_what_ncu_counted_is_told_with_its_reason(tmp_path: Path) -> None:
     assert reason == "_up_kernel: Each warp waits for a barrier"
 
 
+def undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What prepare() sets."""
+    for name in (
+        *("PYTHONPATH", "PYTHONUNBUFFERED", "MOGE_OPS_EXAMPLES", "CUBLAS_WORKSPACE_CONFIG"),
+        "TRITON_CACHE_DIR",
+    ):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+
+
+def test_packed_wheels_are_unpacked_with_what_their_pth_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheels, work = tmp_path / "whl", tmp_path / "work"
+    wheels.mkdir()
+    for name in ("one", "two"):
+        with zipfile.ZipFile(wheels / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}.py", "here = 1\n")
+            wheel.writestr(f"{name}_folder/inner/below.py", "")
+    with zipfile.ZipFile(wheels / "two-1.0-py3-none-any.whl", "a") as wheel:
+        wheel.writestr("two.pth", "\nimport sys\ntwo_folder/inner")
+    module("pack").pack(wheels)
+    assert [file.name for file in wheels.iterdir()] == ["wheels.tar.xz"]
+    undone(monkeypatch)
+    gpu = module("gpu")
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)  # a checkout without a package
+    (tmp_path / "moge_ops").mkdir()
+    assert gpu.prepare(work, wheels) == ""
+    paths = os.environ["PYTHONPATH"].split(os.pathsep)
+    assert paths[2:4] == [str(work / "wheels"), str(work / "wheels" / "two_folder" / "inner")]
+    assert (work / "wheels" / "one.py").read_text() == "here = 1\n"
+
+
 @pytest.mark.slow
 def test_the_package_and_the_wheels_run_from_where_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -652,11 +688,7 @@ def test_the_package_and_the_wheels_run_from_where_they_are(
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
-    for name in (
-        *("PYTHONPATH", "PYTHONUNBUFFERED", "MOGE_OPS_EXAMPLES", "CUBLAS_WORKSPACE_CONFIG"),
-        "TRITON_CACHE_DIR",
-    ):
-        monkeypatch.setenv(name, "")  # what prepare() sets is undone
+    undone(monkeypatch)
     assert module("gpu").prepare(tmp_path / "work", wheels) == ""
     code = (
         "import carried, moge_ops, moge_ops.triton_kernels.swiglu as kernel\n"
@@ -673,6 +705,34 @@ def test_the_package_and_the_wheels_run_from_where_they_are(
     ]
     (wheels / "broken-1.0-py3-none-any.whl").write_bytes(b"no zip")
     assert "wheels were not installed" in module("gpu").prepare(tmp_path / "again", wheels)
+
+
+@pytest.mark.slow
+def test_what_is_compiled_ahead_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed, unpacked elsewhere, and asked for again: nothing is compiled a second time."""
+    pytest.importorskip("triton")
+    undone(monkeypatch)
+    monkeypatch.setenv("PYTHONPATH", f"{OPS}{os.pathsep}{os.environ['PYTHONPATH']}")
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    some = ROOT / "tests" / "test_swiglu.py"
+    command = [sys.executable, str(GPU / "compile_ahead.py"), "--only", "tests", "--tests", some]
+    archive = tmp_path / "brought" / "kernels.tar.xz"
+    done = subprocess.run(
+        [*command, "--", archive], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    gpu, work = module("gpu"), tmp_path / "work"
+    assert gpu.prepare(work, archive.parent) == ""
+    binaries = gpu.binaries(work)
+    assert binaries > 10
+    assert f"{binaries} binaries of Triton" in done.stdout
+    again = ["-m", "pytest", "-q", "-p", "compile_ahead", "-p", "no:cacheprovider", str(some)]
+    environment = {"MOGE_OPS_TARGET": "sm_90", "TRITON_INTERPRET": "0", "MOGE_OPS_EXAMPLES": "5"}
+    environment |= {"PYTHONPATH": f"{GPU}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    environment |= {"MOGE_OPS_FAILURES": str(tmp_path / "failures")}
+    subprocess.run([sys.executable, *again], cwd=tmp_path, env=os.environ | environment, check=True)
+    assert not (tmp_path / "failures").exists()
+    assert gpu.binaries(work) == binaries
 
 
 @pytest.mark.slow

@@ -103,6 +103,8 @@ def stages(*, smoke: bool, work: Path, out: Path) -> list[list[Part]]:
     shares = 1 if smoke else max(1, min(6, (os.cpu_count() or 1) // 2 - 2))
     stall = 300 if smoke else 60  # a smoke run may share two cores with other tests
     interpreted = (("TRITON_INTERPRET", "1"),) if smoke else ()
+    # QuACK would start eight processes in each
+    sharing = (*interpreted, ("QUACK_COMPILE_WORKERS", "1"))
     # memcheck alone where the tool is missing: both would be the same
     watched = [small(tool) for tool in ("memcheck", "racecheck")]
     return [
@@ -112,10 +114,7 @@ def stages(*, smoke: bool, work: Path, out: Path) -> list[list[Part]]:
             Part("checks", 120, stall=stall, correctness=True),
             Part("demo", 120, correctness=True, command=demo),
             *{part.name: part for part in watched}.values(),
-            *(
-                Part(f"tune-{share}-{shares}", 120, environment=interpreted)
-                for share in range(shares)
-            ),
+            *(Part(f"tune-{share}-{shares}", 120, environment=sharing) for share in range(shares)),
             Part("tunegate", 120),
             Part("tunequant", 120),
         ],
@@ -231,43 +230,54 @@ def run_stage(
     return outcomes
 
 
-def prepare(work: Path, wheels: Path) -> str:
-    """Makes package, harness and wheels importable for every part; returns what went wrong.
+def installed(wheels: Sequence[Path], target: Path) -> str:
+    """Installs wheels into a folder; returns what went wrong."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*pip, "--no-index", "--no-deps", "--no-compile", "--target", str(target), *wheels],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stderr.strip().splitlines()[-1] if done.returncode else ""
 
-    What `compile_ahead.py` packed beside the wheels becomes Triton's cache.
-    """
+
+def unpack(folder: Path, work: Path) -> tuple[list[str], str]:
+    """What `make gpu-wheels` and `make gpu-kernels` left: paths of modules, and what went wrong."""
+    target, trouble = work / "wheels", ""
+    found = sorted(folder.glob("*.whl"))
+    # all at once, which is fast, or else each that this Python takes
+    if found and installed(found, target):
+        why = "; ".join(filter(None, (installed([wheel], target) for wheel in found)))
+        trouble = f"wheels were not installed: {why}" if why else ""
+    for archive in folder.glob("*.tar.xz"):
+        with tarfile.open(archive) as packed:
+            packed.extractall(work, filter="data")
+    # Triton writes down where its files are
+    for group in (work / "kernels").glob("*/__grp__*.json"):
+        names = json.loads(group.read_text())["child_paths"]
+        group.write_text(json.dumps({"child_paths": {n: str(group.with_name(n)) for n in names}}))
+    # .pth files hold in a site folder alone; the CuTe DSL lies in a folder that one names
+    lines = [line for pth in target.glob("*.pth") for line in pth.read_text().splitlines()]
+    below = [str(target / line) for line in lines if line and (target / line).is_dir()]
+    return [str(target), *below] if target.exists() else [], trouble
+
+
+def prepare(work: Path, brought: Path) -> str:
+    """Makes package, harness and what was brought along usable; returns what went wrong."""
     package = work / "checkout" / "moge_ops"
     package.mkdir(parents=True)
     for entry in (*(ROOT / "moge_ops").iterdir(), ROOT / "triton_kernels"):
         if not (package / entry.name).is_symlink():  # a checkout may have the kernels in both
             (package / entry.name).symlink_to(entry)
-    harness = str(ROOT / "bench" / "ops")
-    paths = [str(package.parent), harness, *filter(None, [os.environ.get("PYTHONPATH")])]
-    trouble = ""
-    if found := sorted(wheels.glob("*.whl")):
-        target = work / "wheels"
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run(
-            [*pip, "--no-index", "--no-deps", "--no-compile", "--target", str(target), *found],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        paths.insert(2, str(target))
-        if done.returncode:
-            trouble = f"wheels were not installed: {done.stderr.strip().splitlines()[-1]}"
-    kernels = work / "kernels"
-    for archive in sorted(wheels.glob("*.tar.xz")):
-        with tarfile.open(archive) as packed:
-            packed.extractall(work, filter="data")
-        # Triton wrote down where its files were
-        for group in kernels.glob("*/__grp__*.json"):
-            names = json.loads(group.read_text())["child_paths"]
-            here = {name: str(group.with_name(name)) for name in names}
-            group.write_text(json.dumps({"child_paths": here}))
-    os.environ["TRITON_CACHE_DIR"] = str(kernels)
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    os.environ["PYTHONUNBUFFERED"] = "1"
+    sites, trouble = unpack(brought, work)
+    paths = [str(package.parent), str(ROOT / "bench" / "ops"), *sites]
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    os.environ |= {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "TRITON_CACHE_DIR": str(work / "kernels"),
+    }
     os.environ.setdefault("MOGE_OPS_EXAMPLES", "5")  # per property test
     # the tests turn deterministic algorithms on, which cuBLAS refuses without
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

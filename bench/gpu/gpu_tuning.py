@@ -29,7 +29,8 @@ def quick_tuning(session: Session, variant: str, *, forget: bool) -> None:
 def tune(session: Session) -> None:
     """Compiles a share of the peers' configurations and of our tiles, for the parts that time.
 
-    Peers on few experts: their number is in no key. Nothing is timed: all cores compile meanwhile.
+    Peers on few experts: their number is in no key, apart from SonicMoE's. Nothing is timed: all
+    cores compile meanwhile.
     """
     share, shares = map(int, session.part.split("-")[1:])
     scale = session.scale
@@ -40,16 +41,21 @@ def tune(session: Session) -> None:
             continue
         s = shapes[int(i)]
         T = min(512, 16 * scale.few)
-        p = problem(s._replace(T=T, E=min(s.E, 16)), scale.dtype, scale.device)
+        E = s.E if variant == "sonicmoe" else min(s.E, 16)
+        p = problem(s._replace(T=T, E=E), scale.dtype, scale.device)
+
+        def share_of(kernel: Any, arguments: dict[str, Any]) -> list[Any]:
+            valid: list[Any] = type(kernel).prune_configs(kernel, arguments)
+            return valid[share::shares] or valid[:1]
 
         def compile_share(variant: str = variant, p: Problem = p) -> None:
             layer = peers.layer(p, variant, torch.randn_like(p.x))
             quick_tuning(session, variant, forget=False)
             for kernel in peers.tuned_kernels(variant):
-                chosen = _configs(kernel)
-                kernel.configs = chosen[share::shares] or chosen[:1]
+                kernel.prune_configs = functools.partial(share_of, kernel)
                 kernel.do_bench = lambda call, quantiles: (call(), [0.0] * len(quantiles))[1]
             layer.results()
+            layer.forward()  # other kernels of SonicMoE: without gradients it keeps less
 
         _, reason = session.attempt(variant, compile_share)
         print(f"{variant} {s}: {reason or 'compiled'}", flush=True)
@@ -63,12 +69,6 @@ def tunegate(session: Session) -> None:
     for E in session.scale.gate_experts:
         compiled_gate(session.scale, E)
         torch._dynamo.reset()
-
-
-@functools.cache
-def _configs(kernel: Any) -> list[Any]:
-    """All configurations of a kernel, as they were at the first call."""
-    return list(kernel.configs)
 
 
 def ahead(session: Session, share: int, shares: int) -> None:

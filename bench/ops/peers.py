@@ -250,10 +250,14 @@ def scatter_moe(p: Problem) -> Run:
 
 
 def sonic_moe(p: Problem) -> Run:
-    """SonicMoE (CuTe DSL, Hopper and newer), on weights with concatenated gate and up halves."""
+    """SonicMoE (CuTe DSL, Hopper and newer), on weights with concatenated gate and up halves.
+
+    Has run on no GPU yet. On a CPU, plain torch in place of its products, it gives our results.
+    """
     functional: Any = importlib.import_module("sonicmoe.functional")
     swiglu = importlib.import_module("sonicmoe.enums").ActivationType.SWIGLU
     ids = p.ids.flatten().int()
+    # it takes the slots in any order in which these ascend
     tokens = torch.arange(p.s.T, device=ids.device, dtype=torch.int32).repeat_interleave(p.s.K)
 
     def run(x: Tensor, w_gate_up: Tensor, w_down: Tensor, router: Tensor) -> Tensor:
@@ -267,9 +271,10 @@ def sonic_moe(p: Problem) -> Run:
             w_down.permute(1, 2, 0),
             None,
             p.s.E,
-            torch.cuda.current_stream().cuda_stream,
+            0,  # a stream, which it does not read: all of it runs on torch's current one
             swiglu,
-            is_concatenated_gate_up=True,
+            is_inference_mode_enabled=not torch.is_grad_enabled(),  # else it keeps gate and up
+            concat_layout=True,
         )[0]
         return y
 
@@ -303,7 +308,7 @@ def layer(p: Problem, variant: str, d_y: Tensor) -> Operator:
     return found
 
 
-# variant -> its distribution and the modules that hold its tuned Triton kernels
+# variant -> its distribution and the modules that hold its tuned kernels
 PACKAGES = {
     "liger": ("liger-kernel", ["liger_kernel.ops.fused_moe_kernels"]),
     "moe-ops": (
@@ -311,7 +316,10 @@ PACKAGES = {
         ["moe_ops.grouped_gemm_ops", "moe_ops.grouped_gemm_ops_sm90", "moe_ops.unpermute_ops"],
     ),
     "scattermoe": ("fms-acceleration-moe", ["khd.kernels.kernels"]),
-    "sonicmoe": ("sonic-moe", []),
+    "sonicmoe": (
+        "sonic-moe",
+        ["sonicmoe.functional.reduction_over_k_gather", "quack.gemm_interface"],
+    ),
 }
 
 
@@ -319,8 +327,11 @@ def tuned_kernels(variant: str) -> Iterator[Any]:
     """A peer's kernels that choose among configurations by timing; its adapter has been made."""
     from triton.runtime.autotuner import Autotuner
 
+    tuners = [Autotuner]
+    if "quack.autotuner" in sys.modules:  # SonicMoE's products; a copy of Triton's tuner
+        tuners.append(sys.modules["quack.autotuner"].Autotuner)
     for name in PACKAGES[variant][1] if variant in PACKAGES else ():
-        yield from (k for k in vars(sys.modules[name]).values() if isinstance(k, Autotuner))
+        yield from (k for k in vars(sys.modules[name]).values() if isinstance(k, tuple(tuners)))
 
 
 def too_large(variant: str, s: Sizes, dtype: torch.dtype) -> str:
