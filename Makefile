@@ -191,11 +191,12 @@ gpu-wheels: ## the peers' wheels into .whl, for an x86-64 machine without networ
 	@$(if $(PACK),$(PYTHON) bench/gpu/pack.py .whl)
 	@du -sh .whl
 
-gpu-kernels: .venv-oldest/made ## what our kernels compile to on a Hopper GPU with Triton 3.6 into .whl, half an hour, so that `make gpu` need not; ARGS='--target sm_80'
-	@PYTHONPATH=bench/ops .venv-oldest/bin/python bench/gpu/compile_ahead.py .whl/kernels.tar.xz $(ARGS)
+# Triton looks for a binary by the bits of its own library, among others: that of the other machine's Python
+gpu-kernels: .venv-gpu/made ## what our kernels compile to on a Hopper GPU, for Triton 3.6 of GPU_PYTHON=3.12, into .whl, in half an hour; ARGS='--target sm_80'
+	@PYTHONPATH=bench/ops .venv-gpu/bin/python bench/gpu/compile_ahead.py .whl/kernels.tar.xz $(ARGS)
 
 clean: ## remove environments, builds and caches
-	@rm -rf .venv .venv-{ecosystem,npu,npu-oldest,oldest,triton-ascend,vllm,wheel}
+	@rm -rf .venv .venv-{ecosystem,gpu,npu,npu-oldest,oldest,triton-ascend,vllm,wheel}
 	@rm -rf .whl .peers .engines build dist out
 	@rm -rf moge_ops/_*.so moge_ops/_*.txt *.egg-info .hypothesis .benchmarks .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
@@ -245,6 +246,12 @@ $(AXE):
 	$(say) '.venv-oldest: the oldest torch, Triton and transformers'
 	@$(PYTHON) -m venv .venv-oldest
 	@$(call pip,.venv-oldest) -r requirements/oldest.txt -r requirements/test.txt -e '.[models]'
+	@touch $@
+
+.venv-gpu/made: $(SETUP) requirements/oldest.txt
+	$(say) '.venv-gpu: Triton 3.6 for Python $(GPU_PYTHON), which has to be there'
+	@python$(GPU_PYTHON) -m venv .venv-gpu
+	@$(call pip,.venv-gpu) -r requirements/oldest.txt -r requirements/test.txt -e '.[models]'
 	@touch $@
 
 # torch_npu would be loaded with torch, and finds no runtime yet

@@ -122,7 +122,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def launches(item: Any) -> bool:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        return params.get("device") == "triton" or item.module.__name__ in DIRECT
+        name = item.module.__name__.rpartition(".")[2]
+        return params.get("device") == "triton" or name in DIRECT
 
     items[:] = filter(launches, items)
 
