@@ -72,7 +72,8 @@ def test_given_experts_may_stand_anywhere(dtype: torch.dtype, device: str) -> No
 
 @pytest.mark.float64
 def test_doubles(device: str) -> None:
-    check(torch.randn(9, E, dtype=torch.float64).to(device), G, k, router_scale=torch.rand(E))
+    logits = torch.randn(9, E, dtype=torch.float64).to(device)
+    check(logits, G, k, router_scale=torch.rand(E).to(device))
 
 
 def test_of_the_oracle() -> None:

@@ -61,7 +61,7 @@ def ids_of(B: int, L: int) -> Tensor:
 
 def released(model: PanguMoEForCausalLM) -> tuple[dict[str, Any], dict[str, Any]]:
     """The model's tensors in numpy under their released names, and its config."""
-    tensors = {name: part.double().numpy() for name, part in checkpoint.released(model)}
+    tensors = {name: part.double().cpu().numpy() for name, part in checkpoint.released(model)}
     return tensors, model.config.to_dict()
 
 
