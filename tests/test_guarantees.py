@@ -93,10 +93,13 @@ def test_a_choice_does_not_depend_on_the_batch(
 
 @pytest.mark.slow_on("triton")
 def test_a_product_depends_little_on_the_batch(
-    device: str, float_dtypes: list[torch.dtype], request: pytest.FixtureRequest
+    device: str,
+    float_dtypes: list[torch.dtype],
+    interpreted: bool,
+    request: pytest.FixtureRequest,
 ) -> None:
     backend = request.node.callspec.params["device"]
-    few = {"sizes": (1, 17)} if backend == "triton" else {}  # the interpreter is slow
+    few = {"sizes": (1, 17)} if interpreted else {}  # the interpreter is slow
     for dtype in float_dtypes:
         rows = []
         for at, x, logits, (w_gate_up, w_down) in batches(dtype, device, **few):
