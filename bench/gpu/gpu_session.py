@@ -70,7 +70,7 @@ FULL = Scale(
     # by their names, and those that choose the device themselves
     tests=(
         "tests",
-        "(cuda and not test_hub) or test_triton_quantized or specialized or stay_inside",
+        "(cuda and not test_hub) or test_triton_quantized or specialized_warps or stay_inside",
     ),
 )
 SMOKE = Scale(
