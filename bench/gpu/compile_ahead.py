@@ -1,8 +1,9 @@
 """Compiles, without a GPU, what the tests and the parts of `make gpu` launch on one.
 
 `compile_ahead.py ARCHIVE` packs Triton's cache of it, which gpu.py unpacks where it runs, so that a
-borrowed GPU waits for no compiler. Triton finds a binary there if its version and the kernels'
-source are the same; everything else is compiled as ever.
+borrowed GPU waits for no compiler. Triton finds a binary there if the kernels' source is the same
+and so is Triton, whose wheels for other versions of Python count as another: run this with the
+GPU machine's version of both. Everything else is compiled as ever.
 
 As a plugin of pytest (`-p compile_ahead`) it ends each launch after compilation, and lets the tests
 of the Triton backend go on with torch's results on the CPU.
@@ -254,6 +255,7 @@ def main() -> int:
                 check=False,
             )
         args.archive.parent.mkdir(parents=True, exist_ok=True)
+        (cache / "python").write_text(".".join(map(str, sys.version_info[:2])))
         with tarfile.open(args.archive, "w:xz") as archive:
             archive.add(cache, arcname="kernels")
         binaries = len(list(cache.rglob("*.cubin")))

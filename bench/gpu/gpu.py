@@ -251,6 +251,11 @@ def unpack(folder: Path, work: Path) -> tuple[list[str], str]:
     for archive in folder.glob("*.tar.xz"):
         with tarfile.open(archive) as packed:
             packed.extractall(work, filter="data")
+    # Triton's key has the bytes of its library, which are others for each version of Python
+    made, here = work / "kernels" / "python", ".".join(map(str, sys.version_info[:2]))
+    if made.exists() and made.read_text() != here:
+        why = f"kernels of Triton for Python {made.read_text()} do not serve Python {here}"
+        trouble = "; ".join(filter(None, (trouble, why)))
     # Triton writes down where its files are
     for group in (work / "kernels").glob("*/__grp__*.json"):
         names = json.loads(group.read_text())["child_paths"]
