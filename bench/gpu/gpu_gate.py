@@ -11,7 +11,7 @@ from problem import FORWARD, Problem, Work
 from torch import Tensor
 
 import moge_ops
-from moge_ops.testing import Sizes, assert_matches, spaced_logits
+from moge_ops.testing import Sizes, assert_matches
 
 GATE_CALLS = 20  # in one graph, each on other logits
 
@@ -27,13 +27,18 @@ def torch_gate(logits: Tensor, G: int) -> tuple[Tensor, Tensor, Tensor]:
     return weights, ids.int(), counts.scatter_add_(0, ids.flatten(), ones)
 
 
+def spread_logits(scale: Scale, T: int, E: int) -> Tensor:
+    """As :func:`moge_ops.testing.spaced_logits`, made on the device: a CPU takes seconds for one."""
+    return torch.randint(0, 64, (T, E), device=scale.device).div(8.0).sub(4.0).to(scale.dtype)
+
+
 def compiled_gate(scale: Scale, E: int) -> Callable[[Tensor], Any]:
     """Compiled for E, any T."""
     function: Any = torch.compile(
         lambda logits: torch_gate(logits, scale.layer.G), dynamic=True, backend=scale.compiler
     )
     for T in (1, 64):  # T = 1 is always compiled for itself
-        function(spaced_logits(T, E, scale.dtype).to(scale.device))
+        function(spread_logits(scale, T, E))
     return lambda logits: function(logits)
 
 
@@ -50,7 +55,8 @@ def gate(session: Session) -> None:
             make = functools.partial(compiled_gate, scale, E)
             compiled[E] = session.attempt("torch.compile", make)
         torch.manual_seed(0)
-        inputs = [spaced_logits(T, E, scale.dtype).to(scale.device) for _ in range(GATE_CALLS)]
+        session.enter("inputs")
+        inputs = [spread_logits(scale, T, E) for _ in range(GATE_CALLS)]
         measure_gate(session, s, inputs, *compiled[E])
 
 
