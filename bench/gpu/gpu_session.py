@@ -203,7 +203,9 @@ class Session:
         peer = (alone and not is_ours(what)) or what.startswith("torch")
         whose = "peer" if peer else "ours"
         name = what if alone else self.point
-        self._file("now").write_text(f"{name}|{whose}|{self.point}: {what}\n")
+        unfinished = self._file("now-unfinished")  # a kill at any moment leaves a whole note
+        unfinished.write_text(f"{name}|{whose}|{self.point}: {what}\n")
+        unfinished.replace(self._file("now"))
 
     def attempt(self, what: str, call: Callable[[], Any]) -> tuple[Any, str]:
         """``call()`` and "", or None and the reason why not."""
