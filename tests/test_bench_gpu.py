@@ -431,6 +431,39 @@ def test_one_wrong_line_of_many_is_found() -> None:
         agrees(got, want, "y")
 
 
+def test_no_older_graph_holds_the_leaves_of_what_is_captured(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_checks, problem = module("gpu_checks"), module("problem")
+    captured = []
+
+    def replayed(_: Any, call: Any, *renew: Any) -> float:
+        captured.append(owner := getattr(call, "__self__", None))
+        assert not isinstance(owner, problem.Operator) or "out" not in vars(owner)
+        return 0.0
+
+    monkeypatch.setattr(gpu_checks, "replayed", replayed)
+    names = lambda calls: [name for name in calls if "graph" in name]  # noqa: E731
+    session.points = names
+    session.check = lambda name, call: call()
+    gpu_checks.checks(session)
+    assert sum(isinstance(owner, problem.Operator) for owner in captured) > 10
+
+
+def test_logits_of_the_gate_are_those_that_compare_exactly(session: Any) -> None:
+    logits = module("gpu_gate").spread_logits(session.scale._replace(dtype=torch.bfloat16), 64, 32)
+    assert logits.dtype == torch.bfloat16
+    assert torch.equal(logits.unique().double(), torch.arange(-4.0, 4.0, 0.125).double())
+
+
+def test_a_note_is_whole_at_any_moment(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    session.enter("one thing")
+    monkeypatch.setattr(Path, "replace", mock.Mock(side_effect=SystemExit))  # killed here
+    with pytest.raises(SystemExit):
+        session.enter("another")
+    assert (session.work / "layer.now").read_text() == "here|ours|here: one thing\n"
+
+
 def test_an_unwritten_result_of_a_replay_is_found(session: Any) -> None:
     tensors = module("gpu_session").tensors
     x = torch.ones(3)
