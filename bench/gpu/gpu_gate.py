@@ -28,7 +28,7 @@ def torch_gate(logits: Tensor, G: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def spread_logits(scale: Scale, T: int, E: int) -> Tensor:
-    """As :func:`moge_ops.testing.spaced_logits`, made on the device: a CPU takes seconds for one."""
+    """Those of :func:`moge_ops.testing.spaced_logits`, without a CPU, which takes seconds."""
     return torch.randint(0, 64, (T, E), device=scale.device).div(8.0).sub(4.0).to(scale.dtype)
 
 
