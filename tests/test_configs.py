@@ -167,6 +167,39 @@ def test_a_gain_within_the_noise_changes_no_tile(autotune: ModuleType) -> None:
     assert one.tried > 5
 
 
+def test_a_gain_that_does_not_come_again_changes_no_tile(autotune: ModuleType) -> None:
+    trials = autotune.Trials("up", 16.0, autotune.PANGU, "cpu")
+    slow_at_first = iter([2.0, *[1.0] * 99])
+    one = trials.search(lambda call: next(slow_at_first))
+    assert one.config == trials.now
+    assert one.before == 1.0
+
+
+def test_one_step_changes_one_field(autotune: ModuleType) -> None:
+    trials = autotune.Trials("dw", float("inf"), autotune.PANGU, "cpu")
+    one = trials.search(stages_and_columns, 1)
+    differ = [a != b for a, b in zip(one.config, trials.now, strict=True)]
+    assert sum(differ) == 1
+
+
+def test_what_was_found_is_read_again(autotune: ModuleType, tmp_path: Path) -> None:
+    table = tmp_path / "configs.csv"
+    assert autotune.read_found(table, "kept") == {}
+    one = autotune.Found(autotune.present("up", 16.0)._replace(num_stages=5), 2.0, 1.0, 9)
+    autotune.write_table(table, {("up", 16.0): one}, "measured", "kept")
+    found = autotune.read_found(table, "kept")
+    assert {key: again.config for key, again in found.items()} == {("up", 16.0): one.config}
+
+
+def test_a_launch_that_the_driver_refuses_costs_that_tile_alone(autotune: ModuleType) -> None:
+    trials = autotune.Trials("up", 16.0, autotune.PANGU, "cpu")
+
+    def refused(call: Callable[[], Any]) -> float:
+        raise RuntimeError("Triton Error [CUDA]: invalid argument")
+
+    assert trials.time(trials.now, refused) == autotune.NEVER
+
+
 def test_a_tile_that_computes_something_else_is_not_timed(
     configs: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

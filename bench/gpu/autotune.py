@@ -7,6 +7,7 @@ import argparse
 import csv
 import datetime
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -81,21 +82,28 @@ def neighbours(kernel: str, config: Config) -> Iterator[Config]:
 
 
 def fastest(
-    kernel: str, config: Config, time: Callable[[Config], float]
+    kernel: str, config: Config, time: Callable[[Config], float], steps: float = math.inf
 ) -> tuple[Config, dict[Config, float]]:
     """From ``config`` on, one step at a time while a step is faster by more than noise.
 
     With the times of all that were tried.
     """
     times = {config: time(config)}
-    while True:
+
+    def faster(one: Config) -> bool:
+        return times[one] < (1 - SMALLEST_GAIN) * times[config]
+
+    while steps > 0:
         for other in neighbours(kernel, config):
             if other not in times:
                 times[other] = time(other)
         best = min(times, key=lambda c: times[c])
-        if not times[best] < (1 - SMALLEST_GAIN) * times[config]:
-            return config, times
-        config = best
+        if faster(best):  # once more, one after the other: clocks may have changed in between
+            times |= {c: time(c) for c in (config, best)}
+        if not faster(best):
+            break
+        config, steps = best, steps - 1
+    return config, times
 
 
 def device_class() -> str:
@@ -146,21 +154,27 @@ class Trials:
                     raise
                 return NEVER
 
-    def search(self, timer: Timer) -> "Found":
-        """The fastest tile that is found from the table's on."""
-        best, times = fastest(self.kernel, self.now, lambda config: self.time(config, timer))
+    def search(self, timer: Timer, steps: float = math.inf) -> "Found":
+        """The fastest tile that is found from ``now`` on."""
+        best, times = fastest(self.kernel, self.now, lambda config: self.time(config, timer), steps)
         return Found(best, times[self.now], times[best], len(times))
 
 
 def unfit(error: Exception) -> bool:
     """Whether a tile is not for this chip, or not for this compiler."""
     unbuilt = (CompilationError, OutOfResources, PTXASError)
-    return isinstance(error, unbuilt) or "PassManager" in str(error)
+    # "invalid argument": the driver's, of a launch or a box that the chip does not take
+    said = ("PassManager", "invalid argument")
+    return isinstance(error, unbuilt) or any(words in str(error) for words in said)
 
 
 def close(got: Tensor, want: Tensor) -> bool:
     """NaN is never close."""
-    return bool((got - want).float().norm() <= LARGEST_ERROR * want.float().norm())
+    error, size = (  # without float32 copies, which take more memory than all the rest
+        torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
+        for x in (got - want, want)
+    )
+    return bool(error <= LARGEST_ERROR * size)
 
 
 class Found(NamedTuple):
@@ -186,6 +200,20 @@ def write_table(
     with unfinished.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([_configs.COLUMNS, *lines])
     unfinished.replace(path)
+
+
+def read_found(path: Path, kept: str) -> dict[tuple[str, float], Found]:
+    """What was found according to a table of :func:`write_table`, without the times."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["origin"] != kept]
+    return {
+        (line["kernel"], float(line["rows_per_expert"])): Found(
+            Config(*(int(line[field]) for field in Config._fields)), NEVER, NEVER, 0
+        )
+        for line in lines
+    }
 
 
 def origin() -> str:

@@ -1,6 +1,8 @@
 """What ``make gpu`` compiles beforehand, on all cores, and the search for our own tiles."""
 
 import functools
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import autotune
@@ -12,6 +14,10 @@ from problem import Problem, problem
 from triton.testing import do_bench
 
 from moge_ops.testing import Sizes
+
+STATIC = "static figures"  # the origin of what was not found here
+FURTHER = ", further"
+MEMORY = 0.5  # of the card, for all shares of the compilation
 
 
 def quick_tuning(session: Session, variant: str, *, forget: bool) -> None:
@@ -34,6 +40,8 @@ def tune(session: Session) -> None:
     """
     share, shares = map(int, session.part.split("-")[1:])
     scale = session.scale
+    if scale.device == "cuda":  # all shares together leave half of the card to the checks
+        torch.cuda.set_per_process_memory_fraction(MEMORY / shares)
     shapes = [scale.layer, *scale.sonic]
     for name in session.points(f"{v} {i}" for i in range(len(shapes)) for v in peers.PACKAGES):
         variant, i = name.rsplit(" ", 1)
@@ -52,6 +60,7 @@ def tune(session: Session) -> None:
             layer = peers.layer(p, variant, torch.randn_like(p.x))
             quick_tuning(session, variant, forget=False)
             for kernel in peers.tuned_kernels(variant):
+                kernel.cache_results = False  # no part may take these times from disk
                 kernel.prune_configs = functools.partial(share_of, kernel)
                 kernel.do_bench = lambda call, quantiles: (call(), [0.0] * len(quantiles))[1]
             layer.results()
@@ -59,6 +68,8 @@ def tune(session: Session) -> None:
 
         _, reason = session.attempt(variant, compile_share)
         print(f"{variant} {s}: {reason or 'compiled'}", flush=True)
+        del p, compile_share
+        session.free()
     for name in session.points(["our tiles"]):
         _, reason = session.attempt("tiles", lambda: ahead(session, share, shares))
         print(f"{name}: {reason or 'compiled'}", flush=True)
@@ -90,33 +101,62 @@ def place(session: Session, limit: float) -> tuple[Sizes, str, int]:
 def tiles(session: Session) -> None:
     """The search for our tiles: a row for each kernel and class of shapes, and their table.
 
-    Parts that start later use the table. It is whole at any time, since the search may be stopped.
+    Parts that start later use the table. It is whole at any time, since the search may be stopped:
+    each class gets one step, whose tiles were compiled beforehand, before any gets another.
     """
     table = session.csv.parent / "tiles" / "configs.csv"
     origin = "of no GPU" if session.smoke else autotune.origin()
-    found: dict[tuple[str, float], autotune.Found] = {}
+    found = autotune.read_found(table, STATIC)  # if it was started again
     classes = {f"{kernel} {limit:g}": (kernel, limit) for limit, kernel in autotune.ORDER}
-    for point in session.points(classes):
-        kernel, limit = classes[point]
+
+    def further() -> Iterator[str]:
+        for name, key in classes.items():
+            if key in found and found[key].config != autotune.present(*key):
+                yield f"{name}{FURTHER}"
+
+    for point in session.points(itertools.chain(classes, further())):
+        kernel, limit = classes[point.removesuffix(FURTHER)]
         s, device, rows = place(session, limit)
         sizes = s._replace(T=rows * s.E // s.K)
         row = {"op": f"tiles {kernel}", "variant": peers.OURS, **sizes._asdict()}
-        trials = functools.partial(autotune.Trials, kernel, limit, s, device, rows)
-
-        def search(trials: Any = trials, timer: autotune.Timer = TIMERS[device]) -> autotune.Found:
-            found: autotune.Found = trials().search(timer)
-            return found
-
+        earlier = found.get((kernel, limit)) if point.endswith(FURTHER) else None
+        search = functools.partial(searched, session, kernel, limit, s, device, rows, earlier)
         one, reason = session.attempt("search", search)
         if reason:
-            session.write({**row, "note": f"not run: {reason}"})
+            if earlier is None:
+                session.write({**row, "note": f"not run: {reason}"})
             continue
         found[kernel, limit] = one
-        autotune.write_table(table, found, origin, "static figures")
+        autotune.write_table(table, found, origin, STATIC)
         note = f"{described(one.config)}; {one.before:.4g} ms before; {one.tried} tiles tried"
         session.write({**row, "median_ms": f"{one.after:.4g}", "note": note})
         print(f"{point}: {note}", flush=True)
         session.free()
+
+
+def searched(
+    session: Session,
+    kernel: str,
+    limit: float,
+    s: Sizes,
+    device: str,
+    rows: int,
+    earlier: autotune.Found | None,
+) -> autotune.Found:
+    """One step from the table's tile on, or all further ones from what was found earlier."""
+    trials = autotune.Trials(kernel, limit, s, device, rows)
+    time = trials.time
+
+    def noted(config: Any, timer: autotune.Timer) -> float:
+        session.enter(described(config))  # if it hangs, this is known
+        return time(config, timer)
+
+    trials.time = noted  # type: ignore[method-assign]
+    if earlier is None:
+        return trials.search(TIMERS[device], 1)
+    trials.now = earlier.config
+    one = trials.search(TIMERS[device])
+    return one._replace(before=earlier.before, tried=earlier.tried + one.tried)
 
 
 def described(config: Any) -> str:
@@ -127,7 +167,8 @@ def described(config: Any) -> str:
 
 
 def _timed(call: autotune.Call) -> float:
-    milliseconds: float = do_bench(call, warmup=5, rep=30, return_mode="median")
+    # the clocks of a card that has just waited for a compiler are low
+    milliseconds: float = do_bench(call, warmup=25, rep=30, return_mode="median")
     return milliseconds
 
 

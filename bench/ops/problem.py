@@ -236,7 +236,7 @@ def problem(
     """Random inputs at the scale of a trained layer's; the leaves are parameters."""
 
     def leaf(x: Tensor, scale: float = 1.0) -> Parameter:
-        return Parameter((x * scale).to(dtype))
+        return Parameter(x.mul_(scale).to(dtype))  # in place: the weights of a layer are gigabytes
 
     logits = ROUTERS[router](s.T, s.E, dtype).to(device)
     if scheme:
