@@ -6,6 +6,7 @@ after a crash goes on with the points that it has not finished, without the peer
 
 import argparse
 import functools
+import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,11 +23,18 @@ from harness import agrees
 from problem import BACKWARD, BOTH, FORWARD, ROUTERS, Operator, Problem, Work, problem
 from torch import Tensor
 
+# after which ncu gets no other call: it writes its figures at the end, and none if it is stopped
+COUNTED_SECONDS = 10.0
+
 
 def checked_layers(
-    session: Session, p: Problem, *, forget: bool
+    session: Session,
+    p: Problem,
+    variants: Iterable[str] = peers.GPU_VARIANTS,
+    *,
+    forget: bool,
 ) -> tuple[dict[str, Operator], dict[str, float], dict[str, str]]:
-    """Every variant that is right here, its error, and why the others are left out.
+    """Those of the variants that are right here, their errors, and why the others are left out.
 
     Ours is compared with the oracle, peers with ours.
     """
@@ -51,7 +59,7 @@ def checked_layers(
         return layer, agrees(layer.results(), want, 4.0)
 
     reasons = {}
-    for name in [name for name in peers.GPU_VARIANTS if name != peers.OURS]:
+    for name in [name for name in variants if name != peers.OURS]:
         if why := session.given_up(name) or peers.too_large(name, p.s, p.dtype):
             reasons[name] = why
             continue
@@ -65,10 +73,16 @@ def checked_layers(
 
 
 def measure_layer(
-    session: Session, p: Problem, router: str, directions: Iterable[str], *, forget: bool
+    session: Session,
+    p: Problem,
+    router: str,
+    directions: Iterable[str],
+    variants: Iterable[str] = peers.GPU_VARIANTS,
+    *,
+    forget: bool,
 ) -> None:
-    """Rows for the whole layer at one point, all variants."""
-    layers, errors, reasons = checked_layers(session, p, forget=forget)
+    """Rows for the whole layer at one point."""
+    layers, errors, reasons = checked_layers(session, p, variants, forget=forget)
     for direction in directions:
         place = {"op": "moe", "router": router, **p.s._asdict(), "direction": direction}
         notes, calls = dict(reasons), {}
@@ -166,12 +180,17 @@ def layer(session: Session) -> None:
         for router in ROUTERS
         for T in group
     }
-    for name in session.points(points):
-        router, T, forget = points[name]
+    # what needs no tuning comes first: where nothing was compiled beforehand, the tuning of peers
+    # may outlast the part
+    first, *_ = points
+    untuned = f"{first}, untuned"
+    for name in session.points([untuned, *points]):
+        router, T, forget = points[first if name == untuned else name]
         torch.manual_seed(0)
         p = problem(scale.layer._replace(T=T), scale.dtype, scale.device, router=router)
-        measure_layer(session, p, router, (FORWARD, BOTH), forget=forget)
-        if router == "uniform":
+        variants = peers.VARIANTS if name == untuned else peers.GPU_VARIANTS
+        measure_layer(session, p, router, (FORWARD, BOTH), variants, forget=forget)
+        if name != untuned and router == "uniform":
             measure_operators(session, p, router)
             session.free()
             split = functools.partial(measure_split, session, p, router)
@@ -256,7 +275,11 @@ def counters(session: Session) -> None:
         calls[f"layer T={T} {direction}"] = layer.calls()[direction][0]
     gate = problem(scale.layer._replace(T=16384, H=8, F=8), scale.dtype, scale.device)
     calls["gate T=16384"] = gate.operator("grouped_gate").calls()[FORWARD][0]
+    began = time.monotonic()
     for name, call in calls.items():
+        if on_gpu and time.monotonic() - began > COUNTED_SECONDS:
+            print(f"no time for {name}", flush=True)
+            continue
         call()  # what it compiles and allocates at first is not watched
         session.synchronize()
         with torch.cuda.profiler.profile() if on_gpu else nullcontext():

@@ -128,21 +128,19 @@ def layers(table: Table) -> list[str]:
     names = dict.fromkeys(row["variant"] for row in table.rows if row["op"] == "moe")
     others = [name for name in names if name != OURS]
     place = ("router", "direction", "T", "H")
-    cells = []
+    cells: dict[tuple[str, ...], list[str]] = {}  # of a point that was timed twice the last time
     for row in table.rows:
         if row["op"] == "moe" and row["variant"] == OURS and row["median_ms"]:
             point = {name: row[name] for name in ("part", "op", *place, "F")}
             ratios = [table.ratio(name, **point) for name in others]
-            cells.append(
-                [
-                    *(row[name] for name in place),
-                    short(row["median_ms"]),
-                    *rates(row),
-                    *("-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
-                ]
-            )
+            cells[tuple(point.values())] = [
+                *(row[name] for name in place),
+                short(row["median_ms"]),
+                *rates(row),
+                *("-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
+            ]
     title = "LAYER; columns of peers: their time over ours"
-    return aligned(title, [*place, "ms", *RATES, *others], cells)
+    return aligned(title, [*place, "ms", *RATES, *others], list(cells.values()))
 
 
 def single_operators(table: Table) -> list[str]:
@@ -204,12 +202,15 @@ def memory(table: Table) -> list[str]:
 
 def tiles(table: Table) -> list[str]:
     """What the search found for each kernel, by rows of the layer."""
-    cells = [
-        [r["op"].removeprefix("tiles "), r["T"], short(r["median_ms"]), r["note"]]
+    cells = {  # the last word on each
+        (r["op"], r["T"]): [
+            r["op"].removeprefix("tiles "),
+            *(r["T"], short(r["median_ms"]), r["note"]),
+        ]
         for r in table.rows
         if r["part"] == "tiles"
-    ]
-    return aligned("TILES, ms", ["kernel", "T", "now", "what"], cells)
+    }
+    return aligned("TILES, ms", ["kernel", "T", "now", "what"], list(cells.values()))
 
 
 MICROSECONDS = {"ns": 1e-3, "us": 1.0, "ms": 1e3, "s": 1e6}
@@ -248,7 +249,9 @@ def counted(path: Path) -> list[Counted]:
         unit = {"n": "ns", "u": "us", "m": "ms", "": "s"}.get(unit, unit)
         us = float(duration["Metric Value"].replace(",", "")) * MICROSECONDS[unit]
         peaks = {name: metrics[name]["Metric Value"] for name in PEAKS if name in metrics}
-        said = [(r["Section Name"], r["Rule Description"]) for r in rows if r["Rule Description"]]
+        said = [
+            (r["Section Name"], r["Rule Description"]) for r in rows if r.get("Rule Description")
+        ]
         said.sort(key=lambda rule: not rule[0].startswith("Warp State"))
         name = rows[0]["Kernel Name"].split("(")[0].split("<")[0]
         found.append(Counted(name, us, peaks, " ".join(said[0][1].split()) if said else ""))
