@@ -651,6 +651,69 @@ def test_a_part_may_be_stopped_before_the_others(tmp_path: Path) -> None:
     assert not outcome.failed
 
 
+def test_quantised_experts_keep_the_tiles_that_were_compiled(tmp_path: Path) -> None:
+    stages = module("gpu").stages(smoke=False, work=tmp_path, out=tmp_path)
+    (quant,) = (part for stage in stages for part in stage if part.name == "quant")
+    assert ("MOGE_OPS_CONFIG_DIR", "") in quant.environment
+
+
+@pytest.mark.parametrize("code", ["", "sys.exit(3)"])
+def test_children_end_with_their_part(code: str, tmp_path: Path) -> None:
+    child = "import subprocess; child = subprocess.Popen(['sleep', '600'])\n"
+    one = part(tmp_path, "leaver", f"{child}print(child.pid, flush=True)\n{code}")
+    module("gpu").run_stage([one], [], tmp_path, 30.0)
+    pid = int((tmp_path / "leaver.log").read_text().split()[0])
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(pid)
+
+
+def test_parts_side_by_side_have_a_thread_each(tmp_path: Path) -> None:
+    gpu = module("gpu")
+    both = [part(tmp_path, name, "print(os.environ.get('OMP_NUM_THREADS'))") for name in ("a", "b")]
+    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "7"}):
+        for parts, threads in ((both, "1"), (both[:1], "7")):
+            (tmp_path / "a.log").unlink(missing_ok=True)
+            gpu.run_stage(parts, [], tmp_path, 30.0)
+            assert (tmp_path / "a.log").read_text() == f"{threads}\n"
+
+
+def test_a_search_that_was_started_again_keeps_what_it_had(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_tuning, autotune = module("gpu_tuning"), module("autotune")
+    table = session.csv.parent / "tiles" / "configs.csv"
+    one = autotune.present("up", 16.0)._replace(num_stages=5)
+    found = autotune.Found(one, 2.0, 1.0, 9)
+    autotune.write_table(table, {("up", 16.0): found}, "measured", gpu_tuning.STATIC)
+    monkeypatch.setattr(gpu_tuning, "searched", lambda *place: found)
+    monkeypatch.setattr(session, "points", lambda names: iter(["gemm 16"]))
+    gpu_tuning.tiles(session)
+    again = autotune.read_found(table, gpu_tuning.STATIC)
+    assert {key: kept.config for key, kept in again.items()} == dict.fromkeys(
+        [("up", 16.0), ("gemm", 16.0)], one
+    )
+
+
+def test_each_class_gets_a_step_before_any_gets_another(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_tuning, autotune = module("gpu_tuning"), module("autotune")
+    order = []
+
+    def searched(_: Any, kernel: str, limit: float, *more: Any) -> Any:
+        order.append((limit, kernel, more[-1] is not None))
+        config = autotune.present(kernel, limit)
+        better = kernel == "up" and limit == 16.0
+        stages = config.num_stages + better
+        return autotune.Found(config._replace(num_stages=stages), 2.0, 1.0, 9)
+
+    monkeypatch.setattr(gpu_tuning, "searched", searched)
+    gpu_tuning.tiles(session)
+    assert order == [*((*one, False) for one in autotune.ORDER), (16.0, "up", True)]
+
+
 NCU = """==PROF== Connected to process 7
 ==PROF== Disconnected from process 7
 "ID","Kernel Name","Section Name","Metric Name","Metric Unit","Metric Value","Rule Description"

@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,10 +102,14 @@ def stages(*, smoke: bool, work: Path, out: Path) -> list[list[Part]]:
     """Stages run one after the other. Parts that time nothing share one and run side by side."""
     demo = (str(ROOT / "examples" / "demo.py"), *DEMO[smoke], "--out", str(work / "demo"))
     shares = 1 if smoke else max(1, min(6, (os.cpu_count() or 1) // 2 - 2))
-    stall = 300 if smoke else 60  # a smoke run may share two cores with other tests
+    # collecting the tests and compiling take long where so many share the cores; a smoke run may
+    # share two of them with other tests
+    stall = 300 if smoke else 100
     sharing = (("QUACK_COMPILE_WORKERS", "1"),)  # QuACK would start eight processes in each
     # memcheck alone where the tool is missing: both would be the same
     watched = [small(tool) for tool in ("memcheck", "racecheck")]
+    # what was compiled beforehand is for the usual tiles
+    static = (("MOGE_OPS_CONFIG_DIR", ""),)
     return [
         [Part("ceilings", 25, stall=30)],
         [
@@ -116,11 +121,11 @@ def stages(*, smoke: bool, work: Path, out: Path) -> list[list[Part]]:
             Part("tunegate", 120),
             Part("tunequant", 120),
         ],
-        [Part("tiles", 60, most=100)],
+        [Part("tiles", 60, most=100, stall=stall / 2)],
         [Part("layer", 110, stall=100)],
         [Part("sonic", 45, stall=45)],
         [Part("gate", 30, stall=30)],
-        [Part("quant", 40, stall=30)],
+        [Part("quant", 40, stall=30, environment=static)],
         [Part("memory", 20, stall=20)],
         [counted(out)],
     ]
@@ -151,9 +156,10 @@ class Running:
         self.heard = time.monotonic()
 
     def kill(self) -> None:
-        if self.process.poll() is None:
+        """Ends it with its children, which may have outlived it."""
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        self.process.wait()
 
     def last(self) -> str:
         """What it noted last, or else the end of what it printed."""
@@ -176,8 +182,8 @@ class Running:
                 return None
             self.kill()
             return self.again(f"hung for {self.part.stall:g} s")
+        self.kill()
         if code is None:
-            self.kill()
             return self.end(f"killed after {now - self.began:.0f} s", self.part.correctness)
         if code == 0:
             return self.end("ok", False)
@@ -212,6 +218,8 @@ def run_stage(
 ) -> list[Outcome]:
     """Runs parts at the same time; none outlasts ``seconds``."""
     now = time.monotonic()
+    if len(parts) > 1:  # a thread of torch for each core in each of twenty processes slows all down
+        parts = [p._replace(environment=(*p.environment, ("OMP_NUM_THREADS", "1"))) for p in parts]
     running = [Running(part, base, work, now + min(seconds, part.most)) for part in parts]
     outcomes = []
     try:
@@ -282,6 +290,8 @@ def prepare(work: Path, brought: Path) -> str:
         "TRITON_CACHE_DIR": str(work / "kernels"),
     }
     os.environ.setdefault("MOGE_OPS_EXAMPLES", "5")  # per property test
+    # a pool of a process for each core takes longer to start than the few kernels to compile
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     # the tests turn deterministic algorithms on, which cuBLAS refuses without
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return trouble
