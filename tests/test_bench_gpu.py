@@ -634,6 +634,15 @@ def test_all_limits_together_are_nine_minutes(tmp_path: Path) -> None:
     assert gpu.kept(stages) + gpu.VERSIONS_SECONDS + gpu.REPORT_SECONDS <= gpu.SECONDS <= 540
 
 
+def test_a_layer_of_few_sizes_leaves_time_to_the_checks(tmp_path: Path) -> None:
+    gpu = module("gpu")
+    few, all_of_them = (
+        gpu.kept(gpu.planned(gpu.stages(smoke=False, work=tmp_path, out=tmp_path, **n), ["layer"]))
+        for n in ({"tokens": 1}, {})
+    )
+    assert few < all_of_them / 2
+
+
 def test_only_some_parts_run(tmp_path: Path) -> None:
     gpu = module("gpu")
     stages = gpu.stages(smoke=False, work=tmp_path, out=tmp_path)

@@ -68,8 +68,9 @@ class Outcome(NamedTuple):
 
 def cuda_tool(name: str) -> str:
     """Path of a tool of CUDA's, if it is here."""
-    beside_cuda = Path("/usr/local/cuda/bin") / name
-    return shutil.which(name) or (str(beside_cuda) if beside_cuda.exists() else "")
+    places = [Path("/usr/local/cuda/bin"), *Path("/opt/nvidia/nsight-compute").glob("*")]
+    elsewhere = [str(place / name) for place in places if (place / name).is_file()]
+    return shutil.which(name) or next(iter(elsewhere), "")
 
 
 def small(tool: str) -> Part:
@@ -98,8 +99,11 @@ def counted(out: Path) -> Part:
     return Part("counters-ncu" if ncu else "counters", 35, prefix=prefix)
 
 
-def stages(*, smoke: bool, work: Path, out: Path) -> list[list[Part]]:
-    """Stages run one after the other. Parts that time nothing share one and run side by side."""
+def stages(*, smoke: bool, work: Path, out: Path, tokens: int = 7) -> list[list[Part]]:
+    """Stages run one after the other. Parts that time nothing share one and run side by side.
+
+    ``tokens``: how many numbers of tokens the layer is timed at.
+    """
     demo = (str(ROOT / "examples" / "demo.py"), *DEMO[smoke], "--out", str(work / "demo"))
     shares = 1 if smoke else max(1, min(6, (os.cpu_count() or 1) // 2 - 2))
     # collecting the tests and compiling take long where so many share the cores; a smoke run may
@@ -122,7 +126,7 @@ def stages(*, smoke: bool, work: Path, out: Path) -> list[list[Part]]:
             Part("tunequant", 120),
         ],
         [Part("tiles", 60, most=100, stall=stall / 2)],
-        [Part("layer", 110, stall=100)],
+        [Part("layer", min(110, 30 + 12 * tokens), stall=100)],
         [Part("sonic", 45, stall=45)],
         [Part("gate", 30, stall=30)],
         [Part("quant", 40, stall=30, environment=static)],
@@ -343,7 +347,8 @@ def main() -> int:
         carried = binaries(work)
         if args.smoke:  # Triton asks once, when it is imported
             os.environ["TRITON_INTERPRET"] = "1"
-        plan = planned(stages(smoke=args.smoke, work=work, out=out), args.only)
+        sizes = {"tokens": len(args.tokens)} if args.tokens else {}
+        plan = planned(stages(smoke=args.smoke, work=work, out=out, **sizes), args.only)
         base = ["--csv", str(csv), "--work", str(work), "--date", now]
         base += ["--smoke"] if args.smoke else []
         base += ["--tokens", *args.tokens] if args.tokens else []

@@ -206,10 +206,14 @@ def sonic(session: Session) -> None:
     """The two shapes of SonicMoE's figure 14, plain top-k."""
     scale = session.scale
     points = {f"T={s.T} H={s.H} F={s.F}": s for s in scale.sonic}
-    for name in session.points(points):
+    first, *_ = points
+    untuned = f"{first}, untuned"  # see layer
+    for name in session.points([untuned, *points]):
         torch.manual_seed(0)
-        p = problem(points[name], scale.dtype, scale.device)
-        measure_layer(session, p, "uniform", (FORWARD, BOTH, BACKWARD), forget=False)
+        p = problem(points[first if name == untuned else name], scale.dtype, scale.device)
+        variants = (peers.OURS, "torch grouped_mm") if name == untuned else peers.GPU_VARIANTS
+        directions = (FORWARD, BACKWARD) if name == untuned else (FORWARD, BOTH, BACKWARD)
+        measure_layer(session, p, "uniform", directions, variants, forget=False)
         del p
         session.free()
         print(name, flush=True)
