@@ -619,13 +619,14 @@ def test_what_memcheck_found_is_said(tmp_path: Path) -> None:
     gpu = module("gpu")
     with mock.patch.dict(os.environ, {"PATH": f"{tmp_path}:{os.environ['PATH']}"}):
         names = {p.name for p in gpu.stages(smoke=True, work=tmp_path, out=tmp_path)[1]}
-        watched = gpu.small("memcheck")
+        watched, races = gpu.small("memcheck"), gpu.small("racecheck")
     assert {"small-memcheck", "small-racecheck"} <= names
     assert watched.prefix[:3] == (str(tool), "--tool", "memcheck")
-    (outcome,) = gpu.run_stage([watched], [], tmp_path, 30.0)
-    assert outcome.failed
-    assert outcome.status == "exit code 9"
-    assert outcome.last.startswith("========= Invalid __global__ read of size 2 bytes")
+    for one in (watched, races):
+        (outcome,) = gpu.run_stage([one], [], tmp_path, 30.0)
+        assert outcome.failed == (one is watched)  # races may be no faults of ours
+        assert outcome.status == "exit code 9"
+        assert outcome.last.startswith("========= Invalid __global__ read of size 2 bytes")
 
 
 def test_all_limits_together_are_nine_minutes(tmp_path: Path) -> None:
