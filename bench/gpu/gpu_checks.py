@@ -155,7 +155,7 @@ def fingerprint(results: dict[str, Tensor]) -> str:
     """Of all bits of all results."""
     found = hashlib.sha256()
     for tensor in results.values():
-        found.update(tensor.detach().contiguous().view(torch.uint8).cpu().numpy().tobytes())
+        found.update(tensor.detach().contiguous().view(torch.uint8).cpu().numpy())
     return found.hexdigest()
 
 
