@@ -193,7 +193,7 @@ def test_a_peer_gives_our_result_and_gradients(variant: str, session: Any) -> No
     p = module("problem").problem(s, torch.float32, router="zipf")
     only = {name: peers.GPU_VARIANTS[name] for name in ("moge_ops", variant)}
     with mock.patch.object(peers, "GPU_VARIANTS", only):
-        layers, errors, reasons = parts.checked_layers(session, p, forget=True)
+        layers, errors, reasons = parts.checked_layers(session, p, only, forget=True)
     assert not reasons
     assert set(layers) == {"moge_ops", variant}
     assert 0 < errors[variant] < 1e-5
@@ -369,6 +369,12 @@ def test_a_test_that_fails_or_cannot_be_collected_is_a_row(tmp_path: Path) -> No
     assert notes["pytest"] == "FAILED: pytest's exit code 1; 1 passed, 1 failed, 0 skipped"
     assert len(notes) == 3
     assert (tmp_path / "tests.now").read_text() == "|ours|: 1 passed, 1 failed, 0 skipped\n"
+
+
+def test_files_whose_tests_take_a_device_are_collected_there() -> None:
+    names = {path.stem for path in module("gpu_checks").files(ROOT / "tests")}
+    assert {"test_grouped_mlp", "test_quant", "test_nn", "test_triton_quantized"} <= names
+    assert not names & {"test_transforms", "test_docs", "test_hub", "test_packaging"}
 
 
 @pytest.mark.parametrize(

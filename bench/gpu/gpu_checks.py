@@ -337,6 +337,17 @@ class Reports:
             self.session.write({"op": report.nodeid, "variant": peers.OURS, "note": note})
 
 
+def files(where: Path) -> list[Path]:
+    """Those of a folder whose tests take a device, with one that chooses it: each worker reads all.
+
+    The others may also need what is not here, which would count as a failure.
+    """
+    if where.is_file():
+        return [where]
+    taking = [path for path in where.glob("test_*.py") if "device: str" in path.read_text()]
+    return sorted({*taking, *where.glob("test_triton_quantized.py")}) or [where]
+
+
 def tests(session: Session) -> None:
     """The operators' tests on the device."""
     import pytest
@@ -345,7 +356,7 @@ def tests(session: Session) -> None:
     reports = Reports(session)
     where, which = session.scale.tests
     options = ["-q", "-c", str(root / "pyproject.toml"), "--rootdir", str(root)]
-    options += [str(root / where), "-k", which, "-p", "no:cacheprovider"]
+    options += [*map(str, files(root / where)), "-k", which, "-p", "no:cacheprovider"]
     options += ["--continue-on-collection-errors"]
     if not session.smoke and importlib.util.find_spec("xdist"):
         options += ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "loadgroup"]
