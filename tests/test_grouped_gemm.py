@@ -93,6 +93,33 @@ def test_triton_with_specialized_warps_gives_the_same(
         check(rows, weight, offsets_of(counts), "cuda" if on_gpu else "cpu")
 
 
+def test_triton_without_specialized_warps_has_twice_as_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a row of the tables asks for them, and a bias has no kernel with them."""
+    with nullcontext() if torch.cuda.is_available() else backend("triton"):
+        module = load("triton", "grouped_gemm")
+        find_config, constants, warps = module.find_config, module.constants, []
+
+        def specialized(*args: Any, **kwargs: Any) -> Any:
+            return find_config(*args, **kwargs)._replace(swap=0, specialize=1, num_warps=4)
+
+        def noted(config: Any, *args: Any) -> Any:
+            warps.append(config.num_warps)
+            return constants(config, *args)
+
+        monkeypatch.setattr(module, "find_config", specialized)
+        monkeypatch.setattr(module, "constants", noted)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        rows, weight = torch.randn(4, 8, device=device), torch.randn(2, 5, 8, device=device)
+        bias, offsets = torch.randn(2, 5, device=device), offsets_of([3, 1]).to(device)
+        out = module.biased_product(rows, weight, offsets, bias)
+    assert warps == [8]
+    want = oracle(rows.double(), weight.double(), offsets)
+    want += bias.double()[torch.tensor([0, 0, 0, 1], device=device)]
+    assert_matches(out, want, "out")
+
+
 @pytest.mark.slow_on("triton")
 @given(
     counts=st.lists(st.integers(0, 35), min_size=1, max_size=5),

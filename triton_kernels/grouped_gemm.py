@@ -150,6 +150,8 @@ def _product(
     if config.specialize and rows_desc and source is weight and bias is None:
         _specialized.launch(rows, source, offsets, out, config, r_last=r_last)
         return out
+    if config.specialize:  # twice the warps multiply: one group of them has no room for the tile
+        config = config._replace(num_warps=2 * config.num_warps)
     _grouped_gemm_kernel[grid(config, N, E, C, rows.device)](
         rows=TensorDescriptor.from_tensor(rows, box_rows) if rows_desc else rows,
         row_scale_ptr=row_scale,

@@ -47,7 +47,10 @@ def products(rows: int, s: Sizes, device: str) -> dict[str, Call]:
 
     x, pre, act = new(T, H), new(N, 2 * F), new(N, F)
     w_gate_up, w_down = new(E, 2 * F, H), new(E, H, F)
-    slots = torch.randperm(N, device=device, dtype=torch.int32)
+    # of an expert in the order of tokens, as `route` has them: gathered rows lie not too far apart
+    slots = (
+        torch.randperm(N, device=device, dtype=torch.int32).view(E, rows).sort(-1).values.ravel()
+    )
     slot_to_row = slots.argsort().int().view(T, K)
     offsets = torch.arange(0, N + 1, rows, device=device, dtype=torch.int32)
     weights = torch.rand(T, K, device=device)
@@ -71,6 +74,8 @@ def neighbours(kernel: str, config: Config) -> Iterator[Config]:
     for field in ("block_m", "block_c", "block_r", "num_warps"):
         value = getattr(config, field)
         smallest, largest = (4, 8) if field == "num_warps" else (16, 256)
+        if (kernel, field) == ("up", "block_c"):
+            largest = 128  # gate and up have as many each, and descriptors no more than 256
         for other in (2 * value, value // 2):
             if smallest <= other <= largest:
                 yield config._replace(**{field: other})
