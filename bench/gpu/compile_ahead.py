@@ -243,7 +243,7 @@ def main() -> int:
                 list(pool.map(run, range(len(jobs()))))
         if args.only != "parts":
             options = ["-q", "-p", "compile_ahead", "-p", "no:cacheprovider", "-n", "auto"]
-            options += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "--tb=no"]
+            options += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "--no-summary"]
             options += ["--continue-on-collection-errors", *(str(t.resolve()) for t in args.tests)]
             paths = os.pathsep.join(filter(None, (*sys.path, os.environ.get("PYTHONPATH"))))
             # tests of launchers have no results to compare: what counts is what was compiled. Not
