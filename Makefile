@@ -181,22 +181,22 @@ fuzz: .venv/made ## random and hostile calls for MINUTES=30; options: ARGS='--ta
 gpu: ## checks and benchmarks on a GPU, 9 minutes, nothing is installed; options: ARGS=...
 	@$(PYTHON) bench/gpu/gpu.py $(ARGS)
 
-# some wheels are of one Python, that of the other machine; SonicMoE's ask for >= 3.12
-gpu-wheels: ## the peers' wheels into .whl, for an x86-64 machine without network, Python GPU_PYTHON=3.12; PACK=yes packs them tighter
-	@rm -rf .whl
+# some wheels serve one version of Python, and the other machine's counts; SonicMoE needs >= 3.12
+gpu-wheels: ## the peers' wheels into .whl, for an x86-64 machine without network, Python GPU_PYTHON=3.12; PACK=yes packs them into one archive
+	@rm -f .whl/*.whl .whl/wheels.tar.xz
 	@for peers in peers gpu-peers; do \
 		$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
 			--python-version $(GPU_PYTHON) --platform manylinux_2_28_x86_64 --dest .whl \
-			-r requirements/$$peers.txt || echo "note: no $$peers for Python $(GPU_PYTHON)"; done
+			-r requirements/$$peers.txt || echo "note: without the peers of requirements/$$peers.txt: see pip above"; done
 	@$(if $(PACK),$(PYTHON) bench/gpu/pack.py .whl)
 	@du -sh .whl
 
-# Triton looks for a binary by the bits of its own library, among others: that of the other machine's Python
-gpu-kernels: .venv-gpu/made ## what our kernels compile to on a Hopper GPU, for Triton 3.6 of GPU_PYTHON=3.12, into .whl, in half an hour; ARGS='--target sm_80'
-	@PYTHONPATH=bench/ops .venv-gpu/bin/python bench/gpu/compile_ahead.py .whl/kernels.tar.xz $(ARGS)
+# Triton's own library is part of the key of a binary, and its wheels for two Pythons differ in it
+gpu-kernels: .venv-gpu-$(GPU_PYTHON)/made ## our kernels, compiled for a Hopper GPU and Triton 3.6 of Python GPU_PYTHON=3.12, into .whl; half an hour; ARGS='--target sm_80'
+	@PYTHONPATH=bench/ops .venv-gpu-$(GPU_PYTHON)/bin/python bench/gpu/compile_ahead.py .whl/kernels.tar.xz $(ARGS)
 
-clean: ## remove environments, builds and caches
-	@rm -rf .venv .venv-{ecosystem,gpu,npu,npu-oldest,oldest,triton-ascend,vllm,wheel}
+clean: ## remove environments, builds, caches and out
+	@rm -rf .venv .venv-{ecosystem,gpu-*,npu,npu-oldest,oldest,triton-ascend,vllm,wheel}
 	@rm -rf .whl .peers .engines build dist out
 	@rm -rf moge_ops/_*.so moge_ops/_*.txt *.egg-info .hypothesis .benchmarks .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
@@ -242,16 +242,13 @@ $(AXE):
 	@$(call pip,.venv) --no-deps --only-binary=:all: --target .engines -r $<
 	@touch $@
 
-.venv-oldest/made: $(SETUP) requirements/oldest.txt
-	$(say) '.venv-oldest: the oldest torch, Triton and transformers'
-	@$(PYTHON) -m venv .venv-oldest
-	@$(call pip,.venv-oldest) -r requirements/oldest.txt -r requirements/test.txt -e '.[models]'
-	@touch $@
-
-.venv-gpu/made: $(SETUP) requirements/oldest.txt
-	$(say) '.venv-gpu: Triton 3.6 for Python $(GPU_PYTHON), which has to be there'
-	@python$(GPU_PYTHON) -m venv .venv-gpu
-	@$(call pip,.venv-gpu) -r requirements/oldest.txt -r requirements/test.txt -e '.[models]'
+# the second for the Triton of a GPU's machine
+.venv-oldest/made: MADE_BY = $(PYTHON)
+.venv-gpu-$(GPU_PYTHON)/made: MADE_BY = python$(GPU_PYTHON)
+.venv-oldest/made .venv-gpu-$(GPU_PYTHON)/made: $(SETUP) requirements/oldest.txt
+	$(say) '$(@D): the oldest torch, Triton and transformers, with $(MADE_BY)'
+	@$(MADE_BY) -m venv $(@D)
+	@$(call pip,$(@D)) -r requirements/oldest.txt -r requirements/test.txt -e '.[models]'
 	@touch $@
 
 # torch_npu would be loaded with torch, and finds no runtime yet

@@ -6,8 +6,10 @@ import functools
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -614,6 +616,7 @@ print("went on")
     assert outcome.status == "ok, after 1 restarts"
     assert outcome.failed == (whose == "ours")
     why = "exit code 70" if "exit" in how else "hung for 4 s"
+    assert outcome.last == f"{why} at T=8: liger"
     assert (tmp_path / "layer.without").read_text() == f"liger|not run: {why} at T=8: liger\n"
     assert "went on" in (tmp_path / "layer.log").read_text()
 
@@ -705,7 +708,7 @@ def test_a_search_that_was_started_again_keeps_what_it_had(
     gpu_tuning, autotune = module("gpu_tuning"), module("autotune")
     table = session.csv.parent / "tiles" / "configs.csv"
     one = autotune.present("up", 16.0)._replace(num_stages=5)
-    found = autotune.Found(one, 2.0, 1.0, 9)
+    found = autotune.Found(one, 2.0, 1.0, 9, 0)
     autotune.write_table(table, {("up", 16.0): found}, "measured", gpu_tuning.STATIC)
     monkeypatch.setattr(gpu_tuning, "searched", lambda *place: found)
     monkeypatch.setattr(session, "points", lambda names: iter(["gemm 16"]))
@@ -727,7 +730,7 @@ def test_each_class_gets_a_step_before_any_gets_another(
         config = autotune.present(kernel, limit)
         better = kernel == "up" and limit == 16.0
         stages = config.num_stages + better
-        return autotune.Found(config._replace(num_stages=stages), 2.0, 1.0, 9)
+        return autotune.Found(config._replace(num_stages=stages), 2.0, 1.0, 9, 0)
 
     monkeypatch.setattr(gpu_tuning, "searched", searched)
     gpu_tuning.tiles(session)
@@ -760,17 +763,15 @@ def test_what_ncu_counted_is_told_with_its_reason(tmp_path: Path) -> None:
     assert reason == "_up_kernel: Each warp waits for a barrier"
 
 
-def undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What prepare() sets."""
-    for name in (
-        *("PYTHONPATH", "PYTHONUNBUFFERED", "MOGE_OPS_EXAMPLES", "CUBLAS_WORKSPACE_CONFIG"),
-        "TRITON_CACHE_DIR",
-    ):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
+@pytest.fixture
+def environment() -> Iterator[None]:
+    """What prepare() sets is undone."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 def test_packed_wheels_are_unpacked_with_what_their_pth_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheels, work = tmp_path / "whl", tmp_path / "work"
     wheels.mkdir()
@@ -782,7 +783,6 @@ def test_packed_wheels_are_unpacked_with_what_their_pth_names(
         wheel.writestr("two.pth", "\nimport sys\ntwo_folder/inner")
     module("pack").pack(wheels)
     assert [file.name for file in wheels.iterdir()] == ["wheels.tar.xz"]
-    undone(monkeypatch)
     gpu = module("gpu")
     monkeypatch.setattr(gpu, "ROOT", tmp_path)  # a checkout without a package
     (tmp_path / "moge_ops").mkdir()
@@ -794,7 +794,7 @@ def test_packed_wheels_are_unpacked_with_what_their_pth_names(
 
 @pytest.mark.slow
 def test_the_package_and_the_wheels_run_from_where_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheels = tmp_path / "whl"
     wheels.mkdir()
@@ -804,7 +804,6 @@ def test_the_package_and_the_wheels_run_from_where_they_are(
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
-    undone(monkeypatch)
     assert module("gpu").prepare(tmp_path / "work", wheels) == ""
     code = (
         "import carried, moge_ops, moge_ops.triton_kernels.swiglu as kernel\n"
@@ -824,12 +823,12 @@ def test_the_package_and_the_wheels_run_from_where_they_are(
 
 
 @pytest.mark.slow
-def test_what_is_compiled_ahead_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_compiled_ahead_is_found(
+    tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Packed, unpacked elsewhere, and asked for again: nothing is compiled a second time."""
     pytest.importorskip("triton")
-    undone(monkeypatch)
-    monkeypatch.setenv("PYTHONPATH", f"{OPS}{os.pathsep}{os.environ['PYTHONPATH']}")
-    monkeypatch.delenv("TRITON_CACHE_DIR")
+    monkeypatch.setenv("PYTHONPATH", f"{OPS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     some = ROOT / "tests" / "test_swiglu.py"
     command = [sys.executable, str(GPU / "compile_ahead.py"), "--only", "tests", "--tests", some]
     archive = tmp_path / "brought" / "kernels.tar.xz"
@@ -855,10 +854,56 @@ def test_what_is_compiled_ahead_is_found(tmp_path: Path, monkeypatch: pytest.Mon
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
+    (tmp_path / "gpu.csv").write_text("of an earlier run")
     command = [sys.executable, str(GPU / "gpu.py"), "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "it needs a GPU that torch sees" in done.stdout
+    assert (tmp_path / "gpu.csv").read_text() == "of an earlier run"
+
+
+def test_what_was_brought_along_and_does_not_serve_is_said(
+    tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = module("gpu")
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)  # a checkout without a package
+    (tmp_path / "moge_ops").mkdir()
+    brought = tmp_path / "brought"
+    (brought / "kernels" / "ABC").mkdir(parents=True)
+    (brought / "kernels" / "made-for").write_text("Triton 3.5.0, Python 3.12")
+    group = {"child_paths": {"k.cubin": "/where/it/was/k.cubin"}}
+    (brought / "kernels" / "ABC" / "__grp__k.json").write_text(json.dumps(group))
+    with tarfile.open(brought / "kernels.tar.xz", "w:xz") as archive:
+        archive.add(brought / "kernels", arcname="kernels")
+    (brought / "wheels.tar.xz").write_bytes(b"no archive")
+    os.environ["MOGE_OPS_CONFIG_DIR"] = "of the user"
+    trouble = gpu.prepare(tmp_path / "work", brought)
+    assert f"kernels are for Triton 3.5.0, Python 3.12, which does not serve {gpu.made_for()}" in (
+        trouble
+    )
+    assert "wheels.tar.xz is broken: " in trouble
+    assert "MOGE_OPS_CONFIG_DIR" not in os.environ
+    here = tmp_path / "work" / "kernels" / "ABC"
+    assert json.loads((here / "__grp__k.json").read_text()) == {
+        "child_paths": {"k.cubin": str(here / "k.cubin")}
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_parts_too(number: int, tmp_path: Path) -> None:
+    command = [sys.executable, str(GPU / "gpu.py"), "--smoke", "--only", "layer"]
+    with subprocess.Popen([*command, "--out", str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while b"revision" not in process.stdout.readline():  # `versions` has ended
+            assert process.poll() is None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (started := children.read_text().split()):
+            assert process.poll() is None
+        time.sleep(1.0)  # now gpu.py knows what it has started
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+    assert not any(alive(int(child)) for child in started)
 
 
 # --------------------------------------------------------------------- targets, summary, plots

@@ -185,7 +185,7 @@ def test_one_step_changes_one_field(autotune: ModuleType) -> None:
 def test_what_was_found_is_read_again(autotune: ModuleType, tmp_path: Path) -> None:
     table = tmp_path / "configs.csv"
     assert autotune.read_found(table, "kept") == {}
-    one = autotune.Found(autotune.present("up", 16.0)._replace(num_stages=5), 2.0, 1.0, 9)
+    one = autotune.Found(autotune.present("up", 16.0)._replace(num_stages=5), 2.0, 1.0, 9, 0)
     autotune.write_table(table, {("up", 16.0): one}, "measured", "kept")
     found = autotune.read_found(table, "kept")
     assert {key: again.config for key, again in found.items()} == {("up", 16.0): one.config}
@@ -209,11 +209,12 @@ def test_a_tile_that_computes_something_else_is_not_timed(
     right = torch.ones(8)
     results = iter([right, right * 1.001, right * 1.1, right * torch.nan])
     trials = autotune.Trials.__new__(autotune.Trials)
-    trials.kernel, trials.want = "up", []
+    trials.kernel, trials.want, trials.wrong = "up", [], []
     trials.call = lambda: (next(results), None)
     config = autotune.present("up", 16.0)
     times = [trials.time(config, lambda call: 1.0) for _ in range(4)]
     assert times == [1.0, 1.0, autotune.NEVER, autotune.NEVER]
+    assert trials.wrong == [config, config]
 
 
 def test_no_search_under_deterministic_algorithms(autotune: ModuleType) -> None:

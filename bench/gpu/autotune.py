@@ -38,7 +38,10 @@ Timer = Callable[[Call], float]  # milliseconds
 
 
 def products(rows: int, s: Sizes, device: str) -> dict[str, Call]:
-    """A call of each kernel in a layer, with ``rows`` rows per expert; ``s.T`` is not used."""
+    """A call of each kernel in a layer, with ``rows`` rows per expert; ``s.T`` is not used.
+
+    N = E rows, T = N / K tokens; x ``[T, H]``, both weights ``[E, 2F, H]`` and ``[E, H, F]``.
+    """
     H, F, E, K = s.H, s.F, s.E, s.K
     T, N = rows * E // K, rows * E
 
@@ -112,13 +115,13 @@ def fastest(
 
 
 def device_class() -> str:
-    """That of the table; under the interpreter, which has tiles of its own, one to try with."""
+    """The table's class for this GPU; under the interpreter, which has no rows, that of Hopper."""
     found = _configs.device_class()
     return "hopper" if found == "interpreter" else found
 
 
 def present(kernel: str, limit: float) -> Config:
-    """The table's tile."""
+    """The tile that the table has for a class of shapes."""
     return next(c for end, c in _configs._table()[kernel, device_class()] if limit <= end)
 
 
@@ -130,6 +133,7 @@ class Trials:
         self.now = present(kernel, limit)
         self.call = products(rows or SHAPE_CLASSES[limit], s, device)[kernel]
         self.want: list[Tensor] = []
+        self.wrong: list[Config] = []
 
     def using(self, config: Config) -> AbstractContextManager[object]:
         """The kernel has this tile for every shape."""
@@ -137,7 +141,7 @@ class Trials:
         return mock.patch.dict(_configs._table(), only)
 
     def time(self, config: Config, timer: Timer) -> float:
-        """That of one tile; ``NEVER`` where it does not build, or computes something else.
+        """Milliseconds with one tile; ``NEVER`` where it does not build, or gives another result.
 
         Raises:
             RuntimeError: Under deterministic algorithms: times differ from run to run, and with
@@ -152,6 +156,8 @@ class Trials:
                 found = [x for x in self.call() if x is not None]
                 self.want = self.want or found
                 if not all(map(close, found, self.want)):
+                    self.wrong.append(config)
+                    print(f"{self.kernel}: ANOTHER RESULT with {config}", flush=True)
                     return NEVER
                 return timer(self.call)
             except Exception as error:
@@ -162,7 +168,7 @@ class Trials:
     def search(self, timer: Timer, steps: float = math.inf) -> "Found":
         """The fastest tile that is found from ``now`` on."""
         best, times = fastest(self.kernel, self.now, lambda config: self.time(config, timer), steps)
-        return Found(best, times[self.now], times[best], len(times))
+        return Found(best, times[self.now], times[best], len(times), len(self.wrong))
 
 
 def unfit(error: Exception) -> bool:
@@ -189,6 +195,7 @@ class Found(NamedTuple):
     before: float  # milliseconds of the table's tile
     after: float
     tried: int
+    wrong: int  # of them, those that gave another result
 
 
 def write_table(
@@ -215,7 +222,7 @@ def read_found(path: Path, kept: str) -> dict[tuple[str, float], Found]:
         lines = [line for line in csv.DictReader(file) if line["origin"] != kept]
     return {
         (line["kernel"], float(line["rows_per_expert"])): Found(
-            Config(*(int(line[field]) for field in Config._fields)), NEVER, NEVER, 0
+            Config(*(int(line[field]) for field in Config._fields)), NEVER, NEVER, 0, 0
         )
         for line in lines
     }

@@ -1,9 +1,10 @@
 """Compiles, without a GPU, what the tests and the parts of `make gpu` launch on one.
 
 `compile_ahead.py ARCHIVE` packs Triton's cache of it, which gpu.py unpacks where it runs, so that a
-borrowed GPU waits for no compiler. Triton finds a binary there if the kernels' source is the same
-and so is Triton, whose wheels for other versions of Python count as another: run this with the
-GPU machine's version of both. Everything else is compiled as ever.
+borrowed GPU need not wait for LLVM and ptxas; what remains is a small launcher in C for each
+signature. Triton finds a binary there if the kernels' source is the same and so is Triton, whose
+wheels for other versions of Python count as another: run this with the GPU machine's version of
+both. Everything else is compiled as ever.
 
 As a plugin of pytest (`-p compile_ahead`) it ends each launch after compilation, and lets the tests
 of the Triton backend go on with torch's results on the CPU.
@@ -29,7 +30,8 @@ import pytest
 import torch
 import triton
 from bench_grouped_gemm import products
-from gpu_session import FULL
+from gpu import made_for
+from gpu_session import BY_NAME, FULL
 from problem import OPERATORS, Problem, random_quantized
 from torch.nn import Parameter
 from triton.backends.compiler import GPUTarget
@@ -42,12 +44,6 @@ from moge_ops.testing import Sizes, backend
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = {"sm_80": 80, "sm_90": 90, "sm_100": 100}
-# files of tests, and tests, that launch without the fixture of devices
-DIRECT = {
-    "test_triton_quantized",
-    "test_triton_with_specialized_warps_gives_the_same",
-    "test_kernels_stay_inside_with_bad_offsets",
-}
 
 
 class Driver:
@@ -127,8 +123,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def launches(item: Any) -> bool:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        names = {item.module.__name__.rpartition(".")[2], getattr(item, "originalname", "")}
-        return params.get("device") == "triton" or bool(names & DIRECT)
+        # those that launch without the fixture of devices are named
+        return params.get("device") == "triton" or any(name in item.nodeid for name in BY_NAME)
 
     items[:] = filter(launches, items)
 
@@ -248,16 +244,21 @@ def main() -> int:
             paths = os.pathsep.join(filter(None, (*sys.path, os.environ.get("PYTHONPATH"))))
             # tests of launchers have no results to compare: what counts is what was compiled. Not
             # in the root, whose triton_kernels/ has another package's name
-            subprocess.run(
+            done = subprocess.run(
                 [sys.executable, "-m", "pytest", *options],
                 cwd=folder,
                 env=os.environ | {"PYTHONPATH": paths},
                 check=False,
             )
+            if done.returncode not in (0, 1):
+                note(f"pytest ended with {done.returncode}, not with 0 or 1: see above")
         args.archive.parent.mkdir(parents=True, exist_ok=True)
-        (cache / "python").write_text(".".join(map(str, sys.version_info[:2])))
-        with tarfile.open(args.archive, "w:xz") as archive:
+        cache.mkdir(exist_ok=True)
+        (cache / "made-for").write_text(made_for())
+        unfinished = args.archive.with_suffix(".part")
+        with tarfile.open(unfinished, "w:xz") as archive:
             archive.add(cache, arcname="kernels")
+        unfinished.replace(args.archive)
         binaries = len(list(cache.rglob("*.cubin")))
         size = args.archive.stat().st_size / 2**20
         print(f"{binaries} binaries of Triton {triton.__version__}, {size:.1f} MiB: {args.archive}")

@@ -1,15 +1,17 @@
 """Checks and measures everything on one GPU, in at most nine minutes.
 
-Needs torch >= 2.11, Triton >= 3.6 and pytest, no network and no installation: the package runs from
-this checkout, peers from what is installed and from the wheels in ``.whl/`` (``make gpu-wheels``).
-Each part is a process with a limit of time: one that hangs, or breaks the GPU's context, costs
-nothing of the others. Exit code: 0, 1 if a correctness check failed or did not end, 2 without a
-GPU.
+Needs torch >= 2.11, Triton >= 3.6 with a C compiler, pytest, hypothesis, safetensors and rich; no
+network, and nothing that outlasts the run: the package runs from this checkout, peers from what is
+installed and from ``.whl/``, which ``make gpu-wheels`` and ``make gpu-kernels`` fill. It replaces
+the files of the last one. Each part is a process with a limit of time: one that hangs, or breaks
+the GPU's context, costs nothing of the others. Exit code: 0, 1 if a check failed or something of
+ours hung or crashed, 2 without a GPU.
 """
 
 import argparse
 import datetime
 import json
+import lzma
 import math
 import os
 import shutil
@@ -21,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +33,8 @@ SECONDS = 540.0
 REPORT_SECONDS = 25.0
 VERSIONS_SECONDS = 30.0
 RESTARTS = 4
+# of one run, apart from its tiles
+FILES = ("gpu.csv", "summary.txt", "log.txt", "gpu_layer.png", "gpu_split.png", "ncu.csv")
 DEMO = {
     False: ["--tokens", "1024"],
     True: [
@@ -144,7 +149,8 @@ class Running:
 
     def __init__(self, part: Part, base: Sequence[str], work: Path, until: float) -> None:
         self.part, self.base, self.work, self.until = part, base, work, until
-        self.began, self.restarts, self.failed = time.monotonic(), 0, False
+        self.began, self.failed = time.monotonic(), False
+        self.survived: list[str] = []  # why it was started again
         self.note = work / f"{part.name}.now"
         self.start()
 
@@ -167,7 +173,8 @@ class Running:
         """Ends it with its children, which may have outlived it."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        with suppress(subprocess.TimeoutExpired):  # one that waits in the driver cannot be killed
+            self.process.wait(timeout=5)
 
     def last(self) -> str:
         """What it noted last, or else the end of what it printed."""
@@ -203,22 +210,24 @@ class Running:
         left = self.note.read_text().strip() if self.note.exists() else unknown
         name, whose, doing = left.split("|", 2)
         self.failed |= self.part.correctness or whose == "ours"
-        if not name or self.restarts == RESTARTS or self.until - time.monotonic() < 10:
+        alive = self.process.poll() is None
+        little = self.until - time.monotonic() < 10
+        if not name or alive or little or len(self.survived) == RESTARTS:
             return self.end(why, self.failed)
         with (self.work / f"{self.part.name}.without").open("a") as file:
             file.write(f"{name}|not run: {why} at {doing}\n")
         with (self.work / f"{self.part.name}.log").open("a") as log:
             log.write(f"\n== {why} at {doing}: started again without {name}\n")
         self.note.unlink()
-        self.restarts += 1
+        self.survived.append(f"{why} at {doing}")
         self.start()
         return None
 
     def end(self, status: str, failed: bool) -> Outcome:
-        if self.restarts:
-            status += f", after {self.restarts} restarts"
-        seconds = time.monotonic() - self.began
-        last = "" if status == "ok" else self.last()[:300]
+        lasts = [*self.survived, *([] if status == "ok" else [self.last()[:300]])]
+        if self.survived:
+            status += f", after {len(self.survived)} restarts"
+        seconds, last = time.monotonic() - self.began, "; ".join(filter(None, lasts))
         return Outcome(self.part.name, status, seconds, failed or self.failed, last)
 
 
@@ -229,9 +238,11 @@ def run_stage(
     now = time.monotonic()
     if len(parts) > 1:  # a thread of torch for each core in each of twenty processes slows all down
         parts = [p._replace(environment=(*p.environment, ("OMP_NUM_THREADS", "1"))) for p in parts]
-    running = [Running(part, base, work, now + min(seconds, part.most)) for part in parts]
+    running: list[Running] = []
     outcomes = []
     try:
+        for part in parts:
+            running.append(Running(part, base, work, now + min(seconds, part.most)))
         while running:
             for one in list(running):
                 if outcome := one.poll():
@@ -257,6 +268,15 @@ def installed(wheels: Sequence[Path], target: Path) -> str:
     return done.stderr.strip().splitlines()[-1] if done.returncode else ""
 
 
+def made_for() -> str:
+    """The Triton whose binaries are found here."""
+    try:
+        version = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        version = "none"
+    return f"Triton {version}, Python {sys.version_info.major}.{sys.version_info.minor}"
+
+
 def unpack(folder: Path, work: Path) -> tuple[list[str], str]:
     """What `make gpu-wheels` and `make gpu-kernels` left: paths of modules, and what went wrong."""
     target, trouble = work / "wheels", ""
@@ -266,12 +286,15 @@ def unpack(folder: Path, work: Path) -> tuple[list[str], str]:
         why = "; ".join(filter(None, (installed([wheel], target) for wheel in found)))
         trouble = f"wheels were not installed: {why}" if why else ""
     for archive in folder.glob("*.tar.xz"):
-        with tarfile.open(archive) as packed:
-            packed.extractall(work, filter="data")
+        try:
+            with tarfile.open(archive) as packed:
+                packed.extractall(work, filter="data")
+        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+            trouble = "; ".join(filter(None, (trouble, f"{archive.name} is broken: {error}")))
     # Triton's key has the bytes of its library, which are others for each version of Python
-    made, here = work / "kernels" / "python", ".".join(map(str, sys.version_info[:2]))
+    made, here = work / "kernels" / "made-for", made_for()
     if made.exists() and made.read_text() != here:
-        why = f"kernels of Triton for Python {made.read_text()} do not serve Python {here}"
+        why = f"kernels are for {made.read_text()}, which does not serve {here}"
         trouble = "; ".join(filter(None, (trouble, why)))
     # Triton writes down where its files are
     for group in (work / "kernels").glob("*/__grp__*.json"):
@@ -292,7 +315,8 @@ def prepare(work: Path, brought: Path) -> str:
             (package / entry.name).symlink_to(entry)
     sites, trouble = unpack(brought, work)
     paths = [str(package.parent), str(ROOT / "bench" / "ops"), *sites]
-    paths += filter(None, [os.environ.get("PYTHONPATH")])
+    paths += map(os.path.abspath, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    os.environ.pop("MOGE_OPS_CONFIG_DIR", None)  # parts would take other tiles for this run's
     os.environ |= {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
@@ -336,14 +360,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="parts that run")
     parser.add_argument("--without", nargs="+", default=[], metavar="PEER", help="peers left out")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="in all")
-    parser.add_argument("--tokens", nargs="+", default=[], metavar="T", help="of Pangu's layer")
+    parser.add_argument("--tokens", nargs="+", type=int, default=[], help="of Pangu's layer")
     args = parser.parse_args()
+    for ended in (signal.SIGTERM, signal.SIGHUP):  # the parts, in sessions of their own, end too
+        signal.signal(ended, lambda number, _: sys.exit(128 + number))
     end = time.monotonic() + args.seconds - REPORT_SECONDS
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     csv, tiles = out / "gpu.csv", out / "tiles" / "configs.csv"
-    for old in (csv, tiles, out / "ncu.csv"):
-        old.unlink(missing_ok=True)
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     with tempfile.TemporaryDirectory(prefix="moge_gpu") as folder:
@@ -356,12 +380,16 @@ def main() -> int:
         plan = planned(stages(smoke=args.smoke, work=work, out=out, **sizes), args.only)
         base = ["--csv", str(csv), "--work", str(work), "--date", now]
         base += ["--smoke"] if args.smoke else []
-        base += ["--tokens", *args.tokens] if args.tokens else []
-        outcomes = run_stage([Part("versions", VERSIONS_SECONDS, correctness=True)], base, work, 60)
+        base += ["--tokens", *map(str, args.tokens)] if args.tokens else []
+        versions = Part("versions", VERSIONS_SECONDS, correctness=True)
+        outcomes = run_stage([versions], base, work, VERSIONS_SECONDS)
         print((work / "versions.log").read_text(), flush=True)
         if outcomes[0].failed:
-            print("this machine cannot run the suite: it needs a GPU that torch sees, or --smoke")
+            print("this machine cannot run the suite, see above: it needs a GPU that torch sees")
+            print("and the packages that `make gpu` names, or --smoke for tiny sizes on the CPU")
             return 2
+        for old in (tiles, *(out / name for name in FILES)):
+            old.unlink(missing_ok=True)
         for part in (part for stage in plan for part in stage):
             for peer in args.without:
                 with (work / f"{part.name}.without").open("a") as file:
@@ -392,7 +420,7 @@ def main() -> int:
         command = [sys.executable, str(HERE / "gpu_report.py"), str(csv), str(work / "facts.json")]
         sys.stdout.flush()
         try:
-            done = subprocess.run(command, check=False, timeout=60, cwd=work)
+            done = subprocess.run(command, check=False, timeout=REPORT_SECONDS, cwd=work)
         except subprocess.TimeoutExpired:
             print("the report took too long: rows are in", csv)
             return 1

@@ -6,6 +6,7 @@ after a crash goes on with the points that it has not finished, without the peer
 
 import argparse
 import functools
+import importlib.util
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -293,7 +294,14 @@ def counters(session: Session) -> None:
 
 
 def versions(session: Session) -> None:
-    """Says what this machine has; anything that a part needs and lacks raises here."""
+    """Says what this machine has; anything that a part needs and lacks raises here.
+
+    Raises:
+        ModuleNotFoundError: Packages are missing.
+    """
+    names = ("triton", "pytest", "hypothesis", "safetensors", "rich")
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        raise ModuleNotFoundError(f"make gpu needs {', '.join(names)}; missing: {missing}")
     for name, value in session.shared.items():
         print(f"{name} {value}")
     if session.scale.device == "cuda":

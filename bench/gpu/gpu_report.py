@@ -18,7 +18,7 @@ from problem import BACKWARD, BOTH, FORWARD, OURS, OURS_BFLOAT16
 from moge_ops.testing import PANGU
 
 Row = dict[str, str]
-LONGEST = 11_500  # characters of the summary: what prints it may keep no more
+LONGEST = 11_500  # characters of the summary: a terminal or a log may keep only the last 12,000
 
 
 class Target(NamedTuple):
@@ -299,6 +299,8 @@ def summary(table: Table, facts: Mapping[str, Any], ncu: Path) -> tuple[str, boo
         lines.append("compute-sanitizer was not found: the small sizes ran without it")
     if "counters" in ran and not facts["smoke"]:
         lines.append("ncu was not found: nothing was counted")
+    if "counters-ncu" in ran and not counted(ncu):
+        lines.append("ncu counted nothing: what it says is in log.txt, under counters-ncu")
     counts = [r["note"] for r in table.rows if r["op"] == "pytest"]
     checks = [r for r in table.rows if r["part"] == "checks" and r["note"] == "ok"]
     lines.append(f"tests: {counts[-1] if counts else 'no result'}; {len(checks)} checks are right")
@@ -330,7 +332,7 @@ def summary(table: Table, facts: Mapping[str, Any], ncu: Path) -> tuple[str, boo
             point = f"{r['router']} {r['direction']} T={r['T']}"
             notes.setdefault((r["variant"], r["note"]), []).append(point)
     if notes:
-        lines += ["", "PEERS THAT DID NOT RUN"]
+        lines += ["", "NOT RUN"]
         lines += [
             f"{variant}: {note[:200]} ({len(points)} rows, first {points[0]})"
             for (variant, note), points in notes.items()

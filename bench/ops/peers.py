@@ -8,7 +8,6 @@ softmax and a gather, as a Hugging Face router does.
 
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -182,14 +181,6 @@ def torch_scaled_grouped_mm(p: Problem) -> Run:
     return run
 
 
-def hugging_face_fp8(p: Problem) -> Run:
-    """transformers' experts in fp8, as far as their kernels are here: they come from its hub."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # fetches nothing
-    found: Any = importlib.import_module("transformers.integrations.finegrained_fp8")
-    found.load_finegrained_fp8_kernel()
-    raise NotImplementedError("its kernels are here, but nothing here has called them yet")
-
-
 def liger(p: Problem) -> Run:
     """Liger-Kernel's fused MoE (Triton)."""
     fused: Any = importlib.import_module("liger_kernel.ops.fused_moe").LigerFusedMoEFunction
@@ -252,7 +243,7 @@ def scatter_moe(p: Problem) -> Run:
 def sonic_moe(p: Problem) -> Run:
     """SonicMoE (CuTe DSL, Hopper and newer), on weights with concatenated gate and up halves.
 
-    Has run on no GPU yet. On a CPU, plain torch in place of its products, it gives our results.
+    It has run on no GPU yet.
     """
     functional: Any = importlib.import_module("sonicmoe.functional")
     swiglu = importlib.import_module("sonicmoe.enums").ActivationType.SWIGLU
@@ -297,7 +288,6 @@ GPU_VARIANTS: dict[str, Callable[[Problem], Run]] = {
 # of quantised experts: they round activations to fp8, which none of our schemes does
 FP8_VARIANTS: dict[str, Callable[[Problem], Run]] = {
     "torch scaled_grouped_mm fp8_w8a8": torch_scaled_grouped_mm,
-    "hf finegrained-fp8 fp8_w8a8": hugging_face_fp8,
 }
 
 
