@@ -95,7 +95,7 @@ def ahead(session: Session, kernel: str, limit: float, share: int, shares: int) 
 def place(session: Session, limit: float) -> tuple[Sizes, str, int]:
     """Sizes, device and rows per expert of the search; a smoke run has Triton's interpreter."""
     if session.smoke:
-        return Sizes(0, H=32, E=4, G=2, k=1, F=16), "cpu", 4
+        return Sizes(0, H=16, E=2, G=2, k=1, F=16), "cpu", 2
     return session.scale.layer, session.scale.device, autotune.SHAPE_CLASSES[limit]
 
 
