@@ -733,6 +733,7 @@ def test_each_class_gets_a_step_before_any_gets_another(
         return autotune.Found(config._replace(num_stages=stages), 2.0, 1.0, 9, 0)
 
     monkeypatch.setattr(gpu_tuning, "searched", searched)
+    monkeypatch.setattr(session, "free", lambda: None)
     gpu_tuning.tiles(session)
     assert order == [*((*one, False) for one in autotune.ORDER), (16.0, "up", True)]
 

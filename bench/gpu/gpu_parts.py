@@ -31,11 +31,11 @@ COUNTED_SECONDS = 10.0
 def checked_layers(
     session: Session,
     p: Problem,
-    variants: Iterable[str] = peers.GPU_VARIANTS,
+    variants: Iterable[str] | None = None,
     *,
     forget: bool,
 ) -> tuple[dict[str, Operator], dict[str, float], dict[str, str]]:
-    """Those of the variants that are right here, their errors, and why the others are left out.
+    """Those of the variants, or of all, that are right here, their errors, and why others are not.
 
     Ours is compared with the oracle, peers with ours.
     """
@@ -60,7 +60,7 @@ def checked_layers(
         return layer, agrees(layer.results(), want, 4.0)
 
     reasons = {}
-    for name in [name for name in variants if name != peers.OURS]:
+    for name in [name for name in variants or peers.GPU_VARIANTS if name != peers.OURS]:
         if why := session.given_up(name) or peers.too_large(name, p.s, p.dtype):
             reasons[name] = why
             continue
@@ -78,11 +78,11 @@ def measure_layer(
     p: Problem,
     router: str,
     directions: Iterable[str],
-    variants: Iterable[str] = peers.GPU_VARIANTS,
+    variants: Iterable[str] | None = None,
     *,
     forget: bool,
 ) -> None:
-    """Rows for the whole layer at one point."""
+    """Rows for the whole layer at one point, of all variants unless some are named."""
     layers, errors, reasons = checked_layers(session, p, variants, forget=forget)
     for direction in directions:
         place = {"op": "moe", "router": router, **p.s._asdict(), "direction": direction}
