@@ -30,7 +30,7 @@ import pytest
 import torch
 import triton
 from bench_grouped_gemm import products
-from gpu import made_for
+from brought import made_for
 from gpu_session import BY_NAME, FULL
 from problem import OPERATORS, Problem, random_quantized
 from torch.nn import Parameter

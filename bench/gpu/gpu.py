@@ -11,24 +11,22 @@ ours hung or crashed, 2 without a GPU.
 import argparse
 import datetime
 import json
-import lzma
 import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from brought import ROOT, binaries, prepare
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 SECONDS = 540.0
 REPORT_SECONDS = 25.0
 VERSIONS_SECONDS = 30.0
@@ -115,8 +113,8 @@ def stages(*, smoke: bool, work: Path, out: Path, tokens: int = 7) -> list[list[
     """
     demo = (str(ROOT / "examples" / "demo.py"), *DEMO[smoke], "--out", str(work / "demo"))
     shares = 1 if smoke else max(1, min(6, (os.cpu_count() or 1) // 2 - 2))
-    # collecting the tests and compiling take long where so many share the cores; a smoke run may
-    # share two of them with other tests
+    # with so many processes on the cores, a test or a compilation may be silent for a minute; a
+    # smoke run may have two cores, and other tests beside it
     stall = 300 if smoke else 100
     sharing = (("QUACK_COMPILE_WORKERS", "1"),)  # QuACK would start eight processes in each
     # memcheck alone where the tool is missing: both would be the same
@@ -254,85 +252,6 @@ def run_stage(
         for one in running:
             one.kill()
     return outcomes
-
-
-def installed(wheels: Sequence[Path], target: Path) -> str:
-    """Installs wheels into a folder; returns what went wrong."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*pip, "--no-index", "--no-deps", "--no-compile", "--target", str(target), *wheels],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stderr.strip().splitlines()[-1] if done.returncode else ""
-
-
-def made_for() -> str:
-    """The Triton whose binaries are found here."""
-    try:
-        version = metadata.version("triton")
-    except metadata.PackageNotFoundError:
-        version = "none"
-    return f"Triton {version}, Python {sys.version_info.major}.{sys.version_info.minor}"
-
-
-def unpack(folder: Path, work: Path) -> tuple[list[str], str]:
-    """What `make gpu-wheels` and `make gpu-kernels` left: paths of modules, and what went wrong."""
-    target, trouble = work / "wheels", ""
-    found = sorted(folder.glob("*.whl"))
-    # all at once, which is fast, or else each that this Python takes
-    if found and installed(found, target):
-        why = "; ".join(filter(None, (installed([wheel], target) for wheel in found)))
-        trouble = f"wheels were not installed: {why}" if why else ""
-    for archive in folder.glob("*.tar.xz"):
-        try:
-            with tarfile.open(archive) as packed:
-                packed.extractall(work, filter="data")
-        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-            trouble = "; ".join(filter(None, (trouble, f"{archive.name} is broken: {error}")))
-    # Triton's key has the bytes of its library, which are others for each version of Python
-    made, here = work / "kernels" / "made-for", made_for()
-    if made.exists() and made.read_text() != here:
-        why = f"kernels are for {made.read_text()}, which does not serve {here}"
-        trouble = "; ".join(filter(None, (trouble, why)))
-    # Triton writes down where its files are
-    for group in (work / "kernels").glob("*/__grp__*.json"):
-        names = json.loads(group.read_text())["child_paths"]
-        group.write_text(json.dumps({"child_paths": {n: str(group.with_name(n)) for n in names}}))
-    # .pth files hold in a site folder alone; the CuTe DSL lies in a folder that one names
-    lines = [line for pth in target.glob("*.pth") for line in pth.read_text().splitlines()]
-    below = [str(target / line) for line in lines if line and (target / line).is_dir()]
-    return [str(target), *below] if target.exists() else [], trouble
-
-
-def prepare(work: Path, brought: Path) -> str:
-    """Makes package, harness and what was brought along usable; returns what went wrong."""
-    package = work / "checkout" / "moge_ops"
-    package.mkdir(parents=True)
-    for entry in (*(ROOT / "moge_ops").iterdir(), ROOT / "triton_kernels"):
-        if not (package / entry.name).is_symlink():  # a checkout may have the kernels in both
-            (package / entry.name).symlink_to(entry)
-    sites, trouble = unpack(brought, work)
-    paths = [str(package.parent), str(ROOT / "bench" / "ops"), *sites]
-    paths += map(os.path.abspath, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    os.environ.pop("MOGE_OPS_CONFIG_DIR", None)  # parts would take other tiles for this run's
-    os.environ |= {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "PYTHONUNBUFFERED": "1",
-        "TRITON_CACHE_DIR": str(work / "kernels"),
-    }
-    os.environ.setdefault("MOGE_OPS_EXAMPLES", "5")  # per property test
-    # a pool of a process for each core takes longer to start than the few kernels to compile
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    # the tests turn deterministic algorithms on, which cuBLAS refuses without
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    return trouble
-
-
-def binaries(work: Path) -> int:
-    """How many Triton has for an NVIDIA GPU in this run's cache."""
-    return sum(1 for _ in (work / "kernels").glob("*/*.cubin"))
 
 
 def planned(plan: Sequence[Sequence[Part]], only: Sequence[str]) -> list[list[Part]]:
